@@ -1,0 +1,111 @@
+"""Attacks: projected gradient descent, and any of Torchattacks' by name."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+import torchattacks
+import torchattacks.attack
+from torch import Tensor, nn
+
+from softadv.errors import SoftadvError
+from softadv.gradients import input_gradient
+
+PREFIX = "torchattacks:"
+
+
+class Attack(Protocol):
+    """Finds, for each image, a point of its ball that the model may misclassify."""
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        """x: float (N, C, H, W) in [0, 1]; y: int64 (N,). Returns images of the shape of x."""
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    alpha: float,
+    steps: int,
+    random_start: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Projected gradient descent on the cross-entropy (Madry et al., ICLR 2018; equation 3 of the paper).
+
+    x_{t+1} = P(x_t + alpha * sgn(grad_x L(x_t, y))), where P projects onto the L-infinity ball of radius
+    eps around x, cut to [0, 1].
+
+    x: float (N, C, H, W) in [0, 1]; y: int64 (N,), both on the model's device.
+    eps, alpha: radius and step size, in the units of x. steps: gradient steps.
+    random_start: begin at a uniform point of the ball instead of at x.
+    generator: source of the random start, on the device of x; None is PyTorch's own.
+
+    The model is used in eval mode and left in the mode it was in; its parameters get no gradients.
+    Returns (N, C, H, W), detached. Raises SoftadvError for eps < 0, alpha < 0 or steps < 0.
+    """
+    if eps < 0 or alpha < 0 or steps < 0:
+        raise SoftadvError(f"pgd: eps, alpha and steps must not be negative, got {eps}, {alpha}, {steps}")
+    lowest, highest = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
+    point = x.clone()
+    if random_start:
+        point = (point + torch.empty_like(x).uniform_(-eps, eps, generator=generator)).clamp_(0, 1)
+    training = model.training
+    model.eval()
+    try:
+        gradient = input_gradient(model)
+        for _ in range(steps):
+            point.add_(gradient(point, y).sign_(), alpha=alpha)
+            torch.maximum(point, lowest, out=point)
+            torch.minimum(point, highest, out=point)
+    finally:
+        model.train(training)
+    return point
+
+
+def make_attack(name: str, *, eps: float, alpha: float, steps: int, random_start: bool = True) -> Attack:
+    """The attack of a spec: "pgd", or "torchattacks:NAME" for a class of Torchattacks.
+
+    A Torchattacks class gets those of eps, alpha, steps and random_start that its constructor takes.
+    Raises SoftadvError for an unknown name, and for an attack without an eps.
+    """
+    if name == "pgd":
+        return partial(pgd, eps=eps, alpha=alpha, steps=steps, random_start=random_start)
+    if not name.startswith(PREFIX):
+        raise SoftadvError(f'attack: unknown name {name!r}, expected "pgd" or "{PREFIX}NAME"')
+    kind = getattr(torchattacks, name.removeprefix(PREFIX), None)
+    if not (inspect.isclass(kind) and issubclass(kind, torchattacks.attack.Attack)):
+        raise SoftadvError(f"attack: Torchattacks {torchattacks.__version__} has no attack {name.removeprefix(PREFIX)!r}")
+    taken = inspect.signature(kind).parameters
+    if "eps" not in taken:
+        raise SoftadvError(f"attack: {name!r} has no eps, so it cannot be kept within the ball")
+    settings = {"eps": eps, "alpha": alpha, "steps": steps, "random_start": random_start}
+    return _Bridge(kind, {key: value for key, value in settings.items() if key in taken}, seeded="seed" in taken)
+
+
+@dataclass(frozen=True)
+class _Bridge:
+    """A Torchattacks class as an Attack: deterministic, and held to its ball."""
+
+    kind: type[torchattacks.attack.Attack]
+    settings: dict[str, float]
+    seeded: bool
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        settings = self.settings | ({"seed": seed} if self.seeded else {})
+        # Torchattacks draws from the global generators: they are lent a seed and put back.
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+            torch.manual_seed(seed)
+            found = self.kind(model, **settings)(x, y).detach()
+        moved = float((found - x).abs().max()) if len(x) else 0.0
+        if not moved <= self.settings["eps"] * (1 + 1e-4) + 1e-6:
+            raise SoftadvError(
+                f"attack: {self.kind.__name__} moved a pixel by {moved:g}, more than eps = {self.settings['eps']:g}"
+            )
+        return found

@@ -1,0 +1,235 @@
+"""A PyTorch model in the form the abstract domains read: a chain of steps.
+
+Each step keeps the rules of one operator together: how intervals go forward through it and how
+linear forms go backward. ReLU is the only step that is not linear; its relaxations are in relu.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softadv.certify.rows import Rows, Windows
+from softadv.convolution import conv_transpose
+from softadv.errors import SoftadvError
+from softadv.models import Normalize
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """y = weight * x + bias, a convolution with zero padding."""
+
+    weight: Tensor  # (O, C, kh, kw)
+    bias: Tensor  # (O,)
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        center, radius = (lower + upper) / 2, (upper - lower) / 2
+        middle = F.conv2d(center, self.weight, self.bias, self.stride, self.padding)
+        spread = F.conv2d(radius, self.weight.abs(), None, self.stride, self.padding)
+        return middle - spread, middle + spread
+
+    def rows(self) -> Rows:
+        """Every output neuron as a linear form of the input: one window per position."""
+        _, height, width = self.out_shape
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        windows = Windows((height, width), self.stride, self.padding, kernel)
+        return Rows(self.weight.permute(0, 2, 3, 1)[None, None], self.bias[None, None], windows)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        kernel = (self.weight.shape[2], self.weight.shape[3])
+        return windows.through(stride=self.stride, padding=self.padding, kernel=kernel)
+
+    def backward(self, rows: Rows) -> Rows:
+        const = rows.const + torch.matmul(rows.coefs, self.bias).sum((3, 4))
+        flat = rows.coefs.flatten(0, 2).permute(0, 3, 1, 2)
+        coefs = conv_transpose(flat, self.weight, stride=self.stride).permute(0, 2, 3, 1)
+        coefs = coefs.reshape(*rows.coefs.shape[:3], *coefs.shape[1:])
+        windows = self.input_windows(rows.windows)
+        _, height, width = self.in_shape
+        if not windows.inside(height, width):
+            # What lies over the edge is zero padding, not a neuron: it must carry no coefficient.
+            coefs = coefs * windows.cut(coefs.new_ones(1, 1, height, width)).unsqueeze(2)
+        return Rows(coefs, const, windows)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y = weight x + bias on a vector, kept as D channels of one pixel."""
+
+    weight: Tensor  # (O, D)
+    bias: Tensor  # (O,)
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        center, radius = (lower + upper).flatten(1) / 2, (upper - lower).flatten(1) / 2
+        middle = F.linear(center, self.weight, self.bias)
+        spread = F.linear(radius, self.weight.abs())
+        shape = (-1, *self.out_shape)
+        return (middle - spread).reshape(shape), (middle + spread).reshape(shape)
+
+    def rows(self) -> Rows:
+        """Every output neuron as a linear form of the input."""
+        return Rows(self.weight[None, None, :, None, None], self.bias[None, None], Windows.whole(1, 1))
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return Windows.whole(1, 1)
+
+    def backward(self, rows: Rows) -> Rows:
+        flat = rows.coefs.flatten(3)
+        const = rows.const + torch.matmul(flat, self.bias)
+        coefs = torch.matmul(flat, self.weight)
+        return Rows(coefs[..., None, None, :], const, self.input_windows(rows.windows))
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(C, H, W) to (C * H * W, 1, 1)."""
+
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return lower.reshape(-1, *self.out_shape), upper.reshape(-1, *self.out_shape)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return Windows.whole(*self.in_shape[1:])
+
+    def backward(self, rows: Rows) -> Rows:
+        coefs = rows.coefs.reshape(*rows.coefs.shape[:3], *self.in_shape)
+        return Rows(coefs.movedim(3, 5).contiguous(), rows.const, self.input_windows(rows.windows))
+
+
+@dataclass(frozen=True)
+class Scale:
+    """y = x * factor + shift per channel: a Normalize layer."""
+
+    factor: Tensor  # (C,), positive
+    shift: Tensor  # (C,)
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        factor, shift = self.factor[:, None, None], self.shift[:, None, None]
+        return lower * factor + shift, upper * factor + shift
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows
+
+    def backward(self, rows: Rows) -> Rows:
+        const = rows.const + torch.matmul(rows.coefs, self.shift).sum((3, 4))
+        return Rows(rows.coefs * self.factor, const, rows.windows)
+
+
+@dataclass(frozen=True)
+class Relu:
+    """y = max(x, 0)."""
+
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return lower.clamp(min=0), upper.clamp(min=0)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows
+
+
+Linear = Conv | Dense | Flatten | Scale
+Step = Linear | Relu
+
+
+@dataclass(frozen=True)
+class Network:
+    """A chain of steps from an image (C, H, W) to `classes` outputs."""
+
+    steps: tuple[Step, ...]
+    in_shape: Shape
+    classes: int
+
+
+def read_network(model: nn.Module, in_shape: Shape) -> Network:
+    """Read an nn.Sequential of Conv2d, ReLU, Linear, Flatten and softadv's Normalize.
+
+    Weights are shared with the model, not copied. Raises SoftadvError naming the first layer that
+    is of another kind, has an option that is not supported, or does not fit its input's shape.
+    """
+    if not isinstance(model, nn.Sequential):
+        raise SoftadvError(f"model: {type(model).__name__} is not an nn.Sequential of Conv2d, ReLU, Linear, Flatten")
+    steps: list[Step] = []
+    shape = in_shape
+    for name, layer in _layers(model, prefix=""):
+        step = _read_layer(name, layer, shape)
+        steps.append(step)
+        shape = step.out_shape
+    if shape[1:] != (1, 1) or not steps:
+        raise SoftadvError(f"model: ends in shape {shape}, not in a vector of class scores; is a Flatten missing?")
+    if shape[0] < 2:
+        raise SoftadvError(f"model: has {shape[0]} output, classification needs at least 2")
+    return Network(tuple(steps), in_shape, shape[0])
+
+
+def _layers(model: nn.Sequential, *, prefix: str) -> list[tuple[str, nn.Module]]:
+    found: list[tuple[str, nn.Module]] = []
+    for name, layer in model.named_children():
+        if isinstance(layer, nn.Sequential):
+            found += _layers(layer, prefix=f"{prefix}{name}.")
+        else:
+            found.append((f"{prefix}{name}", layer))
+    return found
+
+
+def _read_layer(name: str, layer: nn.Module, shape: Shape) -> Step:
+    where = f"layer {name} ({type(layer).__name__})"
+    # Exact types: a subclass may compute something else.
+    if type(layer) is nn.ReLU:
+        return Relu(shape, shape)
+    if type(layer) is nn.Flatten:
+        if (layer.start_dim, layer.end_dim) != (1, -1):
+            raise SoftadvError(f"{where}: only start_dim=1, end_dim=-1 is supported")
+        return Flatten(shape, (shape[0] * shape[1] * shape[2], 1, 1))
+    if type(layer) is nn.Linear:
+        if shape != (layer.in_features, 1, 1):
+            raise SoftadvError(f"{where}: takes {layer.in_features} features but its input has shape {shape}")
+        weight = layer.weight.detach()
+        return Dense(weight, _bias(layer.bias, weight), shape, (layer.out_features, 1, 1))
+    if type(layer) is nn.Conv2d:
+        return _read_conv(where, layer, shape)
+    if type(layer) is Normalize:
+        if len(layer.mean) != shape[0]:
+            raise SoftadvError(f"{where}: takes {len(layer.mean)} channels but its input has shape {shape}")
+        return Scale(1 / layer.std, -layer.mean / layer.std, shape, shape)
+    raise SoftadvError(f"{where}: not supported; the certifier reads Conv2d, ReLU, Linear, Flatten and Normalize")
+
+
+def _read_conv(where: str, layer: nn.Conv2d, shape: Shape) -> Conv:
+    if layer.groups != 1 or tuple(layer.dilation) != (1, 1) or layer.padding_mode != "zeros":
+        raise SoftadvError(f"{where}: groups, dilation and padding modes other than zeros are not supported")
+    if shape[0] != layer.in_channels:
+        raise SoftadvError(f"{where}: takes {layer.in_channels} channels but its input has shape {shape}")
+    kernel, stride = _pair(layer.kernel_size), _pair(layer.stride)
+    if isinstance(layer.padding, str):
+        raise SoftadvError(f"{where}: padding={layer.padding!r} is not supported, give it as a number")
+    padding = _pair(layer.padding)
+    height, width = ((shape[i + 1] + 2 * padding[i] - kernel[i]) // stride[i] + 1 for i in (0, 1))
+    if height < 1 or width < 1:
+        raise SoftadvError(f"{where}: its kernel {kernel} is larger than its input of shape {shape}")
+    weight = layer.weight.detach()
+    return Conv(weight, _bias(layer.bias, weight), stride, padding, shape, (layer.out_channels, height, width))
+
+
+def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
+    return weight.new_zeros(weight.shape[0]) if bias is None else bias.detach()
+
+
+def _pair(values: tuple[int, ...]) -> tuple[int, int]:
+    return (values[0], values[1])

@@ -1,0 +1,218 @@
+"""Images: where they are looked for, how they are read, and a fingerprint of what was read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.datasets import MNIST
+from torchvision.datasets.utils import download_and_extract_archive
+
+from softadv.errors import SoftadvError
+from softadv.models import CLASSES, IMAGE_SHAPES
+
+Bytes = npt.NDArray[np.uint8]
+
+CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+
+# The writers of the last images wrote none of the first ones.
+_DIGITS_TRAINING = 1437
+
+# Relative path of each file and its size in bytes.
+_FILES: dict[str, dict[str, int]] = {
+    "mnist": {
+        "MNIST/raw/train-images-idx3-ubyte": 16 + 60_000 * 784,
+        "MNIST/raw/train-labels-idx1-ubyte": 8 + 60_000,
+        "MNIST/raw/t10k-images-idx3-ubyte": 16 + 10_000 * 784,
+        "MNIST/raw/t10k-labels-idx1-ubyte": 8 + 10_000,
+    },
+    "cifar10": {
+        f"cifar-10-batches-bin/{name}.bin": 10_000 * 3073
+        for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+    },
+}
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A dataset in memory.
+
+    train_x, test_x: float32 (N, C, H, W) in [0, 1]; train_y, test_y: int64 (N,).
+    fingerprint: SHA-256 of the 8-bit pixels and labels, training and test, as they are here.
+    source: where they were read from, for people.
+    """
+
+    name: str
+    train_x: Tensor
+    train_y: Tensor
+    test_x: Tensor
+    test_y: Tensor
+    fingerprint: str
+    source: str
+
+    def first(self, *, train: int | None = None, test: int | None = None) -> ImageData:
+        """The first so many images of each part; None keeps all. The fingerprint becomes theirs."""
+        if train is None and test is None:
+            return self
+        for part, wanted, there in (("train", train, len(self.train_x)), ("test", test, len(self.test_x))):
+            if wanted is not None and not 1 <= wanted <= there:
+                raise SoftadvError(f"{self.name}: asked for {wanted} {part} images, there are {there}")
+        kept = (self.train_x[:train], self.train_y[:train], self.test_x[:test], self.test_y[:test])
+        pixels = [(part * 255).round().to(torch.uint8).numpy() for part in kept[::2]]
+        labels = [part.to(torch.uint8).numpy() for part in kept[1::2]]
+        fingerprint = _fingerprint(pixels[0], labels[0], pixels[1], labels[1])
+        return ImageData(self.name, *kept, fingerprint, self.source)
+
+    def to(self, device: torch.device) -> ImageData:
+        """The same images on a device."""
+        return replace(
+            self,
+            train_x=self.train_x.to(device),
+            train_y=self.train_y.to(device),
+            test_x=self.test_x.to(device),
+            test_y=self.test_y.to(device),
+        )
+
+
+def load_dataset(name: str, root: str | Path | None = None) -> ImageData:
+    """Load a dataset: "digits" (bundled with scikit-learn), "mnist" or "cifar10".
+
+    mnist and cifar10 are looked for under root, then under the folder named by SOFTADV_DATA, then under
+    ./data; at last they are downloaded into ./data, with a checksum. MNIST lies as torchvision lays it
+    out (MNIST/raw), CIFAR-10 as its publisher's binary version (cifar-10-batches-bin).
+
+    Raises SoftadvError for an unknown name, a root that is no folder, a file of the wrong size or
+    with labels above 9, and where the data are nowhere to be had.
+    """
+    if name == "digits":
+        return _digits()
+    if name not in _FILES:
+        raise SoftadvError(f"dataset: unknown name {name!r}, expected one of {', '.join(IMAGE_SHAPES)}")
+    if root is not None and not Path(root).is_dir():
+        raise SoftadvError(f"data folder {root}: no such folder")
+    found = find_dataset(name, root)
+    if found is None:
+        found = _download(name, root)
+    _check_sizes(name, found)
+    return _mnist(found) if name == "mnist" else _cifar10(found)
+
+
+def search_places(root: str | Path | None = None) -> list[Path]:
+    """The folders that are searched, in order."""
+    named = os.environ.get("SOFTADV_DATA")
+    return [Path(place) for place in (root, named, "data") if place]
+
+
+def find_dataset(name: str, root: str | Path | None = None) -> Path | None:
+    """The first of the places that holds any of a dataset's files, or None."""
+    for place in search_places(root):
+        if any((place / file).exists() for file in _FILES[name]):
+            return place
+    return None
+
+
+def _digits() -> ImageData:
+    from sklearn.datasets import load_digits  # takes a second to import, and only this dataset needs it
+
+    bunch = load_digits()
+    # 0..16 on 8x8 pixels, resized to the 28x28 of the paper's network and kept in 8 bits like the others.
+    small = torch.from_numpy(bunch.images)[:, None] / 16
+    large = F.interpolate(small, size=IMAGE_SHAPES["digits"][1:], mode="bilinear", align_corners=False)
+    pixels = (large * 255).round().to(torch.uint8).numpy()
+    labels = bunch.target.astype(np.uint8)
+    n = _DIGITS_TRAINING
+    return _image_data("digits", pixels[:n], labels[:n], pixels[n:], labels[n:], source="scikit-learn")
+
+
+def _mnist(root: Path) -> ImageData:
+    parts = []
+    for train in (True, False):
+        try:
+            dataset = MNIST(str(root), train=train, download=False)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise SoftadvError(f"{root / 'MNIST/raw'}: cannot be read as MNIST ({error})") from error
+        parts += [dataset.data.numpy()[:, None], dataset.targets.numpy().astype(np.uint8)]
+    _check_labels(root / "MNIST/raw/train-labels-idx1-ubyte", parts[1])
+    _check_labels(root / "MNIST/raw/t10k-labels-idx1-ubyte", parts[3])
+    return _image_data("mnist", *parts, source=str(root))
+
+
+def _cifar10(root: Path) -> ImageData:
+    pixels, labels = [], []
+    for file in _FILES["cifar10"]:
+        # Each record: one byte of label, then the pixels, channel by channel.
+        records = np.fromfile(root / file, dtype=np.uint8).reshape(-1, 3073)
+        _check_labels(root / file, records[:, 0])
+        labels.append(records[:, 0])
+        pixels.append(records[:, 1:].reshape(-1, 3, 32, 32))
+    train_x, train_y = np.concatenate(pixels[:-1]), np.concatenate(labels[:-1])
+    return _image_data("cifar10", train_x, train_y, pixels[-1], labels[-1], source=str(root))
+
+
+def _check_sizes(name: str, root: Path) -> None:
+    for file, expected in _FILES[name].items():
+        path = root / file
+        if not path.is_file():
+            raise SoftadvError(f"{path}: missing, though other files of {name} are there")
+        size = path.stat().st_size
+        if size != expected:
+            raise SoftadvError(f"{path}: {size:,} bytes instead of {expected:,}; truncated or not {name}")
+
+
+def _check_labels(path: Path, labels: Bytes) -> None:
+    if labels.max() >= CLASSES:
+        first = int(np.argmax(labels >= CLASSES))
+        raise SoftadvError(f"{path}: image {first} has label {labels[first]}, labels end at {CLASSES - 1}")
+
+
+def _image_data(
+    name: str, train_x: Bytes, train_y: Bytes, test_x: Bytes, test_y: Bytes, *, source: str
+) -> ImageData:
+    fingerprint = _fingerprint(train_x, train_y, test_x, test_y)
+    x = [torch.from_numpy(part).float().div_(255) for part in (train_x, test_x)]
+    y = [torch.from_numpy(part).long() for part in (train_y, test_y)]
+    return ImageData(name, x[0], y[0], x[1], y[1], fingerprint, source)
+
+
+def _fingerprint(*arrays: Bytes) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def _download(name: str, root: str | Path | None) -> Path:
+    """Download into ./data; the files appear there only once they are whole."""
+    target = Path("data")
+    try:
+        target.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=f".{name}-") as partial:
+            if name == "mnist":
+                MNIST(partial, download=True)
+            else:
+                download_and_extract_archive(CIFAR10_URL, partial, md5=CIFAR10_MD5)
+            folder = Path(next(iter(_FILES[name]))).parts[0]
+            shutil.move(Path(partial) / folder, target / folder)
+    except (URLError, OSError, RuntimeError) as error:
+        # Leave no empty folder behind.
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()
+        places = ", ".join(str(place) for place in search_places(root))
+        reason = " ".join(str(error).split())
+        raise SoftadvError(
+            f"{name}: not found in {places}, and the download failed ({reason}); "
+            "name its folder with --data or SOFTADV_DATA, or use the bundled dataset digits"
+        ) from error
+    return target

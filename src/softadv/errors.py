@@ -1,0 +1,8 @@
+"""The one exception softadv raises on purpose."""
+
+
+class SoftadvError(ValueError):
+    """Something the caller can mend; the message is one line that names what and where.
+
+    The command line prints the message without a traceback and exits with code 2.
+    """

@@ -1,0 +1,1 @@
+"""The grids that come with softadv, as TOML files."""

@@ -1,0 +1,252 @@
+"""What to run: one trial, and a grid of them, read from TOML and checked before anything starts."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from softadv.errors import SoftadvError
+
+Method = Literal["natural", "adversarial", "soft"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training run: a setting of the paper, one method, one seed.
+
+    eps and alpha are in the units of [0, 1] pixels. Fields with a default are what the paper leaves
+    open; the README's table of assumptions lists them.
+    """
+
+    setting: str  # the name that all methods and seeds of one comparison share
+    dataset: Literal["digits", "mnist", "cifar10"]
+    method: Method
+    seed: int
+    eps: float
+    alpha: float
+    steps: int
+    epochs: int
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9  # of sgd
+    batch_size: int = 128
+    split_every: int = 1  # epochs between two certifications of the training set
+    update: Literal["mixed", "two-pass"] = "mixed"
+    attack: str = "pgd"  # or "torchattacks:NAME"
+    random_start: bool = True
+    normalize: bool = False
+    augment: Literal["none", "crop-flip"] = "none"
+    domain: Literal["box", "deepzono", "deeppoly"] = "deeppoly"
+
+    train_images: int | None = None  # the first so many; None is all
+    test_images: int | None = None
+    certified_images: int | None = None  # test images certified at the end
+    certified_domains: tuple[str, ...] = ("deeppoly",)
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        if not self.setting or set(self.setting) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"):
+            raise SoftadvError(f"setting: {self.setting!r} is not a name of letters, digits, '.', '_' and '-'")
+        for key in ("steps", "epochs", "batch_size", "split_every"):
+            _at_least(self, key, 1)
+        for key in ("train_images", "test_images", "certified_images"):
+            _at_least(self, key, 1)
+        for key in ("seed", "eps", "alpha"):
+            _at_least(self, key, 0)
+        if self.eps > 1 or self.alpha > 1:
+            raise SoftadvError(f"eps and alpha are in units of [0, 1] pixels, got {self.eps:g} and {self.alpha:g}")
+        if not 0 < self.lr < float("inf"):
+            raise SoftadvError(f"lr: must be positive, got {self.lr:g}")
+        if not 0 <= self.momentum < 1:
+            raise SoftadvError(f"momentum: must be in [0, 1), got {self.momentum:g}")
+        if self.seed >= 2**31:
+            raise SoftadvError(f"seed: must be below 2**31, got {self.seed}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.augment != "none" and self.dataset != "cifar10":
+            raise SoftadvError(f"augment: {self.augment!r} is for cifar10, a flipped digit is another digit")
+        if self.augment != "none" and self.split_every != 1:
+            raise SoftadvError("augment: needs split_every = 1, or images would be trained that were never certified")
+        for domain in self.certified_domains:
+            if domain not in get_args(get_type_hints(Trial)["domain"]):
+                raise SoftadvError(f"certified_domains: unknown domain {domain!r}")
+
+    @property
+    def name(self) -> str:
+        """The name of the trial's folder, unique within a grid."""
+        return f"{self.setting}-{self.method}-seed{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Trials that belong together: the name of their run folder and of their expectations."""
+
+    name: str
+    description: str
+    trials: tuple[Trial, ...]
+
+    def select(
+        self, *, methods: Sequence[str] | None = None, seeds: int | None = None, epochs: int | None = None
+    ) -> Grid:
+        """The grid with only some methods, with seeds 0..seeds-1, with other epochs. None changes nothing."""
+        trials = list(self.trials)
+        if methods is not None:
+            for method in methods:
+                if method not in METHODS:
+                    raise SoftadvError(f"methods: unknown method {method!r}, expected one of {', '.join(METHODS)}")
+            trials = [trial for trial in trials if trial.method in methods]
+            if not trials:
+                raise SoftadvError(f"methods: grid {self.name} has no trial of {', '.join(methods) or 'no method'}")
+        if seeds is not None:
+            if seeds < 1:
+                raise SoftadvError(f"seeds: at least 1 is needed, got {seeds}")
+            first = trials[0].seed
+            once = [trial for trial in trials if trial.seed == first]
+            trials = [replace(trial, seed=seed) for seed in range(seeds) for trial in once]
+        if epochs is not None:
+            trials = [replace(trial, epochs=epochs) for trial in trials]
+        return replace(self, trials=tuple(trials))
+
+
+def packaged_grids() -> list[str]:
+    """The names of the grids that come with softadv."""
+    return sorted(
+        file.name.removesuffix(".toml")
+        for file in resources.files("softadv.grids").iterdir()
+        if file.name.endswith(".toml")
+    )
+
+
+def load_grid(name: str) -> Grid:
+    """Read a packaged grid by name, or a TOML file by path.
+
+    Raises SoftadvError naming the file and the key for whatever is missing, unknown or out of range.
+    """
+    if name in packaged_grids():
+        text = (resources.files("softadv.grids") / f"{name}.toml").read_text()
+        return parse_grid(text, source=f"grid {name}")
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise SoftadvError(f"grid: no grid is named {name!r}; there are {', '.join(packaged_grids())}, or name a .toml file")
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SoftadvError(f"grid: cannot read {path} ({getattr(error, 'strerror', None) or error})") from error
+    return parse_grid(text, source=str(path))
+
+
+def parse_grid(text: str, *, source: str) -> Grid:
+    """Read a grid from TOML: name, description, methods, seeds, [defaults], and one [[setting]] or more.
+
+    A key of [[setting]] wins over one of [defaults]. Trials come in the order settings, seeds, methods,
+    so that an interrupted grid has whole comparisons first.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SoftadvError(f"{source}: not valid TOML ({error})") from error
+    known = {"name", "description", "methods", "seeds", "defaults", "setting"}
+    _refuse_unknown(table, known, where=source)
+    name = _take(table, "name", str, where=source)
+    methods = _take(table, "methods", list, where=source)
+    seeds = _take(table, "seeds", list, where=source)
+    settings = _take(table, "setting", list, where=source)
+    defaults = table.get("defaults", {})
+    trials = []
+    for number, setting in enumerate(settings):
+        where = f"{source}: setting {setting.get('setting', number) if isinstance(setting, dict) else number}"
+        if not isinstance(setting, dict) or not isinstance(defaults, dict):
+            raise SoftadvError(f"{where}: expected a table")
+        for seed in seeds:
+            for method in methods:
+                trials.append(trial_from_table({**defaults, **setting, "seed": seed, "method": method}, where=where))
+    if not trials:
+        raise SoftadvError(f"{source}: no trials: needs at least one method, one seed and one setting")
+    names = [trial.name for trial in trials]
+    for trial_name in names:
+        if names.count(trial_name) > 1:
+            raise SoftadvError(f"{source}: two trials are named {trial_name}")
+    return Grid(name=name, description=table.get("description", ""), trials=tuple(trials))
+
+
+def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
+    """A Trial from the keys of TOML or JSON; eps and alpha may be fractions such as "8/255"."""
+    _refuse_unknown(table, {field.name for field in fields(Trial)}, where=where)
+    values = dict(table)
+    for key in ("eps", "alpha"):
+        if key in values:
+            values[key] = number(values[key], key=f"{where}: {key}")
+    if isinstance(values.get("certified_domains"), list):
+        values["certified_domains"] = tuple(values["certified_domains"])
+    for key in ("lr", "momentum"):
+        if type(values.get(key)) is int:
+            values[key] = float(values[key])
+    missing = [f.name for f in fields(Trial) if f.name not in values and f.name in _REQUIRED]
+    if missing:
+        raise SoftadvError(f"{where}: {missing[0]} is missing")
+    try:
+        return Trial(**values)
+    except SoftadvError as error:
+        raise SoftadvError(f"{where}: {error}") from error
+
+
+def number(value: object, *, key: str) -> float:
+    """A number, or a fraction such as "8/255", as a float."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError):
+            pass
+    raise SoftadvError(f"{key}: expected a number or a fraction such as 8/255, got {value!r}")
+
+
+def trial_to_table(trial: Trial) -> dict[str, Any]:
+    """The keys of a trial as JSON takes them; trial_from_table reads them back."""
+    return asdict(trial) | {"certified_domains": list(trial.certified_domains)}
+
+
+_REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], *, where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise SoftadvError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
+
+
+def _take(table: Mapping[str, Any], key: str, kind: type, *, where: str) -> Any:
+    if key not in table:
+        raise SoftadvError(f"{where}: {key} is missing")
+    if not isinstance(table[key], kind):
+        raise SoftadvError(f"{where}: {key} must be a {kind.__name__}, got {table[key]!r}")
+    return table[key]
+
+
+def _at_least(trial: Trial, key: str, least: int) -> None:
+    value = getattr(trial, key)
+    if value is not None and not value >= least:
+        raise SoftadvError(f"{key}: must be at least {least}, got {value:g}")
+
+
+def _check_types(trial: Trial) -> None:
+    for key, kind in get_type_hints(Trial).items():
+        value = getattr(trial, key)
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise SoftadvError(f"{key}: unknown value {value!r}, expected one of {', '.join(get_args(kind))}")
+        elif get_origin(kind) is tuple:
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise SoftadvError(f"{key}: expected a list of strings, got {value!r}")
+        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            expected = "a whole number" if kind in (int, int | None) else f"a {kind.__name__}"
+            raise SoftadvError(f"{key}: expected {expected}, got {value!r}")
