@@ -1,1 +1,24 @@
-"""softadv"""
+"""Soft adversarial training: certify the training set, attack only what is not verified.
+
+The library of the reproducibility artifact for Sharma and Narayan, Soft Adversarial Training Can
+Retain Natural Accuracy (2022). The command line is `softadv`.
+"""
+
+from softadv.attacks import pgd
+from softadv.certify import Certificates, certify
+from softadv.data import ImageData, load_dataset
+from softadv.errors import SoftadvError
+from softadv.models import conv_small
+from softadv.partition import Partition, partition
+
+__all__ = [
+    "Certificates",
+    "ImageData",
+    "Partition",
+    "SoftadvError",
+    "certify",
+    "conv_small",
+    "load_dataset",
+    "partition",
+    "pgd",
+]

@@ -80,7 +80,9 @@ def make_attack(name: str, *, eps: float, alpha: float, steps: int, random_start
         raise SoftadvError(f'attack: unknown name {name!r}, expected "pgd" or "{PREFIX}NAME"')
     kind = getattr(torchattacks, name.removeprefix(PREFIX), None)
     if not (inspect.isclass(kind) and issubclass(kind, torchattacks.attack.Attack)):
-        raise SoftadvError(f"attack: Torchattacks {torchattacks.__version__} has no attack {name.removeprefix(PREFIX)!r}")
+        raise SoftadvError(
+            f"attack: Torchattacks {torchattacks.__version__} has no attack {name.removeprefix(PREFIX)!r}"
+        )
     taken = inspect.signature(kind).parameters
     if "eps" not in taken:
         raise SoftadvError(f"attack: {name!r} has no eps, so it cannot be kept within the ball")

@@ -176,9 +176,7 @@ def _check_labels(path: Path, labels: Bytes) -> None:
         raise SoftadvError(f"{path}: image {first} has label {labels[first]}, labels end at {CLASSES - 1}")
 
 
-def _image_data(
-    name: str, train_x: Bytes, train_y: Bytes, test_x: Bytes, test_y: Bytes, *, source: str
-) -> ImageData:
+def _image_data(name: str, train_x: Bytes, train_y: Bytes, test_x: Bytes, test_y: Bytes, *, source: str) -> ImageData:
     fingerprint = _fingerprint(train_x, train_y, test_x, test_y)
     x = [torch.from_numpy(part).float().div_(255) for part in (train_x, test_x)]
     y = [torch.from_numpy(part).long() for part in (train_y, test_y)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -52,7 +53,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if not self.setting or set(self.setting) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"):
+        if not _is_name(self.setting):
             raise SoftadvError(f"setting: {self.setting!r} is not a name of letters, digits, '.', '_' and '-'")
         for key in ("steps", "epochs", "batch_size", "split_every"):
             _at_least(self, key, 1)
@@ -135,7 +136,9 @@ def load_grid(name: str) -> Grid:
         return parse_grid(text, source=f"grid {name}")
     path = Path(name)
     if path.suffix != ".toml":
-        raise SoftadvError(f"grid: no grid is named {name!r}; there are {', '.join(packaged_grids())}, or name a .toml file")
+        raise SoftadvError(
+            f"grid: no grid is named {name!r}; there are {', '.join(packaged_grids())}, or name a .toml file"
+        )
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -144,37 +147,47 @@ def load_grid(name: str) -> Grid:
 
 
 def parse_grid(text: str, *, source: str) -> Grid:
-    """Read a grid from TOML: name, description, methods, seeds, [defaults], and one [[setting]] or more.
+    """Read a grid from TOML.
 
-    A key of [[setting]] wins over one of [defaults]. Trials come in the order settings, seeds, methods,
-    so that an interrupted grid has whole comparisons first.
+    Either `include`, a list of packaged grids whose trials it joins, or `methods`, `seeds`, `[defaults]`
+    and one `[[setting]]` or more, whose keys win over the defaults; `name` and `description` in both.
+    Trials come in the order settings, seeds, methods, so that an interrupted grid has whole
+    comparisons first.
     """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SoftadvError(f"{source}: not valid TOML ({error})") from error
-    known = {"name", "description", "methods", "seeds", "defaults", "setting"}
-    _refuse_unknown(table, known, where=source)
+    _refuse_unknown(table, {"name", "description", "include", "methods", "seeds", "defaults", "setting"}, where=source)
     name = _take(table, "name", str, where=source)
-    methods = _take(table, "methods", list, where=source)
-    seeds = _take(table, "seeds", list, where=source)
-    settings = _take(table, "setting", list, where=source)
-    defaults = table.get("defaults", {})
-    trials = []
-    for number, setting in enumerate(settings):
-        where = f"{source}: setting {setting.get('setting', number) if isinstance(setting, dict) else number}"
-        if not isinstance(setting, dict) or not isinstance(defaults, dict):
-            raise SoftadvError(f"{where}: expected a table")
-        for seed in seeds:
-            for method in methods:
-                trials.append(trial_from_table({**defaults, **setting, "seed": seed, "method": method}, where=where))
+    if not _is_name(name):
+        raise SoftadvError(f"{source}: name: {name!r} is not a name of letters, digits, '.', '_' and '-'")
+    if "include" in table:
+        trials = [trial for other in _take(table, "include", list, where=source) for trial in load_grid(other).trials]
+    else:
+        trials = _trials(table, source=source)
     if not trials:
         raise SoftadvError(f"{source}: no trials: needs at least one method, one seed and one setting")
     names = [trial.name for trial in trials]
     for trial_name in names:
         if names.count(trial_name) > 1:
             raise SoftadvError(f"{source}: two trials are named {trial_name}")
-    return Grid(name=name, description=table.get("description", ""), trials=tuple(trials))
+    return Grid(name=name, description=str(table.get("description", "")), trials=tuple(trials))
+
+
+def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
+    methods = _take(table, "methods", list, where=source)
+    seeds = _take(table, "seeds", list, where=source)
+    defaults = _take({"defaults": {}, **table}, "defaults", dict, where=source)
+    trials = []
+    for index, setting in enumerate(_take(table, "setting", list, where=source)):
+        if not isinstance(setting, dict):
+            raise SoftadvError(f"{source}: setting {index} must be a table, got {setting!r}")
+        where = f"{source}: setting {setting.get('setting', index)}"
+        for seed in seeds:
+            for method in methods:
+                trials.append(trial_from_table({**defaults, **setting, "seed": seed, "method": method}, where=where))
+    return trials
 
 
 def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
@@ -213,6 +226,10 @@ def number(value: object, *, key: str) -> float:
 def trial_to_table(trial: Trial) -> dict[str, Any]:
     """The keys of a trial as JSON takes them; trial_from_table reads them back."""
     return asdict(trial) | {"certified_domains": list(trial.certified_domains)}
+
+
+def _is_name(text: str) -> bool:
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None
 
 
 _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}

@@ -111,23 +111,23 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Scale:
-    """y = x * factor + shift per channel: a Normalize layer."""
+    """y = (x - mean) / std per channel: a Normalize layer."""
 
-    factor: Tensor  # (C,), positive
-    shift: Tensor  # (C,)
+    mean: Tensor  # (C,)
+    std: Tensor  # (C,), positive
     in_shape: Shape
     out_shape: Shape
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        factor, shift = self.factor[:, None, None], self.shift[:, None, None]
-        return lower * factor + shift, upper * factor + shift
+        mean, std = self.mean[:, None, None], self.std[:, None, None]
+        return (lower - mean) / std, (upper - mean) / std
 
     def input_windows(self, windows: Windows) -> Windows:
         return windows
 
     def backward(self, rows: Rows) -> Rows:
-        const = rows.const + torch.matmul(rows.coefs, self.shift).sum((3, 4))
-        return Rows(rows.coefs * self.factor, const, rows.windows)
+        coefs = rows.coefs / self.std
+        return Rows(coefs, rows.const - torch.matmul(coefs, self.mean).sum((3, 4)), rows.windows)
 
 
 @dataclass(frozen=True)
@@ -166,15 +166,20 @@ def read_network(model: nn.Module, in_shape: Shape) -> Network:
     if not isinstance(model, nn.Sequential):
         raise SoftadvError(f"model: {type(model).__name__} is not an nn.Sequential of Conv2d, ReLU, Linear, Flatten")
     steps: list[Step] = []
-    shape = in_shape
+    shape, flat = in_shape, False
     for name, layer in _layers(model, prefix=""):
-        step = _read_layer(name, layer, shape)
+        where = f"layer {name} ({type(layer).__name__})"
+        if type(layer) is nn.Linear and not flat:
+            raise SoftadvError(f"{where}: its input is not a vector but has shape {shape}; is a Flatten missing?")
+        if type(layer) in (nn.Conv2d, Normalize) and flat:
+            raise SoftadvError(f"{where}: its input is a vector, not an image")
+        step = _read_layer(where, layer, shape)
         steps.append(step)
-        shape = step.out_shape
-    if shape[1:] != (1, 1) or not steps:
+        shape, flat = step.out_shape, flat or type(layer) is nn.Flatten
+    if not flat:
         raise SoftadvError(f"model: ends in shape {shape}, not in a vector of class scores; is a Flatten missing?")
     if shape[0] < 2:
-        raise SoftadvError(f"model: has {shape[0]} output, classification needs at least 2")
+        raise SoftadvError("model: has one output, classification needs at least two")
     return Network(tuple(steps), in_shape, shape[0])
 
 
@@ -188,8 +193,7 @@ def _layers(model: nn.Sequential, *, prefix: str) -> list[tuple[str, nn.Module]]
     return found
 
 
-def _read_layer(name: str, layer: nn.Module, shape: Shape) -> Step:
-    where = f"layer {name} ({type(layer).__name__})"
+def _read_layer(where: str, layer: nn.Module, shape: Shape) -> Step:
     # Exact types: a subclass may compute something else.
     if type(layer) is nn.ReLU:
         return Relu(shape, shape)
@@ -207,7 +211,7 @@ def _read_layer(name: str, layer: nn.Module, shape: Shape) -> Step:
     if type(layer) is Normalize:
         if len(layer.mean) != shape[0]:
             raise SoftadvError(f"{where}: takes {len(layer.mean)} channels but its input has shape {shape}")
-        return Scale(1 / layer.std, -layer.mean / layer.std, shape, shape)
+        return Scale(layer.mean, layer.std, shape, shape)
     raise SoftadvError(f"{where}: not supported; the certifier reads Conv2d, ReLU, Linear, Flatten and Normalize")
 
 

@@ -1,0 +1,267 @@
+"""The run folder: what is in it, written so that a run killed at any moment loses nothing.
+
+runs/<grid>/<trial>/spec.json               what was asked for
+                    metrics.json            one record per finished epoch
+                    checkpoint.safetensors  weights, optimizer and partition after the last epoch
+                    weights.safetensors     the final weights
+                    model.onnx              the same network for ONNX readers
+                    examples.safetensors    a few test images, attacked
+                    result.json             the outcome; there only once everything else is
+                    traceback.txt           why the trial failed, if it did
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from softadv.errors import SoftadvError
+from softadv.spec import Trial, trial_from_table, trial_to_table
+
+CHECKPOINT = "checkpoint.safetensors"
+WEIGHTS = "weights.safetensors"
+EXAMPLES = "examples.safetensors"
+MODEL = "model.onnx"
+TRACEBACK = "traceback.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """One finished epoch. Accuracies are fractions of the test images; seconds are wall-clock.
+
+    misclassified, unverified, verified: the partition of the training images that the epoch was
+    trained with; None for methods that make none.
+    """
+
+    epoch: int  # from 1
+    loss: float  # mean over the training images, as they were trained
+    natural_accuracy: float
+    adversarial_accuracy: float
+    misclassified: int | None
+    unverified: int | None
+    verified: int | None
+    attack_seconds: float
+    certification_seconds: float
+    update_seconds: float
+    evaluation_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certified:
+    """How many of `images` test images a domain verified, and the seconds it took."""
+
+    domain: str
+    images: int
+    verified: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Certified accuracy: the verified fraction of all images asked about."""
+        return self.verified / self.images
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How the exported model compares with PyTorch's on `images` test images, in onnxruntime."""
+
+    images: int
+    largest_difference: float
+    classes_equal: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The outcome of a trial, as result.json holds it."""
+
+    trial: Trial
+    natural_accuracy: float
+    adversarial_accuracy: float
+    certified: tuple[Certified, ...]
+    parity: Parity
+    neurons: int
+    train_images: int
+    test_images: int
+    data_fingerprint: str
+    data_source: str
+    weights_sha256: str
+    environment: dict[str, str]  # versions, device, commit
+
+    def certified_by(self, domain: str) -> Certified | None:
+        """The certification by one domain, or None where it was not run."""
+        return next((c for c in self.certified if c.domain == domain), None)
+
+
+class RunFolder:
+    """One trial's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def begin(self, trial: Trial, *, fresh: bool = False) -> None:
+        """Create the folder and record the spec; keep what an earlier run of the same trial left.
+
+        Raises SoftadvError where the folder holds another trial, or cannot be written.
+        """
+        try:
+            if fresh and self.path.exists():
+                self._refuse_foreign()
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            recorded = self.trial() if (self.path / "spec.json").exists() else None
+            if recorded is not None and recorded != trial:
+                raise SoftadvError(f"{self.path}: {_difference(recorded, trial)}; use --fresh or another --out")
+            if recorded is None:
+                write_json(self.path / "spec.json", trial_to_table(trial))
+            (self.path / TRACEBACK).unlink(missing_ok=True)
+        except OSError as error:
+            raise SoftadvError(f"{error.filename or self.path}: cannot be written ({error.strerror})") from error
+
+    def _refuse_foreign(self) -> None:
+        # Deleting is for folders that are runs, not for whatever a mistyped path names.
+        if not (self.path / "spec.json").exists() and any(self.path.iterdir()):
+            raise SoftadvError(f"{self.path}: not a run folder (no spec.json), so it is not overwritten")
+
+    def trial(self) -> Trial:
+        """The recorded spec."""
+        return trial_from_table(read_json(self.path / "spec.json"), where=str(self.path / "spec.json"))
+
+    def metrics(self) -> list[EpochMetrics]:
+        """The finished epochs, in order; empty before the first."""
+        path = self.path / "metrics.json"
+        if not path.exists():
+            return []
+        try:
+            return [EpochMetrics(**record) for record in read_json(path)["epochs"]]
+        except (KeyError, TypeError) as error:
+            raise SoftadvError(f"{path}: not the metrics of a run ({error})") from error
+
+    def write_metrics(self, metrics: list[EpochMetrics]) -> None:
+        """Replace metrics.json."""
+        write_json(self.path / "metrics.json", {"epochs": [dataclasses.asdict(m) for m in metrics]})
+
+    def result(self) -> Result | None:
+        """The outcome, or None while the trial has not finished."""
+        path = self.path / "result.json"
+        return read_result(path) if path.exists() else None
+
+    def write_result(self, result: Result) -> None:
+        """Record the outcome; from then on the trial counts as finished."""
+        table = dataclasses.asdict(result) | {"trial": trial_to_table(result.trial)}
+        write_json(self.path / "result.json", table)
+
+
+def read_result(path: Path) -> Result:
+    """Read a result.json. Raises SoftadvError naming the file when it is not one."""
+    table = read_json(path)
+    try:
+        return Result(
+            **table
+            | {
+                "trial": trial_from_table(table["trial"], where=str(path)),
+                "certified": tuple(Certified(**entry) for entry in table["certified"]),
+                "parity": Parity(**table["parity"]),
+            }
+        )
+    except (KeyError, TypeError) as error:
+        raise SoftadvError(f"{path}: not the result of a trial ({error})") from error
+
+
+def grid_results(folder: Path) -> list[Result]:
+    """The results of every finished trial of a grid's folder, by name.
+
+    Raises SoftadvError when the folder holds no trial at all.
+    """
+    return [result for run in grid_runs(folder) if (result := run.result()) is not None]
+
+
+def grid_runs(folder: Path) -> list[RunFolder]:
+    """The run folders of a grid, finished or not, by name."""
+    runs = [RunFolder(path.parent) for path in sorted(folder.glob("*/spec.json"))]
+    if not runs:
+        raise SoftadvError(f"{folder}: holds no runs (no folder in it has a spec.json)")
+    return runs
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all, also when the machine stops."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise SoftadvError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_json(path: Path, table: Mapping[str, Any]) -> None:
+    """Write JSON that people can read, atomically."""
+    write_text(path, json.dumps(table, indent=2) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises SoftadvError naming the file when it is missing or not one."""
+    try:
+        table = json.loads(path.read_text())
+    except OSError as error:
+        raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise SoftadvError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(table, dict):
+        raise SoftadvError(f"{path}: expected a JSON object")
+    return table
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, with a digest that read_tensors checks."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save(whole, metadata={**(metadata or {}), "sha256": tensors_sha256(whole)}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and their metadata. Raises SoftadvError when missing, truncated or altered."""
+    if not path.is_file():
+        raise SoftadvError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise SoftadvError(f"{path}: not a safetensors file, or damaged ({error})") from error
+    if "sha256" in metadata and metadata["sha256"] != tensors_sha256(tensors):
+        raise SoftadvError(f"{path}: damaged, its contents do not match its own checksum")
+    return tensors, metadata
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and bits, independent of the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _difference(recorded: Trial, asked: Trial) -> str:
+    old, new = trial_to_table(recorded), trial_to_table(asked)
+    key = next(key for key in new if old[key] != new[key])
+    return f"holds a run with {key} = {old[key]!r}, not {new[key]!r}"
