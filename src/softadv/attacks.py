@@ -104,7 +104,7 @@ class _Bridge:
         # Torchattacks draws from the global generators: they are lent a seed and put back.
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             torch.manual_seed(seed)
-            found = self.kind(model, **settings)(x, y).detach()
+            found: Tensor = self.kind(model, **settings)(x, y).detach()
         moved = float((found - x).abs().max()) if len(x) else 0.0
         if not moved <= self.settings["eps"] * (1 + 1e-4) + 1e-6:
             raise SoftadvError(

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import MNIST
 from torchvision.datasets.utils import download_and_extract_archive
@@ -123,8 +124,6 @@ def find_dataset(name: str, root: str | Path | None = None) -> Path | None:
 
 
 def _digits() -> ImageData:
-    from sklearn.datasets import load_digits  # takes a second to import, and only this dataset needs it
-
     bunch = load_digits()
     # 0..16 on 8x8 pixels, resized to the 28x28 of the paper's network and kept in 8 bits like the others.
     small = torch.from_numpy(bunch.images)[:, None] / 16
@@ -187,7 +186,7 @@ def _fingerprint(*arrays: Bytes) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,7 +74,7 @@ def _append(step: Step, at: int, entering: str, nodes: list[onnx.NodeProto], con
         constants.append(numpy_helper.from_array(tensor.cpu().numpy(), f"{name}{at}"))
         return f"{name}{at}"
 
-    def node(operator: str, *inputs: str, **attributes: object) -> str:
+    def node(operator: str, *inputs: str, **attributes: Any) -> str:
         nodes.append(helper.make_node(operator, list(inputs), [f"{operator.lower()}{at}"], **attributes))
         return f"{operator.lower()}{at}"
 

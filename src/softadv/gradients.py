@@ -68,7 +68,8 @@ def _backward(layer: nn.Module, entered: Tensor, slope: Tensor) -> Tensor:
         case Normalize():
             return slope / layer.std[:, None, None]
         case _:  # ReLU
-            return torch.ops.aten.threshold_backward(slope, entered, 0)
+            passed: Tensor = torch.ops.aten.threshold_backward(slope, entered, 0)
+            return passed
 
 
 def _conv_backward(layer: nn.Conv2d, entered: Tensor, slope: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from softadv.errors import SoftadvError
 
 Method = Literal["natural", "adversarial", "soft"]
+# Kept equal to the certifier's by a test: a spec is read without loading the certifier.
+Domain = Literal["box", "deepzono", "deeppoly"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
@@ -44,12 +46,12 @@ class Trial:
     random_start: bool = True
     normalize: bool = False
     augment: Literal["none", "crop-flip"] = "none"
-    domain: Literal["box", "deepzono", "deeppoly"] = "deeppoly"
+    domain: Domain = "deeppoly"
 
     train_images: int | None = None  # the first so many; None is all
     test_images: int | None = None
     certified_images: int | None = None  # test images certified at the end
-    certified_domains: tuple[str, ...] = ("deeppoly",)
+    certified_domains: tuple[Domain, ...] = ("deeppoly",)
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -77,7 +79,7 @@ class Trial:
         if self.augment != "none" and self.split_every != 1:
             raise SoftadvError("augment: needs split_every = 1, or images would be trained that were never certified")
         for domain in self.certified_domains:
-            if domain not in get_args(get_type_hints(Trial)["domain"]):
+            if domain not in get_args(Domain):
                 raise SoftadvError(f"certified_domains: unknown domain {domain!r}")
 
     @property

@@ -97,8 +97,8 @@ def train_epoch(
     starts = generator_for(trial, epoch, "attack", x.device)
     total = torch.zeros((), device=x.device)
     done = 0
-    for batch in _batches(trial, attacked.cpu(), generator=order):
-        batch = batch.to(x.device)
+    for indices in _batches(trial, attacked.cpu(), generator=order):
+        batch = indices.to(x.device)
         inputs, labels, hit = x[batch], y[batch], attacked[batch]
         if hit.any():
             with seconds.spent_on("attack"):

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from softadv import environment
-from softadv.attacks import make_attack
+from softadv.attacks import Attack, make_attack
 from softadv.certify import certify
+from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
 from softadv.evaluation import adversarial_accuracy, attack_images, certified_accuracy, natural_accuracy
 from softadv.export import check_parity, export_onnx
 from softadv.models import IMAGE_SHAPES, conv_small, count_neurons
-from softadv.partition import Partition
+from softadv.progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
 from softadv.runs import (
     CHECKPOINT,
     EXAMPLES,
     MODEL,
     WEIGHTS,
+    Certified,
     EpochMetrics,
+    Parity,
     Result,
     RunFolder,
-    read_tensors,
     tensors_sha256,
     write_tensors,
 )
 from softadv.spec import Trial
 from softadv.training import Learner, generator_for, new_learner, train_epoch
 
-# Told what is running, and how much more work has been done, in attack steps on one image.
-Report = Callable[[str, float], None]
-
 _EXAMPLES = 8
 _PARITY_IMAGES = 1000
-
-# Rough costs of one image, in attack steps on it: they steer the time that is said to be left.
-_UPDATE = 4
-_CERTIFICATION = {"deeppoly": 250, "deepzono": 250, "box": 4}
 
 
 def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) -> Result:
@@ -55,64 +50,81 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
         _check_same_data(run, finished.data_fingerprint, data)
         report("finished before", expected_work(trial, data))
         return finished
+    job = _Job(trial, run, data, report)
     learner = new_learner(conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed), trial)
     learner.model.to(data.train_x.device)
-    metrics = _restore(run, learner, data)
+    metrics = _restore(job, learner)
     report(f"epoch {len(metrics)}/{trial.epochs}", len(metrics) * _epoch_work(trial, data))
     for epoch in range(len(metrics) + 1, trial.epochs + 1):
-        metrics.append(_one_epoch(learner, trial, data, epoch, report))
+        metrics.append(_one_epoch(job, learner, epoch))
         # The metrics go first: a checkpoint never knows an epoch that they do not.
         run.write_metrics(metrics)
-        write_tensors(run.path / CHECKPOINT, _state(learner), metadata={"epoch": str(epoch), "data": data.fingerprint})
-    return _conclude(learner, trial, run, data, metrics, report)
+        save_checkpoint(run.path / CHECKPOINT, learner, epoch=epoch, data_fingerprint=data.fingerprint)
+    result = _conclude(job, learner.model, metrics[-1])
+    run.write_result(result)
+    return result
 
 
 def expected_work(trial: Trial, data: ImageData) -> float:
     """A trial's cost in attack steps on one image, for the display of progress."""
-    final = sum(_CERTIFICATION[domain] for domain in trial.certified_domains) * _certified_count(trial, data)
+    final = sum(CERTIFICATION_COST[domain] for domain in trial.certified_domains) * _certified_count(trial, data)
     return trial.epochs * _epoch_work(trial, data) + final
 
 
+@dataclass(frozen=True)
+class _Job:
+    """What every step of a trial needs."""
+
+    trial: Trial
+    run: RunFolder
+    data: ImageData
+    report: Report
+
+    @property
+    def attack(self) -> Attack:
+        t = self.trial
+        return make_attack(t.attack, eps=t.eps, alpha=t.alpha, steps=t.steps, random_start=t.random_start)
+
+
+def _training_cost(trial: Trial) -> int:
+    return UPDATE_COST + (0 if trial.method == "natural" else trial.steps)
+
+
 def _epoch_work(trial: Trial, data: ImageData) -> float:
-    per_image = _UPDATE + (0 if trial.method == "natural" else trial.steps)
-    if trial.method == "soft":
-        per_image += _CERTIFICATION[trial.domain] / trial.split_every
-    return per_image * len(data.train_x) + trial.steps * len(data.test_x)
+    split = CERTIFICATION_COST[trial.domain] / trial.split_every if trial.method == "soft" else 0
+    return (_training_cost(trial) + split) * len(data.train_x) + trial.steps * len(data.test_x)
 
 
-def _one_epoch(learner: Learner, trial: Trial, data: ImageData, epoch: int, report: Report) -> EpochMetrics:
-    attack = make_attack(
-        trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps, random_start=trial.random_start
-    )
-    work = {
-        "certifying": _CERTIFICATION[trial.domain],
-        "training": _UPDATE + (0 if trial.method == "natural" else trial.steps),
-        "evaluating": trial.steps,
+def _one_epoch(job: _Job, learner: Learner, epoch: int) -> EpochMetrics:
+    trial, data = job.trial, job.data
+    at = f"epoch {epoch}/{trial.epochs}"
+    stages = {
+        "certifying": stage(job.report, f"{at}: certifying", cost=CERTIFICATION_COST[trial.domain]),
+        "training": stage(job.report, f"{at}: training", cost=_training_cost(trial)),
     }
-    seen = dict.fromkeys(work, 0)
-
-    def progress(what: str, done: int) -> None:
-        report(f"epoch {epoch}/{trial.epochs}: {what}", work[what] * (done - seen[what]))
-        seen[what] = done
-
     trained = train_epoch(
-        learner, data.train_x, data.train_y, trial=trial, epoch=epoch, attack=attack, on_progress=progress
+        learner,
+        data.train_x,
+        data.train_y,
+        trial=trial,
+        epoch=epoch,
+        attack=job.attack,
+        on_progress=lambda what, done: stages[what](done),
     )
     started = time.perf_counter()
-    natural = natural_accuracy(learner.model, data.test_x, data.test_y)
     adversarial = adversarial_accuracy(
         learner.model,
         data.test_x,
         data.test_y,
-        attack=attack,
+        attack=job.attack,
         generator=generator_for(trial, epoch, "evaluation", data.test_x.device),
-        on_progress=lambda done: progress("evaluating", done),
+        on_progress=stage(job.report, f"{at}: evaluating", cost=trial.steps),
     )
     split = learner.partition
     return EpochMetrics(
         epoch=epoch,
         loss=trained.loss,
-        natural_accuracy=natural,
+        natural_accuracy=natural_accuracy(learner.model, data.test_x, data.test_y),
         adversarial_accuracy=adversarial,
         misclassified=None if split is None else int(split.misclassified.sum()),
         unverified=None if split is None else int(split.unverified.sum()),
@@ -124,36 +136,19 @@ def _one_epoch(learner: Learner, trial: Trial, data: ImageData, epoch: int, repo
     )
 
 
-def _conclude(
-    learner: Learner, trial: Trial, run: RunFolder, data: ImageData, metrics: list[EpochMetrics], report: Report
-) -> Result:
+def _conclude(job: _Job, model: nn.Module, last: EpochMetrics) -> Result:
     """Everything that is done once, with the final weights."""
-    model = learner.model
+    trial, data = job.trial, job.data
     weights = model.state_dict()
-    write_tensors(
-        run.path / WEIGHTS, weights, metadata={"dataset": trial.dataset, "normalize": str(trial.normalize).lower()}
-    )
-    report("exporting", 0)
-    export_onnx(model, run.path / MODEL, image_shape=IMAGE_SHAPES[trial.dataset])
-    parity = check_parity(model, run.path / MODEL, data.test_x[:_PARITY_IMAGES])
-    _write_examples(learner, trial, run, data)
-    certified = []
-    count = _certified_count(trial, data)
-    for domain in trial.certified_domains:
-        seen = 0
-
-        def progress(done: int, domain: str = domain) -> None:
-            nonlocal seen
-            report(f"certifying test images with {domain}", _CERTIFICATION[domain] * (done - seen))
-            seen = done
-
-        x, y = data.test_x[:count], data.test_y[:count]
-        certified.append(certified_accuracy(model, x, y, eps=trial.eps, domain=domain, on_progress=progress))
-    result = Result(
+    about = {"dataset": trial.dataset, "normalize": str(trial.normalize).lower()}
+    write_tensors(job.run.path / WEIGHTS, weights, metadata=about)
+    parity = _export(job, model)
+    _write_examples(job, model)
+    return Result(
         trial=trial,
-        natural_accuracy=metrics[-1].natural_accuracy,
-        adversarial_accuracy=metrics[-1].adversarial_accuracy,
-        certified=tuple(certified),
+        natural_accuracy=last.natural_accuracy,
+        adversarial_accuracy=last.adversarial_accuracy,
+        certified=_certify_test_images(job, model),
         parity=parity,
         neurons=count_neurons(model, IMAGE_SHAPES[trial.dataset]),
         train_images=len(data.train_x),
@@ -163,18 +158,37 @@ def _conclude(
         weights_sha256=tensors_sha256(weights),
         environment=environment.describe(data.train_x.device),
     )
-    run.write_result(result)
-    return result
 
 
-def _write_examples(learner: Learner, trial: Trial, run: RunFolder, data: ImageData) -> None:
-    """The first test images, their attacks and what the model and the certifier say of them."""
-    model, x, y = learner.model, data.test_x[:_EXAMPLES], data.test_y[:_EXAMPLES]
-    attack = make_attack(
-        trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps, random_start=trial.random_start
+def _export(job: _Job, model: nn.Module) -> Parity:
+    job.report("exporting", 0)
+    path = job.run.path / MODEL
+    export_onnx(model, path, image_shape=IMAGE_SHAPES[job.trial.dataset])
+    return check_parity(model, path, job.data.test_x[:_PARITY_IMAGES])
+
+
+def _certify_test_images(job: _Job, model: nn.Module) -> tuple[Certified, ...]:
+    count = _certified_count(job.trial, job.data)
+    x, y = job.data.test_x[:count], job.data.test_y[:count]
+    return tuple(
+        certified_accuracy(
+            model,
+            x,
+            y,
+            eps=job.trial.eps,
+            domain=domain,
+            on_progress=stage(job.report, f"certifying test images: {domain}", cost=CERTIFICATION_COST[domain]),
+        )
+        for domain in job.trial.certified_domains
     )
-    attacked = attack_images(model, x, y, attack=attack, generator=generator_for(trial, 0, "examples", x.device))
-    certificates = certify(model, x, y, eps=trial.eps, domain=trial.domain)
+
+
+def _write_examples(job: _Job, model: nn.Module) -> None:
+    """The first test images, their attacks and what the model and the certifier say of them."""
+    x, y = job.data.test_x[:_EXAMPLES], job.data.test_y[:_EXAMPLES]
+    generator = generator_for(job.trial, 0, "examples", x.device)
+    attacked = attack_images(model, x, y, attack=job.attack, generator=generator)
+    certificates = certify(model, x, y, eps=job.trial.eps, domain=job.trial.domain)
     with torch.no_grad():
         tensors = {
             "image": x,
@@ -185,53 +199,24 @@ def _write_examples(learner: Learner, trial: Trial, run: RunFolder, data: ImageD
             "verified": certificates.verified,
             "margin": certificates.margin,
         }
-    write_tensors(run.path / EXAMPLES, tensors)
+    write_tensors(job.run.path / EXAMPLES, tensors)
 
 
 def _certified_count(trial: Trial, data: ImageData) -> int:
     return min(trial.certified_images or len(data.test_x), len(data.test_x))
 
 
-def _state(learner: Learner) -> dict[str, Tensor]:
-    """Everything the next epoch starts from, as tensors."""
-    state = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
-    for index, entries in learner.optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if value is not None}
-    if learner.partition is not None:
-        split = learner.partition
-        state["partition"] = torch.stack([split.misclassified, split.unverified, split.verified])
-    return state
-
-
-def _restore(run: RunFolder, learner: Learner, data: ImageData) -> list[EpochMetrics]:
+def _restore(job: _Job, learner: Learner) -> list[EpochMetrics]:
     """Put a learner back to its last checkpoint, if there is one; returns the epochs before it."""
-    path = run.path / CHECKPOINT
+    path = job.run.path / CHECKPOINT
     if not path.exists():
         return []
-    state, metadata = read_tensors(path)
-    _check_same_data(run, metadata.get("data", ""), data)
-    try:
-        epoch = int(metadata["epoch"])
-        learner.model.load_state_dict(_under(state, "model."))
-        entries: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under(state, "optimizer.").items():
-            index, key = name.split(".")
-            entries.setdefault(int(index), {})[key] = value
-        groups = learner.optimizer.state_dict()["param_groups"]
-        learner.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise SoftadvError(f"{path}: not a checkpoint of this trial ({reason})") from error
-    if "partition" in state:
-        learner.partition = Partition(*state["partition"].to(data.train_x.device).unbind())
-    metrics = run.metrics()[:epoch]
+    epoch, fingerprint = load_checkpoint(path, learner, device=job.data.train_x.device)
+    _check_same_data(job.run, fingerprint, job.data)
+    metrics = job.run.metrics()[:epoch]
     if len(metrics) != epoch:
-        raise SoftadvError(f"{run.path / 'metrics.json'}: ends before epoch {epoch} of the checkpoint; use --fresh")
+        raise SoftadvError(f"{job.run.path / 'metrics.json'}: ends before epoch {epoch}, the checkpoint's; use --fresh")
     return metrics
-
-
-def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _check_same_data(run: RunFolder, recorded: str, data: ImageData) -> None:

@@ -73,10 +73,7 @@ class _Analysis:
         """Lower bounds (N, P, R) of forms over the activation that enters step `before`."""
         for at in reversed(range(before)):
             step = self.steps[at]
-            if isinstance(step, Relu):
-                rows = _relu_backward(rows, self.lines[at])
-            else:
-                rows = step.backward(rows)
+            rows = _relu_backward(rows, self.lines[at]) if isinstance(step, Relu) else step.backward(rows)
         return rows.minimum(self.lower, self.upper)
 
 

@@ -1,0 +1,51 @@
+"""A learner between two epochs, as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from softadv.errors import SoftadvError
+from softadv.partition import Partition
+from softadv.runs import read_tensors, write_tensors
+from softadv.training import Learner
+
+
+def save_checkpoint(path: Path, learner: Learner, *, epoch: int, data_fingerprint: str) -> None:
+    """Write everything that the next epoch starts from, atomically and with a checksum."""
+    state = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
+    for index, entries in learner.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if value is not None}
+    if learner.partition is not None:
+        split = learner.partition
+        state["partition"] = torch.stack([split.misclassified, split.unverified, split.verified])
+    write_tensors(path, state, metadata={"epoch": str(epoch), "data": data_fingerprint})
+
+
+def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tuple[int, str]:
+    """Put a learner back to where a checkpoint was written; returns its epoch and data fingerprint.
+
+    Raises SoftadvError naming the file when it is damaged or of another model.
+    """
+    state, metadata = read_tensors(path)
+    try:
+        epoch, fingerprint = int(metadata["epoch"]), metadata["data"]
+        learner.model.load_state_dict(_under(state, "model."))
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in _under(state, "optimizer.").items():
+            index, key = name.split(".")
+            entries.setdefault(int(index), {})[key] = value
+        groups = learner.optimizer.state_dict()["param_groups"]
+        learner.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    except (KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SoftadvError(f"{path}: not a checkpoint of this trial ({reason})") from error
+    if "partition" in state:
+        learner.partition = Partition(*state["partition"].to(device).unbind())
+    return epoch, fingerprint
+
+
+def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
