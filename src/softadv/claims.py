@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
 
+from softadv.errors import SoftadvError
+from softadv.evidence import Evidence, NotRun, Required, Run
+from softadv.rules import RULES, Rule
+from softadv.spec import number
+
+T = TypeVar("T")
 Outcome = Literal["holds", "fails", "not run"]
 
 
@@ -24,3 +33,97 @@ class Verdict:
     claim: Claim
     outcome: Outcome
     reason: str
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """A file of expected results: claims with their rules, and what its settings require."""
+
+    claims: Sequence[tuple[Claim, Rule]]
+    required: Mapping[str, Required]
+
+    def verdicts(self, runs: Sequence[Run]) -> list[Verdict]:
+        """A verdict for each claim; one whose trials were not run never counts as holding."""
+        evidence = Evidence(runs, self.required)
+        return [_verdict(claim, rule, evidence) for claim, rule in self.claims]
+
+
+def expected_folder() -> Path:
+    """The checkout's expected_results/. Raises SoftadvError where softadv does not run from a checkout."""
+    folder = Path(__file__).parents[2] / "expected_results"
+    if not folder.is_dir():
+        raise SoftadvError(f"{folder}: no such folder; name one with --expected")
+    return folder
+
+
+def judge(runs: Sequence[Run], *, grid: str, expected: Path) -> list[Verdict]:
+    """The verdicts that bear on a grid's runs: those of its own file, if it has one, then the paper's."""
+    own, paper = expected / f"{grid}.toml", expected / "paper.toml"
+    files = [own, paper] if grid != "paper" and own.exists() else [paper]
+    return [verdict for path in files for verdict in load_expectations(path).verdicts(runs)]
+
+
+def load_expectations(path: Path) -> Expectations:
+    """Read a file of expected results.
+
+    `[settings.NAME]` tables say what a trial must be like to count as that setting; each `[[claim]]` has
+    an id, a title, a source, the name of a rule (rules.py) and the rule's own keys.
+
+    Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SoftadvError(f"{path}: not valid TOML ({error})") from error
+    required = {}
+    for name, entry in table.get("settings", {}).items():
+        where = f"{path}: settings.{name}"
+        values = {k: number(v, key=f"{where}: {k}") if k in ("eps", "alpha") else v for k, v in entry.items()}
+        required[name] = _build(Required, values, where=where)
+    return Expectations([_read_claim(entry, path) for entry in table.get("claim", [])], required)
+
+
+_ABOUT: tuple[str, ...] = ("id", "title", "source")
+
+
+def _read_claim(entry: dict[str, Any], path: Path) -> tuple[Claim, Rule]:
+    where = f"{path}: claim {entry.get('id', '?')}"
+    kind = entry.get("rule")
+    if kind not in RULES:
+        raise SoftadvError(f"{where}: unknown rule {kind!r}, expected one of {', '.join(RULES)}")
+    about = {key: entry[key] for key in _ABOUT if key in entry}
+    # `assumption` is for readers: what the rule takes that the source does not state.
+    settings = {k: v for k, v in entry.items() if k not in {*_ABOUT, "rule", "assumption"}}
+    return _build(Claim, about, where=where), _build(RULES[kind], settings, where=where)
+
+
+def _build(kind: type[T], values: dict[str, Any], *, where: str) -> T:
+    """A dataclass from TOML keys, each of the right type."""
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            raise SoftadvError(f"{where}: unknown key {key!r}; known are {', '.join(hints)}")
+        if not _fits(value, hints[key]):
+            raise SoftadvError(f"{where}: {key}: unexpected value {value!r}")
+    for field in fields(kind):  # type: ignore[arg-type] # every kind built here is a dataclass
+        if field.name not in values and field.default is MISSING:
+            raise SoftadvError(f"{where}: {field.name} is missing")
+    return kind(**values)
+
+
+def _fits(value: object, kind: object) -> bool:
+    if kind in (float, float | None):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind == list[str]:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(kind, type) and isinstance(value, kind)
+
+
+def _verdict(claim: Claim, rule: Rule, evidence: Evidence) -> Verdict:
+    try:
+        holds, reason = rule.decide(evidence)
+    except NotRun as gap:
+        return Verdict(claim=claim, outcome="not run", reason=str(gap))
+    return Verdict(claim=claim, outcome="holds" if holds else "fails", reason=reason)

@@ -1,5 +1,6 @@
 """The run folder: what is in it, written so that a run killed at any moment loses nothing.
 
+runs/<grid>/grid.json                       the grid's name
 runs/<grid>/<trial>/spec.json               what was asked for
                     metrics.json            one record per finished epoch
                     checkpoint.safetensors  weights, optimizer and partition after the last epoch
@@ -34,6 +35,7 @@ WEIGHTS = "weights.safetensors"
 EXAMPLES = "examples.safetensors"
 MODEL = "model.onnx"
 TRACEBACK = "traceback.txt"
+GRID = "grid.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +117,8 @@ class RunFolder:
         Raises SoftadvError where the folder holds another trial, or cannot be written.
         """
         try:
-            if fresh and self.path.exists():
-                self._refuse_foreign()
-                shutil.rmtree(self.path)
+            if fresh:
+                delete_run(self.path, mark="spec.json")
             self.path.mkdir(parents=True, exist_ok=True)
             recorded = self.trial() if (self.path / "spec.json").exists() else None
             if recorded is not None and recorded != trial:
@@ -127,11 +128,6 @@ class RunFolder:
             (self.path / TRACEBACK).unlink(missing_ok=True)
         except OSError as error:
             raise SoftadvError(f"{error.filename or self.path}: cannot be written ({error.strerror})") from error
-
-    def _refuse_foreign(self) -> None:
-        # Deleting is for folders that are runs, not for whatever a mistyped path names.
-        if not (self.path / "spec.json").exists() and any(self.path.iterdir()):
-            raise SoftadvError(f"{self.path}: not a run folder (no spec.json), so it is not overwritten")
 
     def trial(self) -> Trial:
         """The recorded spec."""
@@ -192,6 +188,16 @@ def grid_runs(folder: Path) -> list[RunFolder]:
     if not runs:
         raise SoftadvError(f"{folder}: holds no runs (no folder in it has a spec.json)")
     return runs
+
+
+def delete_run(folder: Path, *, mark: str) -> None:
+    """Delete a folder, if it is there and the file `mark` shows that softadv made it; else SoftadvError."""
+    if not folder.exists():
+        return
+    # Deleting is for runs, not for whatever a mistyped path names.
+    if not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SoftadvError(f"{folder}: not a folder that softadv made (no {mark} in it), so it is not deleted")
+    shutil.rmtree(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,0 +1,81 @@
+"""What people see while a run is going: what it is doing, how far it is and how long is left."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from softadv.progress import Report
+
+
+class Display:
+    """A bar that moves on a terminal; elsewhere one line for each new thing, for logs.
+
+    Use as a context manager, and call advance with the work done since the last call.
+    """
+
+    def __init__(self, console: Console, *, work: float) -> None:
+        """work: what all of it comes to, in the same unit as advance's."""
+        self._console = console
+        self._work = work
+        self._done = 0.0
+        self._began = time.monotonic()
+        self._last = ""
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            # The pace of work varies from stage to stage: an estimate from the last seconds would jump.
+            speed_estimate_period=600,
+        )
+        self._task = self._bar.add_task("starting", total=work)
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, trial: str, what: str, work: float) -> None:
+        """trial and what: who is doing what; work: how much more of it is done."""
+        self._done += work
+        if self._console.is_terminal:
+            self._bar.update(self._task, description=f"[bold]{trial}[/]  {what}", advance=work)
+            return
+        # One line an epoch: "epoch 2/8: training" and "epoch 2/8: certifying" are the same line of a log.
+        line = f"{trial}  {what.split(':', maxsplit=1)[0]}"
+        if line != self._last:
+            self._last = line
+            self._console.print(f"{line}  ({self._share():.0%}{self._left()})", highlight=False, soft_wrap=True)
+
+    def of(self, trial: str) -> Report:
+        """A report for one trial alone."""
+        return lambda what, work: self.advance(trial, what, work)
+
+    def _share(self) -> float:
+        return min(self._done / self._work, 1.0) if self._work else 1.0
+
+    def _left(self) -> str:
+        share, passed = self._share(), time.monotonic() - self._began
+        if share < 0.02 or passed < 5:
+            return ""
+        return f", about {_duration(passed * (1 - share) / share)} left"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,81 @@
+"""What this machine has for softadv, and advice for what it lacks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from softadv import environment
+from softadv.data import find_dataset, search_places
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's: what was looked at, what was found, and advice where something lacks."""
+
+    subject: str
+    found: str
+    advice: str | None = None
+
+
+def examine(data_root: Path | None) -> list[Finding]:
+    """Look at everything that softadv can make use of."""
+    return [
+        Finding("softadv", f"{environment.package_version('softadv')}, commit {environment.commit()}"),
+        Finding("Python", environment.python_version()),
+        *(_package(name) for name in environment.PACKAGES),
+        _processor(),
+        _gpu(),
+        Finding("dataset digits", "bundled with scikit-learn"),
+        _dataset("mnist", data_root),
+        _dataset("cifar10", data_root),
+        _eran(),
+    ]
+
+
+def _package(name: str) -> Finding:
+    version = environment.package_version(name)
+    missing = version == "not installed"
+    return Finding(name, version, "set up again with ./reproduce.sh, or pip install softadv" if missing else None)
+
+
+def _processor() -> Finding:
+    threads = torch.get_num_threads()
+    return Finding("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
+
+
+def _gpu() -> Finding:
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Finding("GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    if torch.version.cuda is None:
+        return Finding("GPU", "none in use", "this PyTorch is built without CUDA; the CPU runs everything, slower")
+    return Finding(
+        "GPU",
+        "none seen",
+        "if there is one, check that nvidia-smi sees it (docker run needs --gpus all); the CPU runs everything, slower",
+    )
+
+
+def _dataset(name: str, root: Path | None) -> Finding:
+    place = find_dataset(name, root)
+    if place is not None:
+        return Finding(f"dataset {name}", f"in {place}")
+    searched = ", ".join(str(place) for place in search_places(root))
+    return Finding(
+        f"dataset {name}",
+        f"not found in {searched}",
+        "name its folder with --data or SOFTADV_DATA; without, it is downloaded into ./data when it is needed",
+    )
+
+
+def _eran() -> Finding:
+    named = os.environ.get("SOFTADV_ERAN")
+    if named and Path(named).is_dir():
+        return Finding("ERAN", f"in {named}")
+    if named:
+        return Finding("ERAN", f"SOFTADV_ERAN names {named}, which is no folder", "correct SOFTADV_ERAN, or unset it")
+    return Finding("ERAN", "not found", "not needed: softadv's own certifier answers; SOFTADV_ERAN names its folder")

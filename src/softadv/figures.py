@@ -1,0 +1,353 @@
+"""The report's figures: matplotlib Figures from lists of runs, without any global state.
+
+One colour per method, per class of the partition and per part of an epoch, the same in every figure;
+all of them can be told apart by the colour-blind and, by markers, order or lightness, in grey.
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args, get_type_hints
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from softadv.runs import EpochMetrics
+from softadv.spec import METHODS, Method, Trial
+
+METHOD_TITLES: dict[Method, str] = {
+    "natural": "Natural training",
+    "adversarial": "Adversarial training",
+    "soft": "Soft adversarial training",
+}
+DATASET_TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+DOMAIN_TITLES = {"deeppoly": "DeepPoly", "deepzono": "DeepZono", "box": "Box"}
+
+# Okabe and Ito's palette; the parts of an epoch are a ramp of one hue, so that they are no method's.
+METHOD_COLOURS: dict[Method, str] = {"natural": "#0072B2", "adversarial": "#D55E00", "soft": "#009E73"}
+PARTITION_COLOURS = {"verified": "#56B4E9", "unverified": "#E69F00", "misclassified": "#CC79A7"}
+PART_COLOURS = {"attack": "#26364D", "certification": "#6F87A8", "update": "#B4C2D6", "evaluation": "#E4E9F0"}
+
+_METHOD_MARKERS: dict[Method, str] = {"natural": "o", "adversarial": "s", "soft": "D"}
+_INK, _SOFT_INK, _GRID = "#1F2430", "#5B6372", "#E3E6EB"
+_DPI = 200
+_CIFAR10 = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One trial and its finished epochs: at least one."""
+
+    trial: Trial
+    epochs: tuple[EpochMetrics, ...]
+
+
+def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each setting: by dataset, then eps, as the paper orders its figures."""
+    datasets = get_args(get_type_hints(Trial)["dataset"])
+    ordered = sorted(
+        runs, key=lambda run: (datasets.index(run.trial.dataset), run.trial.eps, run.trial.setting, run.trial.seed)
+    )
+    return {setting: [r for r in ordered if r.trial.setting == setting] for setting in _unique(ordered)}
+
+
+def by_method(runs: Sequence[Run]) -> dict[Method, list[Run]]:
+    """The runs of each method that has any, in the order natural, adversarial, soft."""
+    return {method: found for method in METHODS if (found := [run for run in runs if run.trial.method == method])}
+
+
+def fraction(value: float) -> str:
+    """A number of the spec as the paper writes it: 0.1 as it is, 0.0313... as 8/255."""
+    short = f"{value:.4g}"
+    numerator = round(value * 255)
+    if float(short) != value and numerator and abs(value * 255 - numerator) < 1e-6:
+        return f"{numerator}/255"
+    return short
+
+
+def setting_title(trial: Trial) -> str:
+    """What a setting is, in the words of the captions of the paper's figures 5 and 6."""
+    numbers = f"Epochs: {trial.epochs}   ε: {fraction(trial.eps)}   Steps: {trial.steps}   α: {fraction(trial.alpha)}"
+    return f"{DATASET_TITLES[trial.dataset]}   {numbers}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the sample standard deviation where there are two values or more."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def per_epoch(runs: Sequence[Run], value: Callable[[EpochMetrics], float]) -> list[tuple[float, float | None]]:
+    """Mean and deviation over the runs, for each epoch that all of them have finished."""
+    shared = min(len(run.epochs) for run in runs)
+    return [mean_and_deviation([value(run.epochs[index]) for run in runs]) for index in range(shared)]
+
+
+def accuracy_figure(runs: Sequence[Run]) -> Figure:
+    """Natural and adversarial accuracy against epochs, one panel per method, for the runs of one setting."""
+    methods = by_method(runs)
+    figure = _figure(width=max(3.3 * len(methods), 4.8), height=3.6)
+    panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
+    for axes, (method, its_runs) in zip(panels, methods.items(), strict=True):
+        _style(axes)
+        _draw_accuracies(axes, its_runs, colour=METHOD_COLOURS[method])
+        axes.set_title(METHOD_TITLES[method], fontsize=10, color=METHOD_COLOURS[method], fontweight="bold")
+        _epoch_axis(axes, runs)
+    panels[0].set_ylabel("Accuracy on test images (%)")
+    low, high = panels[0].get_ylim()
+    panels[0].set_ylim(max(low, -2), min(high, 102))
+    _suptitle(figure, setting_title(runs[0].trial))
+    styles = {"Natural accuracy": "-", "Adversarial accuracy": (0, (4, 2))}
+    _legend(figure, [Line2D([], [], color=_SOFT_INK, lw=2, ls=ls, label=label) for label, ls in styles.items()])
+    return figure
+
+
+def _draw_accuracies(axes: Axes, runs: Sequence[Run], *, colour: str) -> None:
+    curves = [
+        (per_epoch(runs, lambda m: 100 * m.natural_accuracy), "-"),
+        (per_epoch(runs, lambda m: 100 * m.adversarial_accuracy), (0, (4, 2))),
+    ]
+    near = abs(curves[0][0][-1][0] - curves[1][0][-1][0]) < 6
+    for (curve, style), side in zip(curves, ("bottom", "top"), strict=True):
+        epochs = range(1, len(curve) + 1)
+        means = [mean for mean, _ in curve]
+        deviations = [deviation or 0.0 for _, deviation in curve]
+        axes.plot(epochs, means, color=colour, lw=2, ls=style, marker="o" if len(curve) == 1 else None, ms=4)
+        if any(deviations):
+            low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
+            high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0)
+        axes.annotate(
+            f"{means[-1]:.1f}",
+            (len(curve), means[-1]),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va=side if near else "center",
+            color=colour,
+            fontsize=9,
+            annotation_clip=False,
+        )
+
+
+def partition_figure(runs: Sequence[Run]) -> Figure:
+    """How the training images split at the start of each epoch, for soft runs of one setting."""
+    shares = {name: [100 * mean for mean, _ in per_epoch(runs, _share(name))] for name in PARTITION_COLOURS}
+    epochs = list(range(1, len(shares["verified"]) + 1))
+    figure = _figure(width=7.6, height=3.6)
+    axes = figure.subplots()
+    _style(axes)
+    if len(epochs) > 1:
+        axes.stackplot(epochs, *shares.values(), colors=PARTITION_COLOURS.values(), edgecolor="white", lw=0.8)
+    else:
+        bottom = 0.0
+        for name, (share,) in shares.items():
+            axes.bar(epochs, share, 0.5, bottom=bottom, color=PARTITION_COLOURS[name], edgecolor="white", lw=0.8)
+            bottom += share
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("Share of training images (%)")
+    _epoch_axis(axes, runs)
+    axes.margins(x=0)
+    axes.grid(visible=False)
+    _suptitle(figure, setting_title(runs[0].trial))
+    _legend(figure, [_swatch(name.capitalize(), colour) for name, colour in PARTITION_COLOURS.items()])
+    return figure
+
+
+def _share(name: str) -> Callable[[EpochMetrics], float]:
+    def share(metrics: EpochMetrics) -> float:
+        counts = {key: getattr(metrics, key) or 0 for key in PARTITION_COLOURS}
+        return float(counts[name] / max(sum(counts.values()), 1))
+
+    return share
+
+
+def trade_off_figure(runs: Sequence[Run]) -> Figure:
+    """Natural against adversarial accuracy after the last epoch: a panel per setting, a point per seed."""
+    settings = by_setting(runs)
+    columns = min(len(settings), 3)
+    rows = -(-len(settings) // columns)
+    figure = _figure(width=max(3.3 * columns, 5.2), height=3.3 * rows + 0.7)
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, its_runs in zip(panels, settings.values(), strict=False):
+        _style(axes)
+        for method, same in by_method(its_runs).items():
+            _draw_seeds(axes, same, method=method)
+        axes.set_title(setting_title(its_runs[0].trial).replace("   ", "  "), fontsize=8.5 if columns > 1 else 10)
+        axes.set_xlabel("Natural accuracy (%)")
+        axes.set_ylabel("Adversarial accuracy (%)")
+        axes.margins(0.15)
+    for axes in panels[len(settings) :]:
+        axes.set_axis_off()
+    _legend(
+        figure,
+        [
+            Line2D([], [], color=METHOD_COLOURS[m], marker=_METHOD_MARKERS[m], ls="", ms=7, label=METHOD_TITLES[m])
+            for m in by_method(runs)
+        ],
+    )
+    return figure
+
+
+def _draw_seeds(axes: Axes, runs: Sequence[Run], *, method: Method) -> None:
+    x = [100 * run.epochs[-1].natural_accuracy for run in runs]
+    y = [100 * run.epochs[-1].adversarial_accuracy for run in runs]
+    (x_mean, x_deviation), (y_mean, y_deviation) = mean_and_deviation(x), mean_and_deviation(y)
+    colour, marker = METHOD_COLOURS[method], _METHOD_MARKERS[method]
+    if len(runs) > 1:
+        axes.scatter(x, y, s=16, color=colour, marker=marker, alpha=0.45, lw=0)
+    axes.errorbar(
+        [x_mean],
+        [y_mean],
+        xerr=None if x_deviation is None else [x_deviation],
+        yerr=None if y_deviation is None else [y_deviation],
+        color=colour,
+        marker=marker,
+        ms=7,
+        mec="white",
+        mew=0.8,
+        elinewidth=1.4,
+        capsize=3,
+    )
+
+
+def time_figure(runs: Sequence[Run]) -> Figure:
+    """Seconds of an epoch's parts, a stacked bar per method, a panel per setting."""
+    settings = by_setting(runs)
+    counts = [len(by_method(its_runs)) for its_runs in settings.values()]
+    figure = _figure(width=8.2, height=0.36 * sum(counts) + 0.55 * len(counts) + 1.0)
+    panels = figure.subplots(len(settings), 1, sharex=True, squeeze=False, height_ratios=counts)[:, 0]
+    for axes, its_runs in zip(panels, settings.values(), strict=True):
+        _style(axes)
+        axes.grid(visible=False, axis="y")
+        _draw_times(axes, by_method(its_runs))
+        axes.set_title(setting_title(its_runs[0].trial), fontsize=9.5, loc="left")
+    panels[-1].set_xlabel("Seconds per epoch")
+    panels[-1].margins(x=0.1)
+    panels[-1].set_xlim(left=0)
+    _legend(figure, [_swatch(name.capitalize(), colour) for name, colour in PART_COLOURS.items()])
+    return figure
+
+
+def _draw_times(axes: Axes, methods: Mapping[Method, Sequence[Run]]) -> None:
+    axes.set_yticks(range(len(methods)), [METHOD_TITLES[method] for method in methods])
+    axes.set_ylim(len(methods) - 0.45, -0.55)
+    axes.tick_params(axis="y", length=0, labelsize=9)
+    for row, runs in enumerate(methods.values()):
+        left = 0.0
+        for part, colour in PART_COLOURS.items():
+            seconds = mean_seconds(runs, part)
+            axes.barh(row, seconds, 0.66, left=left, color=colour, edgecolor=_SOFT_INK, lw=0.5)
+            left += seconds
+        axes.annotate(
+            f"{left:,.3g}" if left < 100 else f"{left:,.0f}",
+            (left, row),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=_INK,
+        )
+
+
+def mean_seconds(runs: Sequence[Run], part: str) -> float:
+    """Seconds that a part of an epoch took, on average over epochs and runs."""
+    return statistics.fmean(getattr(epoch, f"{part}_seconds") for run in runs for epoch in run.epochs)
+
+
+def difference_gain(trial: Trial) -> int:
+    """By how much examples_figure amplifies the difference of pixels: eps becomes full black or white."""
+    return max(int(0.5 / trial.eps + 1e-6), 1) if trial.eps else 1
+
+
+def examples_figure(trial: Trial, examples: Mapping[str, Tensor]) -> Figure:
+    """Test images, their attacks and the differences, with predictions and verdicts.
+
+    examples: what examples.safetensors holds.
+    """
+    image, attacked = examples["image"], examples["attacked"]
+    gain, count = difference_gain(trial), len(image)
+    shown = (image, attacked, (0.5 + gain * (attacked - image)).clamp(0, 1))
+    figure = _figure(width=1.2 * count + 0.7, height=5.0)
+    panels = figure.subplots(3, count, squeeze=False)
+    for row, (name, images) in enumerate(zip(("Original", "Attacked", f"Difference × {gain}"), shown, strict=True)):
+        for axes, pixels in zip(panels[row], images, strict=True):
+            axes.imshow(pixels.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.spines[:].set_color(_GRID)
+        panels[row][0].set_ylabel(name, fontsize=10, color=_INK)
+    names = _CIFAR10 if trial.dataset == "cifar10" else tuple("0123456789")
+    for column in range(count):
+        _label_example(panels[:, column], {key: value[column] for key, value in examples.items()}, names)
+    return figure
+
+
+def _label_example(panels: Sequence[Axes], example: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    label, verdict = int(example["label"]), "unverified"
+    if int(example["predicted"]) != label:
+        verdict = "misclassified"
+    elif bool(example["verified"]):
+        verdict = "verified"
+    panels[0].set_title(f"label {names[label]}", fontsize=9, color=_INK)
+    for axes, key in zip(panels, ("predicted", "predicted_attacked"), strict=False):
+        right = int(example[key]) == label
+        text = f"{names[int(example[key])]} {'✓' if right else '✗'}"
+        axes.set_xlabel(text, fontsize=9.5, color=_INK, fontweight="normal" if right else "bold")
+    panels[2].set_xlabel(
+        verdict,
+        fontsize=8.5,
+        color=_INK,
+        bbox={"boxstyle": "round,pad=0.25", "facecolor": PARTITION_COLOURS[verdict], "alpha": 0.45, "lw": 0},
+    )
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file on white, the same bytes for the same figure."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _figure(*, width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _style(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_SOFT_INK)
+    axes.tick_params(colors=_SOFT_INK, labelcolor=_INK, labelsize=9)
+    axes.grid(visible=True, color=_GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.label.set(color=_INK, fontsize=10)
+    axes.yaxis.label.set(color=_INK, fontsize=10)
+    axes.title.set_color(_INK)
+
+
+def _epoch_axis(axes: Axes, runs: Sequence[Run]) -> None:
+    axes.set_xlabel("Epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+    longest = max(len(run.epochs) for run in runs)
+    axes.set_xlim(*((1, longest) if longest > 1 else (0.5, 1.5)))
+
+
+def _suptitle(figure: Figure, text: str) -> None:
+    figure.suptitle(text, fontsize=10.5, color=_INK)
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    figure.legend(
+        handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=9.5, labelcolor=_INK
+    )
+
+
+def _swatch(label: str, colour: str) -> Line2D:
+    return Line2D([], [], ls="", marker="s", ms=10, color=colour, mec=_SOFT_INK, mew=0.5, label=label)
+
+
+def _unique(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(run.trial.setting for run in runs))

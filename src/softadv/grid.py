@@ -1,0 +1,97 @@
+"""Which trials, in what order; a failed trial never loses another."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from softadv.data import ImageData, load_dataset
+from softadv.errors import SoftadvError
+from softadv.progress import Report
+from softadv.runs import GRID, TRACEBACK, RunFolder, delete_run, read_json, write_json, write_text
+from softadv.spec import Grid, Trial
+from softadv.trial import expected_work, run_trial
+
+# Told the trial's name, what it is doing, and how much work it has done since the last call.
+GridReport = Callable[[str, str, float], None]
+
+
+@dataclass(frozen=True)
+class GridRun:
+    """What happened: the names of the trials that finished and of those that failed."""
+
+    finished: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A grid whose inputs are checked and loaded, ready to run."""
+
+    grid: Grid
+    folder: Path
+    datasets: dict[Trial, ImageData]
+
+    @property
+    def work(self) -> float:
+        """The whole grid's cost in attack steps on one image."""
+        return sum(expected_work(trial, self.datasets[trial]) for trial in self.grid.trials)
+
+
+def prepare(grid: Grid, *, folder: Path, data_root: Path | None, device: torch.device, fresh: bool = False) -> Prepared:
+    """Load the data of every trial and set up the run folders, so that bad input is found before any work.
+
+    fresh: delete the folder first, if it holds this kind of thing.
+    Raises SoftadvError for data that cannot be had, and a folder that holds another run.
+    """
+    whole = {name: load_dataset(name, data_root) for name in {trial.dataset for trial in grid.trials}}
+    parts: dict[tuple[str, int | None, int | None], ImageData] = {}
+    datasets = {}
+    for trial in grid.trials:
+        key = (trial.dataset, trial.train_images, trial.test_images)
+        if key not in parts:
+            parts[key] = whole[trial.dataset].first(train=trial.train_images, test=trial.test_images).to(device)
+        datasets[trial] = parts[key]
+    if fresh:
+        delete_run(folder, mark=GRID)
+    for trial in grid.trials:
+        RunFolder(folder / trial.name).begin(trial)
+    write_json(folder / GRID, {"name": grid.name, "description": grid.description})
+    return Prepared(grid, folder, datasets)
+
+
+def run_grid(prepared: Prepared, *, report: GridReport) -> GridRun:
+    """Run every trial that has not finished yet, one after another.
+
+    A trial that fails leaves its traceback in its folder and the next one goes on. Bad input, such as a
+    damaged checkpoint, is not a failure: it raises SoftadvError and ends the grid, which resumes later.
+    """
+    finished, failed = [], []
+    for trial in prepared.grid.trials:
+        run = RunFolder(prepared.folder / trial.name)
+        try:
+            run_trial(trial, run=run, data=prepared.datasets[trial], report=_named(report, trial.name))
+            finished.append(trial.name)
+        except SoftadvError:
+            raise
+        except Exception:
+            write_text(run.path / TRACEBACK, traceback.format_exc())
+            report(trial.name, "failed", 0)
+            failed.append(trial.name)
+    return GridRun(tuple(finished), tuple(failed))
+
+
+def grid_name(folder: Path) -> str:
+    """The name of the grid that a folder holds. Raises SoftadvError when it holds none."""
+    if not (folder / GRID).exists():
+        raise SoftadvError(f"{folder}: not the folder of a grid (no grid.json)")
+    return str(read_json(folder / GRID).get("name", ""))
+
+
+def _named(report: GridReport, name: str) -> Report:
+    return lambda what, work: report(name, what, work)
+

@@ -1,0 +1,87 @@
+"""What the command line prints: tables for people, on one console."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from softadv.claims import Outcome, Verdict
+from softadv.doctor import Finding
+from softadv.runs import Result
+
+# A word and a sign, so that a verdict never hangs on a colour.
+_STYLES: dict[Outcome, str] = {
+    "holds": "[green]✓ holds[/]",
+    "fails": "[bold red]✗ fails[/]",
+    "not run": "[dim]– not run[/]",
+}
+
+
+def console() -> Console:
+    """Standard output; a log that is no terminal gets lines long enough for the tables."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=120)
+
+
+def show_verdicts(verdicts: Sequence[Verdict], *, report: Path) -> None:
+    """The claims table, what it adds up to, and where the report lies: a reproduction's last lines."""
+    table = Table(title="Claims", title_justify="left", title_style="bold", expand=True)
+    table.add_column("Claim", no_wrap=True)
+    table.add_column("What it says", ratio=5)
+    table.add_column("Verdict", no_wrap=True)
+    table.add_column("Because", ratio=5)
+    for verdict in verdicts:
+        claim = verdict.claim
+        table.add_row(escape(claim.id), escape(claim.title), _STYLES[verdict.outcome], escape(verdict.reason))
+    screen = console()
+    screen.print(table)
+    counts = {name: sum(v.outcome == name for v in verdicts) for name in _STYLES}
+    screen.print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    screen.print(f"Report: {report}", soft_wrap=True)
+
+
+def show_result(result: Result, folder: Path) -> None:
+    """One finished trial."""
+    rows = {
+        "natural accuracy": f"{result.natural_accuracy:.2%}",
+        "adversarial accuracy": f"{result.adversarial_accuracy:.2%}",
+        **{f"certified accuracy ({c.domain})": f"{c.accuracy:.2%} of {c.images:,}" for c in result.certified},
+        "ONNX parity": f"largest difference {result.parity.largest_difference:.1e}",
+        "run folder": str(folder),
+    }
+    show_figures(result.trial.name, rows)
+
+
+def show_figures(title: str, rows: Mapping[str, str]) -> None:
+    """A title and named figures, aligned."""
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    screen = console()
+    screen.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+    screen.print(table)
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """The doctor's findings, with a line of advice below each that has one."""
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.advice is None else "[yellow]![/]"
+        table.add_row(mark, escape(finding.subject), escape(finding.found))
+        if finding.advice is not None:
+            table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
+    console().print(table)
+
+
+def say(line: str) -> None:
+    """One line of plain text."""
+    console().print(escape(line), soft_wrap=True)
+
+
+def complain(line: str) -> None:
+    """One line on standard error."""
+    Console(stderr=True, highlight=False).print(f"softadv: {escape(line)}", soft_wrap=True)

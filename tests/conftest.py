@@ -1,0 +1,69 @@
+"""What many tests need: the digits, a network trained on them, and the real data where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from softadv.attacks import make_attack
+from softadv.data import ImageData, find_dataset, load_dataset
+from softadv.models import conv_small
+from softadv.spec import Trial
+from softadv.training import new_learner, train_epoch
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    """The bundled dataset: 1,437 training and 360 test images."""
+    return load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def trained_digits(digits: ImageData) -> nn.Sequential:
+    """The paper's network after four epochs of adversarial training. Shared: tests must not change it."""
+    trial = Trial(
+        setting="tests",
+        dataset="digits",
+        method="adversarial",
+        seed=0,
+        eps=0.1,
+        alpha=0.03,
+        steps=5,
+        epochs=4,
+        batch_size=32,
+    )
+    attack = make_attack(trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps)
+    model = conv_small("digits", seed=0)
+    learner = new_learner(model, trial)
+    for epoch in range(1, trial.epochs + 1):
+        train_epoch(
+            learner,
+            digits.train_x,
+            digits.train_y,
+            trial=trial,
+            epoch=epoch,
+            attack=attack,
+            on_progress=lambda _what, _done: None,
+        )
+    model.zero_grad()
+    return model
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real MNIST and CIFAR-10; tests that ask for it are skipped where there is none."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("SOFTADV_DATA") or beside)
+    if not all(find_dataset(name, root) == root for name in ("mnist", "cifar10")):
+        pytest.skip(f"needs the real MNIST and CIFAR-10, in SOFTADV_DATA or {beside}")
+    return root
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator that starts each test alike."""
+    return torch.Generator().manual_seed(0)
