@@ -37,6 +37,8 @@ MODEL = "model.onnx"
 TRACEBACK = "traceback.txt"
 GRID = "grid.json"
 
+_METADATA = "softadv"
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
@@ -239,7 +241,9 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, with a digest that read_tensors checks."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(whole, metadata={**(metadata or {}), "sha256": tensors_sha256(whole)}))
+    about = {**(metadata or {}), "sha256": tensors_sha256(whole)}
+    # One key, because safetensors writes several in no fixed order, and equal runs should be equal files.
+    write_bytes(path, save(whole, metadata={_METADATA: json.dumps(about, sort_keys=True)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -248,7 +252,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise SoftadvError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise SoftadvError(f"{path}: not a safetensors file, or damaged ({error})") from error

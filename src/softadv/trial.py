@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
     learner = new_learner(conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed), trial)
     learner.model.to(data.train_x.device)
     metrics = _restore(job, learner)
-    report(f"epoch {len(metrics)}/{trial.epochs}", len(metrics) * _epoch_work(trial, data))
+    if metrics:
+        report(f"epoch {len(metrics)}/{trial.epochs}", _training_work(trial, data, epochs=len(metrics)))
     for epoch in range(len(metrics) + 1, trial.epochs + 1):
         metrics.append(_one_epoch(job, learner, epoch))
         # The metrics go first: a checkpoint never knows an epoch that they do not.
@@ -68,7 +70,7 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
 def expected_work(trial: Trial, data: ImageData) -> float:
     """A trial's cost in attack steps on one image, for the display of progress."""
     final = sum(CERTIFICATION_COST[domain] for domain in trial.certified_domains) * _certified_count(trial, data)
-    return trial.epochs * _epoch_work(trial, data) + final
+    return _training_work(trial, data, epochs=trial.epochs) + final
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,11 @@ def _training_cost(trial: Trial) -> int:
     return UPDATE_COST + (0 if trial.method == "natural" else trial.steps)
 
 
-def _epoch_work(trial: Trial, data: ImageData) -> float:
-    split = CERTIFICATION_COST[trial.domain] / trial.split_every if trial.method == "soft" else 0
-    return (_training_cost(trial) + split) * len(data.train_x) + trial.steps * len(data.test_x)
+def _training_work(trial: Trial, data: ImageData, *, epochs: int) -> float:
+    """Of the first so many epochs."""
+    splits = math.ceil(epochs / trial.split_every) if trial.method == "soft" else 0
+    training = epochs * _training_cost(trial) + splits * CERTIFICATION_COST[trial.domain]
+    return training * len(data.train_x) + epochs * trial.steps * len(data.test_x)
 
 
 def _one_epoch(job: _Job, learner: Learner, epoch: int) -> EpochMetrics:

@@ -1,0 +1,188 @@
+"""A trial: its folder, its resumption bit by bit, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from softadv.data import ImageData
+from softadv.errors import SoftadvError
+from softadv.runs import EpochMetrics, Result, RunFolder, read_tensors
+from softadv.spec import Trial
+from softadv.trial import expected_work, run_trial
+
+TINY = Trial(
+    setting="tiny",
+    dataset="digits",
+    method="soft",
+    seed=3,
+    eps=0.03,
+    alpha=0.01,
+    steps=3,
+    epochs=3,
+    batch_size=32,
+    split_every=2,
+    train_images=128,
+    test_images=64,
+    certified_domains=("deeppoly", "box"),
+)
+
+
+def run_tiny(folder: Path, digits: ImageData, trial: Trial = TINY) -> Result:
+    data = digits.first(train=trial.train_images, test=trial.test_images)
+    return run_trial(trial, run=RunFolder(folder), data=data, report=lambda what, work: None)
+
+
+def without_seconds(metrics: list[EpochMetrics]) -> list[dict[str, object]]:
+    return [{k: v for k, v in dataclasses.asdict(m).items() if not k.endswith("_seconds")} for m in metrics]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+    """The folder of the tiny trial, run without interruption."""
+    folder = tmp_path_factory.mktemp("whole") / "tiny"
+    run_tiny(folder, digits)
+    return folder
+
+
+def test_a_finished_trial_leaves_everything_in_its_folder(whole: Path) -> None:
+    assert sorted(path.name for path in whole.iterdir()) == [
+        "checkpoint.safetensors",
+        "examples.safetensors",
+        "metrics.json",
+        "model.onnx",
+        "result.json",
+        "spec.json",
+        "weights.safetensors",
+    ]
+    result = RunFolder(whole).result()
+    assert result is not None
+    assert result.trial == TINY
+    assert (result.train_images, result.test_images, result.neurons) == (128, 64, 3614)
+    assert result.parity.classes_equal
+    assert result.parity.largest_difference < 1e-5
+    assert {"torch", "commit", "device", "python"} <= result.environment.keys()
+    for epoch in RunFolder(whole).metrics():
+        assert (epoch.misclassified or 0) + (epoch.unverified or 0) + (epoch.verified or 0) == 128
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(
+    whole: Path, tmp_path: Path, digits: ImageData
+) -> None:
+    again = run_tiny(tmp_path / "again", digits)
+    other = run_tiny(tmp_path / "other", digits, dataclasses.replace(TINY, seed=4))
+    first = RunFolder(whole).result()
+    assert first is not None
+    assert again.weights_sha256 == first.weights_sha256 != other.weights_sha256
+    assert without_seconds(RunFolder(tmp_path / "again").metrics()) == without_seconds(RunFolder(whole).metrics())
+
+
+# Runs the tiny trial and kills itself, without warning, at the given call of os.replace: every file of
+# a run comes into being there. "before" leaves a partial file behind, "after" a whole one.
+DRIVER = """
+import os, signal, sys
+from pathlib import Path
+calls, replace = 0, os.replace
+def fatal(source, target):
+    global calls
+    calls += 1
+    if calls == int(sys.argv[2]) and sys.argv[3] == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+    if calls == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = fatal
+from softadv.data import load_dataset
+from tests.test_trial import run_tiny
+run_tiny(Path(sys.argv[1]), load_dataset("digits"))
+"""
+
+
+def test_a_run_killed_again_and_again_ends_bit_for_bit_like_one_never_killed(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    # Before the first metrics, between metrics and checkpoint, in the middle of a checkpoint, after one,
+    # and while the final files are written.
+    for call, moment in ((2, "before"), (1, "after"), (2, "before"), (4, "after"), (3, "before")):
+        command = [sys.executable, "-c", DRIVER, str(folder), str(call), moment]
+        killed = subprocess.run(command, cwd=Path(__file__).parents[1], check=False)
+        assert killed.returncode == -9
+        assert RunFolder(folder).result() is None
+    subprocess.run([sys.executable, "-c", DRIVER, str(folder), "0", "never"], cwd=Path(__file__).parents[1], check=True)
+    for name in ("weights.safetensors", "model.onnx", "examples.safetensors", "checkpoint.safetensors", "spec.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+    assert without_seconds(RunFolder(folder).metrics()) == without_seconds(RunFolder(whole).metrics())
+
+
+def test_a_finished_trial_is_not_run_again(whole: Path, digits: ImageData) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in whole.iterdir()}
+    result = run_tiny(whole, digits)
+    assert result == RunFolder(whole).result()
+    assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir()} == before
+
+
+def test_all_the_work_that_was_expected_is_reported(tmp_path: Path, digits: ImageData) -> None:
+    data = digits.first(train=128, test=64)
+    done = []
+    run_trial(TINY, run=RunFolder(tmp_path / "run"), data=data, report=lambda what, work: done.append(work))
+    assert sum(done) == expected_work(TINY, data)
+
+
+def copied(whole: Path, tmp_path: Path, *, without: str) -> Path:
+    """A copy of a finished run that has yet to write some file."""
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in whole.iterdir():
+        if path.name != without:
+            (folder / path.name).write_bytes(path.read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["truncated", "one byte"])
+def test_a_damaged_checkpoint_is_refused_by_name(whole: Path, tmp_path: Path, digits: ImageData, damage: str) -> None:
+    folder = copied(whole, tmp_path, without="result.json")
+    path = folder / "checkpoint.safetensors"
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del data[len(data) // 2 :]
+    else:
+        data[-1000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(SoftadvError, match=r"checkpoint\.safetensors: .*damaged") as caught:
+        run_tiny(folder, digits)
+    assert "\n" not in str(caught.value)
+    assert not (folder / "result.json").exists()
+
+
+def test_a_checkpoint_of_other_weights_is_refused(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+    folder = copied(whole, tmp_path, without="result.json")
+    (folder / "checkpoint.safetensors").write_bytes((whole / "weights.safetensors").read_bytes())
+    with pytest.raises(SoftadvError, match="not a checkpoint of this trial"):
+        run_tiny(folder, digits)
+
+
+def test_other_images_are_refused_both_before_and_after_the_end(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+    other = dataclasses.replace(digits.first(train=128, test=64), fingerprint="0" * 64)
+    unfinished = copied(whole, tmp_path, without="result.json")
+    for folder in (whole, unfinished):
+        with pytest.raises(SoftadvError, match="run on other digits images"):
+            run_trial(TINY, run=RunFolder(folder), data=other, report=lambda what, work: None)
+
+
+def test_missing_metrics_are_refused(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+    folder = copied(whole, tmp_path, without="result.json")
+    (folder / "metrics.json").write_text('{"epochs": []}')
+    with pytest.raises(SoftadvError, match=r"metrics\.json: ends before epoch 3"):
+        run_tiny(folder, digits)
+
+
+def test_the_examples_agree_with_themselves(whole: Path) -> None:
+    tensors, _ = read_tensors(whole / "examples.safetensors")
+    moved = (tensors["attacked"] - tensors["image"]).abs()
+    assert moved.max() <= TINY.eps + 1e-6
+    # A verified image cannot have been broken.
+    broken = tensors["predicted_attacked"] != tensors["label"]
+    assert not (tensors["verified"] & broken).any()
