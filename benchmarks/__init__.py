@@ -1,0 +1,1 @@
+"""Measurements, one file a question. Run from the checkout: `.venv/bin/python -m benchmarks.attack`."""

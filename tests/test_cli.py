@@ -1,0 +1,154 @@
+"""The command line end to end, on a tiny grid, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from softadv.cli import main
+from tests.test_grid import TINY
+
+
+def run(*arguments: str) -> int:
+    """The exit code of a command line."""
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    return int(caught.value.code or 0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny grid's folder, run through the command line."""
+    root = tmp_path_factory.mktemp("cli")
+    (root / "tiny.toml").write_text(TINY)
+    assert run("reproduce", str(root / "tiny.toml"), "--out", str(root / "runs"), "--device", "cpu") == 0
+    return root / "runs"
+
+
+@pytest.fixture
+def model(folder: Path) -> Path:
+    return folder / "digits-tiny-soft-seed0"
+
+
+def test_reproduce_ends_with_the_claims_and_the_report(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = folder.parent / "tiny.toml"
+    assert run("reproduce", str(grid), "--out", str(folder)) == 0
+    last = capsys.readouterr().out.rstrip().splitlines()
+    assert last[-1] == f"Report: {folder / 'report' / 'index.html'}"
+    assert last[-2] == "1 holds, 0 fails, 9 not run"
+    assert (folder / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_reproduce_runs_the_methods_seeds_and_epochs_asked_for(folder: Path, tmp_path: Path) -> None:
+    grid = folder.parent / "tiny.toml"
+    arguments = ["--methods", "natural", "--seeds", "2", "--epochs", "2", "--out", str(tmp_path / "r")]
+    assert run("reproduce", str(grid), *arguments) == 0
+    runs = sorted(path.name for path in (tmp_path / "r").glob("digits*"))
+    assert runs == ["digits-tiny-natural-seed0", "digits-tiny-natural-seed1"]
+    assert '"epochs": 2' in (tmp_path / "r" / runs[0] / "spec.json").read_text()
+
+
+def test_a_failing_expectation_is_exit_code_1(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "paper.toml").write_text(
+        '[[claim]]\nid = "1"\ntitle = "t"\nsource = "s"\nrule = "neuron-count"\nmnist = 1\ncifar10 = 1\n'
+    )
+    assert run("compare", str(folder), "--expected", str(tmp_path)) == 1
+    assert "0 holds, 1 fails, 0 not run" in capsys.readouterr().out
+
+
+def test_compare_and_report_work_from_the_folder_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = folder / "report" / "index.html"
+    page.unlink()
+    assert run("report", str(folder)) == 0
+    assert page.exists()
+    assert run("compare", str(folder)) == 0
+    assert "1 holds" in capsys.readouterr().out
+
+
+def test_train_makes_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--set", "train_images=64", "--set", "test_images=32", "--set", "optimizer=sgd"]
+    arguments = ["--method", "adversarial", "--epochs", "1", "--steps", "2", "--eps", "8/255", *sizes]
+    assert run("train", str(tmp_path / "mine"), *arguments) == 0
+    assert (tmp_path / "mine" / "weights.safetensors").exists()
+    assert "adversarial accuracy" in capsys.readouterr().out
+
+
+def test_evaluate_certify_attack_and_export_take_a_run_folder(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", str(model), "--limit", "16") == 0
+    assert "certified accuracy (deeppoly)" in capsys.readouterr().out
+    assert run("certify", str(model), "--limit", "16", "--domain", "box", "--eps", "1/255") == 0
+    assert "unverified" in capsys.readouterr().out
+    saved = tmp_path / "found.safetensors"
+    assert run("attack", str(model), "--limit", "16", "--save", str(saved), "--eps", "0.05") == 0
+    found = load_file(saved)
+    assert found["attacked"].shape == (16, 1, 28, 28)
+    assert (found["attacked"] - found["image"]).abs().max() <= 0.05 + 1e-6
+    assert run("export", str(model), "--out", str(tmp_path / "m.onnx"), "--limit", "16") == 0
+    assert (tmp_path / "m.onnx").exists()
+
+
+def test_a_weights_file_needs_its_numbers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = str(model / "weights.safetensors")
+    assert run("evaluate", weights, "--limit", "8") == 2
+    assert "--eps is needed" in capsys.readouterr().err
+    numbers = ["--eps", "0.02", "--alpha", "0.01", "--steps", "2"]
+    assert run("evaluate", weights, "--limit", "8", *numbers) == 0
+
+
+def test_doctor_gives_advice_for_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOFTADV_DATA", raising=False)
+    monkeypatch.setenv("SOFTADV_ERAN", str(tmp_path / "nowhere"))
+    assert run("doctor") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "dataset mnist not found in data" in told
+    assert "name its folder with --data or SOFTADV_DATA" in told
+    assert "correct SOFTADV_ERAN" in told
+
+
+WRONG = {
+    "an unknown grid": (["reproduce", "nope"], "no grid is named 'nope'"),
+    "a missing grid file": (["reproduce", "nope.toml"], "cannot read nope.toml (No such file or directory)"),
+    "an unknown method": (["reproduce", "smoke", "--methods", "softly"], "unknown method 'softly'"),
+    "no method": (["reproduce", "smoke", "--methods", ""], "unknown method ''"),
+    "no seeds": (["reproduce", "smoke", "--seeds", "0"], "at least 1 is needed, got 0"),
+    "no epochs": (["reproduce", "smoke", "--epochs", "0"], "epochs: must be at least 1, got 0"),
+    "seeds that are no number": (["reproduce", "smoke", "--seeds", "two"], "Invalid value for '--seeds'"),
+    "an unknown device": (["reproduce", "smoke", "--device", "tpu"], "unknown name 'tpu'"),
+    "an unknown option": (["reproduce", "smoke", "--epoch", "1"], "No such option: --epoch"),
+    "an unknown command": (["reprodce"], "No such command 'reprodce'"),
+    "a data folder that is not there": (["reproduce", "mnist", "--data", "nowhere"], "data folder nowhere: no such"),
+    "an unwritable folder": (["reproduce", "smoke", "--out", "file/below"], "file/below"),
+    "an eps that is no number": (["train", "x", "--eps", "a/b"], "eps: expected a number or a fraction"),
+    "an eps out of range": (["train", "x", "--eps", "2"], "in units of [0, 1] pixels"),
+    "an unknown key": (["train", "x", "--set", "bach_size=3"], "unknown key 'bach_size'"),
+    "a setting without a value": (["train", "x", "--set", "lr"], "expected KEY=VALUE, got 'lr'"),
+    "a model that is not there": (["certify", "nowhere"], "nowhere: no such file"),
+    "a folder that is no run": (["evaluate", "."], "spec.json: cannot be read"),
+    "a file that is no model": (["certify", "file"], "file: not a safetensors file"),
+    "a folder that is no grid": (["compare", "."], "holds no runs"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input_is_one_clear_line_and_exit_code_2(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = WRONG[case]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOFTADV_DATA", raising=False)
+    (tmp_path / "file").write_text("not a model")
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err + captured.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]  # nothing half-written
