@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torchattacks
 
@@ -24,15 +26,8 @@ def main() -> None:
         x = torch.rand(BATCH, *IMAGE_SHAPES[dataset], generator=generator)
         y = torch.randint(10, (BATCH,), generator=generator)
         theirs = torchattacks.PGD(model, eps, alpha, steps, random_start=False)
-        seconds = take_turns(
-            {
-                "Torchattacks": lambda x=x, y=y, theirs=theirs: theirs(x, y),
-                "softadv": lambda x=x, y=y, model=model, eps=eps, alpha=alpha, steps=steps: pgd(
-                    model, x, y, eps=eps, alpha=alpha, steps=steps, random_start=False
-                ),
-            },
-            rounds=ROUNDS,
-        )
+        ours = partial(pgd, model, x, y, eps=eps, alpha=alpha, steps=steps, random_start=False)
+        seconds = take_turns({"Torchattacks": partial(theirs, x, y), "softadv": ours}, rounds=ROUNDS)
         rates = ", ".join(f"{name} {BATCH * steps / value:,.0f}" for name, value in seconds.items())
         ratio = seconds["Torchattacks"] / seconds["softadv"]
         print(f"PGD on the {dataset} network, batch {BATCH}: image-steps/s {rates}; ratio {ratio:.2f}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from benchmarks.measure import print_machine, take_turns
@@ -32,7 +34,7 @@ def main() -> None:
         data = load_dataset(dataset).first(train=images)
         model = trained(trial, data)
         x, y = data.test_x[:IMAGES], data.test_y[:IMAGES]
-        contenders = {d: lambda d=d: certify(model, x, y, eps=eps, domain=d) for d in DOMAINS}
+        contenders = {domain: partial(certify, model, x, y, eps=eps, domain=domain) for domain in DOMAINS}
         for domain, seconds in take_turns(contenders, rounds=ROUNDS).items():
             verified = int(certify(model, x, y, eps=eps, domain=domain).verified.sum())
             print(
