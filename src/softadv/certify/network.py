@@ -7,13 +7,14 @@ linear forms go backward. ReLU is the only step that is not linear; its relaxati
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv.certify.rows import Rows, Windows
-from softadv.convolution import conv_transpose
+from softadv.convolution import TransposedConv
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 
@@ -30,6 +31,10 @@ class Conv:
     padding: tuple[int, int]
     in_shape: Shape
     out_shape: Shape
+
+    @cached_property
+    def transposed(self) -> TransposedConv:
+        return TransposedConv(self.weight, stride=self.stride)
 
     def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
         center, radius = (lower + upper) / 2, (upper - lower) / 2
@@ -51,7 +56,7 @@ class Conv:
     def backward(self, rows: Rows) -> Rows:
         const = rows.const + torch.matmul(rows.coefs, self.bias).sum((3, 4))
         flat = rows.coefs.flatten(0, 2).permute(0, 3, 1, 2)
-        coefs = conv_transpose(flat, self.weight, stride=self.stride).permute(0, 2, 3, 1)
+        coefs = self.transposed(flat).permute(0, 2, 3, 1)
         coefs = coefs.reshape(*rows.coefs.shape[:3], *coefs.shape[1:])
         windows = self.input_windows(rows.windows)
         _, height, width = self.in_shape
