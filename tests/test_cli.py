@@ -130,6 +130,7 @@ WRONG = {
     "an eps that is no number": (["train", "x", "--eps", "a/b"], "eps: expected a number or a fraction"),
     "an eps out of range": (["train", "x", "--eps", "2"], "in units of [0, 1] pixels"),
     "an unknown key": (["train", "x", "--set", "bach_size=3"], "unknown key 'bach_size'"),
+    "an unknown attack": (["train", "x", "--set", "attack=torchattacks:Nope"], "has no attack 'Nope'"),
     "a setting without a value": (["train", "x", "--set", "lr"], "expected KEY=VALUE, got 'lr'"),
     "a model that is not there": (["certify", "nowhere"], "nowhere: no such file"),
     "a folder that is no run": (["evaluate", "."], "spec.json: cannot be read"),
@@ -152,3 +153,14 @@ def test_bad_input_is_one_clear_line_and_exit_code_2(
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err + captured.out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]  # nothing half-written
+
+
+def test_an_interrupted_command_says_so_and_goes_on_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("softadv.cli.run_trial", interrupted)
+    assert run("train", str(tmp_path / "x")) == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err

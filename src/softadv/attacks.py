@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
-import torchattacks
-import torchattacks.attack
 from torch import Tensor, nn
 
 from softadv.errors import SoftadvError
 from softadv.gradients import input_gradient
 
 PREFIX = "torchattacks:"
+
+# A class of Torchattacks: a model and settings to a function of images and labels.
+_Kind = Callable[..., Callable[[Tensor, Tensor], Tensor]]
 
 
 class Attack(Protocol):
@@ -78,23 +80,27 @@ def make_attack(name: str, *, eps: float, alpha: float, steps: int, random_start
         return partial(pgd, eps=eps, alpha=alpha, steps=steps, random_start=random_start)
     if not name.startswith(PREFIX):
         raise SoftadvError(f'attack: unknown name {name!r}, expected "pgd" or "{PREFIX}NAME"')
-    kind = getattr(torchattacks, name.removeprefix(PREFIX), None)
-    if not (inspect.isclass(kind) and issubclass(kind, torchattacks.attack.Attack)):
-        raise SoftadvError(
-            f"attack: Torchattacks {torchattacks.__version__} has no attack {name.removeprefix(PREFIX)!r}"
-        )
+    import torchattacks  # noqa: PLC0415 (a second of start-up, for runs that ask for it)
+
+    wanted = name.removeprefix(PREFIX)
+    kind: Any = getattr(torchattacks, wanted, None)
+    if wanted == "Attack" or not (isinstance(kind, type) and issubclass(kind, torchattacks.attack.Attack)):
+        raise SoftadvError(f"attack: Torchattacks {torchattacks.__version__} has no attack {wanted!r}")
     taken = inspect.signature(kind).parameters
     if "eps" not in taken:
         raise SoftadvError(f"attack: {name!r} has no eps, so it cannot be kept within the ball")
     settings = {"eps": eps, "alpha": alpha, "steps": steps, "random_start": random_start}
-    return _Bridge(kind, {key: value for key, value in settings.items() if key in taken}, seeded="seed" in taken)
+    return _Bridge(
+        cast(_Kind, kind), name, {key: value for key, value in settings.items() if key in taken}, seeded="seed" in taken
+    )
 
 
 @dataclass(frozen=True)
 class _Bridge:
     """A Torchattacks class as an Attack: deterministic, and held to its ball."""
 
-    kind: type[torchattacks.attack.Attack]
+    kind: _Kind
+    title: str
     settings: dict[str, float]
     seeded: bool
 
@@ -104,10 +110,10 @@ class _Bridge:
         # Torchattacks draws from the global generators: they are lent a seed and put back.
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             torch.manual_seed(seed)
-            found: Tensor = self.kind(model, **settings)(x, y).detach()
+            found = self.kind(model, **settings)(x, y).detach()
         moved = float((found - x).abs().max()) if len(x) else 0.0
         if not moved <= self.settings["eps"] * (1 + 1e-4) + 1e-6:
             raise SoftadvError(
-                f"attack: {self.kind.__name__} moved a pixel by {moved:g}, more than eps = {self.settings['eps']:g}"
+                f"attack: {self.title} moved a pixel by {moved:g}, more than eps = {self.settings['eps']:g}"
             )
         return found

@@ -31,11 +31,10 @@ from softadv.grid import GridRun, grid_name, prepare, run_grid
 from softadv.models import IMAGE_SHAPES
 from softadv.partition import partition
 from softadv.progress import stage
-from softadv.report import write_report
 from softadv.runs import MODEL, RunFolder, delete_run, write_tensors
 from softadv.saved import Saved, load_saved
 from softadv.spec import Grid, Trial, load_grid, number, packaged_grids, trial_from_table
-from softadv.trial import expected_work, run_trial
+from softadv.trial import attack_of, expected_work, run_trial
 
 app = typer.Typer(
     help="Soft adversarial training: certify the training set, attack only what is not verified.",
@@ -43,6 +42,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
 Model = Annotated[Path, typer.Argument(help="A run folder, or a .safetensors file of weights.", show_default=False)]
 GridFolder = Annotated[
@@ -79,9 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
     except SoftadvError as error:
         output.complain(str(error))
         code = 2
-    except (typer.Abort, KeyboardInterrupt):
+    if code == _INTERRUPTED:
         output.complain("interrupted; the same command goes on from the last finished epoch")
-        code = 130
     sys.exit(code or 0)
 
 
@@ -138,6 +138,7 @@ def train(
         "steps": steps, "epochs": epochs,
     }  # fmt: skip
     trial = trial_from_table(table | _parse_settings(settings or []), where="train")
+    attack_of(trial)  # before anything is written
     where = environment.pick_device(device)
     images = load_dataset(trial.dataset, data).first(train=trial.train_images, test=trial.test_images).to(where)
     if fresh:
@@ -305,6 +306,8 @@ def _conclude(folder: Path, expected: Path) -> int:
 
 
 def _write_report(folder: Path, verdicts: Sequence[Verdict]) -> Path:
+    from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
+
     name = grid_name(folder)
     return write_report(folder, verdicts=verdicts, title=name, command=f"./reproduce.sh {name}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import struct
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor
-from torchvision.datasets import MNIST
-from torchvision.datasets.utils import download_and_extract_archive
 
 from softadv.errors import SoftadvError
 from softadv.models import CLASSES, IMAGE_SHAPES
@@ -124,6 +121,8 @@ def find_dataset(name: str, root: str | Path | None = None) -> Path | None:
 
 
 def _digits() -> ImageData:
+    from sklearn.datasets import load_digits  # noqa: PLC0415 (a second, for this dataset alone)
+
     bunch = load_digits()
     # 0..16 on 8x8 pixels, resized to the 28x28 of the paper's network and kept in 8 bits like the others.
     small = torch.from_numpy(bunch.images)[:, None] / 16
@@ -136,15 +135,21 @@ def _digits() -> ImageData:
 
 def _mnist(root: Path) -> ImageData:
     parts = []
-    for train in (True, False):
-        try:
-            dataset = MNIST(str(root), train=train, download=False)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            raise SoftadvError(f"{root / 'MNIST/raw'}: cannot be read as MNIST ({error})") from error
-        parts += [dataset.data.numpy()[:, None], dataset.targets.numpy().astype(np.uint8)]
-    _check_labels(root / "MNIST/raw/train-labels-idx1-ubyte", parts[1])
-    _check_labels(root / "MNIST/raw/t10k-labels-idx1-ubyte", parts[3])
+    for name, count in (("train", 60_000), ("t10k", 10_000)):
+        pixels = _idx(root / f"MNIST/raw/{name}-images-idx3-ubyte", count, 28, 28)
+        labels = _idx(root / f"MNIST/raw/{name}-labels-idx1-ubyte", count)
+        _check_labels(root / f"MNIST/raw/{name}-labels-idx1-ubyte", labels)
+        parts += [pixels[:, None], labels]
     return _image_data("mnist", *parts, source=str(root))
+
+
+def _idx(path: Path, *shape: int) -> Bytes:
+    """Read an IDX file of bytes: a magic number with the number of dimensions, the dimensions, the data."""
+    expected = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
+    with path.open("rb") as file:
+        if file.read(len(expected)) != expected:
+            raise SoftadvError(f"{path}: not an IDX file of {' x '.join(map(str, shape))} bytes")
+        return np.frombuffer(file.read(), dtype=np.uint8).reshape(shape)
 
 
 def _cifar10(root: Path) -> ImageData:
@@ -177,8 +182,8 @@ def _check_labels(path: Path, labels: Bytes) -> None:
 
 def _image_data(name: str, train_x: Bytes, train_y: Bytes, test_x: Bytes, test_y: Bytes, *, source: str) -> ImageData:
     fingerprint = _fingerprint(train_x, train_y, test_x, test_y)
-    x = [torch.from_numpy(part).float().div_(255) for part in (train_x, test_x)]
-    y = [torch.from_numpy(part).long() for part in (train_y, test_y)]
+    x = [torch.tensor(part).float().div_(255) for part in (train_x, test_x)]
+    y = [torch.tensor(part).long() for part in (train_y, test_y)]
     return ImageData(name, x[0], y[0], x[1], y[1], fingerprint, source)
 
 
@@ -192,6 +197,10 @@ def _fingerprint(*arrays: Bytes) -> str:
 
 def _download(name: str, root: str | Path | None) -> Path:
     """Download into ./data; the files appear there only once they are whole."""
+    # Half a program's start-up time, for the one command that ever downloads.
+    from torchvision.datasets import MNIST  # noqa: PLC0415
+    from torchvision.datasets.utils import download_and_extract_archive  # noqa: PLC0415
+
     target = Path("data")
     try:
         target.mkdir(exist_ok=True)
@@ -200,8 +209,9 @@ def _download(name: str, root: str | Path | None) -> Path:
                 MNIST(partial, download=True)
             else:
                 download_and_extract_archive(CIFAR10_URL, partial, md5=CIFAR10_MD5)
-            folder = Path(next(iter(_FILES[name]))).parts[0]
-            shutil.move(Path(partial) / folder, target / folder)
+            for file in _FILES[name]:
+                (target / file).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(Path(partial) / file, target / file)
     except (URLError, OSError, RuntimeError) as error:
         # Leave no empty folder behind.
         if target.is_dir() and not any(target.iterdir()):

@@ -14,7 +14,7 @@ from softadv.errors import SoftadvError
 from softadv.progress import Report
 from softadv.runs import GRID, TRACEBACK, RunFolder, delete_run, read_json, write_json, write_text
 from softadv.spec import Grid, Trial
-from softadv.trial import expected_work, run_trial
+from softadv.trial import attack_of, expected_work, run_trial
 
 # Told the trial's name, what it is doing, and how much work it has done since the last call.
 GridReport = Callable[[str, str, float], None]
@@ -43,11 +43,13 @@ class Prepared:
 
 
 def prepare(grid: Grid, *, folder: Path, data_root: Path | None, device: torch.device, fresh: bool = False) -> Prepared:
-    """Load the data of every trial and set up the run folders, so that bad input is found before any work.
+    """Check every trial, load its data and set up its folder, so that bad input is found before any work.
 
     fresh: delete the folder first, if it holds this kind of thing.
     Raises SoftadvError for data that cannot be had, and a folder that holds another run.
     """
+    for trial in grid.trials:
+        attack_of(trial)
     whole = {name: load_dataset(name, data_root) for name in {trial.dataset for trial in grid.trials}}
     parts: dict[tuple[str, int | None, int | None], ImageData] = {}
     datasets = {}
@@ -94,4 +96,3 @@ def grid_name(folder: Path) -> str:
 
 def _named(report: GridReport, name: str) -> Report:
     return lambda what, work: report(name, what, work)
-

@@ -73,6 +73,13 @@ def expected_work(trial: Trial, data: ImageData) -> float:
     return _training_work(trial, data, epochs=trial.epochs) + final
 
 
+def attack_of(trial: Trial) -> Attack:
+    """The attack that a trial trains against and is evaluated with. Raises SoftadvError for an unknown name."""
+    return make_attack(
+        trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps, random_start=trial.random_start
+    )
+
+
 @dataclass(frozen=True)
 class _Job:
     """What every step of a trial needs."""
@@ -84,8 +91,7 @@ class _Job:
 
     @property
     def attack(self) -> Attack:
-        t = self.trial
-        return make_attack(t.attack, eps=t.eps, alpha=t.alpha, steps=t.steps, random_start=t.random_start)
+        return attack_of(self.trial)
 
 
 def _training_cost(trial: Trial) -> int:
