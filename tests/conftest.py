@@ -15,6 +15,9 @@ from softadv.models import conv_small
 from softadv.spec import Trial
 from softadv.training import new_learner, train_epoch
 
+# The tests' networks are small: a second thread gains little, and loses much on a busy machine.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(scope="session")
 def digits() -> ImageData:

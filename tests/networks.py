@@ -56,6 +56,10 @@ ARCHITECTURES: dict[str, tuple[Shape, Callable[[], nn.Sequential]]] = {
             (1, 4, 4), nn.Conv2d(1, 2, 3, 2, padding=3), nn.ReLU(), nn.Conv2d(2, 2, 2, padding=2), nn.ReLU()
         ),
     ),
+    "window in the padding": (
+        (1, 4, 4),
+        lambda: with_head((1, 4, 4), nn.Conv2d(1, 2, 1, 4), nn.ReLU(), nn.Conv2d(2, 2, 1, 3, padding=1), nn.ReLU()),
+    ),
     "leftover rows": (
         (1, 9, 8),
         lambda: with_head((1, 9, 8), nn.Conv2d(1, 2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 2), nn.ReLU()),

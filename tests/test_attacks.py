@@ -7,11 +7,11 @@ import torch
 import torchattacks
 from torch import nn
 
-from networks import random_images, seeded
 from softadv.attacks import make_attack, pgd
 from softadv.errors import SoftadvError
 from softadv.evaluation import natural_accuracy
 from softadv.models import conv_small
+from tests.networks import random_images, seeded
 
 EPS, ALPHA, STEPS = 0.1, 0.02, 10
 ATTACKS = ("pgd", "torchattacks:PGD", "torchattacks:FGSM", "torchattacks:APGD", "torchattacks:PGDL2")
@@ -23,21 +23,18 @@ def seeded_generator(seed: int = 0) -> torch.Generator:
 
 @pytest.fixture(params=["trained", "normalized", "smooth", "batch norm"])
 def model(request, trained_digits):
-    match request.param:
-        case "trained":
-            return trained_digits
-        case "normalized":
-            return conv_small("digits", normalize=True, seed=1)
-        case "smooth":
-            layers = nn.Conv2d(1, 4, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(256, 10)
-        case "batch norm":
-            layers = nn.Conv2d(1, 4, 5, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)
-    return seeded(0, lambda: nn.Sequential(*layers)).float()
+    if request.param == "trained":
+        return trained_digits
+    if request.param == "normalized":
+        return conv_small("digits", normalize=True, seed=1)
+    middle = nn.Tanh() if request.param == "smooth" else nn.BatchNorm2d(4)
+    return seeded(0, lambda: nn.Sequential(nn.Conv2d(1, 4, 5, 3), middle, nn.Flatten(), nn.Linear(256, 10))).float()
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks_stay_in_the_ball_and_in_the_image(model, digits, name):
-    x, y = digits.test_x[:24], digits.test_y[:24]
+    x = digits.test_x[:24]
+    y = model.eval()(x).argmax(1)  # some attacks leave what is misclassified anyway
     attack = make_attack(name, eps=EPS, alpha=ALPHA, steps=STEPS)
     found = attack(model, x, y, generator=seeded_generator())
     assert found.shape == x.shape

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from networks import ARCHITECTURES, networks, random_images, seeded
 from softadv import gradients
 from softadv.gradients import input_gradient
 from softadv.models import Normalize
+from tests.networks import ARCHITECTURES, networks, random_images, seeded
 
 
 def by_autograd(model, x, y):

@@ -63,5 +63,5 @@ def test_normalize_needs_a_positive_deviation_for_each_mean(mean, std):
 
 
 def test_an_unknown_dataset_is_named_beside_the_known_ones():
-    with pytest.raises(SoftadvError, match="'svhn'.*digits, mnist, cifar10"):
+    with pytest.raises(SoftadvError, match=r"'svhn'.*digits, mnist, cifar10"):
         conv_small("svhn")

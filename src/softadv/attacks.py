@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
@@ -53,21 +54,30 @@ def pgd(
     """
     if eps < 0 or alpha < 0 or steps < 0:
         raise SoftadvError(f"pgd: eps, alpha and steps must not be negative, got {eps}, {alpha}, {steps}")
+    x = x.detach()
     lowest, highest = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
     point = x.clone()
     if random_start:
         point = (point + torch.empty_like(x).uniform_(-eps, eps, generator=generator)).clamp_(0, 1)
-    training = model.training
-    model.eval()
-    try:
+    with eval_mode(model):
         gradient = input_gradient(model)
         for _ in range(steps):
             point.add_(gradient(point, y).sign_(), alpha=alpha)
             torch.maximum(point, lowest, out=point)
             torch.minimum(point, highest, out=point)
-    finally:
-        model.train(training)
     return point
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in eval mode for a while, and each of its layers back into the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def make_attack(name: str, *, eps: float, alpha: float, steps: int, random_start: bool = True) -> Attack:

@@ -7,8 +7,8 @@ import os
 import struct
 import tempfile
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import numpy.typing as npt
@@ -127,7 +127,8 @@ def _digits() -> ImageData:
     # 0..16 on 8x8 pixels, resized to the 28x28 of the paper's network and kept in 8 bits like the others.
     small = torch.from_numpy(bunch.images)[:, None] / 16
     large = F.interpolate(small, size=IMAGE_SHAPES["digits"][1:], mode="bilinear", align_corners=False)
-    pixels = (large * 255).round().to(torch.uint8).numpy()
+    # Many values lie at x.5; a nudge far above rounding errors sends them all up, on every machine.
+    pixels = (large * 255 + 1e-6).round().to(torch.uint8).numpy()
     labels = bunch.target.astype(np.uint8)
     n = _DIGITS_TRAINING
     return _image_data("digits", pixels[:n], labels[:n], pixels[n:], labels[n:], source="scikit-learn")
@@ -202,6 +203,7 @@ def _download(name: str, root: str | Path | None) -> Path:
     from torchvision.datasets.utils import download_and_extract_archive  # noqa: PLC0415
 
     target = Path("data")
+    created = not target.exists()
     try:
         target.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target, prefix=f".{name}-") as partial:
@@ -212,9 +214,8 @@ def _download(name: str, root: str | Path | None) -> Path:
             for file in _FILES[name]:
                 (target / file).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(Path(partial) / file, target / file)
-    except (URLError, OSError, RuntimeError) as error:
-        # Leave no empty folder behind.
-        if target.is_dir() and not any(target.iterdir()):
+    except (HTTPException, OSError, RuntimeError) as error:
+        if created and target.is_dir() and not any(target.iterdir()):
             target.rmdir()
         places = ", ".join(str(place) for place in search_places(root))
         reason = " ".join(str(error).split())

@@ -241,22 +241,29 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, with a digest that read_tensors checks."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {**(metadata or {}), "sha256": tensors_sha256(whole)}
+    about = dict(metadata or {})
+    about["sha256"] = _digest(whole, about)
     # One key, because safetensors writes several in no fixed order, and equal runs should be equal files.
     write_bytes(path, save(whole, metadata={_METADATA: json.dumps(about, sort_keys=True)}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and their metadata. Raises SoftadvError when missing, truncated or altered."""
+    """Read tensors and their metadata. Raises SoftadvError when missing, truncated or altered.
+
+    Only files that softadv wrote have the digest that tells alterations; others have no metadata here.
+    """
     if not path.is_file():
         raise SoftadvError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            about = file.metadata() or {}
+            metadata = json.loads(about.get(_METADATA, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise SoftadvError(f"{path}: not a safetensors file, or damaged ({error})") from error
-    if "sha256" in metadata and metadata["sha256"] != tensors_sha256(tensors):
+    # Other programs write "format" at most: any other key is ours, with a flipped bit in its name.
+    ours = not about.keys() <= {"format"}
+    if ours and metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise SoftadvError(f"{path}: damaged, its contents do not match its own checksum")
     return tensors, metadata
 
@@ -269,6 +276,10 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    return hashlib.sha256(f"{tensors_sha256(tensors)} {json.dumps(metadata, sort_keys=True)}".encode()).hexdigest()
 
 
 def _difference(recorded: Trial, asked: Trial) -> str:

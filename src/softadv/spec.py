@@ -164,10 +164,7 @@ def parse_grid(text: str, *, source: str) -> Grid:
     name = _take(table, "name", str, where=source)
     if not _is_name(name):
         raise SoftadvError(f"{source}: name: {name!r} is not a name of letters, digits, '.', '_' and '-'")
-    if "include" in table:
-        trials = [trial for other in _take(table, "include", list, where=source) for trial in load_grid(other).trials]
-    else:
-        trials = _trials(table, source=source)
+    trials = _included(table, source=source) if "include" in table else _trials(table, source=source)
     if not trials:
         raise SoftadvError(f"{source}: no trials: needs at least one method, one seed and one setting")
     names = [trial.name for trial in trials]
@@ -175,6 +172,16 @@ def parse_grid(text: str, *, source: str) -> Grid:
         if names.count(trial_name) > 1:
             raise SoftadvError(f"{source}: two trials are named {trial_name}")
     return Grid(name=name, description=str(table.get("description", "")), trials=tuple(trials))
+
+
+def _included(table: Mapping[str, Any], *, source: str) -> list[Trial]:
+    _refuse_unknown(table, {"name", "description", "include"}, where=f"{source}: a grid with include")
+    trials: list[Trial] = []
+    for other in _take(table, "include", list, where=source):
+        if other not in packaged_grids():
+            raise SoftadvError(f"{source}: include: no packaged grid is named {other!r}")
+        trials += load_grid(other).trials
+    return trials
 
 
 def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
@@ -185,7 +192,7 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
     for index, setting in enumerate(_take(table, "setting", list, where=source)):
         if not isinstance(setting, dict):
             raise SoftadvError(f"{source}: setting {index} must be a table, got {setting!r}")
-        where = f"{source}: setting {setting.get('setting', index)}"
+        where = f"{source}: setting {setting.get('setting', index)!r}"
         for seed in seeds:
             for method in methods:
                 trials.append(trial_from_table({**defaults, **setting, "seed": seed, "method": method}, where=where))
@@ -213,14 +220,17 @@ def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
         raise SoftadvError(f"{where}: {error}") from error
 
 
+_HUGE = 10**300
+
+
 def number(value: object, *, key: str) -> float:
     """A number, or a fraction such as "8/255", as a float."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE:
         return float(value)
     if isinstance(value, str):
         try:
             return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError):
+        except (ValueError, ZeroDivisionError, OverflowError):
             pass
     raise SoftadvError(f"{key}: expected a number or a fraction such as 8/255, got {value!r}")
 

@@ -73,7 +73,7 @@ def certify(
     check_images(x, y)
     network = read_network(model, (x.shape[1], x.shape[2], x.shape[3]))
     _check_ranges(x, y, eps=eps, clip=clip, classes=network.classes)
-    weight = next(model.parameters())
+    weight = next(model.parameters(), x)
     lower_bounds, coefficients = _analysis(network, domain)
     bytes_per_image = coefficients * weight.element_size() * _TENSORS_ALIVE
     chunk = max(1, (memory_budget or _default_budget(weight.device)) // bytes_per_image)

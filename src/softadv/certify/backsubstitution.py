@@ -19,16 +19,20 @@ def margins(network: Network, lower: Tensor, upper: Tensor, objective: Tensor, *
     """Lower bounds of linear functions of the network's output over boxes.
 
     lower, upper: (N, C, H, W), the boxes. objective: (N, R, K), R functions of the K outputs.
-    Returns (N, R).
+    Returns (N, R); NaN for a box whose bounds overflow, since nothing follows from them.
     """
     analysis = _Analysis(network, lower, upper)
+    overflown = torch.zeros(len(lower), dtype=torch.bool, device=lower.device)
     for at, step in enumerate(network.steps):
         if isinstance(step, Relu):
-            analysis.lines[at] = relaxation(*analysis.bounds(before=at))
+            below, above = analysis.bounds(before=at)
+            overflown |= ~(below.isfinite() & above.isfinite()).flatten(1).all(1)
+            analysis.lines[at] = relaxation(below, above)
     n, count, classes = objective.shape
     coefs = objective.reshape(n, 1, count, 1, 1, classes)
     rows = Rows(coefs, coefs.new_zeros(1, 1, count), Windows.whole(1, 1))
-    return analysis.minimum(rows, before=len(network.steps)).squeeze(1)
+    least = analysis.minimum(rows, before=len(network.steps)).squeeze(1)
+    return least.masked_fill(overflown[:, None], float("nan"))
 
 
 def coefficients_per_image(network: Network) -> int:

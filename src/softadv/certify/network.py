@@ -47,7 +47,8 @@ class Conv:
         _, height, width = self.out_shape
         kernel = (self.weight.shape[2], self.weight.shape[3])
         windows = Windows((height, width), self.stride, self.padding, kernel)
-        return Rows(self.weight.permute(0, 2, 3, 1)[None, None], self.bias[None, None], windows)
+        coefs = self.weight.permute(0, 2, 3, 1)[None, None]
+        return Rows(self._inside(coefs, windows), self.bias[None, None], windows)
 
     def input_windows(self, windows: Windows) -> Windows:
         kernel = (self.weight.shape[2], self.weight.shape[3])
@@ -59,11 +60,14 @@ class Conv:
         coefs = self.transposed(flat).permute(0, 2, 3, 1)
         coefs = coefs.reshape(*rows.coefs.shape[:3], *coefs.shape[1:])
         windows = self.input_windows(rows.windows)
+        return Rows(self._inside(coefs, windows), const, windows)
+
+    def _inside(self, coefs: Tensor, windows: Windows) -> Tensor:
+        """Coefficients without those over the edge: what lies there is zero padding, not a neuron."""
         _, height, width = self.in_shape
-        if not windows.inside(height, width):
-            # What lies over the edge is zero padding, not a neuron: it must carry no coefficient.
-            coefs = coefs * windows.cut(coefs.new_ones(1, 1, height, width)).unsqueeze(2)
-        return Rows(coefs, const, windows)
+        if windows.inside(height, width):
+            return coefs
+        return coefs * windows.cut(coefs.new_ones(1, 1, height, width)).unsqueeze(2)
 
 
 @dataclass(frozen=True)

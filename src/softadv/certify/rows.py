@@ -57,10 +57,11 @@ class Windows:
         plane: (N, C, H, W). Returns (N, P, h, w, C), zero outside the plane.
         """
         n, channels, height, width = plane.shape
-        # Right-hand padding is what the last window still needs; negative when it ends early.
-        below = (self.positions[0] - 1) * self.stride[0] + self.size[0] - self.padding[0] - height
-        right = (self.positions[1] - 1) * self.stride[1] + self.size[1] - self.padding[1] - width
-        padded = F.pad(plane, (self.padding[1], right, self.padding[0], below))
+        # From the first window's start to the last one's end; the plane may reach beyond that.
+        tall = (self.positions[0] - 1) * self.stride[0] + self.size[0]
+        wide = (self.positions[1] - 1) * self.stride[1] + self.size[1]
+        below, right = max(tall - self.padding[0] - height, 0), max(wide - self.padding[1] - width, 0)
+        padded = F.pad(plane, (self.padding[1], right, self.padding[0], below))[:, :, :tall, :wide]
         views = padded.unfold(2, self.size[0], self.stride[0]).unfold(3, self.size[1], self.stride[1])
         return views.permute(0, 2, 3, 4, 5, 1).reshape(n, -1, *self.size, channels)
 

@@ -1,0 +1,205 @@
+"""One training loop; the methods differ only in which images are attacked."""
+
+import copy
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from softadv.attacks import make_attack
+from softadv.models import conv_small
+from softadv.partition import partition
+from softadv.runs import tensors_sha256
+from softadv.spec import Trial
+from softadv.training import Learner, generator_for, new_learner, train_epoch
+
+IMAGES = 64
+TRIAL = Trial(
+    setting="tests", dataset="digits", method="soft", seed=3, eps=0.02, alpha=0.01, steps=2, epochs=4, batch_size=32
+)
+
+
+class Recorder:
+    """An attack that keeps what it was given, and moves every pixel so that it shows."""
+
+    def __init__(self):
+        self.attacked = []
+
+    def __call__(self, model, x, y, *, generator):
+        self.attacked += [key(image, int(label)) for image, label in zip(x, y, strict=True)]
+        return 1 - x
+
+
+def key(image, label):
+    return image.numpy().tobytes(), label
+
+
+def counted(x, y, mask=None):
+    """How often each image is in a set."""
+    chosen = range(len(x)) if mask is None else mask.nonzero()[:, 0].tolist()
+    return Counter(key(x[i], int(y[i])) for i in chosen)
+
+
+def one_epoch(learner, images, trial, epoch, attack):
+    quiet = {"on_progress": lambda _what, _done: None}
+    return train_epoch(learner, *images, trial=trial, epoch=epoch, attack=attack, **quiet)
+
+
+@pytest.fixture
+def images(digits):
+    return digits.train_x[:IMAGES], digits.train_y[:IMAGES]
+
+
+def learner_of(trained, trial) -> Learner:
+    return new_learner(copy.deepcopy(trained), trial)
+
+
+@pytest.mark.parametrize("update", ["mixed", "two-pass"])
+@pytest.mark.parametrize("split_every", [1, 2])
+def test_soft_training_attacks_exactly_what_is_not_verified(trained_digits, images, update, split_every):
+    trial = replace(TRIAL, update=update, split_every=split_every)
+    learner = learner_of(trained_digits, trial)
+    for epoch in (1, 2, 3):
+        if (epoch - 1) % split_every == 0:
+            expected = partition(learner.model, *images, eps=trial.eps, domain=trial.domain)
+        recorder = Recorder()
+        one_epoch(learner, images, trial, epoch, recorder)
+        assert 0 < int(expected.verified.sum()) < IMAGES
+        assert torch.equal(learner.partition.verified, expected.verified)
+        assert Counter(recorder.attacked) == counted(*images, ~expected.verified)
+
+
+@pytest.mark.parametrize("update", ["mixed", "two-pass"])
+def test_natural_training_attacks_nothing(trained_digits, images, update):
+    recorder = Recorder()
+    trial = replace(TRIAL, method="natural", update=update)
+    learner = learner_of(trained_digits, trial)
+    one_epoch(learner, images, trial, 1, recorder)
+    assert recorder.attacked == []
+    assert learner.partition is None
+
+
+@pytest.mark.parametrize("update", ["mixed", "two-pass"])
+def test_adversarial_training_attacks_every_image_once(trained_digits, images, update):
+    trial = replace(TRIAL, method="adversarial", update=update)
+    learner = learner_of(trained_digits, trial)
+    for epoch in (1, 2):
+        recorder = Recorder()
+        one_epoch(learner, images, trial, epoch, recorder)
+        assert Counter(recorder.attacked) == counted(*images)
+    assert learner.partition is None
+
+
+@pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
+@pytest.mark.parametrize("update", ["mixed", "two-pass"])
+def test_every_image_is_trained_once_and_attacked_ones_as_they_were_attacked(trained_digits, images, method, update):
+    trial = replace(TRIAL, method=method, update=update)
+    learner = learner_of(trained_digits, trial)
+    trained, sizes = [], []
+
+    def record(_model, inputs):
+        if torch.is_grad_enabled():
+            trained.extend(image.clone() for image in inputs[0])
+            sizes.append(len(inputs[0]))
+
+    learner.model.register_forward_pre_hook(record)
+    recorder = Recorder()
+    one_epoch(learner, images, trial, 1, recorder)
+    attacked = Counter(image for image, _ in recorder.attacked)
+    clean = Counter(image.numpy().tobytes() for image in images[0]) - attacked
+    flipped = Counter((1 - torch.frombuffer(bytearray(b), dtype=torch.float32)).numpy().tobytes() for b in attacked)
+    assert Counter(image.numpy().tobytes() for image in trained) == clean + flipped
+    assert max(sizes) <= trial.batch_size
+
+
+@pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
+def test_the_seed_decides_the_weights(images, method):
+    def weights(seed):
+        trial = replace(TRIAL, method=method, seed=seed)
+        attack = make_attack("pgd", eps=trial.eps, alpha=trial.alpha, steps=trial.steps)
+        learner = new_learner(conv_small("digits", seed=0), trial)
+        for epoch in (1, 2):
+            torch.rand(3)  # other draws from the global generator change nothing
+            one_epoch(learner, images, trial, epoch, attack)
+        return tensors_sha256(learner.model.state_dict())
+
+    assert weights(1) == weights(1)
+    assert weights(1) != weights(2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_epoch_of_one_batch_is_one_step_of_the_optimizer(trained_digits, images, optimizer):
+    trial = replace(TRIAL, method="natural", optimizer=optimizer, lr=0.01, batch_size=IMAGES)
+    learner = learner_of(trained_digits, trial)
+    expected = copy.deepcopy(trained_digits)
+    kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
+    step = kind(expected.parameters(), lr=0.01)
+    step.zero_grad()
+    loss = F.cross_entropy(expected(images[0]), images[1])
+    loss.backward()
+    step.step()
+    trained = one_epoch(learner, images, trial, 1, Recorder())
+    assert trained.loss == pytest.approx(float(loss.detach()), rel=1e-4)
+    for ours, theirs in zip(learner.model.parameters(), expected.parameters(), strict=True):
+        # Adam divides by the gradient's size, and tiny gradients have few exact digits.
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_training_lowers_the_loss(images):
+    trial = replace(TRIAL, method="natural")
+    learner = new_learner(conv_small("digits", seed=0), trial)
+    losses = [one_epoch(learner, images, trial, epoch, Recorder()).loss for epoch in range(1, 11)]
+    assert losses[-1] < losses[0] - 0.1
+
+
+def test_progress_counts_every_image_of_both_stages(trained_digits, images):
+    seen = {}
+    learner = learner_of(trained_digits, TRIAL)
+    train_epoch(learner, *images, trial=TRIAL, epoch=1, attack=Recorder(), on_progress=seen.__setitem__)
+    assert seen == {"certifying": IMAGES, "training": IMAGES}
+
+
+def test_augmented_images_are_crops_and_flips_and_the_same_each_time():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(30, 3, 32, 32, generator=generator)
+    y = torch.randint(10, (30,), generator=generator)
+    trial = replace(TRIAL, dataset="cifar10", method="adversarial", augment="crop-flip")
+
+    def augmented(epoch):
+        recorder = Recorder()
+        one_epoch(new_learner(conv_small("cifar10", seed=0), trial), (x, y), trial, epoch, recorder)
+        return recorder.attacked
+
+    first = augmented(1)
+    assert first == augmented(1)
+    assert Counter(first) != Counter(augmented(2))
+    padded = F.pad(x, (4, 4, 4, 4))
+    # Every crop of every image at a corner that a random one may have, to (image, top, left, flipped).
+    crops = {
+        key(image, int(label)): (index, top, left, flipped)
+        for flipped in (False, True)
+        for top in range(9)
+        for left in range(9)
+        for index, (image, label) in enumerate(zip(_crop(padded, top, left, flipped), y, strict=True))
+    }
+    found = [crops[image] for image in first]
+    assert sorted(index for index, *_ in found) == list(range(30))
+    assert len({place for _, *place, _ in map(list, found) for place in [tuple(place)]}) > 10
+    assert {flipped for *_, flipped in found} == {False, True}
+
+
+def _crop(padded, top, left, flipped):
+    crop = padded[:, :, top : top + 32, left : left + 32]
+    return (crop.flip(3) if flipped else crop).contiguous()
+
+
+def test_generators_depend_on_seed_epoch_and_purpose():
+    def draw(trial, epoch, purpose):
+        return float(torch.rand((), generator=generator_for(trial, epoch, purpose, torch.device("cpu"))))
+
+    other = replace(TRIAL, seed=4)
+    draws = [draw(TRIAL, 1, "order"), draw(TRIAL, 2, "order"), draw(TRIAL, 1, "attack"), draw(other, 1, "order")]
+    assert len(set(draws)) == 4
+    assert draws[0] == draw(replace(TRIAL, method="natural", eps=0.5), 1, "order")
