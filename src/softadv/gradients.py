@@ -41,9 +41,11 @@ def _autograd(model: nn.Module) -> InputGradient:
 
 
 def _by_hand(layers: list[_Layer]) -> InputGradient:
+    changes_image = _starts_with_relu(layers)
+
     @torch.no_grad()
     def gradient(x: Tensor, y: Tensor) -> Tensor:
-        value = _channels_last(x)
+        value = _channels_last(x.clone() if changes_image else x)
         values = [value]
         for layer in layers:
             value = layer.forward(value)
@@ -54,7 +56,7 @@ def _by_hand(layers: list[_Layer]) -> InputGradient:
         for layer in reversed(layers):
             left, entered = values.pop(), values[-1]
             slope = layer.backward(slope, entered, left)
-        return slope
+        return F.pad(slope, (0, x.shape[3] - slope.shape[3], 0, x.shape[2] - slope.shape[2]))
 
     return gradient
 
@@ -70,7 +72,11 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 class _Layer(Protocol):
-    """One layer of a chain, with its rules forwards and backwards."""
+    """One layer of a chain, with its rules forwards and backwards.
+
+    The last windows of a strided convolution may not reach the last rows and columns of its input.
+    Their gradient is zero, and is left out until the end: a slope is the part of a plane that is reached.
+    """
 
     def forward(self, x: Tensor) -> Tensor: ...
 
@@ -92,15 +98,10 @@ class _Conv:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
     def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        # Rows that the last window did not reach have no gradient.
-        extra = [
-            (entered.shape[2 + i] + 2 * self.padding[i] - self.transposed.kernel[i]) % self.stride[i] for i in (0, 1)
-        ]
-        full = self.transposed(slope, extra=(extra[0], extra[1]))
-        if self.padding == (0, 0):
-            return full
+        if 0 in slope.shape:  # no image, or windows that saw nothing but padding
+            return entered.new_zeros(*entered.shape[:2], 0, 0)
         top, side = self.padding
-        return full[:, :, top : full.shape[2] - top, side : full.shape[3] - side]
+        return self.transposed(slope)[:, :, top : top + entered.shape[2], side : side + entered.shape[3]]
 
 
 class _Linear:
@@ -116,11 +117,15 @@ class _Linear:
 
 
 class _Relu:
+    """In place both ways: a fresh tensor costs more than the arithmetic."""
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.relu()
+        return x.relu_()
 
     def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        passed: Tensor = torch.ops.aten.threshold_backward(slope, left, 0)
+        if slope.ndim == 4:
+            left = left[:, :, : slope.shape[2], : slope.shape[3]]
+        passed: Tensor = torch.ops.aten.threshold_backward.grad_input(slope, left, 0, grad_input=slope)
         return passed
 
 
@@ -156,6 +161,12 @@ def _chain(model: nn.Module) -> list[_Layer] | None:
         return layers
     layer = _layer(model)
     return None if layer is None else [layer]
+
+
+def _starts_with_relu(layers: list[_Layer]) -> bool:
+    """Whether a ReLU, which works in place, comes before any layer that makes a new tensor."""
+    first = next((layer for layer in layers if not isinstance(layer, _Flatten)), None)
+    return isinstance(first, _Relu)
 
 
 def _layer(module: nn.Module) -> _Layer | None:
