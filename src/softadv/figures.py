@@ -12,8 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args, get_type_hints
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -37,12 +39,13 @@ PART_COLOURS = {"attack": "#26364D", "certification": "#6F87A8", "update": "#B4C
 _METHOD_MARKERS: dict[Method, str] = {"natural": "o", "adversarial": "s", "soft": "D"}
 _INK, _SOFT_INK, _GRID = "#1F2430", "#5B6372", "#E3E6EB"
 _DPI = 200
+_ALPHA, _TIMES = "\N{GREEK SMALL LETTER ALPHA}", "\N{MULTIPLICATION SIGN}"
 _CIFAR10 = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One trial and its finished epochs: at least one."""
+    """One trial and its finished epochs; the figures need at least one."""
 
     trial: Trial
     epochs: tuple[EpochMetrics, ...]
@@ -73,8 +76,13 @@ def fraction(value: float) -> str:
 
 def setting_title(trial: Trial) -> str:
     """What a setting is, in the words of the captions of the paper's figures 5 and 6."""
-    numbers = f"Epochs: {trial.epochs}   ε: {fraction(trial.eps)}   Steps: {trial.steps}   α: {fraction(trial.alpha)}"
-    return f"{DATASET_TITLES[trial.dataset]}   {numbers}"
+    numbers = (
+        f"Epochs: {trial.epochs}",
+        f"ε: {fraction(trial.eps)}",
+        f"Steps: {trial.steps}",
+        f"{_ALPHA}: {fraction(trial.alpha)}",
+    )
+    return "   ".join((DATASET_TITLES[trial.dataset], *numbers))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -99,8 +107,9 @@ def accuracy_figure(runs: Sequence[Run]) -> Figure:
         axes.set_title(METHOD_TITLES[method], fontsize=10, color=METHOD_COLOURS[method], fontweight="bold")
         _epoch_axis(axes, runs)
     panels[0].set_ylabel("Accuracy on test images (%)")
-    low, high = panels[0].get_ylim()
-    panels[0].set_ylim(max(low, -2), min(high, 102))
+    panels[0].set_ylim(*_within_percent(panels[0].get_ylim()))
+    for axes in panels:
+        _label_ends(axes)
     _suptitle(figure, setting_title(runs[0].trial))
     styles = {"Natural accuracy": "-", "Adversarial accuracy": (0, (4, 2))}
     _legend(figure, [Line2D([], [], color=_SOFT_INK, lw=2, ls=ls, label=label) for label, ls in styles.items()])
@@ -112,8 +121,7 @@ def _draw_accuracies(axes: Axes, runs: Sequence[Run], *, colour: str) -> None:
         (per_epoch(runs, lambda m: 100 * m.natural_accuracy), "-"),
         (per_epoch(runs, lambda m: 100 * m.adversarial_accuracy), (0, (4, 2))),
     ]
-    near = abs(curves[0][0][-1][0] - curves[1][0][-1][0]) < 6
-    for (curve, style), side in zip(curves, ("bottom", "top"), strict=True):
+    for curve, style in curves:
         epochs = range(1, len(curve) + 1)
         means = [mean for mean, _ in curve]
         deviations = [deviation or 0.0 for _, deviation in curve]
@@ -122,13 +130,21 @@ def _draw_accuracies(axes: Axes, runs: Sequence[Run], *, colour: str) -> None:
             low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
             high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
             axes.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0)
+
+
+def _label_ends(axes: Axes) -> None:
+    """Write the last value beside each curve, apart where two would touch."""
+    low, high = axes.get_ylim()
+    ends = [(x[-1], y[-1]) for x, y in (np.asarray(curve.get_data()) for curve in axes.lines)]
+    near = abs(ends[0][1] - ends[1][1]) < 0.07 * (high - low)
+    for (x, y), side, curve in zip(ends, ("bottom", "top"), axes.lines, strict=True):
         axes.annotate(
-            f"{means[-1]:.1f}",
-            (len(curve), means[-1]),
+            f"{y:.1f}",
+            (x, y),
             xytext=(4, 0),
             textcoords="offset points",
             va=side if near else "center",
-            color=colour,
+            color=curve.get_color(),
             fontsize=9,
             annotation_clip=False,
         )
@@ -136,7 +152,7 @@ def _draw_accuracies(axes: Axes, runs: Sequence[Run], *, colour: str) -> None:
 
 def partition_figure(runs: Sequence[Run]) -> Figure:
     """How the training images split at the start of each epoch, for soft runs of one setting."""
-    shares = {name: [100 * mean for mean, _ in per_epoch(runs, _share(name))] for name in PARTITION_COLOURS}
+    shares = partition_shares(runs)
     epochs = list(range(1, len(shares["verified"]) + 1))
     figure = _figure(width=7.6, height=3.6)
     axes = figure.subplots()
@@ -158,6 +174,11 @@ def partition_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
+def partition_shares(runs: Sequence[Run]) -> dict[str, list[float]]:
+    """Mean share in % of each class of the partition, per epoch, from the bottom of the figure to its top."""
+    return {name: [100 * mean for mean, _ in per_epoch(runs, _share(name))] for name in PARTITION_COLOURS}
+
+
 def _share(name: str) -> Callable[[EpochMetrics], float]:
     def share(metrics: EpochMetrics) -> float:
         counts = {key: getattr(metrics, key) or 0 for key in PARTITION_COLOURS}
@@ -171,16 +192,19 @@ def trade_off_figure(runs: Sequence[Run]) -> Figure:
     settings = by_setting(runs)
     columns = min(len(settings), 3)
     rows = -(-len(settings) // columns)
-    figure = _figure(width=max(3.3 * columns, 5.2), height=3.3 * rows + 0.7)
+    figure = _figure(width=max(3.3 * columns, 6.2), height=3.5 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, its_runs in zip(panels, settings.values(), strict=False):
         _style(axes)
         for method, same in by_method(its_runs).items():
             _draw_seeds(axes, same, method=method)
-        axes.set_title(setting_title(its_runs[0].trial).replace("   ", "  "), fontsize=8.5 if columns > 1 else 10)
+        title = setting_title(its_runs[0].trial).replace("   ", "\n", 1).replace("   ", "  ")
+        axes.set_title(title, fontsize=9, color=_INK)
         axes.set_xlabel("Natural accuracy (%)")
         axes.set_ylabel("Adversarial accuracy (%)")
         axes.margins(0.15)
+        axes.set_xlim(*_within_percent(axes.get_xlim()))
+        axes.set_ylim(*_within_percent(axes.get_ylim()))
     for axes in panels[len(settings) :]:
         axes.set_axis_off()
     _legend(
@@ -225,7 +249,7 @@ def time_figure(runs: Sequence[Run]) -> Figure:
         _style(axes)
         axes.grid(visible=False, axis="y")
         _draw_times(axes, by_method(its_runs))
-        axes.set_title(setting_title(its_runs[0].trial), fontsize=9.5, loc="left")
+        axes.set_title(setting_title(its_runs[0].trial), fontsize=9.5, loc="left", color=_INK)
     panels[-1].set_xlabel("Seconds per epoch")
     panels[-1].margins(x=0.1)
     panels[-1].set_xlim(left=0)
@@ -244,7 +268,7 @@ def _draw_times(axes: Axes, methods: Mapping[Method, Sequence[Run]]) -> None:
             axes.barh(row, seconds, 0.66, left=left, color=colour, edgecolor=_SOFT_INK, lw=0.5)
             left += seconds
         axes.annotate(
-            f"{left:,.3g}" if left < 100 else f"{left:,.0f}",
+            f"{left:,.{2 if left < 1 else 1 if left < 100 else 0}f}",
             (left, row),
             xytext=(5, 0),
             textcoords="offset points",
@@ -272,9 +296,11 @@ def examples_figure(trial: Trial, examples: Mapping[str, Tensor]) -> Figure:
     image, attacked = examples["image"], examples["attacked"]
     gain, count = difference_gain(trial), len(image)
     shown = (image, attacked, (0.5 + gain * (attacked - image)).clamp(0, 1))
-    figure = _figure(width=1.2 * count + 0.7, height=5.0)
+    figure = _figure(width=1.2 * count + 0.7, height=4.7)
     panels = figure.subplots(3, count, squeeze=False)
-    for row, (name, images) in enumerate(zip(("Original", "Attacked", f"Difference × {gain}"), shown, strict=True)):
+    for row, (name, images) in enumerate(
+        zip(("Original", "Attacked", f"Difference {_TIMES} {gain}"), shown, strict=True)
+    ):
         for axes, pixels in zip(panels[row], images, strict=True):
             axes.imshow(pixels.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_xticks([])
@@ -283,7 +309,7 @@ def examples_figure(trial: Trial, examples: Mapping[str, Tensor]) -> Figure:
         panels[row][0].set_ylabel(name, fontsize=10, color=_INK)
     names = _CIFAR10 if trial.dataset == "cifar10" else tuple("0123456789")
     for column in range(count):
-        _label_example(panels[:, column], {key: value[column] for key, value in examples.items()}, names)
+        _label_example(list(panels[:, column]), {key: value[column] for key, value in examples.items()}, names)
     return figure
 
 
@@ -314,7 +340,12 @@ def png(figure: Figure) -> bytes:
 
 
 def _figure(*, width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05)
+    return Figure(figsize=(width, height), layout=layout, facecolor="white")
+
+
+def _within_percent(limits: tuple[float, float]) -> tuple[float, float]:
+    return max(limits[0], -3), min(limits[1], 103)
 
 
 def _style(axes: Axes) -> None:
@@ -341,7 +372,14 @@ def _suptitle(figure: Figure, text: str) -> None:
 
 def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     figure.legend(
-        handles=list(handles), loc="outside lower center", ncols=4, frameon=False, fontsize=9.5, labelcolor=_INK
+        handles=list(handles),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=9.5,
+        labelcolor=_INK,
+        handletextpad=0.5,
+        columnspacing=1.8,
     )
 
 

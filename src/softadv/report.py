@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import jinja2
 from matplotlib.figure import Figure
@@ -76,7 +76,7 @@ def write_report(folder: Path, *, verdicts: Sequence[Verdict], title: str, comma
     verdicts: what was decided about each claim, in the order to show. command: what reruns the grid.
     Raises SoftadvError when the folder holds no trial, or the report cannot be written.
     """
-    entries = [read_entry(run) for run in grid_runs(folder)]
+    entries = _ordered([read_entry(run) for run in grid_runs(folder)])
     pictures = list(_pictures(entries))
     page = _template().render(
         title=title,
@@ -84,7 +84,7 @@ def write_report(folder: Path, *, verdicts: Sequence[Verdict], title: str, comma
         verdicts=verdicts,
         counts={outcome: sum(v.outcome == outcome for v in verdicts) for outcome in ("holds", "fails", "not run")},
         entries=entries,
-        states={state: sum(e.state == state for e in entries) for state in ("finished", "unfinished", "failed")},
+        states={state: sum(e.state == state for e in entries) for state in get_args(State)},
         troubled=[entry for entry in entries if entry.note],
         domains=_domains(entries),
         domain_titles=DOMAIN_TITLES,
@@ -117,7 +117,21 @@ def read_entry(folder: RunFolder) -> Entry:
         note = str(error).replace(f"{folder.path}/", "")
         return Entry(folder=folder, state="unreadable", note=note, trial=trial)
     state, note = _state(folder, trial, epochs, result)
+    result = result if state == "finished" else None
     return Entry(folder=folder, state=state, note=note, trial=trial, epochs=epochs, result=result)
+
+
+def _ordered(entries: Sequence[Entry]) -> list[Entry]:
+    """By setting as in the figures, then method and seed; those without a spec last."""
+    settings = list(by_setting([Run(trial=entry.trial, epochs=()) for entry in entries if entry.trial]))
+
+    def key(entry: Entry) -> tuple[int, int, int, str]:
+        if entry.trial is None:
+            return len(settings), 0, 0, entry.name
+        trial = entry.trial
+        return settings.index(trial.setting), METHODS.index(trial.method), trial.seed, entry.name
+
+    return sorted(entries, key=key)
 
 
 def _state(
@@ -125,6 +139,8 @@ def _state(
 ) -> tuple[State, str]:
     failure = _last_line(folder.path / TRACEBACK)
     done = f"{len(epochs)} of {trial.epochs} epochs finished"
+    if result is not None and len(epochs) < trial.epochs:
+        return "unreadable", f"result.json is there, but metrics.json has {done}"
     if result is not None:
         return "finished", f"a later attempt to run it failed: {failure}" if failure else ""
     if failure:
@@ -180,20 +196,20 @@ def _row(method: Method, entries: Sequence[Entry], domains: Sequence[str]) -> Ro
     done = [(entry.result, entry.epochs) for entry in asked if entry.result and entry.epochs]
     seeds = str(len(done)) if len(done) == len(asked) else f"{len(done)} of {len(asked)}"
     if not done:
-        return Row(method=method, title=METHOD_TITLES[method], seeds=seeds)
+        return Row(method=method, title=method.capitalize(), seeds=seeds)
     results = [result for result, _ in done]
     certified = [[c for result in results if (c := result.certified_by(domain))] for domain in domains]
     shares = [last.verified / result.train_images for result, (*_, last) in done if last.verified is not None]
     return Row(
         method=method,
-        title=METHOD_TITLES[method],
+        title=method.capitalize(),
         seeds=seeds,
         accuracies=(
             _percent([r.natural_accuracy for r in results], images=results[0].test_images),
             _percent([r.adversarial_accuracy for r in results], images=results[0].test_images),
-            *(_percent([c.accuracy for c in found], images=found[0].images if found else 1) for found in certified),
+            *(_percent([c.accuracy for c in found], images=found[0].images if found else 0) for found in certified),
         ),
-        verified_share=_percent(shares, images=results[0].train_images),
+        verified_share=_percent(shares),
         seconds=tuple(
             _seconds([sum(getattr(epoch, f"{part}_seconds") for epoch in epochs) for _, epochs in done])
             for part in ("attack", "certification", "update")
@@ -201,10 +217,10 @@ def _row(method: Method, entries: Sequence[Entry], domains: Sequence[str]) -> Ro
     )
 
 
-def _percent(values: Sequence[float], *, images: int) -> str:
+def _percent(values: Sequence[float], *, images: int = 0) -> str:
     """Mean ± deviation in %, with a second decimal only where so many images carry it."""
     if not values:
-        return "–"
+        return "\N{EN DASH}"
     decimals = 2 if images >= 10_000 else 1
     mean, deviation = figures.mean_and_deviation([100 * value for value in values])
     return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
@@ -235,12 +251,8 @@ def _pictures(entries: Sequence[Entry]) -> Iterator[Picture]:
     for setting, runs in by_setting(shown).items():
         yield _picture("accuracy", f"accuracy-{setting}", figures.accuracy_figure(runs), runs, _accuracy_caption(runs))
     for setting, runs in by_setting([r for r in shown if r.epochs[-1].verified is not None]).items():
-        caption = f"Certified with {DOMAIN_TITLES[runs[0].trial.domain]} at the start of each epoch" + (
-            "." if runs[0].trial.split_every == 1 else f" that is {runs[0].trial.split_every} after the last split."
-        )
-        if len(runs) > 1:
-            caption += f" Mean over {len(runs)} seeds."
-        yield _picture("partition", f"partition-{setting}", figures.partition_figure(runs), runs, caption)
+        figure, caption = figures.partition_figure(runs), _partition_caption(runs)
+        yield _picture("partition", f"partition-{setting}", figure, runs, caption)
     if finished:
         caption = "After the last epoch, finished trials only. " + (
             "Small points: seeds. Large points and bars: mean ± standard deviation over them."
@@ -290,15 +302,24 @@ def _accuracy_caption(runs: Sequence[Run]) -> str:
     return f"{caption} One seed."
 
 
+def _partition_caption(runs: Sequence[Run]) -> str:
+    trial = runs[0].trial
+    verified = figures.partition_shares(runs)["verified"][-1]
+    when = "each epoch" if trial.split_every == 1 else f"every {trial.split_every} epochs"
+    certified = (
+        f"Certified with {DOMAIN_TITLES[trial.domain]} at the start of {when}; verified at last: {verified:.1f}%."
+    )
+    return certified + (f" Mean over {len(runs)} seeds." if len(runs) > 1 else " One seed.")
+
+
 def _has_seeds(runs: Sequence[Run]) -> bool:
     return any(len(same) > 1 for group in by_setting(runs).values() for same in by_method(group).values())
 
 
 def _examples(entries: Sequence[Entry]) -> Iterator[Picture]:
     """The examples of the first soft trial that has them, else of the last method that does."""
-    order = list(by_setting([Run(trial=entry.trial, epochs=()) for entry in entries if entry.trial]))
     candidates = [(entry.trial, entry) for entry in entries if entry.trial and entry.result]
-    candidates.sort(key=lambda c: (-METHODS.index(c[0].method), order.index(c[0].setting), c[0].seed))
+    candidates.sort(key=lambda candidate: -METHODS.index(candidate[0].method))  # stable: settings keep their order
     for trial, entry in candidates:
         try:
             tensors, _ = read_tensors(entry.folder.path / EXAMPLES)
@@ -308,7 +329,7 @@ def _examples(entries: Sequence[Entry]) -> Iterator[Picture]:
         caption = (
             f"The first {len(tensors['image'])} test images, by {entry.name}. Under each image the model's prediction "
             f"(✓ right, ✗ wrong); at the foot, the verdict of {DOMAIN_TITLES[trial.domain]} at ε = "
-            f"{figures.fraction(trial.eps)}. The difference attacked − original is amplified "
+            f"{figures.fraction(trial.eps)}. The difference attacked minus original is amplified "
             f"{figures.difference_gain(trial)} times around mid-grey."
         )
         yield _picture("examples", "examples", figure, [Run(trial=trial, epochs=entry.epochs)], caption)

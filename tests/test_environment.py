@@ -1,0 +1,28 @@
+"""What a run records of the machine, and the choice of a device."""
+
+import pytest
+import torch
+
+from softadv import environment
+from softadv.errors import SoftadvError
+
+
+def test_a_result_can_say_where_it_came_from() -> None:
+    about = environment.describe(torch.device("cpu"))
+    assert about["torch"] == torch.__version__.split("+", maxsplit=1)[0]
+    assert about["torchattacks"] != "not installed"
+    assert about["device"].endswith("cores")
+    assert all(isinstance(value, str) and value for value in about.values())
+
+
+def test_a_missing_package_is_said_to_be_missing() -> None:
+    assert environment.package_version("no-such-package") == "not installed"
+
+
+def test_auto_is_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert environment.pick_device("auto") == torch.device("cpu")
+    with pytest.raises(SoftadvError, match="PyTorch sees no GPU"):
+        environment.pick_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert environment.pick_device("auto") == torch.device("cuda")

@@ -1,0 +1,308 @@
+"""The report of run folders that no training made: their files are written from the dataclasses."""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+from softadv.claims import Claim, Outcome, Verdict
+from softadv.errors import SoftadvError
+from softadv.figures import Run, accuracy_figure, by_setting, difference_gain, fraction, setting_title, trade_off_figure
+from softadv.report import read_entry, write_report
+from softadv.runs import Certified, EpochMetrics, Parity, Result, RunFolder, write_tensors, write_text
+from softadv.spec import METHODS, Method, Trial
+
+IMAGES = 200
+
+
+def make_trial(method: Method = "soft", *, seed: int = 0, eps: float = 0.1, setting: str = "digits-a") -> Trial:
+    return Trial(setting=setting, dataset="digits", method=method, seed=seed, eps=eps, alpha=0.01, steps=3, epochs=2)
+
+
+def make_epoch(trial: Trial, *, epoch: int) -> EpochMetrics:
+    soft = trial.method == "soft"
+    return EpochMetrics(
+        epoch=epoch,
+        loss=1.0 / epoch,
+        natural_accuracy=0.7 + 0.1 * epoch + 0.02 * trial.seed,
+        adversarial_accuracy=0.4 + 0.1 * epoch,
+        misclassified=60 if soft else None,
+        unverified=90 if soft else None,
+        verified=50 if soft else None,
+        attack_seconds=0.0 if trial.method == "natural" else 2.0,
+        certification_seconds=3.0 if soft else 0.0,
+        update_seconds=1.0,
+        evaluation_seconds=0.5,
+    )
+
+
+def make_run(folder: Path, trial: Trial, *, epochs: int = 2) -> RunFolder:
+    run = RunFolder(folder / trial.name)
+    run.begin(trial)
+    if epochs:
+        run.write_metrics([make_epoch(trial, epoch=epoch) for epoch in range(1, epochs + 1)])
+    return run
+
+
+def finish(run: RunFolder) -> None:
+    trial, last = run.trial(), run.metrics()[-1]
+    label = torch.arange(3)
+    image = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    tensors = {
+        "image": image,
+        "attacked": (image + trial.eps).clamp(0, 1),
+        "label": label,
+        "predicted": torch.tensor([0, 1, 7]),
+        "predicted_attacked": torch.tensor([0, 5, 7]),
+        "verified": torch.tensor([True, False, False]),
+        "margin": torch.tensor([1.0, -1.0, -2.0]),
+    }
+    write_tensors(run.path / "examples.safetensors", tensors)
+    run.write_result(
+        Result(
+            trial=trial,
+            natural_accuracy=last.natural_accuracy,
+            adversarial_accuracy=last.adversarial_accuracy,
+            certified=(
+                Certified(domain="box", images=50, verified=0, seconds=0.1),
+                Certified(domain="deeppoly", images=50, verified=20, seconds=1.0),
+            ),
+            parity=Parity(images=50, largest_difference=1e-6, classes_equal=True),
+            neurons=3614,
+            train_images=IMAGES,
+            test_images=100,
+            data_fingerprint="f" * 64,
+            data_source="scikit-learn",
+            weights_sha256="a" * 64,
+            environment={"python": "3.11", "device": f"machine <{trial.seed}>"},
+        )
+    )
+
+
+def make_verdict(outcome: Outcome, *, reason: str, title: str = "a claim") -> Verdict:
+    return Verdict(claim=Claim(id=f"id-{outcome}", title=title, source="section 5"), outcome=outcome, reason=reason)
+
+
+def report(folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
+    page = write_report(folder, verdicts=verdicts, title="A <grid>", command="softadv reproduce x --out <y>")
+    assert page == folder / "report" / "index.html"
+    return page.read_text()
+
+
+class References(HTMLParser):
+    """What a page loads (src and the like) and what it links to (href of a)."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for key, value in attrs:
+            if key == "href" and tag == "a":
+                self.links.append(value or "")
+            elif key in ("src", "href", "srcset", "data", "poster", "action"):
+                self.loaded.append(value or "")
+
+
+VERDICTS = [
+    make_verdict("holds", reason="It is 3 > 2 & <b>so</b>."),
+    make_verdict("fails", reason="It is 1 point.", title="Soft > adversarial"),
+    make_verdict("not run", reason="No trial of it has finished."),
+]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two settings, three methods, two seeds; in the second setting soft failed and is unfinished."""
+    folder = tmp_path_factory.mktemp("grid")
+    for method in METHODS:
+        for seed in (0, 1):
+            finish(make_run(folder, make_trial(method, seed=seed)))
+            other = make_trial(method, seed=seed, eps=8 / 255, setting="digits-b")
+            if method != "soft":
+                finish(make_run(folder, other))
+    failed = make_run(folder, make_trial("soft", eps=8 / 255, setting="digits-b"), epochs=1)
+    write_text(failed.path / "traceback.txt", 'Traceback:\n  File "x", line 1\nRuntimeError: out of <memory>\n')
+    make_run(folder, make_trial("soft", seed=1, eps=8 / 255, setting="digits-b"), epochs=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(grid: Path) -> str:
+    return report(grid, VERDICTS)
+
+
+def test_the_page_is_self_contained(page: str) -> None:
+    references = References(page)
+    assert references.loaded
+    assert all(reference.startswith("data:image/png;base64,") for reference in references.loaded)
+    assert not {"script", "link", "iframe"} & references.tags
+    for text in ("http://", "https://", "@import", "url("):
+        assert text not in page
+
+
+def test_every_figure_is_embedded_and_beside_the_page(page: str, grid: Path) -> None:
+    files = {path.name: path.read_bytes() for path in (grid / "report").glob("*.png")}
+    assert set(files) == {
+        *(f"{figure}-{setting}.png" for figure in ("accuracy", "partition") for setting in ("digits-a", "digits-b")),
+        "trade-off.png",
+        "time.png",
+        "examples.png",
+    }
+    references = References(page)
+    embedded = [base64.b64decode(reference.partition(",")[2]) for reference in references.loaded]
+    assert sorted(embedded) == sorted(files.values())
+    assert all(data.startswith(b"\x89PNG") and len(data) > 5000 for data in embedded)
+    assert {link for link in references.links if not link.startswith("#")} == set(files)
+
+
+def test_links_within_the_page_have_a_target(page: str) -> None:
+    for link in References(page).links:
+        assert not link.startswith("#") or f'id="{link[1:]}"' in page
+
+
+def test_verdicts_are_words_and_everything_is_escaped(page: str) -> None:
+    for verdict in VERDICTS:
+        assert f"</span> {verdict.outcome}</span>" in page
+        assert escape(verdict.reason) in page
+        assert escape(verdict.claim.title) in page
+    assert "<b>so</b>" not in page
+    assert page.index('id="claims"') < page.index('id="results"')
+    assert "A &lt;grid&gt;" in page
+    assert "--out &lt;y&gt;" in page
+    assert "machine &lt;0&gt; / machine &lt;1&gt;" in page
+    assert "3 claims: 1 holds, 1 fails, 1 not run. 12 trials: 10 finished, 1 unfinished, 1 failed." in page
+
+
+def test_unfinished_and_failed_trials_are_named(page: str) -> None:
+    assert "<b>digits-b-soft-seed0</b>: 1 of 2 epochs finished; RuntimeError: out of &lt;memory&gt;" in page
+    assert "<b>digits-b-soft-seed1</b>: 1 of 2 epochs finished</li>" in page
+    assert "<b>digits-a-soft-seed0</b>" not in page
+    assert "no finished trial" in page
+    assert "Soft adversarial training: no trial has finished yet" in page
+
+
+def test_the_results_are_means_with_their_spread_over_seeds(page: str) -> None:
+    row_text = page.replace("\n", "")
+    deviation = 2 / math.sqrt(2)
+    assert f'<td>2</td><td class="first">91.0 ± {deviation:.1f}</td><td>60.0 ± 0.0</td>' in row_text
+    assert '<td class="first">40.0 ± 0.0</td><td>0.0 ± 0.0</td>' in row_text  # DeepPoly before Box
+    assert '<td class="first">25.0 ± 0.0</td>' in row_text  # 50 of 200 verified
+    assert '<td class="first">4.0</td><td>6.0</td><td>2.0</td>' in row_text  # seconds of two epochs
+
+
+def test_the_report_is_written_whole_and_the_same_again(page: str, grid: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (grid / "report").iterdir()}
+    assert report(grid, VERDICTS) == page
+    assert {path.name: path.read_bytes() for path in (grid / "report").iterdir()} == before
+    assert not list(grid.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_trial_is_enough(tmp_path: Path, method: Method) -> None:
+    finish(make_run(tmp_path, make_trial(method)))
+    page = report(tmp_path)
+    assert "No claims were compared" in page
+    assert "1 trial: 1 finished." in page
+    assert ('id="partition"' in page) == (method == "soft")
+    assert (tmp_path / "report" / "accuracy-digits-a.png").stat().st_size > 5000
+    assert "One seed" in page
+    assert "±" not in page.partition("<tbody>")[2].partition("</tbody>")[0]
+
+
+def test_a_grid_that_has_only_begun(tmp_path: Path) -> None:
+    make_run(tmp_path, make_trial("soft"), epochs=0)
+    page = report(tmp_path, VERDICTS)
+    assert "0 of 2 epochs finished" in page
+    assert not References(page).loaded
+    assert not list((tmp_path / "report").glob("*.png"))
+
+
+def test_damaged_files_make_their_trial_unreadable_not_the_report(tmp_path: Path) -> None:
+    finish(make_run(tmp_path, make_trial("natural")))
+    finish(make_run(tmp_path, make_trial("soft")))
+    (tmp_path / "digits-a-natural-seed0" / "result.json").write_text("{")
+    (tmp_path / "digits-a-soft-seed0" / "examples.safetensors").write_bytes(b"x")
+    broken = make_run(tmp_path, make_trial("adversarial"))
+    (broken.path / "spec.json").write_text("[]")
+    page = report(tmp_path)
+    assert "3 trials: 1 finished, 2 unreadable." in page
+    assert "<b>digits-a-natural-seed0</b>: result.json: not valid JSON" in page
+    assert "<b>digits-a-adversarial-seed0</b>: spec.json: expected a JSON object" in page
+    assert str(tmp_path) not in page
+    assert "No finished trial has examples that can be read." in page
+
+
+def test_a_result_without_its_epochs_is_not_reported(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_trial())
+    finish(run)
+    (run.path / "metrics.json").unlink()
+    entry = read_entry(run)
+    assert (entry.state, entry.result) == ("unreadable", None)
+    assert "0 of 2 epochs" in entry.note
+
+
+def test_a_finished_trial_tells_of_a_later_failure(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_trial())
+    finish(run)
+    write_text(run.path / "traceback.txt", "Traceback\nValueError: no\n")
+    entry = read_entry(run)
+    assert entry.state == "finished"
+    assert entry.note == "a later attempt to run it failed: ValueError: no"
+
+
+def test_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoftadvError, match="holds no runs"):
+        report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.1, "0.1"), (0.2, "0.2"), (8 / 255, "8/255"), (1 / 255, "1/255"), (0.0, "0"), (1 / 3, "85/255")],
+)
+def test_numbers_are_written_as_the_paper_does(value: float, text: str) -> None:
+    assert fraction(value) == text
+
+
+def test_settings_are_ordered_by_eps_and_titled_as_in_the_paper() -> None:
+    trials = [make_trial(eps=k / 255, setting=f"eps{k}") for k in (10, 2, 1)]
+    runs = [Run(trial=trial, epochs=(make_epoch(trial, epoch=1),)) for trial in trials]
+    assert list(by_setting(runs)) == ["eps1", "eps2", "eps10"]
+    assert setting_title(trials[1]) == "Digits   Epochs: 2   ε: 2/255   Steps: 3   α: 0.01"
+
+
+def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
+    runs = [Run(trial=t, epochs=(make_epoch(t, epoch=1), make_epoch(t, epoch=2))) for t in map(make_trial, METHODS)]
+    panels = accuracy_figure(runs).axes
+    assert [axes.get_title() for axes in panels] == [
+        "Natural training",
+        "Adversarial training",
+        "Soft adversarial training",
+    ]
+    assert len({axes.get_ylim() for axes in panels}) == 1
+    assert list(panels[0].lines[0].get_ydata()) == pytest.approx([80, 90])
+    assert {axes.get_xlabel() for axes in panels} == {"Epoch"}
+
+
+def test_trade_off_has_a_panel_per_setting() -> None:
+    trials = [make_trial(eps=k / 255, setting=f"eps{k}", seed=seed) for k in (1, 2, 4, 8) for seed in (0, 1)]
+    figure = trade_off_figure([Run(trial=t, epochs=(make_epoch(t, epoch=1),)) for t in trials])
+    shown = [axes for axes in figure.axes if axes.axison]
+    assert len(shown) == 4
+    assert {axes.get_xlabel() for axes in shown} == {"Natural accuracy (%)"}
+    assert {axes.get_ylabel() for axes in shown} == {"Adversarial accuracy (%)"}
+
+
+@pytest.mark.parametrize(("eps", "gain"), [(0.1, 5), (8 / 255, 15), (0.0, 1), (1.0, 1)])
+def test_the_gain_shows_eps_in_full(eps: float, gain: int) -> None:
+    assert difference_gain(replace(make_trial(), eps=eps)) == gain
