@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from softadv.claims import Claim, Outcome, Verdict
+from softadv.entries import read_entry
 from softadv.errors import SoftadvError
-from softadv.figures import Run, accuracy_figure, by_setting, difference_gain, fraction, setting_title, trade_off_figure
-from softadv.report import read_entry, write_report
+from softadv.figures import accuracy_figure, difference_gain, trade_off_figure
+from softadv.report import write_report
 from softadv.runs import Certified, EpochMetrics, Parity, Result, RunFolder, write_tensors, write_text
+from softadv.series import Series, by_setting, fraction, setting_title
 from softadv.spec import METHODS, Method, Trial
 
 IMAGES = 200
@@ -276,13 +278,13 @@ def test_numbers_are_written_as_the_paper_does(value: float, text: str) -> None:
 
 def test_settings_are_ordered_by_eps_and_titled_as_in_the_paper() -> None:
     trials = [make_trial(eps=k / 255, setting=f"eps{k}") for k in (10, 2, 1)]
-    runs = [Run(trial=trial, epochs=(make_epoch(trial, epoch=1),)) for trial in trials]
+    runs = [Series(trial=trial, epochs=(make_epoch(trial, epoch=1),)) for trial in trials]
     assert list(by_setting(runs)) == ["eps1", "eps2", "eps10"]
     assert setting_title(trials[1]) == "Digits   Epochs: 2   ε: 2/255   Steps: 3   α: 0.01"
 
 
 def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
-    runs = [Run(trial=t, epochs=(make_epoch(t, epoch=1), make_epoch(t, epoch=2))) for t in map(make_trial, METHODS)]
+    runs = [Series(trial=t, epochs=(make_epoch(t, epoch=1), make_epoch(t, epoch=2))) for t in map(make_trial, METHODS)]
     panels = accuracy_figure(runs).axes
     assert [axes.get_title() for axes in panels] == [
         "Natural training",
@@ -296,7 +298,7 @@ def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
 
 def test_trade_off_has_a_panel_per_setting() -> None:
     trials = [make_trial(eps=k / 255, setting=f"eps{k}", seed=seed) for k in (1, 2, 4, 8) for seed in (0, 1)]
-    figure = trade_off_figure([Run(trial=t, epochs=(make_epoch(t, epoch=1),)) for t in trials])
+    figure = trade_off_figure([Series(trial=t, epochs=(make_epoch(t, epoch=1),)) for t in trials])
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == 4
     assert {axes.get_xlabel() for axes in shown} == {"Natural accuracy (%)"}

@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import get_args, get_type_hints
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -21,15 +19,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from softadv.runs import EpochMetrics
-from softadv.spec import METHODS, Method, Trial
-
-METHOD_TITLES: dict[Method, str] = {
-    "natural": "Natural training",
-    "adversarial": "Adversarial training",
-    "soft": "Soft adversarial training",
-}
-DATASET_TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
-DOMAIN_TITLES = {"deeppoly": "DeepPoly", "deepzono": "DeepZono", "box": "Box"}
+from softadv.series import METHOD_TITLES, Series, by_method, by_setting, mean_and_deviation, per_epoch, setting_title
+from softadv.spec import Method, Trial
 
 # Okabe and Ito's palette; the parts of an epoch are a ramp of one hue, so that they are no method's.
 METHOD_COLOURS: dict[Method, str] = {"natural": "#0072B2", "adversarial": "#D55E00", "soft": "#009E73"}
@@ -39,64 +30,11 @@ PART_COLOURS = {"attack": "#26364D", "certification": "#6F87A8", "update": "#B4C
 _METHOD_MARKERS: dict[Method, str] = {"natural": "o", "adversarial": "s", "soft": "D"}
 _INK, _SOFT_INK, _GRID = "#1F2430", "#5B6372", "#E3E6EB"
 _DPI = 200
-_ALPHA, _TIMES = "\N{GREEK SMALL LETTER ALPHA}", "\N{MULTIPLICATION SIGN}"
+_TIMES = "\N{MULTIPLICATION SIGN}"
 _CIFAR10 = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """One trial and its finished epochs; the figures need at least one."""
-
-    trial: Trial
-    epochs: tuple[EpochMetrics, ...]
-
-
-def by_setting(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs of each setting: by dataset, then eps, as the paper orders its figures."""
-    datasets = get_args(get_type_hints(Trial)["dataset"])
-    ordered = sorted(
-        runs, key=lambda run: (datasets.index(run.trial.dataset), run.trial.eps, run.trial.setting, run.trial.seed)
-    )
-    return {setting: [r for r in ordered if r.trial.setting == setting] for setting in _unique(ordered)}
-
-
-def by_method(runs: Sequence[Run]) -> dict[Method, list[Run]]:
-    """The runs of each method that has any, in the order natural, adversarial, soft."""
-    return {method: found for method in METHODS if (found := [run for run in runs if run.trial.method == method])}
-
-
-def fraction(value: float) -> str:
-    """A number of the spec as the paper writes it: 0.1 as it is, 0.0313... as 8/255."""
-    short = f"{value:.4g}"
-    numerator = round(value * 255)
-    if float(short) != value and numerator and abs(value * 255 - numerator) < 1e-6:
-        return f"{numerator}/255"
-    return short
-
-
-def setting_title(trial: Trial) -> str:
-    """What a setting is, in the words of the captions of the paper's figures 5 and 6."""
-    numbers = (
-        f"Epochs: {trial.epochs}",
-        f"ε: {fraction(trial.eps)}",
-        f"Steps: {trial.steps}",
-        f"{_ALPHA}: {fraction(trial.alpha)}",
-    )
-    return "   ".join((DATASET_TITLES[trial.dataset], *numbers))
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and the sample standard deviation where there are two values or more."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def per_epoch(runs: Sequence[Run], value: Callable[[EpochMetrics], float]) -> list[tuple[float, float | None]]:
-    """Mean and deviation over the runs, for each epoch that all of them have finished."""
-    shared = min(len(run.epochs) for run in runs)
-    return [mean_and_deviation([value(run.epochs[index]) for run in runs]) for index in range(shared)]
-
-
-def accuracy_figure(runs: Sequence[Run]) -> Figure:
+def accuracy_figure(runs: Sequence[Series]) -> Figure:
     """Natural and adversarial accuracy against epochs, one panel per method, for the runs of one setting."""
     methods = by_method(runs)
     figure = _figure(width=max(3.3 * len(methods), 4.8), height=3.6)
@@ -116,7 +54,7 @@ def accuracy_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _draw_accuracies(axes: Axes, runs: Sequence[Run], *, colour: str) -> None:
+def _draw_accuracies(axes: Axes, runs: Sequence[Series], *, colour: str) -> None:
     curves = [
         (per_epoch(runs, lambda m: 100 * m.natural_accuracy), "-"),
         (per_epoch(runs, lambda m: 100 * m.adversarial_accuracy), (0, (4, 2))),
@@ -150,7 +88,7 @@ def _label_ends(axes: Axes) -> None:
         )
 
 
-def partition_figure(runs: Sequence[Run]) -> Figure:
+def partition_figure(runs: Sequence[Series]) -> Figure:
     """How the training images split at the start of each epoch, for soft runs of one setting."""
     shares = partition_shares(runs)
     epochs = list(range(1, len(shares["verified"]) + 1))
@@ -174,7 +112,7 @@ def partition_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def partition_shares(runs: Sequence[Run]) -> dict[str, list[float]]:
+def partition_shares(runs: Sequence[Series]) -> dict[str, list[float]]:
     """Mean share in % of each class of the partition, per epoch, from the bottom of the figure to its top."""
     return {name: [100 * mean for mean, _ in per_epoch(runs, _share(name))] for name in PARTITION_COLOURS}
 
@@ -187,7 +125,7 @@ def _share(name: str) -> Callable[[EpochMetrics], float]:
     return share
 
 
-def trade_off_figure(runs: Sequence[Run]) -> Figure:
+def trade_off_figure(runs: Sequence[Series]) -> Figure:
     """Natural against adversarial accuracy after the last epoch: a panel per setting, a point per seed."""
     settings = by_setting(runs)
     columns = min(len(settings), 3)
@@ -217,7 +155,7 @@ def trade_off_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _draw_seeds(axes: Axes, runs: Sequence[Run], *, method: Method) -> None:
+def _draw_seeds(axes: Axes, runs: Sequence[Series], *, method: Method) -> None:
     x = [100 * run.epochs[-1].natural_accuracy for run in runs]
     y = [100 * run.epochs[-1].adversarial_accuracy for run in runs]
     (x_mean, x_deviation), (y_mean, y_deviation) = mean_and_deviation(x), mean_and_deviation(y)
@@ -239,7 +177,7 @@ def _draw_seeds(axes: Axes, runs: Sequence[Run], *, method: Method) -> None:
     )
 
 
-def time_figure(runs: Sequence[Run]) -> Figure:
+def time_figure(runs: Sequence[Series]) -> Figure:
     """Seconds of an epoch's parts, a stacked bar per method, a panel per setting."""
     settings = by_setting(runs)
     counts = [len(by_method(its_runs)) for its_runs in settings.values()]
@@ -257,7 +195,7 @@ def time_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _draw_times(axes: Axes, methods: Mapping[Method, Sequence[Run]]) -> None:
+def _draw_times(axes: Axes, methods: Mapping[Method, Sequence[Series]]) -> None:
     axes.set_yticks(range(len(methods)), [METHOD_TITLES[method] for method in methods])
     axes.set_ylim(len(methods) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0, labelsize=9)
@@ -278,7 +216,7 @@ def _draw_times(axes: Axes, methods: Mapping[Method, Sequence[Run]]) -> None:
         )
 
 
-def mean_seconds(runs: Sequence[Run], part: str) -> float:
+def mean_seconds(runs: Sequence[Series], part: str) -> float:
     """Seconds that a part of an epoch took, on average over epochs and runs."""
     return statistics.fmean(getattr(epoch, f"{part}_seconds") for run in runs for epoch in run.epochs)
 
@@ -359,7 +297,7 @@ def _style(axes: Axes) -> None:
     axes.title.set_color(_INK)
 
 
-def _epoch_axis(axes: Axes, runs: Sequence[Run]) -> None:
+def _epoch_axis(axes: Axes, runs: Sequence[Series]) -> None:
     axes.set_xlabel("Epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     longest = max(len(run.epochs) for run in runs)
@@ -385,7 +323,3 @@ def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
 
 def _swatch(label: str, colour: str) -> Line2D:
     return Line2D([], [], ls="", marker="s", ms=10, color=colour, mec=_SOFT_INK, mew=0.5, label=label)
-
-
-def _unique(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(run.trial.setting for run in runs))

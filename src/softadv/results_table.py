@@ -1,0 +1,97 @@
+"""The report's table of results: a group for each setting, a row for each method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from softadv.entries import Entry
+from softadv.runs import Result
+from softadv.series import DOMAIN_TITLES, Series, by_method, by_setting, mean_and_deviation, setting_title
+from softadv.spec import Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method of one setting in the results table; texts are ready to show."""
+
+    method: Method
+    title: str
+    seeds: str
+    accuracies: tuple[str, ...] = ()  # natural, adversarial, then certified by each domain
+    verified_share: str = ""
+    seconds: tuple[str, ...] = ()  # attack, certification, update
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One setting in the results table."""
+
+    title: str
+    images: str
+    rows: tuple[Row, ...]
+
+
+def result_groups(entries: Sequence[Entry]) -> list[Group]:
+    """The table of all finished trials; methods without one have a row that says so."""
+    known = [Series(trial=entry.trial, epochs=entry.epochs) for entry in entries if entry.trial]
+    groups = []
+    for setting, runs in by_setting(known).items():
+        its_entries = [entry for entry in entries if entry.trial and entry.trial.setting == setting]
+        rows = tuple(_row(method, its_entries, certified_domains(entries)) for method in by_method(runs))
+        results = [entry.result for entry in its_entries if entry.result]
+        images = _images(results[0]) if results else ""
+        groups.append(Group(title=setting_title(runs[0].trial), images=images, rows=rows))
+    return groups
+
+
+def _row(method: Method, entries: Sequence[Entry], domains: Sequence[str]) -> Row:
+    asked = [entry for entry in entries if entry.trial and entry.trial.method == method]
+    done = [(entry.result, entry.epochs) for entry in asked if entry.result and entry.epochs]
+    seeds = str(len(done)) if len(done) == len(asked) else f"{len(done)} of {len(asked)}"
+    if not done:
+        return Row(method=method, title=method.capitalize(), seeds=seeds)
+    results = [result for result, _ in done]
+    certified = [[c for result in results if (c := result.certified_by(domain))] for domain in domains]
+    shares = [last.verified / result.train_images for result, (*_, last) in done if last.verified is not None]
+    return Row(
+        method=method,
+        title=method.capitalize(),
+        seeds=seeds,
+        accuracies=(
+            _percent([r.natural_accuracy for r in results], images=results[0].test_images),
+            _percent([r.adversarial_accuracy for r in results], images=results[0].test_images),
+            *(_percent([c.accuracy for c in found], images=found[0].images if found else 0) for found in certified),
+        ),
+        verified_share=_percent(shares),
+        seconds=tuple(
+            _seconds([sum(getattr(epoch, f"{part}_seconds") for epoch in epochs) for _, epochs in done])
+            for part in ("attack", "certification", "update")
+        ),
+    )
+
+
+def _percent(values: Sequence[float], *, images: int = 0) -> str:
+    """Mean ± deviation in %, with a second decimal only where so many images carry it."""
+    if not values:
+        return "\N{EN DASH}"
+    decimals = 2 if images >= 10_000 else 1
+    mean, deviation = mean_and_deviation([100 * value for value in values])
+    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
+
+
+def _seconds(values: Sequence[float]) -> str:
+    mean, _ = mean_and_deviation(values)
+    return f"{mean:,.1f}" if mean < 100 else f"{mean:,.0f}"
+
+
+def _images(result: Result) -> str:
+    text = f"{result.train_images:,} training and {result.test_images:,} test images"
+    counts = sorted({c.images for c in result.certified} - {result.test_images})
+    return text + (f", certified on the first {counts[0]:,} of these" if counts else "")
+
+
+def certified_domains(entries: Sequence[Entry]) -> list[str]:
+    """The domains that certified any test images, from the most precise on."""
+    used = {c.domain for entry in entries if entry.result for c in entry.result.certified}
+    return sorted(used, key=lambda domain: [*DOMAIN_TITLES, domain].index(domain))

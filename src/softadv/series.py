@@ -1,0 +1,78 @@
+"""Runs grouped and averaged for the report, and the words for them; no drawing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import get_args, get_type_hints
+
+from softadv.runs import EpochMetrics
+from softadv.spec import METHODS, Method, Trial
+
+METHOD_TITLES: dict[Method, str] = {
+    "natural": "Natural training",
+    "adversarial": "Adversarial training",
+    "soft": "Soft adversarial training",
+}
+DATASET_TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+DOMAIN_TITLES = {"deeppoly": "DeepPoly", "deepzono": "DeepZono", "box": "Box"}
+
+_ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One trial and its finished epochs; the figures need at least one."""
+
+    trial: Trial
+    epochs: tuple[EpochMetrics, ...]
+
+
+def by_setting(runs: Sequence[Series]) -> dict[str, list[Series]]:
+    """The runs of each setting: by dataset, then eps, as the paper orders its figures."""
+    datasets = get_args(get_type_hints(Trial)["dataset"])
+    ordered = sorted(
+        runs, key=lambda run: (datasets.index(run.trial.dataset), run.trial.eps, run.trial.setting, run.trial.seed)
+    )
+    return {setting: [r for r in ordered if r.trial.setting == setting] for setting in _unique(ordered)}
+
+
+def by_method(runs: Sequence[Series]) -> dict[Method, list[Series]]:
+    """The runs of each method that has any, in the order natural, adversarial, soft."""
+    return {method: found for method in METHODS if (found := [run for run in runs if run.trial.method == method])}
+
+
+def fraction(value: float) -> str:
+    """A number of the spec as the paper writes it: 0.1 as it is, 0.0313... as 8/255."""
+    short = f"{value:.4g}"
+    numerator = round(value * 255)
+    if float(short) != value and numerator and abs(value * 255 - numerator) < 1e-6:
+        return f"{numerator}/255"
+    return short
+
+
+def setting_title(trial: Trial) -> str:
+    """What a setting is, in the words of the captions of the paper's figures 5 and 6."""
+    numbers = (
+        f"Epochs: {trial.epochs}",
+        f"ε: {fraction(trial.eps)}",
+        f"Steps: {trial.steps}",
+        f"{_ALPHA}: {fraction(trial.alpha)}",
+    )
+    return "   ".join((DATASET_TITLES[trial.dataset], *numbers))
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the sample standard deviation where there are two values or more."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def per_epoch(runs: Sequence[Series], value: Callable[[EpochMetrics], float]) -> list[tuple[float, float | None]]:
+    """Mean and deviation over the runs, for each epoch that all of them have finished."""
+    shared = min(len(run.epochs) for run in runs)
+    return [mean_and_deviation([value(run.epochs[index]) for run in runs]) for index in range(shared)]
+
+
+def _unique(runs: Sequence[Series]) -> list[str]:
+    return list(dict.fromkeys(run.trial.setting for run in runs))
