@@ -18,8 +18,6 @@ from softadv.errors import SoftadvError
 Domain = Literal["box", "deepzono", "deeppoly"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
-# Of the largest tensor of an analysis, this many are alive at once at the peak (measured: 3.1 to 3.6).
-_TENSORS_ALIVE = 4
 # On a CPU more images at once are no faster: this much keeps both cores busy.
 _CPU_BUDGET = 2**28
 
@@ -74,9 +72,8 @@ def certify(
     network = read_network(model, (x.shape[1], x.shape[2], x.shape[3]))
     _check_ranges(x, y, eps=eps, clip=clip, classes=network.classes)
     weight = next(model.parameters(), x)
-    lower_bounds, coefficients = _analysis(network, domain)
-    bytes_per_image = coefficients * weight.element_size() * _TENSORS_ALIVE
-    chunk = max(1, (memory_budget or _default_budget(weight.device)) // bytes_per_image)
+    lower_bounds, floats = _analysis(network, domain)
+    chunk = max(1, (memory_budget or _default_budget(weight.device)) // (floats * weight.element_size()))
 
     correct = torch.empty(len(x), dtype=torch.bool, device=x.device)
     margin = torch.full((len(x),), float("nan"), dtype=weight.dtype, device=x.device)
@@ -110,12 +107,12 @@ _LowerBounds = Callable[[Network, Tensor, Tensor, Tensor], Tensor]
 
 
 def _analysis(network: Network, domain: Domain) -> tuple[_LowerBounds, int]:
-    """The function that answers for a domain, and the size of its largest tensor for one image."""
+    """The function that answers for a domain, and the floating-point numbers one image takes at the peak."""
     if domain == "box":
-        return box.margins, max(s.in_shape[0] * s.in_shape[1] * s.in_shape[2] for s in network.steps)
+        return box.margins, box.floats_per_image(network)
     relaxation = deeppoly_lines if domain == "deeppoly" else zonotope_lines
     analysis = partial(backsubstitution.margins, relaxation=relaxation)
-    return analysis, backsubstitution.coefficients_per_image(network)
+    return analysis, backsubstitution.floats_per_image(network)
 
 
 def _margin(
