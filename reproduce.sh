@@ -18,29 +18,44 @@ fail() {
     exit 2
 }
 
-# The stamp names everything the environment depends on: while it is unchanged, so is .venv.
-# The checkout's own path is in it because a virtual environment cannot be moved.
-stamp() {
+# Two stamps say what .venv was made of: while they are unchanged, so is .venv.
+# The checkout's own path is in the first because a virtual environment cannot be moved.
+packages_stamp() {
     echo "$root"
     "$python" --version
-    cat "$root/requirements.lock" "$root/pyproject.toml" | cksum
+    cksum <"$root/requirements.lock"
+}
+
+project_stamp() {
+    cksum <"$root/pyproject.toml"
 }
 
 set_up() {
     command -v "$python" >/dev/null || fail "no '$python' found: install Python 3.11 or newer, or name it with PYTHON=…"
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "'$python' is $("$python" --version 2>&1): softadv needs Python 3.11 or newer; name another with PYTHON=…"
-    if [ -f "$venv/stamp" ] && [ "$(cat "$venv/stamp")" = "$(stamp)" ]; then
-        return
+    if [ "$(cat "$venv/packages" 2>/dev/null)" != "$(packages_stamp)" ]; then
+        install_packages
     fi
-    echo "Setting up .venv from requirements.lock (a few minutes, about 6 GB; once)" >&2
+    if [ "$(cat "$venv/project" 2>/dev/null)" != "$(project_stamp)" ]; then
+        pip install --no-deps --no-build-isolation --editable "$root" ||
+            fail "softadv itself could not be installed (pip's message is above)"
+        project_stamp >"$venv/project"
+    fi
+}
+
+install_packages() {
+    echo "Setting up .venv from requirements.lock (a minute or two, about 6 GB; once)" >&2
     rm -rf "$venv"
     "$python" -m venv "$venv" || fail "'$python -m venv' failed: install the venv module (Debian: apt-get install python3-venv)"
-    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes -r "$root/requirements.lock" >&2 ||
+    pip install --require-hashes -r "$root/requirements.lock" ||
         fail "the packages of requirements.lock could not be installed (pip's message is above)"
-    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable "$root" >&2 ||
-        fail "softadv itself could not be installed (pip's message is above)"
-    stamp >"$venv/stamp"
+    packages_stamp >"$venv/packages"
+}
+
+# Only errors are shown, and on standard error: standard output is the run's.
+pip() {
+    "$venv/bin/python" -m pip "$1" -qq --disable-pip-version-check "${@:2}" >&2
 }
 
 set_up
