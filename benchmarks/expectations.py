@@ -72,6 +72,26 @@ def main() -> None:
                 sigmas=str(SIGMAS),
                 resolution=f"{1 / images:.6f}",
             )
+    for figure, least in (("adversarial_accuracy", 10.0), ("certified_accuracy", 5.0)):
+        for method in ("adversarial", "soft"):
+            print_claim(
+                identifier=f"{method}-gains-{figure.split('_', maxsplit=1)[0]}",
+                title=f"{method} training gains at least {least:g} points of {TITLES[figure]} over natural training",
+                rule="gain",
+                settings=f'["{trial.setting}"]',
+                figure=f'"{figure}"',
+                method=f'"{method}"',
+                over='"natural"',
+                above=f"{least}",
+            )
+    print_claim(
+        identifier="soft-like-adversarial",
+        title="soft training's natural accuracy is within 3 points of adversarial training's",
+        rule="comparable",
+        settings=f'["{trial.setting}"]',
+        figures='["natural_accuracy"]',
+        margin="3.0",
+    )
     print_claim(
         identifier="precision",
         title="DeepPoly verifies more test images than DeepZono, and DeepZono more than Box",

@@ -69,7 +69,7 @@ def test_parity_notices_another_model(exported):
     with torch.no_grad():
         model[-1].bias[3] += 100
     found = check_parity(model, path, torch.rand(4, *shape))
-    assert found.largest_difference == pytest.approx(100, rel=1e-3)
+    assert found.largest_difference == pytest.approx(1, rel=1e-2)  # all of an output of about 100
     assert not found.classes_equal
 
 

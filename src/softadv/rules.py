@@ -38,17 +38,23 @@ class NeuronCount:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NaturalGain:
-    """Soft training's natural accuracy exceeds adversarial training's by `above` to `below` points."""
+class Gain:
+    """In every setting, a figure of one method exceeds that of another by `above` to `below` points."""
 
     settings: list[str]
+    figure: str
+    method: str
+    over: str
     above: float
     below: float | None = None
 
     def decide(self, evidence: Evidence) -> Decision:
-        gains = {setting: _difference(evidence, setting, "natural_accuracy") for setting in self.settings}
+        gains = {
+            setting: _difference(evidence, setting, self.figure, method=self.method, over=self.over)
+            for setting in self.settings
+        }
         holds = all(gain > self.above and (self.below is None or gain < self.below) for gain in gains.values())
-        return holds, "natural accuracy, soft - adversarial: " + _listed(gains, "{:+.2f} points")
+        return holds, f"{_words(self.figure)}, {self.method} - {self.over}: {_listed(gains, '{:+.2f} points')}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +68,7 @@ class Comparable:
     def decide(self, evidence: Evidence) -> Decision:
         holds, parts = True, []
         for figure in self.figures:
-            gaps = {setting: _difference(evidence, setting, figure) for setting in self.settings}
+            gaps = {s: _difference(evidence, s, figure, method="soft", over="adversarial") for s in self.settings}
             holds = holds and all(abs(gap) <= self.margin for gap in gaps.values())
             parts.append(f"{_words(figure)}, soft - adversarial: {_listed(gaps, '{:+.2f} points')}")
         return holds, "; ".join(parts)
@@ -212,7 +218,7 @@ class ExportParity:
 
 RULES: dict[str, type[Rule]] = {
     "neuron-count": NeuronCount,
-    "natural-gain": NaturalGain,
+    "gain": Gain,
     "comparable": Comparable,
     "verified-falls": VerifiedFalls,
     "verified-at-most": VerifiedAtMost,
@@ -225,10 +231,10 @@ RULES: dict[str, type[Rule]] = {
 }
 
 
-def _difference(evidence: Evidence, setting: str, figure: str) -> float:
-    """Soft minus adversarial, in points, averaged over the seeds that have both."""
-    pairs = evidence.pairs(setting, "soft", "adversarial")
-    return 100 * fmean(value_of(soft, figure) - value_of(hard, figure) for soft, hard in pairs)
+def _difference(evidence: Evidence, setting: str, figure: str, *, method: str, over: str) -> float:
+    """A figure of one method minus that of another, in points, averaged over the seeds that have both."""
+    pairs = evidence.pairs(setting, method, over)
+    return 100 * fmean(value_of(one, figure) - value_of(other, figure) for one, other in pairs)
 
 
 def _any_method(evidence: Evidence, setting: str) -> list[Run]:

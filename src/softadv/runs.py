@@ -78,7 +78,10 @@ class Certified:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """How the exported model compares with PyTorch's on `images` test images, in onnxruntime."""
+    """How the exported model compares with PyTorch's on `images` test images, in onnxruntime.
+
+    largest_difference: of an output, relative to it where it is above 1.
+    """
 
     images: int
     largest_difference: float
