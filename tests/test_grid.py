@@ -94,3 +94,10 @@ def test_too_many_images_are_refused_before_anything_is_written(tmp_path: Path) 
     with pytest.raises(SoftadvError, match="asked for 2000 train images, there are 1437"):
         prepared(grid, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_two_grids_do_not_share_a_folder(tiny: Grid, tmp_path: Path) -> None:
+    prepared(tiny, tmp_path)
+    other = parse_grid(TINY.replace('"tiny"', '"other"'), source="other")
+    with pytest.raises(SoftadvError, match="holds the grid tiny, not other"):
+        prepared(other, tmp_path)

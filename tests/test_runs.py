@@ -14,6 +14,7 @@ from softadv.runs import (
     Parity,
     Result,
     RunFolder,
+    delete_run,
     grid_results,
     grid_runs,
     read_json,
@@ -213,29 +214,25 @@ def test_the_same_trial_goes_on_where_it_was(run):
     assert not (run.path / runs.TRACEBACK).exists()
 
 
-def test_fresh_begins_anew(run):
+def test_a_run_is_deleted_whole(run):
     run.write_metrics(METRICS)
-    run.write_result(RESULT)
-    other = replace(TRIAL, eps=0.2)
-    run.begin(other, fresh=True)
-    assert run.metrics() == []
-    assert run.result() is None
-    assert run.trial() == other
+    delete_run(run.path, mark="spec.json")
+    assert not run.path.exists()
+    delete_run(run.path, mark="spec.json")  # nothing is there to delete
 
 
-def test_fresh_deletes_no_folder_that_is_no_run(tmp_path):
+def test_a_folder_that_is_no_run_is_not_deleted(tmp_path):
     (tmp_path / "thesis.txt").write_text("three years of work")
-    message = refusal(RunFolder(tmp_path).begin, TRIAL, fresh=True)
-    assert str(tmp_path) in message
+    assert str(tmp_path) in refusal(delete_run, tmp_path, mark="spec.json")
+    assert str(tmp_path / "thesis.txt") in refusal(delete_run, tmp_path / "thesis.txt", mark="spec.json")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("below", ["", "runs/a"])
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, fresh, below):
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, below):
     file = tmp_path / "file"
     file.write_text("a regular file")
-    assert str(file) in refusal(RunFolder(file / below).begin, TRIAL, fresh=fresh)
+    assert str(file) in refusal(RunFolder(file / below).begin, TRIAL)
     assert file.read_text() == "a regular file"
 
 

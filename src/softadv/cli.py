@@ -107,6 +107,7 @@ def reproduce(
     chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs)
     folder = out or Path("runs") / chosen.name
     expected = expected or expected_folder()
+    judge([], grid=chosen.name, expected=expected)  # a fault in these files is found before hours of work
     ran = _run(chosen, folder=folder, data=data, device=device, fresh=fresh)
     code = _conclude(folder, expected)
     for name in ran.failed:

@@ -12,7 +12,7 @@ import torch
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.progress import Report
-from softadv.runs import GRID, TRACEBACK, RunFolder, delete_run, read_json, write_json, write_text
+from softadv.runs import GRID, TRACEBACK, RunFolder, delete_run, make_folder, read_json, write_json, write_text
 from softadv.spec import Grid, Trial
 from softadv.trial import attack_of, expected_work, run_trial
 
@@ -45,7 +45,7 @@ class Prepared:
 def prepare(grid: Grid, *, folder: Path, data_root: Path | None, device: torch.device, fresh: bool = False) -> Prepared:
     """Check every trial, load its data and set up its folder, so that bad input is found before any work.
 
-    fresh: delete the folder first, if it holds this kind of thing.
+    fresh: delete the folder first, if it holds a grid.
     Raises SoftadvError for data that cannot be had, and a folder that holds another run.
     """
     for trial in grid.trials:
@@ -60,9 +60,14 @@ def prepare(grid: Grid, *, folder: Path, data_root: Path | None, device: torch.d
         datasets[trial] = parts[key]
     if fresh:
         delete_run(folder, mark=GRID)
+    if (folder / GRID).exists() and grid_name(folder) != grid.name:
+        raise SoftadvError(
+            f"{folder}: holds the grid {grid_name(folder)}, not {grid.name}; use --fresh or another --out"
+        )
+    make_folder(folder)
+    write_json(folder / GRID, {"name": grid.name, "description": grid.description})
     for trial in grid.trials:
         RunFolder(folder / trial.name).begin(trial)
-    write_json(folder / GRID, {"name": grid.name, "description": grid.description})
     return Prepared(grid, folder, datasets)
 
 

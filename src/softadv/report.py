@@ -21,7 +21,7 @@ from softadv.claims import Verdict
 from softadv.entries import Entry, State, read_entries
 from softadv.errors import SoftadvError
 from softadv.results_table import certified_domains, result_groups
-from softadv.runs import EXAMPLES, read_tensors, write_bytes, write_text
+from softadv.runs import EXAMPLES, make_folder, read_tensors, write_bytes, write_text
 from softadv.series import (
     DATASET_TITLES,
     DOMAIN_TITLES,
@@ -80,10 +80,7 @@ def write_report(folder: Path, *, verdicts: Sequence[Verdict], title: str, comma
         data=_data(entries),
     )
     report = folder / "report"
-    try:
-        report.mkdir(exist_ok=True)
-    except OSError as error:
-        raise SoftadvError(f"{report}: cannot be made ({error.strerror})") from error
+    make_folder(report)
     for picture in pictures:
         write_bytes(report / picture.file, picture.data)
     write_text(report / "index.html", page)

@@ -116,23 +116,18 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def begin(self, trial: Trial, *, fresh: bool = False) -> None:
+    def begin(self, trial: Trial) -> None:
         """Create the folder and record the spec; keep what an earlier run of the same trial left.
 
         Raises SoftadvError where the folder holds another trial, or cannot be written.
         """
-        try:
-            if fresh:
-                delete_run(self.path, mark="spec.json")
-            self.path.mkdir(parents=True, exist_ok=True)
-            recorded = self.trial() if (self.path / "spec.json").exists() else None
-            if recorded is not None and recorded != trial:
-                raise SoftadvError(f"{self.path}: {_difference(recorded, trial)}; use --fresh or another --out")
-            if recorded is None:
-                write_json(self.path / "spec.json", trial_to_table(trial))
-            (self.path / TRACEBACK).unlink(missing_ok=True)
-        except OSError as error:
-            raise SoftadvError(f"{error.filename or self.path}: cannot be written ({error.strerror})") from error
+        make_folder(self.path)
+        recorded = self.trial() if (self.path / "spec.json").exists() else None
+        if recorded is not None and recorded != trial:
+            raise SoftadvError(f"{self.path}: {_difference(recorded, trial)}; use --fresh or another --out")
+        if recorded is None:
+            write_json(self.path / "spec.json", trial_to_table(trial))
+        (self.path / TRACEBACK).unlink(missing_ok=True)
 
     def trial(self) -> Trial:
         """The recorded spec."""
@@ -193,6 +188,14 @@ def grid_runs(folder: Path) -> list[RunFolder]:
     if not runs:
         raise SoftadvError(f"{folder}: holds no runs (no folder in it has a spec.json)")
     return runs
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it. Raises SoftadvError naming it where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SoftadvError(f"{folder}: cannot be made ({error.strerror})") from error
 
 
 def delete_run(folder: Path, *, mark: str) -> None:
