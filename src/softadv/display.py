@@ -11,8 +11,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from softadv.progress import Report
 
 
+_LOG_SECONDS = 60
+
+
 class Display:
-    """A bar that moves on a terminal; elsewhere one line for each new thing, for logs.
+    """A bar that moves on a terminal; elsewhere a line for each new thing and each minute, for logs.
 
     Use as a context manager, and call advance with the work done since the last call.
     """
@@ -23,7 +26,7 @@ class Display:
         self._work = work
         self._done = 0.0
         self._began = time.monotonic()
-        self._last = ""
+        self._last, self._printed = "", 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -53,10 +56,11 @@ class Display:
         if self._console.is_terminal:
             self._bar.update(self._task, description=f"[bold]{trial}[/]  {what}", advance=work)
             return
-        # One line an epoch: "epoch 2/8: training" and "epoch 2/8: certifying" are the same line of a log.
+        # One line an epoch, "epoch 2/8: training" and "epoch 2/8: certifying" being the same, and one a minute.
         line = f"{trial}  {what.split(':', maxsplit=1)[0]}"
-        if line != self._last:
-            self._last = line
+        now = time.monotonic()
+        if line != self._last or now - self._printed >= _LOG_SECONDS:
+            self._last, self._printed = line, now
             self._console.print(f"{line}  ({self._share():.0%}{self._left()})", highlight=False, soft_wrap=True)
 
     def of(self, trial: str) -> Report:
