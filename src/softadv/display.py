@@ -10,7 +10,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from softadv.progress import Report
 
-
 _LOG_SECONDS = 60
 
 
