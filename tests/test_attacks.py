@@ -164,3 +164,19 @@ def test_pgd_refuses_negative_settings(trained_digits, digits, setting):
     settings = {"eps": EPS, "alpha": ALPHA, "steps": STEPS, setting: -1}
     with pytest.raises(SoftadvError, match=f"{setting}.*-1"):
         pgd(trained_digits, digits.test_x[:2], digits.test_y[:2], **settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": torch.tensor([0, 10])}, r"labels lie in 0\.\.10, the model has classes 0\.\.9"),
+        ({"y": torch.tensor([-1, 0])}, r"labels lie in -1\.\.0"),
+        ({"x": torch.full((2, 1, 28, 28), float("nan"))}, "image 0 has pixels that are NaN"),
+        ({"eps": float("nan")}, "must be 0 or more"),
+        ({"alpha": -1.0}, "must be 0 or more"),
+    ],
+)
+def test_pgd_refuses_what_it_cannot_attack(change, message):
+    given = {"x": torch.rand(2, 1, 28, 28), "y": torch.tensor([0, 1]), "eps": 0.1, "alpha": 0.1, "steps": 1} | change
+    with pytest.raises(SoftadvError, match=message):
+        pgd(conv_small("mnist", seed=0), given.pop("x"), given.pop("y"), **given)

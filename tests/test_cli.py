@@ -163,4 +163,4 @@ def test_an_interrupted_command_says_so_and_goes_on_later(
 
     monkeypatch.setattr("softadv.cli.run_trial", interrupted)
     assert run("train", str(tmp_path / "x")) == 130
-    assert "interrupted; the same command goes on" in capsys.readouterr().err
+    assert "interrupted; given again" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from softadv.rules import (
     NeuronCount,
     NothingVerified,
     Rule,
+    VerifiedAtLeast,
     VerifiedAtMost,
     VerifiedFalls,
 )
@@ -151,6 +152,11 @@ def test_verified_at_most_looks_at_every_epoch() -> None:
     assert not holds(VerifiedAtMost(settings=["s"], share=0.0), Run(run.result, [first, run.metrics[1]]))
 
 
+def test_verified_at_least_looks_at_the_last_epoch() -> None:
+    assert holds(VerifiedAtLeast(settings=["s"], share=0.1), a_run(verified=10))
+    assert not holds(VerifiedAtLeast(settings=["s"], share=0.1), a_run(verified=9))
+
+
 def test_nothing_verified_also_asks_for_like_performance() -> None:
     rule = NothingVerified(settings=["s"], margin=2.0)
     hard = a_run(method="adversarial")
@@ -174,10 +180,11 @@ def test_adversarial_falls_for_each_method() -> None:
 def test_domain_order_by_count_and_if_asked_by_seconds() -> None:
     run = a_run(certified={"deeppoly": (30, 1.0), "deepzono": (20, 2.0), "box": (0, 0.1)})
     domains = ["deeppoly", "deepzono", "box"]
-    assert holds(DomainOrder(settings=["s"], domains=domains, scalability=False), run)
-    assert not holds(DomainOrder(settings=["s"], domains=domains, scalability=True), run)
+    assert holds(DomainOrder(settings=["s"], domains=domains, faster=0.0), run)
+    assert holds(DomainOrder(settings=["s"], domains=domains, faster=10.0), run)
+    assert not holds(DomainOrder(settings=["s"], domains=domains, faster=10.1), run)
     with pytest.raises(NotRun, match="deepzono"):
-        holds(DomainOrder(settings=["s"], domains=domains, scalability=False), a_run())
+        holds(DomainOrder(settings=["s"], domains=domains, faster=0.0), a_run())
 
 
 def measured(**changes: object) -> Measured:
@@ -221,10 +228,11 @@ def test_export_parity_asks_for_classes_and_for_outputs() -> None:
         Comparable(settings=["s"], figures=["natural_accuracy"], margin=1.0),
         VerifiedFalls(settings=["s"]),
         VerifiedAtMost(settings=["s"], share=1.0),
+        VerifiedAtLeast(settings=["s"], share=0.0),
         NothingVerified(settings=["s"], margin=1.0),
         GapFalls(settings=["s"], methods=["soft"]),
         AdversarialFalls(settings=["s"], methods=["soft"]),
-        DomainOrder(settings=["s"], domains=["deeppoly"], scalability=False),
+        DomainOrder(settings=["s"], domains=["deeppoly"], faster=0.0),
         measured(),
         ExportParity(setting="s", tolerance=1.0),
     ],

@@ -34,7 +34,7 @@ TINY = Trial(
 
 def run_tiny(folder: Path, digits: ImageData, trial: Trial = TINY) -> Result:
     data = digits.first(train=trial.train_images, test=trial.test_images)
-    return run_trial(trial, run=RunFolder(folder), data=data, report=lambda what, work: None)
+    return run_trial(trial, run=RunFolder(folder), data=data, report=lambda what, work, before=False: None)
 
 
 def without_seconds(metrics: list[EpochMetrics]) -> list[dict[str, object]]:
@@ -129,7 +129,9 @@ def test_a_finished_trial_is_not_run_again(whole: Path, digits: ImageData) -> No
 def test_all_the_work_that_was_expected_is_reported(tmp_path: Path, digits: ImageData) -> None:
     data = digits.first(train=128, test=64)
     done = []
-    run_trial(TINY, run=RunFolder(tmp_path / "run"), data=data, report=lambda what, work: done.append(work))
+    run_trial(
+        TINY, run=RunFolder(tmp_path / "run"), data=data, report=lambda what, work, before=False: done.append(work)
+    )
     assert sum(done) == expected_work(TINY, data)
 
 
@@ -171,7 +173,7 @@ def test_other_images_are_refused_both_before_and_after_the_end(whole: Path, tmp
     unfinished = copied(whole, tmp_path, without="result.json")
     for folder in (whole, unfinished):
         with pytest.raises(SoftadvError, match="run on other digits images"):
-            run_trial(TINY, run=RunFolder(folder), data=other, report=lambda what, work: None)
+            run_trial(TINY, run=RunFolder(folder), data=other, report=lambda what, work, before=False: None)
 
 
 def test_missing_metrics_are_refused(whole: Path, tmp_path: Path, digits: ImageData) -> None:

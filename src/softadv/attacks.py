@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from softadv.data import check_images
 from softadv.errors import SoftadvError
 from softadv.gradients import input_gradient
 
@@ -50,10 +51,31 @@ def pgd(
     generator: source of the random start, on the device of x; None is PyTorch's own.
 
     The model is used in eval mode and left in the mode it was in; its parameters get no gradients.
-    Returns (N, C, H, W), detached. Raises SoftadvError for eps < 0, alpha < 0 or steps < 0.
+    Returns (N, C, H, W), detached. Raises SoftadvError for images that certify
+    would refuse, labels that the model has no class for, and numbers that are negative or not finite.
     """
-    if eps < 0 or alpha < 0 or steps < 0:
-        raise SoftadvError(f"pgd: eps, alpha and steps must not be negative, got {eps}, {alpha}, {steps}")
+    check_images(x, y)
+    if not (0 <= eps < float("inf") and 0 <= alpha < float("inf") and steps >= 0):
+        raise SoftadvError(f"pgd: eps, alpha and steps must be 0 or more, got {eps}, {alpha}, {steps}")
+    with torch.no_grad():
+        classes = model(x[:1]).shape[1] if len(x) else 0
+    if len(y) and (y.min() < 0 or y.max() >= classes):
+        raise SoftadvError(f"y: labels lie in {int(y.min())}..{int(y.max())}, the model has classes 0..{classes - 1}")
+    return _pgd(model, x, y, eps=eps, alpha=alpha, steps=steps, random_start=random_start, generator=generator)
+
+
+def _pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    alpha: float,
+    steps: int,
+    random_start: bool,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """pgd on inputs that were checked when the run began, as training calls it for every batch."""
     x = x.detach()
     lowest, highest = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
     point = x.clone()
@@ -87,7 +109,7 @@ def make_attack(name: str, *, eps: float, alpha: float, steps: int, random_start
     Raises SoftadvError for an unknown name, and for an attack without an eps.
     """
     if name == "pgd":
-        return partial(pgd, eps=eps, alpha=alpha, steps=steps, random_start=random_start)
+        return partial(_pgd, eps=eps, alpha=alpha, steps=steps, random_start=random_start)
     if not name.startswith(PREFIX):
         raise SoftadvError(f'attack: unknown name {name!r}, expected "pgd" or "{PREFIX}NAME"')
     import torchattacks  # noqa: PLC0415 (a second of start-up, for runs that ask for it)

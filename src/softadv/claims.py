@@ -78,11 +78,19 @@ def load_expectations(path: Path) -> Expectations:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SoftadvError(f"{path}: not valid TOML ({error})") from error
     required = {}
-    for name, entry in table.get("settings", {}).items():
+    settings = table.get("settings", {})
+    if not isinstance(settings, dict):
+        raise SoftadvError(f"{path}: settings: expected a table, got {settings!r}")
+    for name, entry in settings.items():
         where = f"{path}: settings.{name}"
+        if not isinstance(entry, dict):
+            raise SoftadvError(f"{where}: expected a table, got {entry!r}")
         values = {k: number(v, key=f"{where}: {k}") if k in ("eps", "alpha") else v for k, v in entry.items()}
         required[name] = _build(Required, values, where=where)
-    return Expectations([_read_claim(entry, path) for entry in table.get("claim", [])], required)
+    claims = table.get("claim", [])
+    if not isinstance(claims, list) or not all(isinstance(entry, dict) for entry in claims):
+        raise SoftadvError(f"{path}: claim: expected [[claim]] tables")
+    return Expectations([_read_claim(entry, path) for entry in claims], required)
 
 
 _ABOUT: tuple[str, ...] = ("id", "title", "source")
@@ -110,7 +118,10 @@ def _build(kind: type[T], values: dict[str, Any], *, where: str) -> T:
     for field in fields(kind):  # type: ignore[arg-type] # every kind built here is a dataclass
         if field.name not in values and field.default is MISSING:
             raise SoftadvError(f"{where}: {field.name} is missing")
-    return kind(**values)
+    try:
+        return kind(**values)
+    except SoftadvError as error:
+        raise SoftadvError(f"{where}: {error}") from error
 
 
 def _fits(value: object, kind: object) -> bool:
@@ -118,7 +129,7 @@ def _fits(value: object, kind: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind == list[str]:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(kind, type) and isinstance(value, kind)
+    return isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def _verdict(claim: Claim, rule: Rule, evidence: Evidence) -> Verdict:

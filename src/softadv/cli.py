@@ -6,6 +6,8 @@ Exit codes: 0 done and every expectation holds; 1 an expectation or a trial fail
 
 from __future__ import annotations
 
+import io
+import shlex
 import sys
 import time
 import tomllib
@@ -23,17 +25,18 @@ from softadv.claims import Verdict, expected_folder, judge
 from softadv.data import ImageData, load_dataset
 from softadv.display import Display
 from softadv.doctor import examine
+from softadv.entries import read_entries
 from softadv.errors import SoftadvError
 from softadv.evaluation import attack_images, certified_accuracy, natural_accuracy
-from softadv.evidence import load_runs
+from softadv.evidence import finished_runs
 from softadv.export import check_parity, export_onnx
-from softadv.grid import GridRun, grid_name, prepare, run_grid
+from softadv.grid import grid_command, grid_name, prepare, run_grid
 from softadv.models import IMAGE_SHAPES
 from softadv.partition import partition
-from softadv.progress import stage
+from softadv.progress import ATTACK_COST, CERTIFICATION_COST, stage
 from softadv.runs import MODEL, RunFolder, delete_run, write_tensors
 from softadv.saved import Saved, load_saved
-from softadv.spec import Grid, Trial, load_grid, number, packaged_grids, trial_from_table
+from softadv.spec import Trial, load_grid, number, packaged_grids, trial_from_table
 from softadv.trial import attack_of, expected_work, run_trial
 
 app = typer.Typer(
@@ -72,6 +75,9 @@ Expected = Annotated[
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; every error that the user can mend is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a tick that a terminal cannot show is no reason to stop
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
@@ -81,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         output.complain(str(error))
         code = 2
     if code == _INTERRUPTED:
-        output.complain("interrupted; the same command goes on from the last finished epoch")
+        output.complain("interrupted; given again, reproduce and train go on from the last finished epoch")
     sys.exit(code or 0)
 
 
@@ -108,11 +114,20 @@ def reproduce(
     folder = out or Path("runs") / chosen.name
     expected = expected or expected_folder()
     judge([], grid=chosen.name, expected=expected)  # a fault in these files is found before hours of work
-    ran = _run(chosen, folder=folder, data=data, device=device, fresh=fresh)
+    options = {"--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods}
+    given = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
+    where = environment.pick_device(device)
+    prepared = prepare(
+        chosen, folder=folder, data_root=data, device=where, fresh=fresh,
+        command=shlex.join(["./reproduce.sh", grid, *given]),
+    )  # fmt: skip
+    output.say(f"{chosen.name}: {len(chosen.trials)} trials on {environment.device_name(where)}, into {folder}")
+    with Display(output.console(), work=prepared.work) as display:
+        ran = run_grid(prepared, report=display.advance)
     code = _conclude(folder, expected)
-    for name in ran.failed:
-        output.complain(f"{name} failed: see {folder / name / 'traceback.txt'}")
-    return 1 if ran.failed else code
+    for message in ran.refused.values():
+        output.complain(message)
+    return 2 if ran.refused else code
 
 
 @app.command()
@@ -171,14 +186,16 @@ def evaluate(
     radius = _radius(saved, eps)
     name, run_attack = _attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
     x, y = images.test_x, images.test_y
-    with Display(output.console(), work=2 * len(x)) as display:
+    chosen = _domain(saved, domain)
+    cost = CERTIFICATION_COST[chosen]
+    with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
         attacked = attack_images(
             saved.model, x, y, attack=run_attack, generator=torch.Generator(x.device).manual_seed(seed),
-            on_progress=stage(display.of(str(model)), "attacking", cost=1),
+            on_progress=stage(display.of(str(model)), "attacking", cost=ATTACK_COST),
         )  # fmt: skip
         certified = certified_accuracy(
-            saved.model, x, y, eps=radius, domain=_domain(saved, domain),
-            on_progress=stage(display.of(str(model)), "certifying", cost=1),
+            saved.model, x, y, eps=radius, domain=chosen,
+            on_progress=stage(display.of(str(model)), "certifying", cost=cost),
         )  # fmt: skip
     rows = {
         "natural accuracy": f"{natural_accuracy(saved.model, x, y):.2%}",
@@ -209,7 +226,8 @@ def certify(
     seconds = time.perf_counter() - started
     counts = {part: int(getattr(split, part).sum()) for part in ("misclassified", "unverified", "verified")}
     rows = {part: f"{count:,} ({count / len(x):.2%})" for part, count in counts.items()}
-    rows["speed"] = f"{len(x) / seconds:.0f} images/s"
+    proven = len(x) - counts["misclassified"]  # the others are not certified at all
+    rows["speed"] = f"{proven / seconds:.0f} images/s"
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, {chosen}, eps {radius:g}", rows)
 
 
@@ -230,6 +248,8 @@ def attack(
     device: DeviceName = "auto",
 ) -> None:
     """Attack test images, and keep what was found."""
+    if save is not None and not save.parent.is_dir():
+        raise SoftadvError(f"--save {save}: {save.parent} is not a folder")
     saved, images = _load(model, dataset=dataset, data=data, limit=limit, device=device)
     radius = _radius(saved, eps)
     chosen, run_attack = _attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
@@ -281,7 +301,8 @@ def compare(folder: GridFolder, expected: Expected = None) -> int:
 @app.command()
 def report(folder: GridFolder, expected: Expected = None) -> None:
     """Write the report's page and figures, from a run folder alone."""
-    verdicts = judge(load_runs(folder), grid=grid_name(folder), expected=expected or expected_folder())
+    runs = finished_runs(read_entries(folder))
+    verdicts = judge(runs, grid=grid_name(folder), expected=expected or expected_folder())
     output.say(f"Report: {_write_report(folder, verdicts)}")
 
 
@@ -291,26 +312,21 @@ def doctor(data: DataRoot = None) -> None:
     output.show_findings(examine(data))
 
 
-def _run(grid: Grid, *, folder: Path, data: Path | None, device: str, fresh: bool) -> GridRun:
-    where = environment.pick_device(device)
-    prepared = prepare(grid, folder=folder, data_root=data, device=where, fresh=fresh)
-    output.say(f"{grid.name}: {len(grid.trials)} trials on {environment.device_name(where)}, into {folder}")
-    with Display(output.console(), work=prepared.work) as display:
-        return run_grid(prepared, report=display.advance)
-
-
 def _conclude(folder: Path, expected: Path) -> int:
-    """Compare, report, and print the verdicts; 1 when an expectation fails."""
-    verdicts = judge(load_runs(folder), grid=grid_name(folder), expected=expected)
+    """Compare, report, and print the verdicts; 1 when an expectation or a trial failed."""
+    entries = read_entries(folder)
+    verdicts = judge(finished_runs(entries), grid=grid_name(folder), expected=expected)
     output.show_verdicts(verdicts, report=_write_report(folder, verdicts))
-    return int(any(verdict.outcome == "fails" for verdict in verdicts))
+    lost = [entry for entry in entries if entry.state in ("failed", "unreadable")]
+    for entry in lost:
+        output.complain(f"{entry.name} {entry.state}: {entry.note}; see {entry.folder.path}")
+    return int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
 
 
 def _write_report(folder: Path, verdicts: Sequence[Verdict]) -> Path:
     from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
 
-    name = grid_name(folder)
-    return write_report(folder, verdicts=verdicts, title=name, command=f"./reproduce.sh {name}")
+    return write_report(folder, verdicts=verdicts, title=grid_name(folder), command=grid_command(folder))
 
 
 def _load(

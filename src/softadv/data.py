@@ -83,6 +83,17 @@ class ImageData:
         )
 
 
+def check_images(x: Tensor, y: Tensor) -> None:
+    """Raise SoftadvError unless x is float (N, C, H, W) without NaN and y is int64 (N,)."""
+    if x.ndim != 4 or not x.is_floating_point():
+        raise SoftadvError(f"x: expected float images (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
+    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
+        raise SoftadvError(f"y: expected int64 labels ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
+    if not x.isfinite().all():
+        bad = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
+        raise SoftadvError(f"x: image {bad} has pixels that are NaN or infinite")
+
+
 def load_dataset(name: str, root: str | Path | None = None) -> ImageData:
     """Load a dataset: "digits" (bundled with scikit-learn), "mnist" or "cifar10".
 
@@ -102,7 +113,7 @@ def load_dataset(name: str, root: str | Path | None = None) -> ImageData:
     found = find_dataset(name, root)
     if found is None:
         found = _download(name, root)
-    _check_sizes(name, found)
+    check_sizes(name, found)
     return _mnist(found) if name == "mnist" else _cifar10(found)
 
 
@@ -165,7 +176,8 @@ def _cifar10(root: Path) -> ImageData:
     return _image_data("cifar10", train_x, train_y, pixels[-1], labels[-1], source=str(root))
 
 
-def _check_sizes(name: str, root: Path) -> None:
+def check_sizes(name: str, root: Path) -> None:
+    """Raise SoftadvError naming the first file of a dataset that is missing or of the wrong size."""
     for file, expected in _FILES[name].items():
         path = root / file
         if not path.is_file():
@@ -196,6 +208,17 @@ def _fingerprint(*arrays: Bytes) -> str:
     return digest.hexdigest()
 
 
+def _move_in(name: str, source: Path, target: Path) -> None:
+    """Move a dataset's files into place: at one stroke, unless something is there already."""
+    folder = Path(next(iter(_FILES[name]))).parts[0]
+    if not (target / folder).exists():
+        os.replace(source / folder, target / folder)
+        return
+    for file in _FILES[name]:
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / file, target / file)
+
+
 def _download(name: str, root: str | Path | None) -> Path:
     """Download into ./data; the files appear there only once they are whole."""
     # Half a program's start-up time, for the one command that ever downloads.
@@ -211,9 +234,7 @@ def _download(name: str, root: str | Path | None) -> Path:
                 MNIST(partial, download=True)
             else:
                 download_and_extract_archive(CIFAR10_URL, partial, md5=CIFAR10_MD5)
-            for file in _FILES[name]:
-                (target / file).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(Path(partial) / file, target / file)
+            _move_in(name, Path(partial), target)
     except (HTTPException, OSError, RuntimeError) as error:
         if created and target.is_dir() and not any(target.iterdir()):
             target.rmdir()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from types import TracebackType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from softadv.progress import Report
@@ -49,22 +51,27 @@ class Display:
     ) -> None:
         self._bar.stop()
 
-    def advance(self, trial: str, what: str, work: float) -> None:
-        """trial and what: who is doing what; work: how much more of it is done."""
-        self._done += work
+    def advance(self, trial: str, what: str, work: float, *, before: bool = False) -> None:
+        """trial and what: who is doing what; work: how much more of it is done; before: by an earlier run."""
+        if before:
+            # Not done now: there is simply less to do, or the time left would be told too short.
+            self._work -= work
+        else:
+            self._done += work
         if self._console.is_terminal:
-            self._bar.update(self._task, description=f"[bold]{trial}[/]  {what}", advance=work)
+            text = f"[bold]{escape(trial)}[/]  {escape(what)}"
+            self._bar.update(self._task, description=text, total=self._work, completed=self._done)
             return
         # One line an epoch, "epoch 2/8: training" and "epoch 2/8: certifying" being the same, and one a minute.
         line = f"{trial}  {what.split(':', maxsplit=1)[0]}"
         now = time.monotonic()
         if line != self._last or now - self._printed >= _LOG_SECONDS:
             self._last, self._printed = line, now
-            self._console.print(f"{line}  ({self._share():.0%}{self._left()})", highlight=False, soft_wrap=True)
+            self._console.print(f"{escape(line)}  ({self._share():.0%}{self._left()})", highlight=False, soft_wrap=True)
 
     def of(self, trial: str) -> Report:
         """A report for one trial alone."""
-        return lambda what, work: self.advance(trial, what, work)
+        return partial(self.advance, trial)
 
     def _share(self) -> float:
         return min(self._done / self._work, 1.0) if self._work else 1.0

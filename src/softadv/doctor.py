@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from softadv import environment
-from softadv.data import find_dataset, search_places
+from softadv.data import check_sizes, find_dataset, search_places
+from softadv.errors import SoftadvError
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ def _gpu() -> Finding:
 def _dataset(name: str, root: Path | None) -> Finding:
     place = find_dataset(name, root)
     if place is not None:
+        try:
+            check_sizes(name, place)
+        except SoftadvError as error:
+            return Finding(f"dataset {name}", str(error), "replace that file, or name another folder with --data")
         return Finding(f"dataset {name}", f"in {place}")
     searched = ", ".join(str(place) for place in search_places(root))
     return Finding(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean
 
-from softadv.runs import EpochMetrics, Result, grid_runs
+from softadv.entries import Entry
+from softadv.runs import EpochMetrics, Result
 from softadv.spec import Trial
 
 
@@ -37,14 +37,18 @@ class Required:
     alpha: float
     steps: int
     epochs: int
+    domain: str = "deeppoly"
+    attack: str = "pgd"
 
     def shortfall(self, trial: Trial) -> str | None:
         """Why a trial does not count, or None when it does."""
         for key, wanted in vars(self).items():
             found = getattr(trial, key)
             if found != wanted:
-                return f"{key} {found:g} instead of {wanted:g}" if key != "dataset" else f"dataset {found}"
-        return None if trial.train_images is None else f"only {trial.train_images} training images"
+                return f"{key} {_short(found)} instead of {_short(wanted)}"
+        if trial.train_images is not None or trial.test_images is not None:
+            return f"a part of the {trial.dataset} images"
+        return None
 
 
 @dataclass(frozen=True)
@@ -79,9 +83,13 @@ class Evidence:
         return fmean(value_of(run, what) for run in self.of(setting, method).values())
 
 
-def load_runs(folder: Path) -> list[Run]:
-    """Every finished trial of a grid's folder."""
-    return [Run(result, run.metrics()) for run in grid_runs(folder) if (result := run.result()) is not None]
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def finished_runs(entries: Sequence[Entry]) -> list[Run]:
+    """The finished trials of a grid's folder."""
+    return [Run(entry.result, entry.epochs) for entry in entries if entry.result is not None]
 
 
 def value_of(run: Run, what: str) -> float:

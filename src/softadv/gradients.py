@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv.convolution import TransposedConv
-from softadv.models import Normalize
+from softadv.models import Normalize, is_plain_sequential
 
 # Images (N, C, H, W) and labels (N,) to the gradient of the summed cross-entropy, (N, C, H, W).
 InputGradient = Callable[[Tensor, Tensor], Tensor]
@@ -151,10 +151,10 @@ class _Normalize:
 
 def _chain(model: nn.Module) -> list[_Layer] | None:
     """The layers of a chain that can be differentiated by hand, or None."""
-    if isinstance(model, nn.Sequential):
+    if is_plain_sequential(model):
         layers: list[_Layer] = []
-        for part in model:
-            inner = _chain(part)
+        for part in model._modules.values():
+            inner = None if part is None else _chain(part)
             if inner is None:
                 return None
             layers += inner

@@ -63,7 +63,7 @@ def conv_small(dataset: str, *, normalize: bool = False, seed: int | None = None
     # The generator is forked so that building a model never disturbs the caller's random numbers.
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
         return nn.Sequential(
             *([Normalize(*STATISTICS[dataset])] if normalize else []),
             nn.Conv2d(channels, 16, 4, stride=2),
@@ -75,6 +75,11 @@ def conv_small(dataset: str, *, normalize: bool = False, seed: int | None = None
             nn.ReLU(),
             nn.Linear(100, CLASSES),
         )
+
+
+def is_plain_sequential(model: nn.Module) -> bool:
+    """Whether a model is a chain of its layers: a subclass of nn.Sequential may compute something else."""
+    return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
 def count_neurons(model: nn.Module, image_shape: tuple[int, int, int]) -> int:

@@ -41,7 +41,7 @@ def show_verdicts(verdicts: Sequence[Verdict], *, report: Path) -> None:
     screen.print(table)
     counts = {name: sum(v.outcome == name for v in verdicts) for name in _STYLES}
     screen.print(", ".join(f"{count} {name}" for name, count in counts.items()))
-    screen.print(f"Report: {report}", soft_wrap=True)
+    screen.print(f"Report: {escape(str(report))}", soft_wrap=True)
 
 
 def show_result(result: Result, folder: Path) -> None:

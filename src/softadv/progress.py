@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-# Told what is running, and how much more work has been done, in attack steps on one image.
-Report = Callable[[str, float], None]
+
+class Report(Protocol):
+    """Told what is running, and how much more work has been done."""
+
+    def __call__(self, what: str, work: float, *, before: bool = False) -> None:
+        """work: in attack steps on one image. before: it was done by an earlier run, in no time now."""
+
 
 # Rough costs of one image, in attack steps on it: they steer the time that is said to be left.
+ATTACK_COST = 20  # where the number of steps is not known
 UPDATE_COST = 4
 CERTIFICATION_COST = {"deeppoly": 250, "deepzono": 250, "box": 4}
 

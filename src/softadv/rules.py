@@ -10,6 +10,7 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Protocol
 
+from softadv.errors import SoftadvError
 from softadv.evidence import Evidence, NotRun, Run, value_of
 from softadv.models import IMAGE_SHAPES, conv_small, count_neurons
 from softadv.spec import METHODS
@@ -102,6 +103,19 @@ class VerifiedAtMost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VerifiedAtLeast:
+    """Soft training verifies at least this share of the training set in its last epoch, on the mean over seeds."""
+
+    settings: list[str]
+    share: float
+
+    def decide(self, evidence: Evidence) -> Decision:
+        shares = {setting: 100 * evidence.mean(setting, "soft", "verified_share") for setting in self.settings}
+        holds = all(value >= 100 * self.share for value in shares.values())
+        return holds, f"verified in the last epoch: {_listed(shares, '{:.2f}%')}, at least {100 * self.share:.2f}%"
+
+
+@dataclass(frozen=True, kw_only=True)
 class NothingVerified:
     """No image is ever verified, and so soft and adversarial training perform alike, to within `margin` points."""
 
@@ -156,11 +170,14 @@ class AdversarialFalls:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainOrder:
-    """On the same models, each domain verifies more images than the next one, and takes longer."""
+    """On the same models, each domain verifies more images than the next one.
+
+    The last domain is also at least `faster` times as fast as each other; 0 does not compare seconds.
+    """
 
     settings: list[str]
     domains: list[str]
-    scalability: bool  # whether the seconds count, or only the images
+    faster: float
 
     def decide(self, evidence: Evidence) -> Decision:
         runs = [run for setting in self.settings for run in _any_method(evidence, setting)]
@@ -172,7 +189,9 @@ class DomainOrder:
                 raise NotRun(f"test images were not certified with {domain} in every run")
             verified[domain] = float(sum(c.verified for c in there))
             seconds[domain] = 1000 * sum(c.seconds for c in there) / sum(c.images for c in there)
-        holds = _falls(verified) and (not self.scalability or _falls(seconds))
+        quickest = seconds[self.domains[-1]]
+        scales = all(seconds[domain] >= self.faster * quickest for domain in self.domains[:-1])
+        holds = _falls(verified) and scales
         return holds, f"verified: {_listed(verified, '{:.0f}')}; ms an image: {_listed(seconds, '{:.2f}')}"
 
 
@@ -192,6 +211,10 @@ class Measured:
     seeds: int
     sigmas: float
     resolution: float
+
+    def __post_init__(self) -> None:
+        if self.seeds < 2:
+            raise SoftadvError(f"seeds: a spread needs at least 2, got {self.seeds}")
 
     def decide(self, evidence: Evidence) -> Decision:
         values = [value_of(run, self.figure) for run in evidence.of(self.setting, self.method).values()]
@@ -221,6 +244,7 @@ RULES: dict[str, type[Rule]] = {
     "gain": Gain,
     "comparable": Comparable,
     "verified-falls": VerifiedFalls,
+    "verified-at-least": VerifiedAtLeast,
     "verified-at-most": VerifiedAtMost,
     "nothing-verified": NothingVerified,
     "gap-falls": GapFalls,
@@ -238,7 +262,8 @@ def _difference(evidence: Evidence, setting: str, figure: str, *, method: str, o
 
 
 def _any_method(evidence: Evidence, setting: str) -> list[Run]:
-    methods = [m for m in METHODS if any(r.result.trial.method == m for r in evidence.runs)]
+    found = {run.result.trial.method for run in evidence.runs if run.result.trial.setting == setting}
+    methods = [method for method in METHODS if method in found]
     if not methods:
         raise NotRun(f"no finished run of {setting}")
     return [run for method in methods for run in evidence.of(setting, method).values()]

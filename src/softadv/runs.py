@@ -13,6 +13,7 @@ runs/<grid>/<trial>/spec.json               what was asked for
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -30,6 +31,7 @@ from torch import Tensor
 from softadv.errors import SoftadvError
 from softadv.spec import Trial, trial_from_table, trial_to_table
 
+SPEC = "spec.json"
 CHECKPOINT = "checkpoint.safetensors"
 WEIGHTS = "weights.safetensors"
 EXAMPLES = "examples.safetensors"
@@ -121,17 +123,22 @@ class RunFolder:
 
         Raises SoftadvError where the folder holds another trial, or cannot be written.
         """
+        self.check(trial)
         make_folder(self.path)
-        recorded = self.trial() if (self.path / "spec.json").exists() else None
-        if recorded is not None and recorded != trial:
-            raise SoftadvError(f"{self.path}: {_difference(recorded, trial)}; use --fresh or another --out")
-        if recorded is None:
-            write_json(self.path / "spec.json", trial_to_table(trial))
+        if not (self.path / SPEC).exists():
+            write_json(self.path / SPEC, trial_to_table(trial))
         (self.path / TRACEBACK).unlink(missing_ok=True)
+
+    def check(self, trial: Trial) -> None:
+        """Raise SoftadvError if the folder holds another trial; write nothing."""
+        if os.path.lexists(self.path / SPEC):  # unlike exists(), quiet about a folder below a file
+            recorded = self.trial()
+            if recorded != trial:
+                raise SoftadvError(f"{self.path}: {_difference(recorded, trial)}; use --fresh or another folder")
 
     def trial(self) -> Trial:
         """The recorded spec."""
-        return trial_from_table(read_json(self.path / "spec.json"), where=str(self.path / "spec.json"))
+        return trial_from_table(read_json(self.path / SPEC), where=str(self.path / SPEC))
 
     def metrics(self) -> list[EpochMetrics]:
         """The finished epochs, in order; empty before the first."""
@@ -174,16 +181,8 @@ def read_result(path: Path) -> Result:
         raise SoftadvError(f"{path}: not the result of a trial ({error})") from error
 
 
-def grid_results(folder: Path) -> list[Result]:
-    """The results of every finished trial of a grid's folder, by name.
-
-    Raises SoftadvError when the folder holds no trial at all.
-    """
-    return [result for run in grid_runs(folder) if (result := run.result()) is not None]
-
-
 def grid_runs(folder: Path) -> list[RunFolder]:
-    """The run folders of a grid, finished or not, by name."""
+    """The run folders of a grid, finished or not, by name. Raises SoftadvError when there is none."""
     runs = [RunFolder(path.parent) for path in sorted(folder.glob("*/spec.json"))]
     if not runs:
         raise SoftadvError(f"{folder}: holds no runs (no folder in it has a spec.json)")
@@ -205,7 +204,10 @@ def delete_run(folder: Path, *, mark: str) -> None:
     # Deleting is for runs, not for whatever a mistyped path names.
     if not (folder / mark).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise SoftadvError(f"{folder}: not a folder that softadv made (no {mark} in it), so it is not deleted")
-    shutil.rmtree(folder)
+    try:
+        shutil.rmtree(folder.resolve())  # a link to a larger disk stays, what it names goes
+    except OSError as error:
+        raise SoftadvError(f"{folder}: cannot be deleted ({error.strerror or error})") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -222,8 +224,22 @@ def write_bytes(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise SoftadvError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk, so that files appear there in the order they were written."""
+    if os.name == "nt":  # Windows opens no folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, table: Mapping[str, Any]) -> None:
@@ -267,9 +283,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError) as error:
         raise SoftadvError(f"{path}: not a safetensors file, or damaged ({error})") from error
-    # Other programs write "format" at most: any other key is ours, with a flipped bit in its name.
-    ours = not about.keys() <= {"format"}
-    if ours and metadata.pop("sha256", None) != _digest(tensors, metadata):
+    if not about.keys() <= {_METADATA, "format"}:
+        raise SoftadvError(f"{path}: damaged, or its metadata are not softadv's")
+    if _METADATA in about and metadata.pop("sha256", None) != _digest(tensors, metadata):
         raise SoftadvError(f"{path}: damaged, its contents do not match its own checksum")
     return tensors, metadata
 

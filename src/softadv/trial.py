@@ -49,14 +49,14 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
     finished = run.result()
     if finished is not None:
         _check_same_data(run, finished.data_fingerprint, data)
-        report("finished before", expected_work(trial, data))
+        report("finished before", expected_work(trial, data), before=True)
         return finished
     job = _Job(trial, run, data, report)
     learner = new_learner(conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed), trial)
     learner.model.to(data.train_x.device)
     metrics = _restore(job, learner)
     if metrics:
-        report(f"epoch {len(metrics)}/{trial.epochs}", _training_work(trial, data, epochs=len(metrics)))
+        report(f"epoch {len(metrics)}/{trial.epochs}", _training_work(trial, data, epochs=len(metrics)), before=True)
     for epoch in range(len(metrics) + 1, trial.epochs + 1):
         metrics.append(_one_epoch(job, learner, epoch))
         # The metrics go first: a checkpoint never knows an epoch that they do not.
@@ -233,5 +233,5 @@ def _check_same_data(run: RunFolder, recorded: str, data: ImageData) -> None:
     if recorded != data.fingerprint:
         raise SoftadvError(
             f"{run.path}: was run on other {data.name} images (fingerprint {recorded[:12]}, now "
-            f"{data.fingerprint[:12]}); use --fresh or another --out"
+            f"{data.fingerprint[:12]}); use --fresh or another folder"
         )

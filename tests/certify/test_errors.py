@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from softadv.certify import certify
+from softadv.certify import DOMAINS, certify
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 
@@ -124,3 +124,27 @@ def test_a_model_without_weights_is_answered_or_refused():
     except SoftadvError:
         return
     torch.testing.assert_close(found.margin, torch.tensor([0.6]))
+
+
+def test_a_layer_that_comes_twice_is_read_twice():
+    relu = nn.ReLU()
+    layers = [nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)]
+    once = nn.Sequential(nn.Flatten(), layers[0], relu, layers[1], relu, layers[2])
+    apart = nn.Sequential(nn.Flatten(), layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+    x, y = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])
+    for domain in DOMAINS:
+        found = certify(once, x, y, eps=0.1, domain=domain).margin
+        assert torch.equal(found, certify(apart, x, y, eps=0.1, domain=domain).margin)
+
+
+def test_a_sequential_with_a_forward_of_its_own_is_refused_by_name():
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    block = Residual(nn.Linear(4, 4), nn.ReLU())
+    x, y = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])
+    with pytest.raises(SoftadvError, match=r"layer 1 \(Residual\): not supported"):
+        certify(nn.Sequential(nn.Flatten(), block), x, y, eps=0.1)
+    with pytest.raises(SoftadvError, match="Residual is not an"):
+        certify(block, x, y, eps=0.1)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from softadv.certify import backsubstitution, box
 from softadv.certify.network import Network, read_network
 from softadv.certify.relu import deeppoly_lines, zonotope_lines
+from softadv.data import check_images
 from softadv.errors import SoftadvError
 
 Domain = Literal["box", "deepzono", "deeppoly"]
@@ -90,17 +91,6 @@ def certify(
                 on_progress(part.stop)
     # Positive proof is asked for: NaN and infinity are not one.
     return Certificates(correct, correct & (margin > 0) & margin.isfinite(), margin)
-
-
-def check_images(x: Tensor, y: Tensor) -> None:
-    """Raise SoftadvError unless x is float (N, C, H, W) without NaN and y is int64 (N,)."""
-    if x.ndim != 4 or not x.is_floating_point():
-        raise SoftadvError(f"x: expected float images (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
-    if y.dtype != torch.int64 or y.shape != x.shape[:1]:
-        raise SoftadvError(f"y: expected int64 labels ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
-    if not x.isfinite().all():
-        bad = int((~x.isfinite()).flatten(1).any(1).nonzero()[0])
-        raise SoftadvError(f"x: image {bad} has pixels that are NaN or infinite")
 
 
 _LowerBounds = Callable[[Network, Tensor, Tensor, Tensor], Tensor]

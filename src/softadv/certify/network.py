@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from softadv.certify.rows import Rows, Windows
 from softadv.convolution import TransposedConv
 from softadv.errors import SoftadvError
-from softadv.models import Normalize
+from softadv.models import Normalize, is_plain_sequential
 
 Shape = tuple[int, int, int]
 
@@ -172,7 +172,7 @@ def read_network(model: nn.Module, in_shape: Shape) -> Network:
     Weights are shared with the model, not copied. Raises SoftadvError naming the first layer that
     is of another kind, has an option that is not supported, or does not fit its input's shape.
     """
-    if not isinstance(model, nn.Sequential):
+    if not is_plain_sequential(model):
         raise SoftadvError(f"model: {type(model).__name__} is not an nn.Sequential of Conv2d, ReLU, Linear, Flatten")
     steps: list[Step] = []
     shape, flat = in_shape, False
@@ -192,12 +192,13 @@ def read_network(model: nn.Module, in_shape: Shape) -> Network:
     return Network(tuple(steps), in_shape, shape[0])
 
 
-def _layers(model: nn.Sequential, *, prefix: str) -> list[tuple[str, nn.Module]]:
+def _layers(model: nn.Module, *, prefix: str) -> list[tuple[str, nn.Module]]:
     found: list[tuple[str, nn.Module]] = []
-    for name, layer in model.named_children():
-        if isinstance(layer, nn.Sequential):
+    # Not named_children(), which leaves a layer out when it comes a second time.
+    for name, layer in model._modules.items():
+        if layer is not None and is_plain_sequential(layer):
             found += _layers(layer, prefix=f"{prefix}{name}.")
-        else:
+        elif layer is not None:
             found.append((f"{prefix}{name}", layer))
     return found
 
