@@ -85,8 +85,7 @@ def _pgd(
         gradient = input_gradient(model)
         for _ in range(steps):
             point.add_(gradient(point, y).sign_(), alpha=alpha)
-            torch.maximum(point, lowest, out=point)
-            torch.minimum(point, highest, out=point)
+            torch.clamp(point, lowest, highest, out=point)
     return point
 
 

@@ -52,7 +52,7 @@ def _by_hand(layers: list[_Layer]) -> InputGradient:
             values.append(value)
         # The derivative of the cross-entropy by the logits.
         slope = value.softmax(1)
-        slope[torch.arange(len(y), device=y.device), y] -= 1
+        slope.scatter_add_(1, y[:, None], slope.new_full((), -1.0).expand(len(y), 1))
         for layer in reversed(layers):
             left, entered = values.pop(), values[-1]
             slope = layer.backward(slope, entered, left)
