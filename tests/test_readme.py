@@ -1,0 +1,27 @@
+"""What the README says can be done as it says."""
+
+import re
+from pathlib import Path
+
+from softadv.spec import Trial, packaged_grids
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_library_example_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(code, {})  # prints the certified accuracy
+    assert 0 <= float(capsys.readouterr().out.removeprefix("tensor(").rstrip(")\n")) <= 1
+
+
+def test_every_packaged_grid_is_named():
+    for grid in set(packaged_grids()) - {"smoke"}:
+        assert f"./reproduce.sh {grid}" in README
+
+
+def test_the_assumptions_are_all_keys_of_a_spec():
+    table = README.split("## What the paper leaves open")[1].split("##")[0]
+    keys = {key for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)}
+    usual = {"optimizer", "lr", "momentum", "batch_size", "split_every", "update", "random_start", "attack"}
+    assert keys == usual | {"normalize", "augment", "domain", "seed"}
+    assert keys <= Trial.__dataclass_fields__.keys()
