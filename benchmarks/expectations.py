@@ -40,7 +40,7 @@ def main() -> None:
     grid = grid_name(folder)
     print_header(runs, grid=grid, seeds=sorted(seeds))
     for number, (title, keys) in enumerate([*measured(runs), *compared(runs)], start=1):
-        print(f'\n[[claim]]\nid = "{grid[0]}{number}"\ntitle = "{title}"\nsource = "measured, see above"')
+        print(f'\n[[claim]]\nid = "{grid[0]}{number}"\ntitle = "{title}"\nsource = "measured, {grid}.toml"')
         for key, value in keys.items():
             print(f"{key} = {value}")
 
