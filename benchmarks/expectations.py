@@ -55,7 +55,7 @@ def print_header(runs: list[Run], *, grid: str, seeds: list[int]) -> None:
 #
 # command   ./reproduce.sh {grid} --seeds {len(seeds)} --out {again}
 # machine   {about["device"]}, {about["threads"]} threads, torch {about["torch"]}, Python {about["python"]}
-# date      {datetime.now(UTC):%Y-%m-%d}, commit {about["commit"][:12]}
+# date      {datetime.now(UTC):%Y-%m-%d}, commit {about["commit"]}
 # seeds     {seeds[0]} to {seeds[-1]}
 # data      {trial.dataset}, fingerprint {first.data_fingerprint}
 #

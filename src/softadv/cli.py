@@ -360,7 +360,8 @@ def _attack(
     name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
     size = _of_trial(saved, "--alpha").alpha if alpha is None else number(alpha, key="--alpha")
     count = _of_trial(saved, "--steps").steps if steps is None else steps
-    return name, make_attack(name, eps=eps, alpha=size, steps=count)
+    start = saved.trial is None or saved.trial.random_start
+    return name, make_attack(name, eps=eps, alpha=size, steps=count, random_start=start)
 
 
 def _of_trial(saved: Saved, option: str) -> Trial:
