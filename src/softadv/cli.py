@@ -9,8 +9,6 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-import time
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,10 +17,31 @@ import torch
 import typer
 
 from softadv import environment, output
-from softadv.attacks import Attack, make_attack
-from softadv.certify import DOMAINS, Domain
+from softadv.arguments import (
+    AlphaText,
+    AttackName,
+    DataRoot,
+    DatasetName,
+    DeviceName,
+    DomainName,
+    EpsText,
+    Expected,
+    Fresh,
+    GridFolder,
+    Limit,
+    Model,
+    Seed,
+    Steps,
+    chosen_attack,
+    chosen_domain,
+    chosen_radius,
+    load,
+    load_for_test,
+    parse_settings,
+)
+from softadv.certify import Rounding
 from softadv.claims import Verdict, expected_folder, judge
-from softadv.data import ImageData, load_dataset
+from softadv.data import load_dataset
 from softadv.display import Display
 from softadv.doctor import examine
 from softadv.entries import read_entries
@@ -32,12 +51,12 @@ from softadv.evidence import finished_runs
 from softadv.export import check_parity, export_onnx
 from softadv.grid import grid_command, grid_name, prepare, run_grid
 from softadv.models import IMAGE_SHAPES
-from softadv.partition import partition
 from softadv.progress import ATTACK_COST, CERTIFICATION_COST, stage
-from softadv.runs import MODEL, RunFolder, delete_run, write_tensors
-from softadv.saved import Saved, load_saved
-from softadv.spec import Trial, load_grid, number, packaged_grids, trial_from_table
+from softadv.runs import MODEL, RunFolder, delete_run, tensors_sha256, write_tensors
+from softadv.spec import load_grid, packaged_grids, trial_from_table
 from softadv.trial import attack_of, expected_work, run_trial
+from softadv.verdict_file import VerdictFile, answer, check_name
+from softadv.verdicts import Question, Split, summarize
 
 app = typer.Typer(
     help="Soft adversarial training: certify the training set, attack only what is not verified.",
@@ -47,30 +66,6 @@ app = typer.Typer(
 )
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
-
-Model = Annotated[Path, typer.Argument(help="A run folder, or a .safetensors file of weights.", show_default=False)]
-GridFolder = Annotated[
-    Path, typer.Argument(help="The folder of a grid's runs, such as runs/smoke.", show_default=False)
-]
-DataRoot = Annotated[
-    Path | None, typer.Option("--data", help="Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
-]
-DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-DatasetName = Annotated[
-    str | None, typer.Option("--dataset", help="digits, mnist or cifar10, if the weights file does not say.")
-]
-EpsText = Annotated[str | None, typer.Option("--eps", help="Radius as a number or a fraction, such as 2/255.")]
-AlphaText = Annotated[str | None, typer.Option("--alpha", help="Step size of the attack, such as 0.01.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1)]
-AttackName = Annotated[
-    str | None, typer.Option("--attack", help="pgd, or torchattacks:NAME such as torchattacks:AutoAttack.")
-]
-DomainName = Annotated[str | None, typer.Option("--domain", help=f"{', '.join(DOMAINS)}; else the run's own.")]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many test images.", min=1)]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0)]
-Expected = Annotated[
-    Path | None, typer.Option("--expected", help="Folder of expected results; else the checkout's expected_results.")
-]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
         output.complain(str(error))
         code = 2
     if code == _INTERRUPTED:
-        output.complain("interrupted; given again, reproduce and train go on from the last finished epoch")
+        output.complain("interrupted; given again, reproduce, train and certify --out go on where they stopped")
     sys.exit(code or 0)
 
 
@@ -102,7 +97,7 @@ def reproduce(
     seeds: Annotated[int | None, typer.Option(help="Run seeds 0 to N-1 instead of the grid's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Train this many epochs instead of the grid's.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these, such as natural,soft.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")] = False,
+    fresh: Fresh = False,
     expected: Expected = None,
 ) -> int:
     """Run a grid, compare it with the expected results, and write the report.
@@ -146,14 +141,14 @@ def train(
     ] = None,
     data: DataRoot = None,
     device: DeviceName = "auto",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")] = False,
+    fresh: Fresh = False,
 ) -> None:
     """Train one model, resuming an interrupted run."""
     table: dict[str, Any] = {
         "setting": dataset, "dataset": dataset, "method": method, "seed": seed, "eps": eps, "alpha": alpha,
         "steps": steps, "epochs": epochs,
     }  # fmt: skip
-    trial = trial_from_table(table | _parse_settings(settings or []), where="train")
+    trial = trial_from_table(table | parse_settings(settings or []), where="train")
     attack_of(trial)  # before anything is written
     where = environment.pick_device(device)
     images = load_dataset(trial.dataset, data).first(train=trial.train_images, test=trial.test_images).to(where)
@@ -182,11 +177,11 @@ def evaluate(
 
     What is not given is taken from the run folder's spec.
     """
-    saved, images = _load(model, dataset=dataset, data=data, limit=limit, device=device)
-    radius = _radius(saved, eps)
-    name, run_attack = _attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
+    saved, images = load_for_test(model, dataset=dataset, data=data, limit=limit, device=device)
+    radius = chosen_radius(saved, eps)
+    name, run_attack = chosen_attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
     x, y = images.test_x, images.test_y
-    chosen = _domain(saved, domain)
+    chosen = chosen_domain(saved, domain)
     cost = CERTIFICATION_COST[chosen]
     with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
         attacked = attack_images(
@@ -212,23 +207,33 @@ def certify(
     dataset: DatasetName = None,
     eps: EpsText = None,
     domain: DomainName = None,
+    rounding: Annotated[
+        Rounding, typer.Option(help="sound: verdicts hold in floating point; none: faster, without that guarantee.")
+    ] = "sound",
     limit: Limit = None,
+    split: Annotated[Split, typer.Option(help="The images to certify.")] = "test",
+    out: Annotated[Path | None, typer.Option(help="Write a row an image here (.csv or .parquet).")] = None,
+    fresh: Fresh = False,
     device: DeviceName = "auto",
 ) -> None:
-    """Split test images into misclassified, unverified and verified."""
-    saved, images = _load(model, dataset=dataset, data=data, limit=limit, device=device)
-    radius, chosen = _radius(saved, eps), _domain(saved, domain)
-    x, y = images.test_x, images.test_y
-    started = time.perf_counter()
+    """Split images into misclassified, unverified and verified.
+
+    With --out, an interrupted run goes on where it stopped when the same command is given again.
+    """
+    if out is not None:
+        check_name(out)
+    saved, images = load(model, dataset=dataset, data=data, device=device)
+    question = Question(
+        weights=tensors_sha256(saved.model.state_dict()), dataset=images.name, data=images.fingerprint, split=split,
+        eps=chosen_radius(saved, eps), domain=chosen_domain(saved, domain), rounding=rounding,
+    )  # fmt: skip
+    file = None if out is None else VerdictFile(out, question, fresh=fresh)
+    x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
+    x, y = (part[:limit].to(environment.pick_device(device)) for part in (x, y))
     with Display(output.console(), work=len(x)) as display:
-        progress = stage(display.of(str(model)), f"certifying with {chosen}", cost=1)
-        split = partition(saved.model, x, y, eps=radius, domain=chosen, on_progress=progress)
-    seconds = time.perf_counter() - started
-    counts = {part: int(getattr(split, part).sum()) for part in ("misclassified", "unverified", "verified")}
-    rows = {part: f"{count:,} ({count / len(x):.2%})" for part, count in counts.items()}
-    proven = len(x) - counts["misclassified"]  # the others are not certified at all
-    rows["speed"] = f"{proven / seconds:.0f} images/s"
-    output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, {chosen}, eps {radius:g}", rows)
+        rows = answer(saved.model, x, y, question=question, file=file, report=display.of(str(model)))
+    asked = f"{len(rows):,} {split} images of {images.name}, {question.domain}, rounding {rounding}"
+    output.show_certification(f"{model}: {asked}, eps {question.eps:g}", summarize(rows), out=out)
 
 
 @app.command()
@@ -250,9 +255,9 @@ def attack(
     """Attack test images, and keep what was found."""
     if save is not None and not save.parent.is_dir():
         raise SoftadvError(f"--save {save}: {save.parent} is not a folder")
-    saved, images = _load(model, dataset=dataset, data=data, limit=limit, device=device)
-    radius = _radius(saved, eps)
-    chosen, run_attack = _attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
+    saved, images = load_for_test(model, dataset=dataset, data=data, limit=limit, device=device)
+    radius = chosen_radius(saved, eps)
+    chosen, run_attack = chosen_attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
     x, y = images.test_x, images.test_y
     with Display(output.console(), work=len(x)) as display:
         attacked = attack_images(
@@ -280,7 +285,7 @@ def export(
     limit: Limit = 1000,
 ) -> None:
     """Write a model as ONNX, and compare it with PyTorch in onnxruntime on test images."""
-    saved, images = _load(model, dataset=dataset, data=data, limit=limit, device="cpu")
+    saved, images = load_for_test(model, dataset=dataset, data=data, limit=limit, device="cpu")
     path = out or (model if model.is_dir() else model.parent) / MODEL
     export_onnx(saved.model, path, image_shape=IMAGE_SHAPES[saved.dataset])
     parity = check_parity(saved.model, path, images.test_x)
@@ -327,58 +332,3 @@ def _write_report(folder: Path, verdicts: Sequence[Verdict]) -> Path:
     from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
 
     return write_report(folder, verdicts=verdicts, title=grid_name(folder), command=grid_command(folder))
-
-
-def _load(
-    model: Path, *, dataset: str | None, data: Path | None, limit: int | None, device: str
-) -> tuple[Saved, ImageData]:
-    where = environment.pick_device(device)
-    saved = load_saved(model, dataset=dataset, device=where)
-    images = load_dataset(saved.dataset, data)
-    return saved, images.first(test=None if limit is None else min(limit, len(images.test_x))).to(where)
-
-
-def _radius(saved: Saved, given: str | None) -> float:
-    if given is not None:
-        return number(given, key="--eps")
-    return _of_trial(saved, "--eps").eps
-
-
-def _domain(saved: Saved, given: str | None) -> Domain:
-    if given is None:
-        return saved.trial.domain if saved.trial is not None else "deeppoly"
-    for domain in DOMAINS:
-        if domain == given:
-            return domain
-    raise SoftadvError(f"--domain: unknown name {given!r}, expected one of {', '.join(DOMAINS)}")
-
-
-def _attack(
-    saved: Saved, *, attack: str | None, eps: float, alpha: str | None, steps: int | None
-) -> tuple[str, Attack]:
-    """The attack that was asked for; what was not given is the trial's."""
-    name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
-    size = _of_trial(saved, "--alpha").alpha if alpha is None else number(alpha, key="--alpha")
-    count = _of_trial(saved, "--steps").steps if steps is None else steps
-    start = saved.trial is None or saved.trial.random_start
-    return name, make_attack(name, eps=eps, alpha=size, steps=count, random_start=start)
-
-
-def _of_trial(saved: Saved, option: str) -> Trial:
-    if saved.trial is None:
-        raise SoftadvError(f"{option} is needed, since a weights file has no spec to take it from")
-    return saved.trial
-
-
-def _parse_settings(settings: list[str]) -> dict[str, Any]:
-    """KEY=VALUE with the values of TOML; a bare word is a string."""
-    parsed: dict[str, Any] = {}
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise SoftadvError(f"--set: expected KEY=VALUE, got {text!r}")
-        try:
-            parsed[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed[key] = value
-    return parsed

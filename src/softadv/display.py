@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from functools import partial
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from softadv.progress import Report
 
 _LOG_SECONDS = 60
+
+
+class _Bar(Progress):
+    """A bar with a note below it, where it takes no room from the bar."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.note:
+            yield self.note
 
 
 class Display:
@@ -28,7 +40,7 @@ class Display:
         self._done = 0.0
         self._began = time.monotonic()
         self._last, self._printed = "", 0.0
-        self._bar = Progress(
+        self._bar = _Bar(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
@@ -51,8 +63,11 @@ class Display:
     ) -> None:
         self._bar.stop()
 
-    def advance(self, trial: str, what: str, work: float, *, before: bool = False) -> None:
-        """trial and what: who is doing what; work: how much more of it is done; before: by an earlier run."""
+    def advance(self, trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        """trial and what: who is doing what; work: how much more of it is done; before: by an earlier run.
+
+        note: figures to show beside it, which change from call to call.
+        """
         if before:
             # Not done now: there is simply less to do, or the time left would be told too short.
             self._work -= work
@@ -60,6 +75,7 @@ class Display:
             self._done += work
         if self._console.is_terminal:
             text = f"[bold]{escape(trial)}[/]  {escape(what)}"
+            self._bar.note = escape(note)
             self._bar.update(self._task, description=text, total=self._work, completed=self._done)
             return
         # One line an epoch, "epoch 2/8: training" and "epoch 2/8: certifying" being the same, and one a minute.
@@ -67,7 +83,8 @@ class Display:
         now = time.monotonic()
         if line != self._last or now - self._printed >= _LOG_SECONDS:
             self._last, self._printed = line, now
-            self._console.print(f"{escape(line)}  ({self._share():.0%}{self._left()})", highlight=False, soft_wrap=True)
+            state = f"{self._share():.0%}{self._left()}" + (f", {note}" if note else "")
+            self._console.print(f"{escape(line)}  ({escape(state)})", highlight=False, soft_wrap=True)
 
     def of(self, trial: str) -> Report:
         """A report for one trial alone."""

@@ -12,7 +12,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from softadv.certify.network import Conv, Dense, Flatten, Network, Scale, Step, read_network
+from softadv.certify.network import Network, Node
+from softadv.certify.reading import read_network
+from softadv.certify.steps import Conv, Dense, Flatten, Relu, Scale
+from softadv.errors import SoftadvError
 from softadv.runs import Parity, write_bytes
 
 # The newest that ERAN's reader, written for onnx 1.5 to 1.8, takes.
@@ -26,7 +29,7 @@ def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, in
     Only operators that every reader takes: Conv, Relu, Reshape with a constant shape, Gemm with
     transB = 1, and a leading Sub and Div for Normalize; float32, a literal batch of 1.
 
-    image_shape: (C, H, W). Raises SoftadvError for a model the certifier cannot read.
+    image_shape: (C, H, W). Raises SoftadvError for a model of other operations, naming the first.
     """
     network = read_network(model, image_shape)
     proto = helper.make_model(
@@ -61,14 +64,16 @@ def _graph(network: Network) -> onnx.GraphProto:
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     value = "image"
-    for at, step in enumerate(network.steps):
-        value = _append(step, at, value, nodes, constants)
+    for at, node in enumerate(network.nodes):
+        if node.inputs != (at,):
+            raise SoftadvError(f"{node.name}: cannot be exported, since the readers take chains of layers only")
+        value = _append(node, at, value, nodes, constants)
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, *network.in_shape])
     scores = helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, network.classes])
     return helper.make_graph(nodes, "softadv", [image], [scores], initializer=constants)
 
 
-def _append(step: Step, at: int, entering: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> str:
+def _append(layer: Node, at: int, entering: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> str:
     """Add the nodes of one step; returns the name of the value that leaves it."""
 
     def constant(name: str, tensor: Tensor) -> str:
@@ -79,8 +84,8 @@ def _append(step: Step, at: int, entering: str, nodes: list[onnx.NodeProto], con
         nodes.append(helper.make_node(operator, list(inputs), [f"{operator.lower()}{at}"], **attributes))
         return f"{operator.lower()}{at}"
 
-    match step:
-        case Conv():
+    match layer.step:
+        case Conv() as step if step.groups == 1:
             return node(
                 "Conv",
                 entering,
@@ -89,15 +94,17 @@ def _append(step: Step, at: int, entering: str, nodes: list[onnx.NodeProto], con
                 kernel_shape=list(step.weight.shape[2:]),
                 strides=list(step.stride),
                 pads=[*step.padding, *step.padding],
+                dilations=list(step.dilation),
             )
-        case Dense():
+        case Dense() as step:
             weight, bias = constant("weight", step.weight.float()), constant("bias", step.bias.float())
             return node("Gemm", entering, weight, bias, transB=1)
-        case Flatten():
+        case Flatten() as step:
             return node("Reshape", entering, constant("shape", torch.tensor([1, step.out_shape[0]])))
-        case Scale():
+        case Scale(parts=(mean, std)) as step if at == 0:
             shape = (1, step.in_shape[0], 1, 1)
-            centered = node("Sub", entering, constant("mean", step.mean.float().reshape(shape)))
-            return node("Div", centered, constant("std", step.std.float().reshape(shape)))
-        case _:
+            centered = node("Sub", entering, constant("mean", mean.float().reshape(shape)))
+            return node("Div", centered, constant("std", std.float().reshape(shape)))
+        case Relu():
             return node("Relu", entering)
+    raise SoftadvError(f"{layer.name}: cannot be exported, since not every reader takes it")

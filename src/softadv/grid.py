@@ -21,7 +21,7 @@ from softadv.trial import attack_of, expected_work, run_trial
 class GridReport(Protocol):
     """Told the trial's name, and then what a trial's Report is told."""
 
-    def __call__(self, trial: str, what: str, work: float, *, before: bool = False) -> None: ...
+    def __call__(self, trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from softadv.claims import Outcome, Verdict
 from softadv.doctor import Finding
 from softadv.runs import Result
+from softadv.verdicts import STANDINGS, Summary
 
 # A word and a sign, so that a verdict never hangs on a colour.
 _STYLES: dict[Outcome, str] = {
@@ -54,6 +55,19 @@ def show_result(result: Result, folder: Path) -> None:
         "run folder": str(folder),
     }
     show_figures(result.trial.name, rows)
+
+
+def show_certification(title: str, summary: Summary, *, out: Path | None) -> None:
+    """How many images a certification verified, how fast and by what margin; out: where its rows are."""
+    counts: dict[str, int] = {standing: getattr(summary, standing) for standing in reversed(STANDINGS)}
+    rows = {standing: f"{count:,} ({count / summary.images:.2%})" for standing, count in counts.items()}
+    rows["certified accuracy"] = f"{summary.certified_accuracy:.2%}"
+    rows["speed"] = f"{summary.images_per_second:.0f} images/s"
+    if summary.least_margin is not None:
+        rows["margin of the verified"] = f"least {summary.least_margin:.3g}, median {summary.median_margin:.3g}"
+    if out is not None:
+        rows["written to"] = str(out)
+    show_figures(title, rows)
 
 
 def show_figures(title: str, rows: Mapping[str, str]) -> None:

@@ -9,8 +9,11 @@ from typing import Protocol
 class Report(Protocol):
     """Told what is running, and how much more work has been done."""
 
-    def __call__(self, what: str, work: float, *, before: bool = False) -> None:
-        """work: in attack steps on one image. before: it was done by an earlier run, in no time now."""
+    def __call__(self, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        """work: in attack steps on one image. before: it was done by an earlier run, in no time now.
+
+        note: figures to show beside it, which change from call to call.
+        """
 
 
 # Rough costs of one image, in attack steps on it: they steer the time that is said to be left.

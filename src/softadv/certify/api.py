@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from softadv.certify import backsubstitution, box
-from softadv.certify.network import Network, read_network
-from softadv.certify.relu import deeppoly_lines, zonotope_lines
+from softadv.certify import native
+from softadv.certify.analysis import DOMAINS, Domain, Engine, lower_bounds
+from softadv.certify.backsubstitution import TorchEngine
+from softadv.certify.native import NativeEngine
+from softadv.certify.network import Network
+from softadv.certify.reading import read_network
+from softadv.certify.rounding import box, check_evaluation
+from softadv.certify.steps import Conv
 from softadv.data import check_images
 from softadv.errors import SoftadvError
 
-Domain = Literal["box", "deepzono", "deeppoly"]
-DOMAINS: tuple[Domain, ...] = get_args(Domain)
+Rounding = Literal["sound", "none"]
+ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 
-# On a CPU more images at once are no faster: this much keeps both cores busy.
+# On a CPU more images at once are no faster: this much keeps all cores busy.
 _CPU_BUDGET = 2**28
+# So that progress is shown, and an interrupted run loses little.
+_MOST_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ def certify(
     *,
     eps: float,
     domain: Domain = "deeppoly",
+    rounding: Rounding = "sound",
     clip: tuple[float, float] = (0.0, 1.0),
     margins: bool = True,
     memory_budget: int | None = None,
@@ -54,66 +61,111 @@ def certify(
 
     The box of an image is {x' : |x' - x| <= eps and clip[0] <= x' <= clip[1]}, pixel by pixel.
 
-    model: an nn.Sequential of Conv2d, ReLU, Linear, Flatten (and softadv's Normalize).
+    model: a module that torch.fx can trace, of the operations that reading.SUPPORTED names.
     x: float (N, C, H, W), pixels within clip. y: int64 (N,).
     eps: radius, in the units of x.
     domain: "box" (interval arithmetic), "deepzono" (Singh et al., NeurIPS 2018) or "deeppoly" (Singh
         et al., POPL 2019, with full back-substitution; CROWN's adaptive relaxation).
+    rounding: "sound" proves the verdict for the model as PyTorch or onnxruntime evaluates it in its
+        floating-point type, in any summation order (the theorem and what it covers: rounding.py);
+        "none" leaves rounding errors unbounded.
     margins: False computes no margin for misclassified images, which cannot be verified.
     memory_budget: bytes the analysis may use for tensors; the images are split into chunks that fit.
-        Default: 256 MiB on a CPU, half of the free memory on a GPU.
+        Default: 256 MiB on a CPU, half of the free memory on a GPU. Where memory runs out all the same,
+        the chunk is halved.
     on_progress: called after each chunk with the number of images done so far.
 
-    The analysis runs in the model's floating-point type on the model's device, and rounding errors
-    are not bounded. Raises SoftadvError for a model that cannot be read, or inputs out of range.
+    The analysis runs in the model's floating-point type on the model's device. Raises SoftadvError for
+    a model that cannot be read, inputs out of range, or an arithmetic that sound mode does not cover.
     """
-    if domain not in DOMAINS:
-        raise SoftadvError(f"domain: unknown name {domain!r}, expected one of {', '.join(DOMAINS)}")
+    for name, value, known in (("domain", domain, DOMAINS), ("rounding", rounding, ROUNDINGS)):
+        if value not in known:
+            raise SoftadvError(f"{name}: unknown name {value!r}, expected one of {', '.join(known)}")
     check_images(x, y)
     network = read_network(model, (x.shape[1], x.shape[2], x.shape[3]))
     _check_ranges(x, y, eps=eps, clip=clip, classes=network.classes)
-    weight = next(model.parameters(), x)
-    lower_bounds, floats = _analysis(network, domain)
-    chunk = max(1, (memory_budget or _default_budget(weight.device)) // (floats * weight.element_size()))
+    question = _Question(model, network, eps, domain, rounding, clip, margins, like=next(model.parameters(), x))
+    budget = memory_budget or _default_budget(question.like.device)
+    chunk = max(1, budget // (question.engine.floats_per_image(network) * question.like.element_size()))
 
     correct = torch.empty(len(x), dtype=torch.bool, device=x.device)
-    margin = torch.full((len(x),), float("nan"), dtype=weight.dtype, device=x.device)
-    with torch.no_grad():
-        for part in _slices(len(x), chunk):
-            images, labels = x[part].to(weight), y[part].to(weight.device)
-            right = model(images).argmax(1) == labels
-            correct[part] = right.to(x.device)
-            wanted = torch.ones_like(right) if margins else right
-            if wanted.any():
-                values = _margin(network, lower_bounds, images[wanted], labels[wanted], eps=eps, clip=clip)
-                margin[part][wanted.to(x.device)] = values.to(x.device)
-            if on_progress is not None:
-                on_progress(part.stop)
+    margin = torch.full((len(x),), float("nan"), dtype=question.like.dtype, device=x.device)
+    done, chunk = 0, min(chunk, _MOST_AT_ONCE)
+    while done < len(x):
+        part = slice(done, min(done + chunk, len(x)))
+        try:
+            correct[part], margin[part] = question.answer(x[part], y[part])
+        except (MemoryError, RuntimeError) as error:
+            if chunk == 1 or not _is_memory(error):
+                raise
+            chunk = -(-chunk // 2)
+            continue
+        done = part.stop
+        if on_progress is not None:
+            on_progress(done)
     # Positive proof is asked for: NaN and infinity are not one.
     return Certificates(correct, correct & (margin > 0) & margin.isfinite(), margin)
 
 
-_LowerBounds = Callable[[Network, Tensor, Tensor, Tensor], Tensor]
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of every chunk of images."""
+
+    model: nn.Module
+    network: Network
+    eps: float
+    domain: Domain
+    rounding: Rounding
+    clip: tuple[float, float]
+    margins: bool
+    like: Tensor
+
+    def __post_init__(self) -> None:
+        if self.rounding == "sound":
+            check_evaluation(self.like.dtype, self.like.device)
+            _check_convolutions(self.network, self.like.device)
+
+    @property
+    def engine(self) -> type[Engine]:
+        """The engine that substitutes back; Box needs none."""
+        compiled = self.like.device.type == "cpu" and self.like.dtype in (torch.float32, torch.float64)
+        return NativeEngine if compiled and self.domain != "box" and native.available() else TorchEngine
+
+    @torch.no_grad()
+    def answer(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """correct, bool (N,), and margin, float (N,), NaN where it is not asked for; on the model's device."""
+        x, labels = x.to(self.like.device), y.to(self.like.device)
+        lower, upper = box(x, eps=self.eps, clip=self.clip, dtype=self.like.dtype, sound=self.rounding == "sound")
+        # A copy: a model that begins with an in-place layer would change the images.
+        images = x.to(self.like.dtype, copy=True)
+        correct = self.model(images).argmax(1) == labels
+        margin = lower.new_full((len(x),), torch.nan)
+        wanted = torch.ones_like(correct) if self.margins else correct
+        if wanted.any():
+            margin[wanted] = self._margin(lower[wanted], upper[wanted], labels[wanted])
+        return correct, margin
+
+    def _margin(self, lower: Tensor, upper: Tensor, y: Tensor) -> Tensor:
+        identity = torch.eye(self.network.classes, dtype=lower.dtype, device=lower.device)
+        objective = identity[y][:, None, :] - identity  # row j is o_y - o_j
+        sound = self.engine.arithmetic(self.network, lower.dtype) if self.rounding == "sound" else None
+        bounds = lower_bounds(
+            self.network, (lower, upper), objective, domain=self.domain, rounding=sound, engine=self.engine
+        )
+        # Row y is zero by definition and not a competitor.
+        return bounds.scatter(1, y[:, None], float("inf")).amin(1)
 
 
-def _analysis(network: Network, domain: Domain) -> tuple[_LowerBounds, int]:
-    """The function that answers for a domain, and the floating-point numbers one image takes at the peak."""
-    if domain == "box":
-        return box.margins, box.floats_per_image(network)
-    relaxation = deeppoly_lines if domain == "deeppoly" else zonotope_lines
-    analysis = partial(backsubstitution.margins, relaxation=relaxation)
-    return analysis, backsubstitution.floats_per_image(network)
-
-
-def _margin(
-    network: Network, lower_bounds: _LowerBounds, x: Tensor, y: Tensor, *, eps: float, clip: tuple[float, float]
-) -> Tensor:
-    lower, upper = (x - eps).clamp(min=clip[0]), (x + eps).clamp(max=clip[1])
-    identity = torch.eye(network.classes, dtype=x.dtype, device=x.device)
-    objective = identity[y][:, None, :] - identity  # row j is o_y - o_j
-    bounds = lower_bounds(network, lower, upper, objective)
-    # Row y is zero by definition and not a competitor.
-    return bounds.scatter(1, y[:, None], float("inf")).amin(1)
+def _check_convolutions(network: Network, device: torch.device) -> None:
+    """Refuse what cuDNN may evaluate by Winograd or FFT, as it may where the stride is 1."""
+    if device.type != "cuda" or not torch.backends.cudnn.enabled:
+        return
+    for node in network.nodes:
+        if isinstance(node.step, Conv) and 1 in node.step.stride and max(node.step.weight.shape[2:]) > 1:
+            raise SoftadvError(
+                f"rounding: cuDNN may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "
+                "set torch.backends.cudnn.enabled = False, or ask for rounding='none'"
+            )
 
 
 def _check_ranges(x: Tensor, y: Tensor, *, eps: float, clip: tuple[float, float], classes: int) -> None:
@@ -131,5 +183,7 @@ def _default_budget(device: torch.device) -> int:
     return _CPU_BUDGET
 
 
-def _slices(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+def _is_memory(error: Exception) -> bool:
+    """Whether an error says that memory ran out; PyTorch has no type for it on a CPU."""
+    out_of_memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+    return out_of_memory or "not enough memory" in str(error)

@@ -1,7 +1,7 @@
 """The two linear relaxations of ReLU, which are all that sets DeepPoly and DeepZono apart.
 
-For l <= x <= u, both lay max(x, 0) between a lower line `slope * x` and an upper line
-`slope * x + offset`. A stable neuron passes (l >= 0) or vanishes (u <= 0) without loss.
+For l <= x <= u, both lay max(x, 0) between a lower line and an upper line. A stable neuron passes
+(l >= 0) or vanishes (u <= 0) without loss.
 """
 
 from __future__ import annotations
@@ -12,39 +12,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softadv.certify.rounding import Arithmetic
+
 
 @dataclass(frozen=True)
 class Lines:
-    """lower_slope * x <= max(x, 0) <= upper_slope * x + upper_offset, each (N, C, H, W)."""
+    """lower_slope * x + lower_offset <= output <= upper_slope * x + upper_offset, each (N, C, H, W).
+
+    lower_offset: None for zero. choice: int64 (N, C, H, W), for max pooling: which of a window's
+    inputs x is, counted row by row; None where the output has one input.
+    """
 
     lower_slope: Tensor
     upper_slope: Tensor
     upper_offset: Tensor
+    lower_offset: Tensor | None = None
+    choice: Tensor | None = None
 
 
-Relaxation = Callable[[Tensor, Tensor], Lines]
+Relaxation = Callable[[Tensor, Tensor, Arithmetic | None], Lines]
 
 
-def _upper_line(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """The chord through (l, 0) and (u, u): slope u / (u - l), offset -slope * l; exact where stable."""
-    unstable = (lower < 0) & (upper > 0)
-    width = torch.where(unstable, upper - lower, torch.ones_like(upper))
-    slope = torch.where(unstable, upper / width, (lower >= 0).to(upper.dtype))
-    offset = torch.where(unstable, -slope * lower, torch.zeros_like(upper))
-    return slope, offset
-
-
-def deeppoly_lines(lower: Tensor, upper: Tensor) -> Lines:
+def deeppoly_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
     """Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), section 4.2.
 
     The lower line of an unstable neuron is x where u > -l, else 0: whichever leaves the smaller area.
     """
-    slope, offset = _upper_line(lower, upper)
+    slope, offset = _upper_line(lower, upper, rounding)
     steep = ((lower >= 0) | (upper > -lower)).to(lower.dtype)
     return Lines(steep, slope, offset)
 
 
-def zonotope_lines(lower: Tensor, upper: Tensor) -> Lines:
+def zonotope_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
     """Singh et al., Fast and Effective Robustness Certification (NeurIPS 2018), theorem 3.1.
 
     The zonotope's ReLU is slope * x + mu + mu * e with a new noise symbol e in [-1, 1] and
@@ -52,5 +51,29 @@ def zonotope_lines(lower: Tensor, upper: Tensor) -> Lines:
     substituting them backwards ends in the same linear form, with the same minimum over the noise
     symbols, as propagating the zonotope forwards.
     """
-    slope, offset = _upper_line(lower, upper)
-    return Lines(slope, slope, offset)
+    slope, offset = _upper_line(lower, upper, rounding)
+    if rounding is None:
+        return Lines(slope, slope, offset)
+    # The lower line goes through 0; its offset is what the rounding of slope * coefficient costs.
+    down = _where_unstable(lower, upper, -rounding.offset(torch.zeros_like(upper), _largest(lower, upper)))
+    return Lines(slope, slope, offset, down)
+
+
+def _upper_line(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> tuple[Tensor, Tensor]:
+    """The chord through (l, 0) and (u, u): slope u / (u - l), offset -slope * l; exact where stable."""
+    unstable = (lower < 0) & (upper > 0)
+    width = torch.where(unstable, upper - lower, torch.ones_like(upper))
+    slope = torch.where(unstable, upper / width, (lower >= 0).to(upper.dtype))
+    offset = -slope * lower
+    if rounding is not None:
+        # Whatever the rounded slope is, this line lies above both corners of the chord.
+        offset = rounding.offset(torch.maximum(offset, (1 - slope) * upper), _largest(lower, upper))
+    return slope, _where_unstable(lower, upper, offset)
+
+
+def _where_unstable(lower: Tensor, upper: Tensor, values: Tensor) -> Tensor:
+    return torch.where((lower < 0) & (upper > 0), values, torch.zeros_like(values))
+
+
+def _largest(lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.maximum(-lower, upper)

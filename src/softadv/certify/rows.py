@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softadv.errors import SoftadvError
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -33,14 +35,31 @@ class Windows:
         """One window that is the whole plane."""
         return Windows(positions=(1, 1), stride=(1, 1), padding=(0, 0), size=(height, width))
 
-    def through(self, *, stride: tuple[int, int], padding: tuple[int, int], kernel: tuple[int, int]) -> Windows:
-        """The windows in a convolution's input, of these windows in its output."""
+    @staticmethod
+    def neurons(height: int, width: int) -> Windows:
+        """One window for each pixel."""
+        return Windows(positions=(height, width), stride=(1, 1), padding=(0, 0), size=(1, 1))
+
+    def through(self, *, stride: tuple[int, int], padding: tuple[int, int], reach: tuple[int, int]) -> Windows:
+        """The windows in a convolution's input, of these windows in its output; reach: its kernel's extent."""
         return Windows(
             positions=self.positions,
             stride=(self.stride[0] * stride[0], self.stride[1] * stride[1]),
             padding=(self.padding[0] * stride[0] + padding[0], self.padding[1] * stride[1] + padding[1]),
-            size=((self.size[0] - 1) * stride[0] + kernel[0], (self.size[1] - 1) * stride[1] + kernel[1]),
+            size=((self.size[0] - 1) * stride[0] + reach[0], (self.size[1] - 1) * stride[1] + reach[1]),
         )
+
+    def union(self, other: Windows) -> Windows:
+        """The least windows that hold these and the other ones. Raises SoftadvError where they do not step alike."""
+        if any(
+            count > 1 and stride != theirs
+            for count, stride, theirs in zip(self.positions, self.stride, other.stride, strict=True)
+        ):
+            raise SoftadvError(f"+: adds branches of different strides, {self.stride} and {other.stride}")
+        padding = (max(self.padding[0], other.padding[0]), max(self.padding[1], other.padding[1]))
+        ends = [max(w.size[i] - w.padding[i] for w in (self, other)) for i in (0, 1)]
+        size = (ends[0] + padding[0], ends[1] + padding[1])
+        return Windows(self.positions, self.stride, padding, size)
 
     def inside(self, height: int, width: int) -> bool:
         """Whether no window reaches over the plane's edge."""
@@ -71,17 +90,42 @@ class Rows:
     """Lower linear bounds: neuron r at position p of image n is at least coefs · window + const.
 
     coefs: (N or 1, P or 1, R, h, w, C), channels last because convolutions are fastest so.
-    const: (N or 1, P or 1, R).
+    const: float64 (N or 1, P or 1, R), since many terms add up to it.
     """
 
     coefs: Tensor
     const: Tensor
     windows: Windows
 
-    def minimum(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The smallest value over a box of activations: bounds (N, C, H, W) to (N, P, R)."""
-        coefs = self.coefs.flatten(3)
-        center = self.windows.cut((lower + upper) / 2).flatten(2).unsqueeze(3)
-        radius = self.windows.cut((upper - lower) / 2).flatten(2).unsqueeze(3)
-        value = torch.matmul(coefs, center) - torch.matmul(coefs.abs(), radius)
-        return value.squeeze(3) + self.const
+    def plus(self, biases: Tensor | None, errors: Tensor | None) -> Rows:
+        """These rows with coefs * bias - |coefs| * error added to the constant.
+
+        biases: (C,) of this activation, None for zero. errors: (N, C, H, W), not negative, None for zero.
+        """
+        const = self.const
+        if biases is not None:
+            const = const + (self.coefs * biases).sum((3, 4, 5), dtype=torch.float64)
+        if errors is not None:
+            const = const - self.dot(self.coefs.abs(), errors)
+        return Rows(self.coefs, const, self.windows)
+
+    def minimum(self, center: Tensor, radius: Tensor) -> Tensor:
+        """The smallest value over the box center +- radius of activations, (N, C, H, W) to (N, P, R)."""
+        const = self.const + self.dot(self.coefs, center) - self.dot(self.coefs.abs(), radius)
+        return const.to(self.coefs.dtype)
+
+    def dot(self, coefs: Tensor, plane: Tensor) -> Tensor:
+        """Coefficients of these windows times an activation (N, C, H, W), summed in float64: (N, P, R)."""
+        return (coefs * self.windows.cut(plane).unsqueeze(2)).sum((3, 4, 5), dtype=torch.float64)
+
+    def merged(self, other: Rows) -> Rows:
+        """The sum of two rows over one activation, whose windows may differ in size."""
+        windows = self.windows.union(other.windows)
+        return Rows(self._spread(windows) + other._spread(windows), self.const + other.const, windows)
+
+    def _spread(self, windows: Windows) -> Tensor:
+        """The coefficients over larger windows."""
+        top, left = (windows.padding[i] - self.windows.padding[i] for i in (0, 1))
+        bottom = windows.size[0] - self.windows.size[0] - top
+        right = windows.size[1] - self.windows.size[1] - left
+        return F.pad(self.coefs, (0, 0, left, right, top, bottom))

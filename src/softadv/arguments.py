@@ -1,0 +1,98 @@
+"""What the commands are given: the options that several share, and what becomes of them."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from softadv.attacks import Attack, make_attack
+from softadv.certify import Domain
+from softadv.data import ImageData, load_dataset
+from softadv.environment import pick_device
+from softadv.errors import SoftadvError
+from softadv.saved import Saved, load_saved
+from softadv.spec import Trial, number
+
+Model = Annotated[Path, typer.Argument(help="A run folder, or a .safetensors file of weights.", show_default=False)]
+GridFolder = Annotated[
+    Path, typer.Argument(help="The folder of a grid's runs, such as runs/smoke.", show_default=False)
+]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data", help="Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
+]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", help="digits, mnist or cifar10, if the weights file does not say.")
+]
+EpsText = Annotated[str | None, typer.Option("--eps", help="Radius as a number or a fraction, such as 2/255.")]
+AlphaText = Annotated[str | None, typer.Option("--alpha", help="Step size of the attack, such as 0.01.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1)]
+AttackName = Annotated[
+    str | None, typer.Option("--attack", help="pgd, or torchattacks:NAME such as torchattacks:AutoAttack.")
+]
+DomainName = Annotated[Domain | None, typer.Option("--domain", help="The certifier; else the run's own, or deeppoly.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")]
+Expected = Annotated[
+    Path | None, typer.Option("--expected", help="Folder of expected results; else the checkout's expected_results.")
+]
+
+
+def load(model: Path, *, dataset: str | None, data: Path | None, device: str) -> tuple[Saved, ImageData]:
+    """A model on its device, and all images of its dataset, which stay in main memory."""
+    saved = load_saved(model, dataset=dataset, device=pick_device(device))
+    return saved, load_dataset(saved.dataset, data)
+
+
+def load_for_test(
+    model: Path, *, dataset: str | None, data: Path | None, limit: int | None, device: str
+) -> tuple[Saved, ImageData]:
+    """A model, and the images of its dataset with the first `limit` test images, both on the device."""
+    saved, images = load(model, dataset=dataset, data=data, device=device)
+    return saved, images.first(test=None if limit is None else min(limit, len(images.test_x))).to(pick_device(device))
+
+
+def chosen_radius(saved: Saved, given: str | None) -> float:
+    """The radius asked for, else the trial's."""
+    return _of_trial(saved, "--eps").eps if given is None else number(given, key="--eps")
+
+
+def chosen_domain(saved: Saved, given: Domain | None) -> Domain:
+    """The domain asked for, else the trial's."""
+    return given or (saved.trial.domain if saved.trial is not None else "deeppoly")
+
+
+def chosen_attack(
+    saved: Saved, *, attack: str | None, eps: float, alpha: str | None, steps: int | None
+) -> tuple[str, Attack]:
+    """The attack that was asked for, with its name; what was not given is the trial's."""
+    name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
+    size = _of_trial(saved, "--alpha").alpha if alpha is None else number(alpha, key="--alpha")
+    count = _of_trial(saved, "--steps").steps if steps is None else steps
+    start = saved.trial is None or saved.trial.random_start
+    return name, make_attack(name, eps=eps, alpha=size, steps=count, random_start=start)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE with the values of TOML; a bare word is a string."""
+    parsed: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SoftadvError(f"--set: expected KEY=VALUE, got {text!r}")
+        try:
+            parsed[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[key] = value
+    return parsed
+
+
+def _of_trial(saved: Saved, option: str) -> Trial:
+    if saved.trial is None:
+        raise SoftadvError(f"{option} is needed, since a weights file has no spec to take it from")
+    return saved.trial

@@ -1,0 +1,270 @@
+"""Back-substitution by the compiled kernel (kernel.cpp), on a CPU.
+
+The kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is, and
+kept in __pycache__ beside its source, or in the user's cache folder where that cannot be written. Without
+a compiler everything runs in PyTorch (backsubstitution.py), several times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softadv.certify.analysis import Engine, Relaxed
+from softadv.certify.network import Network, Node
+from softadv.certify.rounding import Arithmetic
+from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale
+from softadv.errors import SoftadvError
+
+_SOURCE = Path(__file__).with_name("kernel.cpp")
+# No -ffast-math: rounding.py counts on IEEE arithmetic, NaN and infinity included.
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+_COMPILERS = ("c++", "g++", "clang++")
+_COMPILE_SECONDS = 300
+
+# As in the kernel.
+_ADDENDS = 16
+_DEPTH = 32
+
+_enabled: ContextVar[bool] = ContextVar("softadv_native", default=True)
+
+
+def available() -> bool:
+    """Whether the compiled kernel is used for models on the CPU."""
+    return _enabled.get() and not isinstance(_library(), str)
+
+
+def missing() -> str | None:
+    """Why there is no compiled kernel, or None where there is one."""
+    found = _library()
+    return found if isinstance(found, str) else None
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Certify in PyTorch even where the compiled kernel is available, to compare the two."""
+    token = _enabled.set(False)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+class NativeEngine(Engine):
+    """Blocks of forms, one in each SIMD lane, spread over the threads that PyTorch uses."""
+
+    @staticmethod
+    def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
+        # kernel.cpp: kAddends live neurons of at most two terms each, then float64; kDepth products, then
+        # one addition for each kDepth of them and each tap.
+        depth = 4 * network.neurons if dtype == torch.float64 else 2 * _ADDENDS + 4
+        return Arithmetic(
+            dtype, depth, depth_of_sum=lambda terms, taps: min(terms, _DEPTH) + taps * (terms // _DEPTH + 1)
+        )
+
+    @staticmethod
+    def floats_per_image(network: Network) -> int:
+        # Bounds, lines and errors, and what their computation holds for a while.
+        return 32 * network.neurons
+
+    @staticmethod
+    def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:
+        if not asked.any():
+            return known
+        lower, upper = (_ordered(bound).clone() for bound in known)
+        with _Program(relaxed) as program:
+            program.call("bounds", activation, _ordered(asked), lower, upper)
+        return _back(lower), _back(upper)
+
+    @staticmethod
+    def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
+        least = forms.new_empty(forms.shape[:2])
+        with _Program(relaxed) as program:
+            program.call("minimum", len(relaxed.network.nodes), forms.shape[1], forms.contiguous(), least)
+        return least
+
+
+def _ordered(plane: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, H, W, C), the kernel's order of neurons, contiguous."""
+    return plane.permute(0, 2, 3, 1).contiguous()
+
+
+def _back(plane: Tensor) -> Tensor:
+    return plane.permute(0, 3, 1, 2)
+
+
+_KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, MaxPool: 6}
+
+
+class _Step(ctypes.Structure):
+    """Step of kernel.cpp."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        *((name, ctypes.c_int32 * 2) for name in ("inputs", "kernel", "stride", "padding", "dilation")),
+        ("groups", ctypes.c_int32),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "weight", "bias", "error", "lower_slope", "upper_slope", "lower_offset", "upper_offset", "choice"
+            )
+        ),
+    )  # fmt: skip
+
+
+class _CProgram(ctypes.Structure):
+    """Program of kernel.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("steps", "images", "threads")),
+        *((name, ctypes.c_void_p) for name in ("step", "plane", "center", "radius")),
+    )
+
+
+class _Program:
+    """The network and what is known of the boxes, as the kernel reads them; holds the memory meanwhile."""
+
+    def __init__(self, relaxed: Relaxed) -> None:
+        self._held: list[Any] = []
+        network = relaxed.network
+        known = [self._step(node, relaxed, at) for at, node in enumerate(network.nodes, 1)]
+        planes = [size for channels, height, width in network.shapes for size in (height, width, channels)]
+        self._suffix = "float" if relaxed.center.dtype == torch.float32 else "double"
+        self._program = _CProgram(
+            steps=len(known),
+            images=len(relaxed.center),
+            threads=torch.get_num_threads(),
+            step=self._hold((_Step * len(known))(*known)),
+            plane=self._hold((ctypes.c_int32 * len(planes))(*planes)),
+            center=self._tensor(_ordered(relaxed.center)),
+            radius=self._tensor(_ordered(relaxed.radius)),
+        )
+
+    def __enter__(self) -> _Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.clear()
+
+    def call(self, function: str, *arguments: int | Tensor) -> None:
+        """Call a function of the kernel. Raises MemoryError where it runs out of memory."""
+        values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int32(a) for a in arguments]
+        library = _library()
+        assert not isinstance(library, str)
+        if getattr(library, f"{function}_{self._suffix}")(ctypes.byref(self._program), *values):
+            raise MemoryError("the certifier's kernel ran out of memory")
+
+    def _hold(self, array: ctypes.Array[Any]) -> int:
+        self._held.append(array)
+        return ctypes.addressof(array)
+
+    def _tensor(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        self._held.append(tensor)
+        return tensor.data_ptr()
+
+    def _plane(self, plane: Tensor | None) -> int | None:
+        return None if plane is None else self._tensor(_ordered(plane))
+
+    def _step(self, node: Node, relaxed: Relaxed, at: int) -> _Step:
+        inputs = (*node.inputs, 0)[:2]
+        found = _Step(kind=_KINDS[type(node.step)], inputs=inputs, groups=1)
+        found.error = self._plane(relaxed.errors.get(at))
+        match node.step:
+            case Conv() as step:
+                found.kernel, found.stride = tuple(step.weight.shape[2:]), step.stride
+                found.padding, found.dilation, found.groups = step.padding, step.dilation, step.groups
+                found.weight, found.bias = self._plane(step.weight), self._tensor(step.bias.contiguous())
+            case Dense() as step:
+                found.kernel = found.stride = found.dilation = (1, 1)
+                found.weight, found.bias = self._tensor(step.weight.contiguous()), self._tensor(step.bias.contiguous())
+            case Scale() as step:
+                found.weight, found.bias = self._plane(step.factor[None]), self._tensor(step.bias.contiguous())
+            case Relu() | MaxPool() if at in relaxed.lines:
+                lines = relaxed.lines[at]
+                found.lower_slope, found.upper_slope = self._plane(lines.lower_slope), self._plane(lines.upper_slope)
+                found.upper_offset, found.lower_offset = (
+                    self._plane(lines.upper_offset),
+                    self._plane(lines.lower_offset),
+                )
+                if isinstance(node.step, MaxPool) and lines.choice is not None:
+                    found.choice = self._tensor(_chosen(node.step, lines.choice))
+        return found
+
+
+def _chosen(pool: MaxPool, choice: Tensor) -> Tensor:
+    """The chosen inputs as the kernel counts neurons: int32 (N, H', W', C)."""
+    channels, _, width = pool.in_shape
+    _, rows, columns = pool.out_shape
+    tap = _ordered(choice)
+    y = torch.arange(rows)[:, None, None] * pool.stride[0] - pool.padding[0] + tap // pool.kernel[1]
+    x = torch.arange(columns)[:, None] * pool.stride[1] - pool.padding[1] + tap % pool.kernel[1]
+    return ((y * width + x) * channels + torch.arange(channels)).to(torch.int32).contiguous()
+
+
+@cache
+def _library() -> ctypes.CDLL | str:
+    """The loaded kernel, or one line that says why there is none."""
+    try:
+        return ctypes.CDLL(str(_compiled()))
+    except (SoftadvError, OSError, subprocess.SubprocessError) as error:
+        return " ".join(str(error).split())
+
+
+def _compiled() -> Path:
+    """The kernel's shared library, compiled unless it is there. Raises SoftadvError where it cannot be."""
+    names = (os.environ.get("CXX", ""), *_COMPILERS)
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None:
+        raise SoftadvError("no C++ compiler found (Debian: apt-get install g++)")
+    # Another machine may share this folder: the processor is part of the name.
+    made_of = (_SOURCE.read_text(), _FLAGS, compiler, platform.machine(), _processor())
+    name = f"kernel-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
+    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folders = (_SOURCE.parent / "__pycache__", cache_home / "softadv")
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                return _compile(compiler, Path(work) / name).replace(folder / name)
+        except PermissionError:
+            continue
+    raise SoftadvError(f"no folder to keep the compiled kernel in: {' and '.join(map(str, folders))} are not writable")
+
+
+def _compile(compiler: str, target: Path) -> Path:
+    done = subprocess.run(
+        [compiler, *_FLAGS, str(_SOURCE), "-o", str(target)],
+        capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
+        raise SoftadvError(f"{compiler} cannot compile the kernel: {reason}")
+    return target
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))

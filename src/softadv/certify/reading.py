@@ -1,0 +1,368 @@
+"""Reading a PyTorch model: torch.fx traces what it computes, and each operation becomes a step."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from softadv.certify.network import Network, Node
+from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
+from softadv.errors import SoftadvError
+from softadv.models import Normalize
+
+SUPPORTED = "Conv2d, Linear, ReLU, MaxPool2d, AvgPool2d, BatchNorm2d, Flatten, Dropout, Identity, Normalize and +"
+
+
+def read_network(model: nn.Module, in_shape: Shape) -> Network:
+    """Read a module of the operations named in SUPPORTED, as layers or as functions, in any order.
+
+    Weights are shared with the model where they can be. Raises SoftadvError that names the first
+    operation that is of another kind, has an option that is not supported, or does not fit its input.
+    """
+    for name, layer in model.named_modules():
+        if layer._forward_hooks or layer._forward_pre_hooks:
+            raise SoftadvError(f"{_place(name, layer)}: has forward hooks, which may change what it computes")
+    reader = _Reader(model, in_shape)
+    output = reader.read(_trace(model))
+    if not reader.flat[output]:
+        shape = reader.shapes[output]
+        raise SoftadvError(f"model: ends in shape {shape}, not in a vector of class scores; is a Flatten missing?")
+    classes = reader.shapes[output][0]
+    if classes < 2:
+        raise SoftadvError("model: has one output, classification needs at least two")
+    return Network(tuple(_with_copies(reader.nodes[:output], in_shape)), in_shape, classes)
+
+
+def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
+    """The same nodes, with a Copy for each use of an activation that is used more than once."""
+    uses = Counter(at for node in nodes for at in node.inputs)
+    found: list[Node] = []
+    places: dict[int, list[int]] = {}  # of each old activation, the new ones that are still to be used
+
+    def place(at: int, shape: Shape) -> None:
+        made, places[at] = len(found), [len(found)]
+        if uses[at] > 1:
+            found.extend(Node(Copy(uses[at], shape, shape), (made,), "copy") for _ in range(uses[at]))
+            places[at] = list(range(made + 1, made + 1 + uses[at]))
+
+    place(0, in_shape)
+    for at, node in enumerate(nodes, 1):
+        found.append(replace(node, inputs=tuple(places[i].pop() for i in node.inputs)))
+        place(at, node.step.out_shape)
+    return found
+
+
+class _Tracer(fx.Tracer):
+    """Stops at PyTorch's own layers and at Normalize; looks into everything else."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) is Normalize or bool(super().is_leaf_module(m, module_qualified_name))
+
+
+def _trace(model: nn.Module) -> fx.Graph:
+    try:
+        return _Tracer().trace(model)
+    except Exception as error:  # whatever the model's own code raises when it is run on a symbol
+        reason = " ".join(str(error).split())
+        raise SoftadvError(f"model: {type(model).__name__} cannot be traced by torch.fx: {reason}") from error
+
+
+class _Reader:
+    """The steps read so far; activation 0 is the image."""
+
+    def __init__(self, model: nn.Module, in_shape: Shape) -> None:
+        self.model = model
+        self.like = next(iter((*model.parameters(), *model.buffers())), torch.zeros(0))
+        self.nodes: list[Node] = []
+        self.shapes = [in_shape]
+        self.flat = [False]
+        self._activations: dict[fx.Node, int] = {}
+
+    def read(self, graph: fx.Graph) -> int:
+        """Read a graph; returns the activation that it returns."""
+        for node in graph.nodes:
+            if node.op == "placeholder":
+                if self._activations:
+                    raise SoftadvError(f"model: {type(self.model).__name__} takes more than one input")
+                self._activations[node] = 0
+            elif node.op == "output":
+                if node.args[0] not in self._activations:
+                    raise SoftadvError("model: returns something other than one vector of class scores")
+                return self._activations[node.args[0]]
+            elif not _is_batch_size(node):
+                self._activations[node] = self._read(node)
+        raise SoftadvError("model: returns nothing")
+
+    def _read(self, node: fx.Node) -> int:
+        if node.op == "call_module":
+            layer = self.model.get_submodule(str(node.target))
+            return self._read_layer(node, _place(str(node.target), layer), layer)
+        where = f"{getattr(node.target, '__name__', node.target)} ({node.name})"
+        if node.op == "get_attr":
+            raise SoftadvError(f"{where}: only layers may have weights; the certifier reads {SUPPORTED}")
+        for names, build in _FUNCTIONS:
+            if node.target in names:
+                same = build(where, node)
+                return self._add(node, where) if same is None else self._read_layer(node, where, same)
+        raise SoftadvError(f"{where}: not supported; the certifier reads {SUPPORTED}")
+
+    def _read_layer(self, node: fx.Node, where: str, layer: nn.Module) -> int:
+        entering = self._input(node, where, 0)
+        if getattr(layer, "inplace", False):
+            self._check_inplace(node.args[0], where)
+        shape, flat = self.shapes[entering], self.flat[entering]
+        if isinstance(layer, nn.Flatten) and layer.end_dim == -1 and layer.start_dim == -1 and flat:
+            return entering
+        if type(layer) is nn.Linear and not flat:
+            raise SoftadvError(f"{where}: its input is not a vector but has shape {shape}; is a Flatten missing?")
+        if flat and type(layer) in _OF_IMAGES:
+            raise SoftadvError(f"{where}: its input is a vector, not an image")
+        for step in _steps(where, layer, shape, like=self.like):
+            entering = self._append(step, (entering,), where, flat=flat or isinstance(step, Flatten))
+        return entering
+
+    def _add(self, node: fx.Node, where: str) -> int:
+        if len(node.args) != 2 or node.kwargs:
+            raise SoftadvError(f"{where}: only a + b of two activations is supported")
+        left, right = self._input(node, where, 0), self._input(node, where, 1)
+        if node.target is operator.iadd:
+            self._check_inplace(node.args[0], where)
+        if self.shapes[left] != self.shapes[right] or self.flat[left] != self.flat[right]:
+            raise SoftadvError(f"{where}: adds shapes {self.shapes[left]} and {self.shapes[right]}")
+        shape = self.shapes[left]
+        return self._append(Add(shape, shape), (left, right), where, flat=self.flat[left])
+
+    def _input(self, node: fx.Node, where: str, at: int) -> int:
+        argument = node.args[at] if len(node.args) > at else None
+        if not isinstance(argument, fx.Node) or argument not in self._activations:
+            raise SoftadvError(f"{where}: its input is not an activation of the network")
+        return self._activations[argument]
+
+    def _check_inplace(self, argument: Any, where: str) -> None:
+        """Refuse to overwrite what is used again: the trace would not show the change."""
+        while len(argument.users) == 1 and argument.op != "placeholder" and _is_view(self.model, argument):
+            argument = argument.args[0]
+        if len([user for user in argument.users if not _is_batch_size(user)]) > 1:
+            raise SoftadvError(f"{where}: works in place on a value that is used again; give it inplace=False")
+
+    def _append(self, step: Step, inputs: tuple[int, ...], where: str, *, flat: bool) -> int:
+        self.nodes.append(Node(step, inputs, where))
+        self.shapes.append(step.out_shape)
+        self.flat.append(flat)
+        return len(self.nodes)
+
+
+def _place(name: str, layer: nn.Module) -> str:
+    return f"layer {name} ({type(layer).__name__})" if name else f"model ({type(layer).__name__})"
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """Whether a node is x.size(0), x.shape or x.shape[0]: numbers that only a reshape may use."""
+    if node.op == "call_method":
+        return node.target == "size"
+    if node.target is operator.getitem:
+        return isinstance(node.args[0], fx.Node) and _is_batch_size(node.args[0])
+    return bool(node.target is getattr and node.args[1] == "shape")
+
+
+def _is_view(model: nn.Module, node: fx.Node) -> bool:
+    """Whether a node's value may share memory with its input's."""
+    if node.op == "call_module":
+        return type(model.get_submodule(str(node.target))) in (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
+    return any(node.target in names for names, build in _FUNCTIONS if build is _as_flatten or build is _as_reshape)
+
+
+# Functions and methods, as the layers that do the same. None stands for an addition.
+
+
+def _as_relu(where: str, node: fx.Node) -> nn.Module:
+    if len(node.args) > 2 or set(node.kwargs) - {"inplace"}:
+        raise SoftadvError(f"{where}: takes one activation")
+    return nn.ReLU(inplace=bool(node.kwargs.get("inplace", (*node.args, False)[1])))
+
+
+def _as_flatten(where: str, node: fx.Node) -> nn.Module:
+    dimensions: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
+    return nn.Flatten(**({"start_dim": 0, "end_dim": -1} | dimensions))
+
+
+def _as_reshape(where: str, node: fx.Node) -> nn.Module:
+    sizes = node.args[1:] if len(node.args) != 2 else node.args[1]
+    first, second, *more = (*sizes, None, None) if isinstance(sizes, tuple | list) else (None, None)
+    batch = isinstance(first, fx.Node) and _is_batch_size(first)
+    if node.kwargs or any(more) or not ((batch and second == -1) or (first == -1 and isinstance(second, int))):
+        raise SoftadvError(f"{where}: only a reshape to (batch, -1) is supported, as torch.flatten(x, 1)")
+    return _Reshape(None if second == -1 else second)
+
+
+class _Reshape(nn.Flatten):
+    """A flattening to a number of features that the model states."""
+
+    def __init__(self, features: object) -> None:
+        super().__init__()
+        self.features = features
+
+
+def _as_max_pool(where: str, node: fx.Node) -> nn.Module:
+    return nn.MaxPool2d(*node.args[1:], **node.kwargs)  # type: ignore[arg-type]
+
+
+def _as_average_pool(where: str, node: fx.Node) -> nn.Module:
+    return nn.AvgPool2d(*node.args[1:], **node.kwargs)  # type: ignore[arg-type]
+
+
+def _as_sum(where: str, node: fx.Node) -> None:
+    return None
+
+
+_FUNCTIONS: list[tuple[tuple[object, ...], Callable[[str, fx.Node], nn.Module | None]]] = [
+    ((F.relu, torch.relu, "relu"), _as_relu),
+    ((torch.flatten, "flatten"), _as_flatten),
+    (("view", "reshape", torch.reshape), _as_reshape),
+    ((F.max_pool2d, torch.max_pool2d), _as_max_pool),
+    ((F.avg_pool2d,), _as_average_pool),
+    ((operator.add, operator.iadd, torch.add, "add"), _as_sum),
+]
+
+_OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, Normalize)
+
+
+# Layers. Exact types: a subclass may compute something else.
+
+
+def _steps(where: str, layer: nn.Module, shape: Shape, *, like: Tensor) -> list[Step]:
+    """The steps that compute a layer, none where it changes nothing; like: a weight of the model."""
+    if type(layer) in (nn.Identity, nn.Dropout, nn.Dropout2d):
+        _check_eval(where, layer)
+        return []
+    match layer:
+        case nn.ReLU() if type(layer) is nn.ReLU:
+            step: Step = Relu(shape, shape)
+        case nn.Flatten() if type(layer) in (nn.Flatten, _Reshape):
+            step = _flatten(where, layer, shape)
+        case nn.Linear() if type(layer) is nn.Linear:
+            step = _dense(where, layer, shape)
+        case nn.Conv2d() if type(layer) is nn.Conv2d:
+            step = _conv(where, layer, shape)
+        case Normalize() if type(layer) is Normalize:
+            step = _normalize(where, layer, shape)
+        case nn.BatchNorm2d() if type(layer) is nn.BatchNorm2d:
+            step = _batch_norm(where, layer, shape)
+        case nn.MaxPool2d() if type(layer) is nn.MaxPool2d:
+            step = _max_pool(where, layer, shape)
+        case nn.AvgPool2d() if type(layer) is nn.AvgPool2d:
+            return _average_pool(where, layer, shape, like=like)
+        case _:
+            raise SoftadvError(f"{where}: not supported; the certifier reads {SUPPORTED}")
+    return [step]
+
+
+def _flatten(where: str, layer: nn.Flatten, shape: Shape) -> Step:
+    if (layer.start_dim, layer.end_dim) != (1, -1):
+        raise SoftadvError(f"{where}: only start_dim=1, end_dim=-1 is supported")
+    features = shape[0] * shape[1] * shape[2]
+    if getattr(layer, "features", None) not in (None, features):
+        raise SoftadvError(f"{where}: reshapes {features} features of an image into another number")
+    return Flatten(shape, (features, 1, 1))
+
+
+def _dense(where: str, layer: nn.Linear, shape: Shape) -> Step:
+    if shape != (layer.in_features, 1, 1):
+        raise SoftadvError(f"{where}: takes {layer.in_features} features but its input has shape {shape}")
+    weight = layer.weight.detach()
+    return Dense(weight, _bias(layer.bias, weight), shape, (layer.out_features, 1, 1))
+
+
+def _conv(where: str, layer: nn.Conv2d, shape: Shape) -> Step:
+    if layer.padding_mode != "zeros":
+        raise SoftadvError(f"{where}: padding_mode={layer.padding_mode!r} is not supported, only zeros")
+    _check_channels(where, layer.in_channels, shape)
+    kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
+    reach = ((kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1)
+    if layer.padding == "same":
+        if reach[0] % 2 == 0 or reach[1] % 2 == 0:
+            raise SoftadvError(f"{where}: padding='same' pads an even kernel on one side only, which is not supported")
+        padding = ((reach[0] - 1) // 2, (reach[1] - 1) // 2)
+    else:
+        padding = (0, 0) if isinstance(layer.padding, str) else _pair(layer.padding)
+    stride, weight = _pair(layer.stride), layer.weight.detach()
+    out_shape = (layer.out_channels, *_windows(where, shape, reach, stride, padding))
+    return Conv(weight, _bias(layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)
+
+
+def _normalize(where: str, layer: Normalize, shape: Shape) -> Step:
+    _check_channels(where, len(layer.mean), shape)
+    bias = -layer.mean / layer.std
+    return Scale(_spread(1 / layer.std, shape), bias, bias.abs(), (layer.mean, layer.std), shape, shape)
+
+
+def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape) -> Step:
+    _check_eval(where, layer)
+    _check_channels(where, layer.num_features, shape)
+    if layer.running_mean is None or layer.running_var is None:
+        raise SoftadvError(f"{where}: keeps no running statistics, so what it computes depends on the batch")
+    mean, factor = layer.running_mean.double(), (layer.running_var.double() + layer.eps).rsqrt()
+    if layer.affine:
+        factor = factor * layer.weight.detach().double()
+    shift = layer.bias.detach().double() if layer.affine else torch.zeros_like(mean)
+    dtype = layer.running_mean.dtype
+    bias, largest = (shift - mean * factor).to(dtype), (shift.abs() + (mean * factor).abs()).to(dtype)
+    return Scale(_spread(factor.to(dtype), shape), bias, largest, None, shape, shape)
+
+
+def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, *, like: Tensor) -> list[Step]:
+    if layer.ceil_mode or layer.divisor_override is not None:
+        raise SoftadvError(f"{where}: ceil_mode and divisor_override are not supported")
+    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
+    out_shape = (shape[0], *_windows(where, shape, kernel, stride, padding))
+    weight = like.detach().new_full((shape[0], 1, *kernel), 1 / (kernel[0] * kernel[1]))
+    mean = Conv(weight, weight.new_zeros(shape[0]), stride, padding, (1, 1), shape[0], shape, out_shape)
+    if layer.count_include_pad or padding == (0, 0):
+        return [mean]
+    inside = F.avg_pool2d(weight.new_ones(1, *shape), kernel, stride, padding)[0]
+    zero = weight.new_zeros(shape[0])
+    return [mean, Scale(1 / inside, zero, zero, None, out_shape, out_shape)]
+
+
+def _max_pool(where: str, layer: nn.MaxPool2d, shape: Shape) -> Step:
+    if layer.ceil_mode or layer.return_indices or _pair(layer.dilation) != (1, 1):
+        raise SoftadvError(f"{where}: ceil_mode, return_indices and dilation are not supported")
+    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
+    return MaxPool(kernel, stride, padding, shape, (shape[0], *_windows(where, shape, kernel, stride, padding)))
+
+
+def _windows(where: str, shape: Shape, reach: Pair, stride: Pair, padding: Pair) -> Pair:
+    """How many windows fit into an image, high and wide."""
+    height, width = ((shape[i + 1] + 2 * padding[i] - reach[i]) // stride[i] + 1 for i in (0, 1))
+    if height < 1 or width < 1:
+        raise SoftadvError(f"{where}: its kernel {reach} is larger than its input of shape {shape}")
+    return height, width
+
+
+def _check_channels(where: str, channels: int, shape: Shape) -> None:
+    if channels != shape[0]:
+        raise SoftadvError(f"{where}: takes {channels} channels but its input has shape {shape}")
+
+
+def _check_eval(where: str, layer: nn.Module) -> None:
+    if layer.training and not isinstance(layer, nn.Identity):
+        raise SoftadvError(f"{where}: is in training mode, where its outputs are random; call model.eval() first")
+
+
+def _spread(values: Tensor, shape: Shape) -> Tensor:
+    return values[:, None, None].expand(shape)
+
+
+def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
+    return weight.new_zeros(weight.shape[0]) if bias is None else bias.detach()
+
+
+def _pair(values: int | tuple[int, ...]) -> Pair:
+    return (values, values) if isinstance(values, int) else (values[0], values[1])

@@ -1,0 +1,192 @@
+"""What rounding can do to a verdict: the error that makes certificates hold in floating point.
+
+Theorem. Let `certify(..., rounding="sound")` call an image verified. Take any real point of the box
+|x' - x| <= eps within clip, round it to the model's floating-point type, and evaluate the network
+there in that type. Then output y is strictly larger than every other output, in whatever order the
+sums of a layer are taken, with or without fused multiply-add.
+
+Model of arithmetic (IEEE 754, round to nearest; u = 2^-24 for float32, 2^-53 for float64). Each
+operation returns (a op b)(1 + d) + e with |d| <= u; e is 0 unless a product or a quotient underflows,
+then |e| <= `tiny`, the smallest normal number, which also covers results and operands flushed to zero.
+A sum of n products, in any order, is then off by at most gamma(n) sum |a_i b_i| with
+gamma(n) = n u / (1 - n u) (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., 2002,
+sections 2.2, 3.1 and 4.2; underflow as in section 2.8). ReLU, max pooling and comparisons are exact.
+
+The evaluation. A linear layer returns z = W a + b + d. However its sum is arranged, it is a tree with
+one addition for each term but one, and each addition is off by at most u times what it returns, which
+is at most the larger of the sum of all positive terms and the sum of all negative ones
+(`evaluation`; Higham, section 4.2, equation 4.3). Terms that are certainly zero are added exactly and
+do not count. How large the terms can be follows from bounds that already contain every evaluated
+value, since they are proven layer by layer for the evaluation, not for the ideal network. Underflow is
+covered by raising every magnitude to at least `tiny` 2^22 / u and counting two more operations.
+
+The analysis. Back-substitution keeps "target >= c . z + constant" for every evaluated z. It may
+replace c by any other coefficients c' if it pays |c - c'| M, M being the largest magnitude of what c
+multiplies. So:
+- through a linear layer, c W is computed with an error of gamma(k) |c| |W|, which costs gamma(k) |c| m,
+  where m = |W| M + |b| and k is the most additions that a product passes through;
+- where forms meet that went through different branches, their coefficients are added: `Copy` pays;
+- through a ReLU, c * slope costs u |c| A, A being the largest magnitude of the ReLU's input. The slope
+  may be any number in [0, 1]: the offset is what makes the line hold, so the offset is what is rounded
+  up (relu.py), and this cost is added to it;
+- the constant is one sum of products whose every term passes through at most `depth` roundings, which
+  costs gamma(depth) of each term's magnitude;
+- the box is center +- radius, with the radius rounded up.
+Every cost is a number per neuron times |c|: a layer's bias simply becomes an interval b +- error, a
+ReLU's offset and the box's radius become a little larger. Each gamma is at most 1/256 (checked) and is
+taken 1/32 larger than it is, which pays for products of errors and for the rounding of the errors
+themselves. Underflow inside the analysis, in fewer than 2^40 operations, costs `flat` at the end.
+A bound that is not finite proves nothing: the margin is then NaN, and the image not verified.
+
+What it covers. Direct convolutions, matrix products of any blocking (im2col, implicit GEMM) and their
+gradual or parallel reductions, in PyTorch or onnxruntime; not Winograd and FFT convolutions, whose
+errors are not bounded by sums of |a_i b_i|, and not TF32, bfloat16 or autocast, whose u is another:
+`check_evaluation` refuses where PyTorch may use them. A batch normalisation may be evaluated as
+(x - mean) * scale + bias or folded into x * alpha + beta.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from softadv.errors import SoftadvError
+
+_SECOND_ORDER = 1 + 1 / 32
+_LARGEST_GAMMA = 1 / 256
+_ANALYSIS_OPERATIONS = 2.0**40
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far the outputs of a linear layer may be off, each (N, C, H, W).
+
+    of_forms: what a form pays for each output: the evaluation and the substitution through the layer.
+    of_bounds: what the interval of an output pays: the evaluation and the interval arithmetic.
+    """
+
+    of_forms: Tensor
+    of_bounds: Tensor
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """The costs above, for one floating-point type and the way an engine takes its sums.
+
+    depth: the most roundings that a term of a form's constant passes through.
+    depth_of_sum: the same for a coefficient that sums `terms` products for each of `taps` places.
+    """
+
+    dtype: torch.dtype
+    depth: int
+    depth_of_sum: Callable[[int, int], int]
+
+    @property
+    def unit(self) -> float:
+        """u, the largest relative error of one operation."""
+        return torch.finfo(self.dtype).eps / 2
+
+    def gamma(self, n: int) -> float:
+        """gamma(n) with room for the products of errors. Raises SoftadvError where n is too large."""
+        value = n * self.unit / (1 - n * self.unit)
+        if not 0 <= value <= _LARGEST_GAMMA:
+            raise SoftadvError(
+                f"rounding: sums of {n:,} terms are too long to be bounded in {self.dtype}; use rounding='none'"
+            )
+        return value * _SECOND_ORDER
+
+    def raised(self, values: Tensor) -> Tensor:
+        """The positive part of values, raised so that underflow is paid for."""
+        return values.clamp(min=torch.finfo(self.dtype).tiny * 2.0**22 / self.unit)
+
+    def sum_errors(
+        self,
+        positive: Tensor,
+        negative: Tensor,
+        bias: Tensor | None,
+        *,
+        terms: Tensor,
+        most: int,
+        back: tuple[int, int],
+    ) -> Errors:
+        """The errors of a linear layer.
+
+        positive, negative: the most that the positive and the negative terms of each output can sum to,
+        the bias among them. terms: how many of them may differ from zero, floats that broadcast to the
+        outputs; most: the largest that can be. back: terms and taps of a coefficient on the way back.
+        """
+        additions = terms * self.unit * (_SECOND_ORDER * (1 + 2 * self.gamma(most)))
+        largest, whole = torch.maximum(positive, negative), positive + negative
+        evaluation = additions * largest + self.gamma(4) * whole
+        of_forms = evaluation + self.gamma(self.depth_of_sum(*back) + 2) * whole
+        if bias is not None:
+            of_forms = of_forms + bias.abs() * self.gamma(self.depth)
+        # Center and radius of the inputs are summed once each; the sums are at most 1 and 2 times the largest.
+        return Errors(of_forms, 4 * evaluation + self.gamma(8) * whole)
+
+    def radius(self, center: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """A radius that makes center +- radius contain the bounds, with the cost of summing over the box."""
+        radius = torch.maximum(upper - center, center - lower) * (1 + 4 * self.unit)
+        return radius + (center.abs() + radius) * self.gamma(self.depth + 2)
+
+    def offset(self, values: Tensor, largest_input: Tensor) -> Tensor:
+        """A ReLU line's offset, rounded up, with the cost of its slope's product and of summing.
+
+        values: non-negative offsets, at most four roundings off. largest_input: A, both in one shape.
+        """
+        grown = values * (1 + 8 * self.unit + self.gamma(self.depth))
+        return grown + largest_input * (3 * self.unit) + torch.finfo(self.dtype).tiny
+
+    def flat(self, largest: Tensor) -> Tensor:
+        """What underflow in the analysis costs; largest: (N,), the largest magnitude of any activation."""
+        return (1 + largest) * (torch.finfo(self.dtype).tiny * _ANALYSIS_OPERATIONS)
+
+
+def box(x: Tensor, *, eps: float, clip: tuple[float, float], dtype: torch.dtype, sound: bool) -> tuple[Tensor, Tensor]:
+    """The bounds of {x' : |x' - x| <= eps, clip[0] <= x' <= clip[1]} in a floating-point type.
+
+    Sound bounds contain the real box, and so the rounded value of each of its points.
+    """
+    if not sound:
+        x = x.to(dtype)
+        return (x - eps).clamp(min=clip[0]), (x + eps).clamp(max=clip[1])
+    exact = x.double()
+    below, above = _sum_below(exact, -eps).clamp(min=clip[0]), -_sum_below(-exact, -eps).clamp(min=-clip[1])
+    lower, upper = below.to(dtype), above.to(dtype)
+    infinity = lower.new_tensor(torch.inf)
+    lower = torch.where(lower.double() > below, lower.nextafter(-infinity), lower)
+    return lower, torch.where(upper.double() < above, upper.nextafter(infinity), upper)
+
+
+def _sum_below(a: Tensor, b: float) -> Tensor:
+    """a + b in float64, rounded down: Knuth's two-sum tells on which side the rounded sum lies."""
+    total = a + b
+    part = total - a
+    error = (a - (total - part)) + (b - part)
+    return torch.where(error < 0, total.nextafter(total.new_tensor(-torch.inf)), total)
+
+
+def check_evaluation(dtype: torch.dtype, device: torch.device) -> None:
+    """Raise SoftadvError where PyTorch may evaluate a model in another arithmetic than the theorem's."""
+    wanted = "; rounding='sound' needs plain float32 or float64 (or ask for rounding='none')"
+    if dtype not in (torch.float32, torch.float64):
+        raise SoftadvError(f"rounding: the model is in {str(dtype).removeprefix('torch.')}{wanted}")
+    if torch.is_autocast_enabled(device.type):
+        raise SoftadvError(f"rounding: autocast is on{wanted}")
+    backends = torch.backends
+    # PyTorch's stubs know nothing of these settings.
+    cuda, cudnn, mkldnn = (cast(Any, module) for module in (backends.cuda, backends.cudnn, backends.mkldnn))
+    products, convolutions = (
+        ("torch.backends.cuda.matmul", cuda.matmul),
+        ("torch.backends.cudnn.conv", cudnn.conv),
+    ) if device.type == "cuda" else (
+        ("torch.backends.mkldnn.matmul", mkldnn.matmul),
+        ("torch.backends.mkldnn.conv", mkldnn.conv),
+    )  # fmt: skip
+    for name, backend in (products, convolutions):
+        if backend.fp32_precision not in ("none", "ieee"):
+            raise SoftadvError(f"rounding: {name}.fp32_precision is {backend.fp32_precision!r}{wanted}")
