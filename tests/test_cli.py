@@ -83,7 +83,7 @@ def test_evaluate_certify_attack_and_export_take_a_run_folder(
     assert run("evaluate", str(model), "--limit", "16") == 0
     assert "certified accuracy (deeppoly)" in capsys.readouterr().out
     assert run("certify", str(model), "--limit", "16", "--domain", "box", "--eps", "1/255") == 0
-    assert "unverified" in capsys.readouterr().out
+    assert "16 test images of digits, box, rounding sound, eps 0.00392157" in capsys.readouterr().out
     saved = tmp_path / "found.safetensors"
     assert run("attack", str(model), "--limit", "16", "--save", str(saved), "--eps", "0.05") == 0
     found = load_file(saved)
@@ -135,6 +135,17 @@ WRONG = {
     "a model that is not there": (["certify", "nowhere"], "nowhere: no such file"),
     "a folder that is no run": (["evaluate", "."], "spec.json: cannot be read"),
     "a file that is no model": (["certify", "file"], "file: not a safetensors file"),
+    "an unknown domain": (
+        ["certify", "file", "--domain", "ball"],
+        "'ball' is not one of 'box', 'deepzono', 'deeppoly'",
+    ),
+    "an unknown rounding": (["certify", "file", "--rounding", "up"], "Invalid value for '--rounding'"),
+    "an unknown split": (["certify", "file", "--split", "all"], "Invalid value for '--split'"),
+    "rows in an unknown format": (
+        ["certify", "file", "--out", "r.txt"],
+        "expected a name that ends in .csv or .parquet",
+    ),
+    "rows in no folder": (["certify", "file", "--out", "no/r.csv"], "--out no/r.csv: no is not a folder"),
     "a folder that is no grid": (["compare", "."], "holds no runs"),
 }
 

@@ -2,6 +2,7 @@
 
 import io
 
+import pytest
 from rich.console import Console
 
 from softadv.display import Display
@@ -29,6 +30,17 @@ def test_a_terminal_shows_the_stage_the_share_and_the_time_left() -> None:
     assert "epoch 2/2: training" in screen
     assert "100%" in screen
     assert "left" in screen
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_a_note_is_shown_beside_the_work(terminal: bool) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=120, highlight=False)
+    with Display(console, work=10) as display:
+        display.advance("model", "certifying", 4, note="12 images/s, 3 [verified]")
+    assert "12 images/s, 3 [verified]" in stream.getvalue()
+    if not terminal:
+        assert stream.getvalue() == "model  certifying  (40%, 12 images/s, 3 [verified])\n"
 
 
 def test_a_stage_reports_the_work_since_the_last_call() -> None:

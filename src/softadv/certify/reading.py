@@ -27,8 +27,10 @@ def read_network(model: nn.Module, in_shape: Shape) -> Network:
     operation that is of another kind, has an option that is not supported, or does not fit its input.
     """
     for name, layer in model.named_modules():
-        if layer._forward_hooks or layer._forward_pre_hooks:
-            raise SoftadvError(f"{_place(name, layer)}: has forward hooks, which may change what it computes")
+        if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+            raise SoftadvError(
+                f"{_place(name, layer)}: has forward hooks or a forward of its own, which may change what it computes"
+            )
     reader = _Reader(model, in_shape)
     output = reader.read(_trace(model))
     if not reader.flat[output]:
