@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -31,6 +34,22 @@ def print_machine() -> None:
         f"{datetime.now(UTC):%Y-%m-%d}, {about['device']}, {about['threads']} threads, torch {about['torch']}, "
         f"commit {about['commit'][:12]}; float32 matrix product {matrix_rate():.0f} GFLOP/s"
     )
+
+
+def peak_memory(work: Callable[[], object]) -> int:
+    """Bytes of main memory that a piece of work adds at its peak, as Linux counts pages in use."""
+    status = Path("/proc/self/status")
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what earlier work freed counts as in use until it is given back
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use
+    before = _status_bytes(status, "VmRSS")
+    work()
+    return _status_bytes(status, "VmHWM") - before
+
+
+def _status_bytes(status: Path, key: str) -> int:
+    line = next(line for line in status.read_text().splitlines() if line.startswith(f"{key}:"))
+    return int(line.split()[1]) * 1024
 
 
 def take_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:

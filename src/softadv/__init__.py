@@ -8,7 +8,7 @@ from softadv.attacks import pgd
 from softadv.certify import Certificates, certify
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
-from softadv.models import conv_small
+from softadv.models import conv_small, count_neurons
 from softadv.partition import Partition, partition
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SoftadvError",
     "certify",
     "conv_small",
+    "count_neurons",
     "load_dataset",
     "partition",
     "pgd",

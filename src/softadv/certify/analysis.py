@@ -32,6 +32,9 @@ from softadv.errors import SoftadvError
 Domain = Literal["box", "deepzono", "deeppoly"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 
+# Bounds, lines and errors, and what their computation holds for a while.
+FLOATS_PER_NEURON = 32
+
 _RELAXATIONS: dict[Domain, Relaxation] = {"deepzono": zonotope_lines, "deeppoly": deeppoly_lines}
 
 
@@ -50,6 +53,11 @@ class Relaxed:
     lines: dict[int, Lines] = field(default_factory=dict)
     errors: dict[int, Tensor] = field(default_factory=dict)
 
+    @property
+    def sums(self) -> torch.dtype:
+        """The type that constants are summed in: a longer one where the rounding of sums is paid for."""
+        return torch.float64 if self.errors else self.center.dtype
+
 
 class Engine(ABC):
     """Substitutes linear forms back to the input box."""
@@ -62,7 +70,7 @@ class Engine(ABC):
     @staticmethod
     @abstractmethod
     def floats_per_image(network: Network) -> int:
-        """What one image needs at the peak, in floating-point numbers."""
+        """What one image needs beyond FLOATS_PER_NEURON at the peak, in floating-point numbers."""
 
     @staticmethod
     @abstractmethod
@@ -137,7 +145,7 @@ class _Analysis:
         and not as the difference of two intervals (Gowal et al., On the Effectiveness of Interval Bound
         Propagation, 2018, section 3).
         """
-        rows, at = forms_over_outputs(objective), len(self.network.nodes)
+        rows, at = forms_over_outputs(objective, sums=self.relaxed.sums), len(self.network.nodes)
         last = self.network.nodes[-1]
         if isinstance(last.step, Dense):
             rows = last.step.backward(rows.plus(last.step.bias, self.relaxed.errors.get(at)))
@@ -195,11 +203,11 @@ class _Analysis:
         return isinstance(node.step, Conv | Dense) and all(isinstance(n.step, Scale | Flatten | Copy) for n in before)
 
 
-def forms_over_outputs(objective: Tensor) -> Rows:
+def forms_over_outputs(objective: Tensor, *, sums: torch.dtype) -> Rows:
     """Forms (N, R, K) over the network's outputs as rows."""
     n, count, classes = objective.shape
     coefs = objective.reshape(n, 1, count, 1, 1, classes)
-    return Rows(coefs, coefs.new_zeros(1, 1, count, dtype=torch.float64), Windows.whole(1, 1))
+    return Rows(coefs, coefs.new_zeros(1, 1, count, dtype=sums), Windows.whole(1, 1))
 
 
 def _centered(interval: Interval, rounding: Arithmetic | None) -> Interval:

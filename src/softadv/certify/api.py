@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.certify import native
-from softadv.certify.analysis import DOMAINS, Domain, Engine, lower_bounds
+from softadv.certify.analysis import DOMAINS, FLOATS_PER_NEURON, Domain, Engine, lower_bounds
 from softadv.certify.backsubstitution import TorchEngine
 from softadv.certify.native import NativeEngine
 from softadv.certify.network import Network
@@ -86,7 +86,7 @@ def certify(
     _check_ranges(x, y, eps=eps, clip=clip, classes=network.classes)
     question = _Question(model, network, eps, domain, rounding, clip, margins, like=next(model.parameters(), x))
     budget = memory_budget or _default_budget(question.like.device)
-    chunk = max(1, budget // (question.engine.floats_per_image(network) * question.like.element_size()))
+    chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
 
     correct = torch.empty(len(x), dtype=torch.bool, device=x.device)
     margin = torch.full((len(x),), float("nan"), dtype=question.like.dtype, device=x.device)
@@ -130,6 +130,12 @@ class _Question:
         """The engine that substitutes back; Box needs none."""
         compiled = self.like.device.type == "cpu" and self.like.dtype in (torch.float32, torch.float64)
         return NativeEngine if compiled and self.domain != "box" and native.available() else TorchEngine
+
+    @property
+    def floats_per_image(self) -> int:
+        """What one image needs at the peak, in floating-point numbers."""
+        intervals = FLOATS_PER_NEURON * self.network.neurons
+        return intervals if self.domain == "box" else intervals + self.engine.floats_per_image(self.network)
 
     @torch.no_grad()
     def answer(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class TorchEngine(Engine):
         identity = torch.eye(channels, dtype=relaxed.center.dtype, device=relaxed.center.device)
         # The upper bound of a neuron is minus the lower bound of its negative.
         both = torch.cat([identity, -identity])[None, None, :, None, None]
-        zero = both.new_zeros(1, 1, 2 * channels, dtype=torch.float64)
+        zero = both.new_zeros(1, 1, 2 * channels, dtype=relaxed.sums)
         rows = Rows(both, zero, Windows.neurons(height, width))
         least = _minimum(relaxed, rows, activation).transpose(1, 2)  # (N, 2 C, P)
         least = least.reshape(-1, 2, channels, height, width)
@@ -45,7 +45,7 @@ class TorchEngine(Engine):
 
     @staticmethod
     def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
-        return _minimum(relaxed, forms_over_outputs(forms), len(relaxed.network.nodes)).squeeze(1)
+        return _minimum(relaxed, forms_over_outputs(forms, sums=relaxed.sums), len(relaxed.network.nodes)).squeeze(1)
 
 
 def _minimum(relaxed: Relaxed, rows: Rows, activation: int) -> Tensor:

@@ -78,8 +78,7 @@ class NativeEngine(Engine):
 
     @staticmethod
     def floats_per_image(network: Network) -> int:
-        # Bounds, lines and errors, and what their computation holds for a while.
-        return 32 * network.neurons
+        return 0  # a worker's forms do not depend on the number of images
 
     @staticmethod
     def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:

@@ -90,7 +90,7 @@ class Rows:
     """Lower linear bounds: neuron r at position p of image n is at least coefs · window + const.
 
     coefs: (N or 1, P or 1, R, h, w, C), channels last because convolutions are fastest so.
-    const: float64 (N or 1, P or 1, R), since many terms add up to it.
+    const: (N or 1, P or 1, R), in the type that its many terms are to be summed in.
     """
 
     coefs: Tensor
@@ -104,7 +104,7 @@ class Rows:
         """
         const = self.const
         if biases is not None:
-            const = const + (self.coefs * biases).sum((3, 4, 5), dtype=torch.float64)
+            const = const + self._sum(self.coefs, biases.expand(1, 1, *self.windows.size, -1))
         if errors is not None:
             const = const - self.dot(self.coefs.abs(), errors)
         return Rows(self.coefs, const, self.windows)
@@ -115,8 +115,13 @@ class Rows:
         return const.to(self.coefs.dtype)
 
     def dot(self, coefs: Tensor, plane: Tensor) -> Tensor:
-        """Coefficients of these windows times an activation (N, C, H, W), summed in float64: (N, P, R)."""
-        return (coefs * self.windows.cut(plane).unsqueeze(2)).sum((3, 4, 5), dtype=torch.float64)
+        """Coefficients of these windows times an activation (N, C, H, W), summed in the type of const: (N, P, R)."""
+        return self._sum(coefs, self.windows.cut(plane))
+
+    def _sum(self, coefs: Tensor, values: Tensor) -> Tensor:
+        if self.const.dtype == coefs.dtype:
+            return torch.matmul(coefs.flatten(3), values.flatten(2).unsqueeze(3)).squeeze(3)
+        return (coefs * values.unsqueeze(2)).sum((3, 4, 5), dtype=self.const.dtype)
 
     def merged(self, other: Rows) -> Rows:
         """The sum of two rows over one activation, whose windows may differ in size."""
