@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from softadv import environment
+from softadv.certify import native
 from softadv.data import check_sizes, find_dataset, search_places
 from softadv.errors import SoftadvError
 
@@ -29,6 +30,7 @@ def examine(data_root: Path | None) -> list[Finding]:
         Finding("Python", environment.python_version()),
         *(_package(name) for name in environment.PACKAGES),
         _processor(),
+        _kernel(),
         _gpu(),
         Finding("dataset digits", "bundled with scikit-learn"),
         _dataset("mnist", data_root),
@@ -46,6 +48,13 @@ def _package(name: str) -> Finding:
 def _processor() -> Finding:
     threads = torch.get_num_threads()
     return Finding("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
+
+
+def _kernel() -> Finding:
+    missing = native.missing()
+    if missing is None:
+        return Finding("certifier", "compiled for this processor")
+    return Finding("certifier", f"plain PyTorch, since {missing}", "on a CPU, the compiled one is about 8 times faster")
 
 
 def _gpu() -> Finding:

@@ -17,13 +17,19 @@ PACKAGES = ("torch", "torchvision", "torchattacks", "onnx", "onnxruntime", "nump
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one; "cuda" where there is none raises SoftadvError."""
+    """ "auto" is a GPU where there is one; "cuda" where there is none raises SoftadvError.
+
+    On a GPU this turns TF32 off for the process: results are float32's, and certificates hold for them.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise SoftadvError(f"device: unknown name {name!r}, expected auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise SoftadvError("device: cuda was asked for, but PyTorch sees no GPU; see softadv doctor")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
 
 

@@ -96,9 +96,10 @@ def certify(
         try:
             correct[part], margin[part] = question.answer(x[part], y[part])
         except (MemoryError, RuntimeError) as error:
-            if chunk == 1 or not _is_memory(error):
+            tried = part.stop - part.start
+            if tried == 1 or not _is_memory(error):
                 raise
-            chunk = -(-chunk // 2)
+            chunk = -(-tried // 2)
             continue
         done = part.stop
         if on_progress is not None:
