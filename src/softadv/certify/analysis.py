@@ -24,7 +24,7 @@ from torch import Tensor
 
 from softadv.certify.network import Network, Node
 from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lines
-from softadv.certify.rounding import Arithmetic
+from softadv.certify.rounding import Arithmetic, overflow_limit
 from softadv.certify.rows import Rows, Windows
 from softadv.certify.steps import Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale
 from softadv.errors import SoftadvError
@@ -104,6 +104,7 @@ def lower_bounds(
     least = analysis.box_minimum(objective) if domain == "box" else engine.minimum(analysis.relaxed, objective)
     if rounding is not None:
         least = least - rounding.flat(analysis.largest)[:, None]
+        analysis.finite &= analysis.largest < overflow_limit(rounding.dtype)
     return least.masked_fill(~analysis.finite[:, None], torch.nan)
 
 

@@ -164,14 +164,20 @@ class _Question:
 
 
 def _check_convolutions(network: Network, device: torch.device) -> None:
-    """Refuse what cuDNN may evaluate by Winograd or FFT, as it may where the stride is 1."""
-    if device.type != "cuda" or not torch.backends.cudnn.enabled:
+    """Refuse what PyTorch may evaluate by Winograd or FFT, as cuDNN and NNPACK may where the stride is 1."""
+    if device.type == "cuda":
+        library, instead = "cuDNN", "torch.backends.cudnn.enabled = False"
+        used = torch.backends.cudnn.enabled
+    else:
+        library, instead = "NNPACK", "torch.backends.mkldnn.flags(enabled=True)"
+        used = torch.backends.nnpack.is_available() and not torch._C._get_mkldnn_enabled()
+    if not used:
         return
     for node in network.nodes:
         if isinstance(node.step, Conv) and 1 in node.step.stride and max(node.step.weight.shape[2:]) > 1:
             raise SoftadvError(
-                f"rounding: cuDNN may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "
-                "set torch.backends.cudnn.enabled = False, or ask for rounding='none'"
+                f"rounding: {library} may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "
+                f"set {instead}, or ask for rounding='none'"
             )
 
 

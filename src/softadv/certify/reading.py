@@ -11,8 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.modules import module
 
 from softadv.certify.network import Network, Node
+from softadv.certify.rounding import overflow_limit
 from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
@@ -26,6 +28,10 @@ def read_network(model: nn.Module, in_shape: Shape) -> Network:
     Weights are shared with the model where they can be. Raises SoftadvError that names the first
     operation that is of another kind, has an option that is not supported, or does not fit its input.
     """
+    if module._global_forward_hooks or module._global_forward_pre_hooks:
+        raise SoftadvError("model: PyTorch has global forward hooks, which may change what it computes")
+    if len({parameter.dtype for parameter in model.parameters()}) > 1:
+        raise SoftadvError("model: has parameters of several floating-point types")
     for name, layer in model.named_modules():
         if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
             raise SoftadvError(
@@ -61,11 +67,34 @@ def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
     return found
 
 
+class _Proxy(fx.Proxy):
+    """A symbol that notices `a += b`, which fx would take for `a = a + b`."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
 class _Tracer(fx.Tracer):
     """Stops at PyTorch's own layers and at Normalize; looks into everything else."""
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._autocast = _autocast()
+
+    def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
+        if _autocast() != self._autocast:  # the graph would not show it
+            raise SoftadvError("it turns autocast on or off")
+        return super().create_node(*arguments, **options)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) is Normalize or bool(super().is_leaf_module(m, module_qualified_name))
+
+
+def _autocast() -> list[bool]:
+    return [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
 
 
 def _trace(model: nn.Module) -> fx.Graph:
@@ -98,7 +127,7 @@ class _Reader:
                 if node.args[0] not in self._activations:
                     raise SoftadvError("model: returns something other than one vector of class scores")
                 return self._activations[node.args[0]]
-            elif not _is_batch_size(node):
+            elif not _is_size(node):
                 self._activations[node] = self._read(node)
         raise SoftadvError("model: returns nothing")
 
@@ -151,7 +180,7 @@ class _Reader:
         """Refuse to overwrite what is used again: the trace would not show the change."""
         while len(argument.users) == 1 and argument.op != "placeholder" and _is_view(self.model, argument):
             argument = argument.args[0]
-        if len([user for user in argument.users if not _is_batch_size(user)]) > 1:
+        if len([user for user in argument.users if not _is_size(user)]) > 1:
             raise SoftadvError(f"{where}: works in place on a value that is used again; give it inplace=False")
 
     def _append(self, step: Step, inputs: tuple[int, ...], where: str, *, flat: bool) -> int:
@@ -165,13 +194,18 @@ def _place(name: str, layer: nn.Module) -> str:
     return f"layer {name} ({type(layer).__name__})" if name else f"model ({type(layer).__name__})"
 
 
-def _is_batch_size(node: fx.Node) -> bool:
-    """Whether a node is x.size(0), x.shape or x.shape[0]: numbers that only a reshape may use."""
-    if node.op == "call_method":
-        return node.target == "size"
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node is x.size(0), x.shape, x.shape[0] or the like: numbers that only a reshape may use."""
     if node.target is operator.getitem:
-        return isinstance(node.args[0], fx.Node) and _is_batch_size(node.args[0])
-    return bool(node.target is getattr and node.args[1] == "shape")
+        return isinstance(node.args[0], fx.Node) and _is_size(node.args[0])
+    return node.target == "size" or bool(node.target is getattr and node.args[1] == "shape")
+
+
+def _is_batch_size(node: fx.Node) -> bool:
+    """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
+    if node.target is operator.getitem:
+        return _is_size(node) and bool(node.args[1] == 0)
+    return node.target == "size" and bool(node.args[1:] == (0,))
 
 
 def _is_view(model: nn.Module, node: fx.Node) -> bool:
@@ -254,9 +288,9 @@ def _steps(where: str, layer: nn.Module, shape: Shape, *, like: Tensor) -> list[
         case nn.Conv2d() if type(layer) is nn.Conv2d:
             step = _conv(where, layer, shape)
         case Normalize() if type(layer) is Normalize:
-            step = _normalize(where, layer, shape)
+            step = _normalize(where, layer, shape, like=like)
         case nn.BatchNorm2d() if type(layer) is nn.BatchNorm2d:
-            step = _batch_norm(where, layer, shape)
+            step = _batch_norm(where, layer, shape, like=like)
         case nn.MaxPool2d() if type(layer) is nn.MaxPool2d:
             step = _max_pool(where, layer, shape)
         case nn.AvgPool2d() if type(layer) is nn.AvgPool2d:
@@ -299,24 +333,36 @@ def _conv(where: str, layer: nn.Conv2d, shape: Shape) -> Step:
     return Conv(weight, _bias(layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)
 
 
-def _normalize(where: str, layer: Normalize, shape: Shape) -> Step:
+def _normalize(where: str, layer: Normalize, shape: Shape, *, like: Tensor) -> Step:
     _check_channels(where, len(layer.mean), shape)
-    bias = -layer.mean / layer.std
-    return Scale(_spread(1 / layer.std, shape), bias, bias.abs(), (layer.mean, layer.std), shape, shape)
+    mean, std = layer.mean.double(), layer.std.double()
+    return _scale(shape, 1 / std, torch.zeros_like(mean), mean, parts=(layer.mean, layer.std), like=like)
 
 
-def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape) -> Step:
+def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape, *, like: Tensor) -> Step:
     _check_eval(where, layer)
     _check_channels(where, layer.num_features, shape)
     if layer.running_mean is None or layer.running_var is None:
         raise SoftadvError(f"{where}: keeps no running statistics, so what it computes depends on the batch")
     mean, factor = layer.running_mean.double(), (layer.running_var.double() + layer.eps).rsqrt()
+    shift = torch.zeros_like(mean)
     if layer.affine:
-        factor = factor * layer.weight.detach().double()
-    shift = layer.bias.detach().double() if layer.affine else torch.zeros_like(mean)
-    dtype = layer.running_mean.dtype
-    bias, largest = (shift - mean * factor).to(dtype), (shift.abs() + (mean * factor).abs()).to(dtype)
-    return Scale(_spread(factor.to(dtype), shape), bias, largest, None, shape, shape)
+        factor, shift = factor * layer.weight.detach().double(), layer.bias.detach().double()
+    return _scale(shape, factor, shift, mean, parts=None, like=like)
+
+
+def _scale(
+    shape: Shape, factor: Tensor, shift: Tensor, mean: Tensor, *, parts: tuple[Tensor, Tensor] | None, like: Tensor
+) -> Step:
+    """(x - mean) * factor + shift, channel by channel, computed in float64 and kept in the type of like."""
+    largest = shift.abs() + (mean * factor).abs()
+    # x - mean may overflow where the result does not.
+    largest = largest.masked_fill(mean.abs() > overflow_limit(like.dtype), torch.inf)
+    bias = shift - mean * factor
+    return Scale(
+        factor.to(like.dtype)[:, None, None].expand(shape), bias.to(like.dtype), largest.to(like.dtype), parts, shape,
+        shape,
+    )  # fmt: skip
 
 
 def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, *, like: Tensor) -> list[Step]:
@@ -356,10 +402,6 @@ def _check_channels(where: str, channels: int, shape: Shape) -> None:
 def _check_eval(where: str, layer: nn.Module) -> None:
     if layer.training and not isinstance(layer, nn.Identity):
         raise SoftadvError(f"{where}: is in training mode, where its outputs are random; call model.eval() first")
-
-
-def _spread(values: Tensor, shape: Shape) -> Tensor:
-    return values[:, None, None].expand(shape)
 
 
 def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:

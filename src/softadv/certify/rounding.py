@@ -36,7 +36,8 @@ Every cost is a number per neuron times |c|: a layer's bias simply becomes an in
 ReLU's offset and the box's radius become a little larger. Each gamma is at most 1/256 (checked) and is
 taken 1/32 larger than it is, which pays for products of errors and for the rounding of the errors
 themselves. Underflow inside the analysis, in fewer than 2^40 operations, costs `flat` at the end.
-A bound that is not finite proves nothing: the margin is then NaN, and the image not verified.
+Where a bound or a sum of magnitudes is not below `overflow_limit`, nothing is proven: the margin is then
+NaN, and the image not verified.
 
 What it covers. Direct convolutions, matrix products of any blocking (im2col, implicit GEMM) and their
 gradual or parallel reductions, in PyTorch or onnxruntime; not Winograd and FFT convolutions, whose
@@ -119,9 +120,10 @@ class Arithmetic:
         the bias among them. terms: how many of them may differ from zero, floats that broadcast to the
         outputs; most: the largest that can be. back: terms and taps of a coefficient on the way back.
         """
+        whole = positive + negative
+        whole = whole.masked_fill(~(whole < overflow_limit(self.dtype)), torch.inf)
         additions = terms * self.unit * (_SECOND_ORDER * (1 + 2 * self.gamma(most)))
-        largest, whole = torch.maximum(positive, negative), positive + negative
-        evaluation = additions * largest + self.gamma(4) * whole
+        evaluation = additions * torch.maximum(positive, negative) + self.gamma(4) * whole
         of_forms = evaluation + self.gamma(self.depth_of_sum(*back) + 2) * whole
         if bias is not None:
             of_forms = of_forms + bias.abs() * self.gamma(self.depth)
@@ -144,6 +146,11 @@ class Arithmetic:
     def flat(self, largest: Tensor) -> Tensor:
         """What underflow in the analysis costs; largest: (N,), the largest magnitude of any activation."""
         return (1 + largest) * (torch.finfo(self.dtype).tiny * _ANALYSIS_OPERATIONS)
+
+
+def overflow_limit(dtype: torch.dtype) -> float:
+    """Nothing is proven where larger numbers may occur: below it, no arrangement of a sum or a mean overflows."""
+    return torch.finfo(dtype).max * 2.0**-24
 
 
 def box(x: Tensor, *, eps: float, clip: tuple[float, float], dtype: torch.dtype, sound: bool) -> tuple[Tensor, Tensor]:
@@ -188,5 +195,5 @@ def check_evaluation(dtype: torch.dtype, device: torch.device) -> None:
         ("torch.backends.mkldnn.conv", mkldnn.conv),
     )  # fmt: skip
     for name, backend in (products, convolutions):
-        if backend.fp32_precision not in ("none", "ieee"):
+        if dtype == torch.float32 and backend.fp32_precision not in ("none", "ieee"):
             raise SoftadvError(f"rounding: {name}.fp32_precision is {backend.fp32_precision!r}{wanted}")

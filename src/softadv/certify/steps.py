@@ -212,7 +212,7 @@ class Add:
         return lower + other_lower, upper + other_upper
 
     def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *other: Tensor) -> Errors:
-        whole = _largest(lower, upper) + _largest(*other)
+        whole = arithmetic.raised(_largest(lower, upper)) + arithmetic.raised(_largest(*other))
         return arithmetic.sum_errors(whole, whole, None, terms=whole.new_tensor(2.0), most=2, back=(1, 2))
 
     def backward(self, rows: Rows) -> Rows:

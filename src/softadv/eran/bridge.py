@@ -1,0 +1,233 @@
+"""Certification by ERAN or GPUPoly: the question as files, the answers as certificates.
+
+Only an image that the engine calls verified is verified: one that runs into the time limit, or on which the
+engine fails, is unverified, and counted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from torch import Tensor, nn
+
+from softadv.certify import ROUNDINGS, Certificates, Rounding
+from softadv.data import check_images
+from softadv.eran.asking import Asker, Request
+from softadv.eran.files import EngineModel, write_boxes, write_model
+from softadv.eran.protocol import ENGINES, Answer, EngineName, Offer
+from softadv.errors import SoftadvError
+
+# Images whose boxes are written at a time: a few megabytes.
+_BATCH = 256
+_IMAGES_AT_ONCE = 512
+# Images with which an engine has to show that it reads a model as PyTorch does.
+_PROBES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineReport:
+    """What an engine said of N images; it was asked about those that the model classifies correctly.
+
+    version, soundness: of the engine, as its worker tells them. verified: bool (N,). seconds: float64 (N,),
+    on the CPU, 0 for images it was not asked about. timeouts, failed: how many of the unverified are so for
+    that reason. trouble: what went wrong with the last that failed, None where none did.
+    """
+
+    engine: EngineName
+    version: str
+    soundness: str
+    verified: Tensor
+    seconds: Tensor
+    timeouts: int
+    failed: int
+    trouble: str | None
+
+
+def certify_with(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    engine: EngineName,
+    eps: float,
+    clip: tuple[float, float] = (0.0, 1.0),
+    rounding: Rounding = "sound",
+    seconds_per_image: float = 60.0,
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[Certificates, EngineReport]:
+    """Certify images by an engine: Bridge.certify, for those who ask once."""
+    with Bridge(engine, seconds_per_image=seconds_per_image) as bridge:
+        return bridge.certify(model, x, y, eps=eps, clip=clip, rounding=rounding, on_progress=on_progress)
+
+
+def available(*, seconds_to_start: float = 300.0) -> dict[EngineName, Offer | str]:
+    """Each engine's offer, or one line that says why it is not there. Raises SoftadvError where there is no ERAN."""
+    found: dict[EngineName, Offer | str] = {}
+    for engine in ENGINES:
+        asker = Asker(engine, seconds_per_image=1.0, seconds_to_start=seconds_to_start)
+        try:
+            found[engine] = asker.offer()
+        except SoftadvError as error:
+            found[engine] = str(error)
+        finally:
+            asker.stop()
+    return found
+
+
+class Bridge:
+    """One engine, in a worker that SOFTADV_ERAN names. Use as a context manager: it ends the worker."""
+
+    def __init__(self, engine: EngineName, *, seconds_per_image: float = 60.0, seconds_to_start: float = 300.0) -> None:
+        """seconds_to_start: how long the engine may take to be loaded, and to read a model.
+
+        Raises SoftadvError for an unknown engine, a limit that is not positive, and where there is no ERAN.
+        """
+        if engine not in ENGINES:
+            raise SoftadvError(f"engine: unknown name {engine!r}, expected one of {', '.join(ENGINES)}")
+        if not (seconds_per_image > 0 and seconds_to_start > 0):
+            raise SoftadvError(f"engine: time limits must be positive, got {seconds_per_image}, {seconds_to_start}")
+        self._engine = engine
+        self._asker = Asker(engine, seconds_per_image=seconds_per_image, seconds_to_start=seconds_to_start)
+        self._temporary = tempfile.TemporaryDirectory(prefix="softadv-")
+        self._folder = Path(self._temporary.name)
+        self._trusted: Path | None = None  # the model that the engine has shown to read as PyTorch does
+
+    def __enter__(self) -> Bridge:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._asker.stop()
+        self._temporary.cleanup()
+
+    def offer(self) -> Offer:
+        """What the engine says of itself. Raises SoftadvError where it is not there."""
+        return self._asker.offer()
+
+    def certify(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: float,
+        clip: tuple[float, float] = (0.0, 1.0),
+        rounding: Rounding = "sound",
+        on_progress: Callable[[int], None] | None = None,
+    ) -> tuple[Certificates, EngineReport]:
+        """What softadv.certify would answer, and what there is to say of the engine.
+
+        model: a float32 module that can be exported. x: float (N, C, H, W), pixels within clip; y: int64 (N,).
+        eps: radius, in the units of x. rounding: "none" lets GPUPoly leave rounding errors unbounded; ERAN
+        bounds them always. on_progress: called with the number of images done so far.
+
+        Misclassified images are not asked about. Margins are NaN where the engine gives none. Raises
+        SoftadvError for inputs out of range, a model that the engine does not read or reads as another, a
+        worker that talks nonsense, and one that fails on many images in succession.
+        """
+        check_images(x, y)
+        like = next(model.parameters(), x)
+        network = write_model(model, self._folder, image_shape=(x.shape[1], x.shape[2], x.shape[3]))
+        outputs = _outputs(model, x, like)
+        labels = y.cpu()
+        _check_ranges(x, labels, eps=eps, clip=clip, rounding=rounding, classes=outputs.shape[1])
+        correct = outputs.argmax(1) == labels
+        question = _Question(self._asker, self._folder, network, clip, rounding == "sound")
+        asked = correct.nonzero().flatten()
+        if network.path != self._trusted:
+            question.check_reading(x, labels, outputs, asked)
+            self._trusted = network.path
+
+        verified, margin = torch.zeros_like(correct), torch.full((len(x),), torch.nan, dtype=like.dtype)
+        seconds = torch.zeros(len(x), dtype=torch.float64)
+        verdicts: Counter[str] = Counter()
+        trouble = None
+        for part in asked.split(_BATCH):
+            for answer in question.answers(x[part.to(x.device)], labels[part], eps=eps):
+                index = int(part[answer.index])
+                verified[index] = answer.verdict == "verified"
+                seconds[index], margin[index] = answer.seconds, answer.margin
+                verdicts[answer.verdict] += 1
+                trouble = answer.error if answer.verdict == "failed" else trouble
+                if on_progress is not None:
+                    on_progress(len(x) - len(asked) + verdicts.total())
+        offer = self._asker.offer()
+        report = EngineReport(
+            engine=self._engine,
+            version=offer.version,
+            soundness=offer.soundness.get(rounding, "unknown"),
+            verified=verified.to(x.device),
+            seconds=seconds,
+            timeouts=verdicts["timeout"],
+            failed=verdicts["failed"],
+            trouble=trouble,
+        )
+        return Certificates(correct.to(x.device), report.verified, margin.to(x.device)), report
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of every batch of images."""
+
+    asker: Asker
+    folder: Path
+    network: EngineModel
+    clip: tuple[float, float]
+    sound: bool
+
+    def answers(self, x: Tensor, labels: Tensor, *, eps: float) -> Iterator[Answer]:
+        """One answer for each image, in any order."""
+        write_boxes(self.folder, *self.network.boxes(x, eps=eps, clip=self.clip), labels)
+        images = range(len(labels))
+        return self.asker.answers(Request(model=self.network.path, boxes=self.folder, images=images, sound=self.sound))
+
+    def check_reading(self, x: Tensor, labels: Tensor, outputs: Tensor, asked: Tensor) -> None:
+        """Raise SoftadvError where the engine proves that an image itself is of another class than it is.
+
+        Engines are known to take channels in another order and to leave layers out of a network; every
+        verdict would be about another model then. They are shown points instead of boxes, the images that
+        the model is surest of, which an engine that reads it aright can hardly fail to verify.
+
+        outputs: (N, K). asked: int64, the images that are classified correctly.
+        """
+        best = outputs[asked].topk(2).values
+        surest = asked[(best[:, 0] - best[:, 1]).argsort(descending=True)][:_PROBES]
+        if not len(surest):
+            return
+        shown = list(self.answers(x[surest.to(x.device)], labels[surest], eps=0.0))
+        for image in (int(surest[answer.index]) for answer in shown if answer.verdict == "unverified"):
+            others = torch.tensor([label for label in range(outputs.shape[1]) if label != labels[image]])
+            for answer in self.answers(x[[image] * len(others)], others, eps=0.0):
+                if answer.verdict == "verified":
+                    raise SoftadvError(
+                        f"{self.asker.engine}: reads another network than this model, which classifies image "
+                        f"{image} as {int(labels[image])}, and it proves {int(others[answer.index])}"
+                    )
+
+
+@torch.no_grad()
+def _outputs(model: nn.Module, x: Tensor, like: Tensor) -> Tensor:
+    """The model's outputs (N, K), on the CPU."""
+    # A copy: a model that begins with an in-place layer would change the images.
+    parts = [model(part.to(like.device, like.dtype, copy=True)).cpu() for part in x.split(_IMAGES_AT_ONCE)]
+    return torch.cat(parts)
+
+
+def _check_ranges(
+    x: Tensor, y: Tensor, *, eps: float, clip: tuple[float, float], rounding: Rounding, classes: int
+) -> None:
+    if rounding not in ROUNDINGS:
+        raise SoftadvError(f"rounding: unknown name {rounding!r}, expected one of {', '.join(ROUNDINGS)}")
+    if not 0 <= eps < float("inf"):
+        raise SoftadvError(f"eps: expected a radius of 0 or more, got {eps}")
+    if len(x) and not (x.min() >= clip[0] and x.max() <= clip[1]):
+        raise SoftadvError(f"x: pixels lie in [{x.min():g}, {x.max():g}], outside clip [{clip[0]:g}, {clip[1]:g}]")
+    if len(y) and (y.min() < 0 or y.max() >= classes):
+        raise SoftadvError(f"y: labels lie in {int(y.min())}..{int(y.max())}, the model has classes 0..{classes - 1}")

@@ -1,0 +1,129 @@
+"""What the worker of ERAN and GPUPoly says, checked line by line; docker/eran/worker.py documents it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+from softadv.errors import SoftadvError
+
+PROTOCOL = 1
+
+EngineName = Literal["gpupoly", "eran-deeppoly", "eran-deepzono"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+
+Verdict = Literal["verified", "unverified", "failed"]
+# What is recorded of an image; a worker never says that it is late.
+Outcome = Verdict | Literal["timeout"]
+
+_EXCERPT = 200
+
+
+@dataclass(frozen=True)
+class Offer:
+    """An engine that a worker has. soundness: by the name of a rounding, the arithmetic a verdict holds for."""
+
+    version: str
+    soundness: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What a worker says first: the engines it has, and why it has not the others."""
+
+    offers: Mapping[str, Offer]
+    missing: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image. index: its row in the files of the request; margin: NaN where the engine has none."""
+
+    index: int
+    verdict: Outcome
+    seconds: float
+    margin: float
+    error: str | None
+
+
+def read_hello(line: bytes) -> Hello:
+    """Raises SoftadvError for another protocol, and for what is no hello at all."""
+    said = _object(line)
+    if said.get("protocol") != PROTOCOL:
+        if isinstance(said.get("protocol"), int):
+            raise SoftadvError(
+                f"SOFTADV_ERAN: the worker speaks protocol {said['protocol']}, this softadv speaks {PROTOCOL}; "
+                "take the worker.py that came with it"
+            )
+        raise nonsense(line)
+    engines, missing = said.get("engines"), said.get("missing")
+    if not isinstance(engines, dict) or not _is_texts(missing):
+        raise nonsense(line)
+    offers = {}
+    for name, about in engines.items():
+        if not (
+            isinstance(about, dict) and isinstance(about.get("version"), str) and _is_texts(about.get("soundness"))
+        ):
+            raise nonsense(line)
+        offers[name] = Offer(about["version"], about["soundness"])
+    return Hello(offers, cast(dict[str, str], missing))
+
+
+def read_ready(line: bytes, *, request: int) -> None:
+    """Raises SoftadvError where the worker could not read the files, and for anything else but that it has."""
+    said = _object(line)
+    if said.get("request") != request:
+        raise nonsense(line)
+    if isinstance(said.get("error"), str):
+        raise SoftadvError(f"the engine cannot read this model ({said['error']})")
+    if said.get("ready") is not True:
+        raise nonsense(line)
+
+
+def read_answer(line: bytes, *, request: int, among: Collection[int]) -> Answer:
+    """The answer for one image, in any order.
+
+    among: the rows that are still to be answered. Raises SoftadvError for another row, and for nonsense.
+    """
+    said = _object(line)
+    index, verdict, error = said.get("index"), said.get("verdict"), said.get("error")
+    seconds, margin = _number(said.get("seconds")), _number(said.get("margin", math.nan))
+    if said.get("request") != request or type(index) is not int or verdict not in get_args(Verdict):
+        raise nonsense(line)
+    if seconds is None or not 0 <= seconds < math.inf or margin is None or not isinstance(error, str | None):
+        raise nonsense(line)
+    if index not in among:
+        raise SoftadvError(f"the worker answered for image {index}, which was not asked about or is answered already")
+    return Answer(index, cast(Verdict, verdict), seconds, margin, error)
+
+
+def nonsense(line: bytes) -> SoftadvError:
+    """The error for a line that means nothing here."""
+    text = line[:_EXCERPT].decode(errors="replace")
+    return SoftadvError(f"the worker answered nonsense: {text!r}{'…' if len(line) > _EXCERPT else ''}")
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        said = None
+    if not isinstance(said, dict):
+        raise nonsense(line)
+    return said
+
+
+def _number(value: object) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # JSON's integers have no end
+        return None
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
