@@ -61,7 +61,7 @@ def certify(
 
     The box of an image is {x' : |x' - x| <= eps and clip[0] <= x' <= clip[1]}, pixel by pixel.
 
-    model: a module that torch.fx can trace, of the operations that reading.SUPPORTED names.
+    model: a module that torch.fx can trace, of the operations that layers.SUPPORTED names.
     x: float (N, C, H, W), pixels within clip. y: int64 (N,).
     eps: radius, in the units of x.
     domain: "box" (interval arithmetic), "deepzono" (Singh et al., NeurIPS 2018) or "deeppoly" (Singh

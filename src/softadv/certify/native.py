@@ -1,4 +1,4 @@
-"""Back-substitution by the compiled kernel (kernel.cpp), on a CPU.
+"""Back-substitution by the compiled kernel (kernel/), on a CPU.
 
 The kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is, and
 kept in __pycache__ beside its source, or in the user's cache folder where that cannot be written. Without
@@ -30,7 +30,7 @@ from softadv.certify.rounding import Arithmetic
 from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale
 from softadv.errors import SoftadvError
 
-_SOURCE = Path(__file__).with_name("kernel.cpp")
+_SOURCE = Path(__file__).with_name("kernel") / "kernel.cpp"
 # No -ffast-math: rounding.py counts on IEEE arithmetic, NaN and infinity included.
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _COMPILERS = ("c++", "g++", "clang++")
@@ -69,7 +69,7 @@ class NativeEngine(Engine):
 
     @staticmethod
     def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
-        # kernel.cpp: kAddends live neurons of at most two terms each, then float64; kDepth products, then
+        # kernel/: kAddends live neurons of at most two terms each, then float64; kDepth products, then
         # one addition for each kDepth of them and each tap.
         depth = 4 * network.neurons if dtype == torch.float64 else 2 * _ADDENDS + 4
         return Arithmetic(
@@ -110,7 +110,7 @@ _KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, Max
 
 
 class _Step(ctypes.Structure):
-    """Step of kernel.cpp."""
+    """Step of kernel/forms.h."""
 
     _fields_ = (
         ("kind", ctypes.c_int32),
@@ -126,7 +126,7 @@ class _Step(ctypes.Structure):
 
 
 class _CProgram(ctypes.Structure):
-    """Program of kernel.cpp."""
+    """Program of kernel/forms.h."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("steps", "images", "threads")),
@@ -232,7 +232,8 @@ def _compiled() -> Path:
     if compiler is None:
         raise SoftadvError("no C++ compiler found (Debian: apt-get install g++)")
     # Another machine may share this folder: the processor is part of the name.
-    made_of = (_SOURCE.read_text(), _FLAGS, compiler, platform.machine(), _processor())
+    sources = [path.read_text() for path in sorted(_SOURCE.parent.glob("*.[ch]*"))]
+    made_of = (sources, _FLAGS, compiler, platform.machine(), _processor())
     name = f"kernel-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folders = (_SOURCE.parent / "__pycache__", cache_home / "softadv")

@@ -1,0 +1,220 @@
+// One block of forms on its way back to the input: the rules of each operator.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <iterator>
+#include <vector>
+
+#include "forms.h"
+
+// One block of forms of one image, on its way back to the input. A worker keeps one and uses it again.
+template <class T, int V>
+class Block {
+  public:
+    explicit Block(const Program<T>& program, std::vector<Vector<T>>& coefs, std::vector<uint8_t>& live)
+        : program_(program), forms_(program.steps + 1) {
+        int64_t neurons = 0;
+        for (int a = 0; a <= program.steps; ++a) {
+            forms_[a].plane = program.plane[a];
+            forms_[a].coefs = coefs.data() + neurons * kMostVectors;
+            forms_[a].live = live.data() + neurons;
+            neurons += program.plane[a].neurons();
+        }
+    }
+
+    void begin() {
+        for (auto& f : forms_) f.window = {0, 0, 0, 0};
+        std::fill(std::begin(total_), std::end(total_), 0.0);
+    }
+
+    Forms<T, V>& forms(int activation) { return forms_[activation]; }
+    T least(int lane) const { return T(total_[lane]); }
+
+    // Substitute back from an activation to the input, and take the least values over the box.
+    void substitute(int activation, int image) {
+        for (int a = activation; a > 0; --a) {
+            Forms<T, V>& out = forms_[a];
+            if (out.window.empty()) continue;
+            const Step<T>& step = program_.step[a - 1];
+            const int64_t row = image * out.plane.neurons();
+            Forms<T, V>& in = forms_[step.inputs[0]];
+            add_constants(step, out, row);
+            switch (step.kind) {
+                case kConv: conv(step, out, in); break;
+                case kScale: scale(step, out, in); break;
+                case kFlatten: flatten(out, in); break;
+                case kCopy: pass(out, in); break;
+                case kAdd:
+                    pass(out, in);
+                    pass(out, forms_[step.inputs[1]]);
+                    break;
+                case kRelu: relu(step, out, in, row); break;
+                case kMaxPool: max_pool(step, out, in, row); break;
+            }
+        }
+        concretise(image);
+    }
+
+  private:
+    // Call visit(neuron, channel) for every live neuron.
+    template <class Visit>
+    static void each(const Forms<T, V>& f, Visit visit) {
+        for (int y = f.window.y0; y < f.window.y1; ++y)
+            for (int x = f.window.x0; x < f.window.x1; ++x) {
+                const int64_t first = f.at(y, x);
+                for (int c = 0; c < f.plane.channels; ++c)
+                    if (f.live[first + c]) visit(first + c, c);
+            }
+    }
+
+    // Terms of the forms' constants: a few are summed as they are, then added to the total in double.
+    struct Sum {
+        Vector<T> part[V] = {};
+        int terms = 0;
+        Block& block;
+
+        explicit Sum(Block& block) : block(block) {}
+        ~Sum() { carry(); }
+        void count() {
+            if (++terms == kAddends) carry();
+        }
+        void carry() {
+            for (int lane = 0; lane < V * Simd<T>::lanes; ++lane)
+                block.total_[lane] += double(part[lane / Simd<T>::lanes][lane % Simd<T>::lanes]);
+            for (auto& p : part) p = Vector<T>{};
+            terms = 0;
+        }
+    };
+
+    void add_constants(const Step<T>& step, const Forms<T, V>& out, int64_t row) {
+        if (!step.bias && !step.error) return;
+        Sum sum(*this);
+        each(out, [&](int64_t k, int channel) {
+            const T bias = step.bias ? step.bias[channel] : T(0), error = step.error ? step.error[row + k] : T(0);
+            const Vector<T>* c = out.of(k);
+            for (int v = 0; v < V; ++v) sum.part[v] += c[v] * bias - (c[v] < 0 ? -c[v] : c[v]) * error;
+            sum.count();
+        });
+    }
+
+    void conv(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in) {
+        const int taps_x = step.kernel[1], outs = out.plane.channels / step.groups;
+        const int ins = in.plane.channels / step.groups;
+        const int64_t per_out = int64_t(step.kernel[0]) * taps_x * ins;
+        const bool joined = step.groups == 1 && step.dilation[1] == 1;  // a row of taps is one run of memory
+        auto first = [&](int axis, int at) { return at * step.stride[axis] - step.padding[axis]; };
+        auto last = [&](int axis, int at) { return first(axis, at) + (step.kernel[axis] - 1) * step.dilation[axis]; };
+        const Window& w = out.window;
+        const Window reach{std::max(0, first(0, w.y0)), std::min(in.plane.height, last(0, w.y1 - 1) + 1),
+                           std::max(0, first(1, w.x0)), std::min(in.plane.width, last(1, w.x1 - 1) + 1)};
+        if (reach.empty()) return;
+        in.include(reach);
+        for (int y = reach.y0; y < reach.y1; ++y)
+            for (int x = reach.x0; x < reach.x1; ++x)
+                for (int c = 0; c < in.plane.channels; ++c) in.touch(in.at(y, x) + c);
+        coefs_.resize(outs);
+        weights_.resize(outs);
+        for (int y = w.y0; y < w.y1; ++y)
+            for (int x = w.x0; x < w.x1; ++x)
+                for (int group = 0; group < step.groups; ++group) {
+                    int count = 0;
+                    for (int o = group * outs; o < (group + 1) * outs; ++o) {
+                        const int64_t k = out.at(y, x) + o;
+                        if (!out.live[k]) continue;
+                        coefs_[count] = out.of(k);
+                        weights_[count++] = step.weight + o * per_out;
+                    }
+                    if (!count) continue;
+                    // The taps that fall inside the plane.
+                    const int left = first(1, x), d = step.dilation[1];
+                    const int from = left < 0 ? (-left + d - 1) / d : 0;
+                    const int to = std::min(taps_x, left >= in.plane.width ? 0 : (in.plane.width - 1 - left) / d + 1);
+                    if (from >= to) continue;
+                    for (int i = 0; i < step.kernel[0]; ++i) {
+                        const int ty = first(0, y) + i * step.dilation[0];
+                        if (ty < 0 || ty >= in.plane.height) continue;
+                        for (int j = from; j < to; j += joined ? to - from : 1)
+                            accumulate<T, V>(coefs_.data(), weights_.data(), count, (int64_t(i) * taps_x + j) * ins,
+                                             joined ? int64_t(to - from) * ins : ins,
+                                             in.of(in.at(ty, left + j * d) + group * ins));
+                    }
+                }
+    }
+
+    void scale(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in) {
+        in.include(out.window);
+        each(out, [&](int64_t k, int) {
+            Vector<T>* to = in.touch(k);
+            for (int v = 0; v < V; ++v) to[v] += out.of(k)[v] * step.weight[k];
+        });
+    }
+
+    void flatten(const Forms<T, V>& out, Forms<T, V>& in) {
+        in.include({0, in.plane.height, 0, in.plane.width});
+        const int pixels = in.plane.height * in.plane.width;
+        each(out, [&](int64_t k, int) {  // PyTorch orders channel, height, width
+            Vector<T>* to = in.touch(k % pixels * in.plane.channels + k / pixels);
+            for (int v = 0; v < V; ++v) to[v] += out.of(k)[v];
+        });
+    }
+
+    void pass(const Forms<T, V>& out, Forms<T, V>& in) {
+        in.include(out.window);
+        each(out, [&](int64_t k, int) {
+            Vector<T>* to = in.touch(k);
+            for (int v = 0; v < V; ++v) to[v] += out.of(k)[v];
+        });
+    }
+
+    void relu(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in, int64_t row) {
+        in.include(out.window);
+        Sum sum(*this);
+        each(out, [&](int64_t k, int) {
+            const T* nothing[] = {step.lower_slope, step.upper_slope, step.upper_offset};
+            if (std::all_of(nothing, nothing + 3, [&](const T* line) { return line[row + k] == 0; })) return;
+            follow_lines(step, row + k, out.of(k), in.touch(k), sum);
+        });
+    }
+
+    void max_pool(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in, int64_t row) {
+        in.include({0, in.plane.height, 0, in.plane.width});
+        Sum sum(*this);
+        each(out, [&](int64_t k, int) {
+            follow_lines(step, row + k, out.of(k), in.touch(step.choice[row + k]), sum);
+        });
+    }
+
+    // A form takes the lower line where its coefficient is positive and the upper line where it is negative.
+    static void follow_lines(const Step<T>& step, int64_t k, const Vector<T>* from, Vector<T>* to, Sum& sum) {
+        const T ls = step.lower_slope[k], us = step.upper_slope[k], uo = step.upper_offset[k];
+        const T lo = step.lower_offset ? step.lower_offset[k] : T(0);
+        for (int v = 0; v < V; ++v) {
+            const auto negative = from[v] < 0;
+            to[v] += from[v] * (negative ? Vector<T>{} + us : Vector<T>{} + ls);
+            sum.part[v] += from[v] * (negative ? Vector<T>{} + uo : Vector<T>{} + lo);
+        }
+        sum.count();
+    }
+
+    void concretise(int image) {
+        const Forms<T, V>& f = forms_[0];
+        const int64_t row = image * f.plane.neurons();
+        Sum sum(*this);
+        each(f, [&](int64_t k, int) {
+            const T center = program_.center[row + k], radius = program_.radius[row + k];
+            for (int v = 0; v < V; ++v) {
+                const Vector<T> c = f.of(k)[v];
+                sum.part[v] += c * center - (c < 0 ? -c : c) * radius;
+            }
+            sum.count();
+        });
+    }
+
+    const Program<T>& program_;
+    std::vector<Forms<T, V>> forms_;
+    std::vector<const Vector<T>*> coefs_;
+    std::vector<const T*> weights_;
+    double total_[V * Simd<T>::lanes];
+};
