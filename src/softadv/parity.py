@@ -6,6 +6,7 @@ image that one of them verified.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -115,9 +116,8 @@ def compare_engines(
         raise SoftadvError(f"no engine can be asked ({'; '.join(missing.values())})")
     domains = dict.fromkeys(COUNTERPARTS[engine] for engine in asked)
     native = {domain: certify(model, x, y, eps=eps, domain=domain, on_progress=progress(domain)) for domain in domains}
-    verdicts = {domain: found.verified for domain, found in native.items()} | {
-        engine: report.verified for engine, (_, report) in asked.items()
-    }
+    verdicts: dict[str, Tensor] = {f"native {domain}": found.verified for domain, found in native.items()}
+    verdicts |= {engine: report.verified for engine, (_, report) in asked.items()}
     return EngineParity(
         images=len(x),
         misclassified=len(x) - int(next(iter(native.values())).correct.sum()),
@@ -125,6 +125,45 @@ def compare_engines(
         missing=missing,
         counterexamples=_refute(model, x, y, verdicts, eps=eps, generator=generator),
     )
+
+
+def parity_tables(found: EngineParity) -> list[tuple[str, dict[str, str]]]:
+    """What there is to read: titles, each with named figures; the confusion table of an engine is one."""
+    tables = [_table(comparison) for comparison in found.comparisons]
+    rows = {
+        "images": f"{found.images:,}, of which {found.misclassified:,} misclassified",
+        **{f"{engine} was not asked": why for engine, why in found.missing.items()},
+        "counterexamples to a verdict": f"{len(found.counterexamples):,}",
+    }
+    for case in found.counterexamples:
+        rows[f"image {case.index}, label {case.label}"] = (
+            f"a point of its box is classified as {case.predicted}; verified by {', '.join(case.verified_by)}"
+        )
+    return [*tables, ("All together", rows)]
+
+
+def _table(comparison: Comparison) -> tuple[str, dict[str, str]]:
+    report, counts = comparison.report, comparison
+    rows = {
+        "verified by both": f"{counts.both:,}",
+        "by softadv alone": f"{counts.native_only:,}",
+        f"by {report.engine} alone": f"{counts.engine_only:,}",
+        "by neither": f"{counts.neither:,}",
+        f"{report.engine} out of time, failed": f"{report.timeouts:,}, {report.failed:,}",
+        "seconds an image": f"{float(report.seconds.sum()) / max(1, int((report.seconds > 0).sum())):.3g}",
+    }
+    for case in comparison.disagreements:
+        rows[f"image {case.index}, label {case.label}"] = (
+            f"softadv {_says(case.native, case.native_margin)}; "
+            f"{report.engine} {_says(case.engine, case.engine_margin)}"
+        )
+    title = f"{report.engine} ({report.version}; {report.soundness}) against softadv's {comparison.domain}"
+    return title, rows
+
+
+def _says(verified: bool, margin: float) -> str:
+    said = "verified" if verified else "unverified"
+    return said if math.isnan(margin) else f"{said}, margin {margin:.3g}"
 
 
 def _compare(y: Tensor, native: dict[Domain, Certificates], found: Certificates, report: EngineReport) -> Comparison:

@@ -91,12 +91,15 @@ def lower_bounds(
     domain: Domain,
     rounding: Arithmetic | None,
     engine: type[Engine],
+    scores: Tensor,
 ) -> Tensor:
     """Lower bounds of linear functions of the network's outputs over boxes.
 
     box: lower and upper bounds, (N, C, H, W). objective: (N, R, K), R functions of the K outputs.
-    rounding: None leaves rounding errors unbounded. Returns (N, R); NaN for a box where anything
-    overflows, since nothing follows then.
+    rounding: None leaves rounding errors unbounded. scores: (N, K), what the model itself returns for a
+    point of each box. Returns (N, R); NaN for a box where anything overflows, since nothing follows then.
+    Raises SoftadvError where sound bounds do not hold for the scores: then the model computes something
+    else than was read.
     """
     analysis = _Analysis(network, box, domain, rounding, engine)
     for at, node in enumerate(network.nodes, 1):
@@ -105,6 +108,10 @@ def lower_bounds(
     if rounding is not None:
         least = least - rounding.flat(analysis.largest)[:, None]
         analysis.finite &= analysis.largest < overflow_limit(rounding.dtype)
+        lower, upper = (bound.flatten(1) for bound in analysis.bounds[-1])
+        outside = ((scores < lower) | (scores > upper)).any(1) & analysis.finite
+        if outside.any():
+            raise SoftadvError("model: computes something else than torch.fx reads of it, so nothing can be proven")
     return least.masked_fill(~analysis.finite[:, None], torch.nan)
 
 
@@ -135,9 +142,7 @@ class _Analysis:
                 self.bounds.append((lower, upper))
                 if self._is_exact(node):
                     self._exact.add(at)
-        lower, upper = self.bounds[at]
-        self.finite &= (lower.isfinite() & upper.isfinite()).flatten(1).all(1)
-        self.largest = torch.maximum(self.largest, _largest(self.bounds[at]).flatten(1).amax(1))
+        self._note(*self.bounds[at])
 
     def box_minimum(self, objective: Tensor) -> Tensor:
         """Lower bounds of the objective by intervals alone.
@@ -182,8 +187,18 @@ class _Analysis:
             lower, upper = self._refined(node.inputs[0], unstable_only=unstable_only)
             return lower.reshape(shape), upper.reshape(shape)
         asked = (lower < 0) & (upper > 0) if unstable_only else torch.ones_like(lower, dtype=torch.bool)
-        self.bounds[at] = self.engine.bounds(self.relaxed, at, asked, (lower, upper))
-        return self.bounds[at]
+        lower, upper = self.engine.bounds(self.relaxed, at, asked, (lower, upper))
+        if self.rounding is not None:
+            flat = self.rounding.flat(self.largest)[:, None, None, None]
+            lower, upper = lower - flat, upper + flat
+        self._note(lower, upper)
+        self.bounds[at] = lower, upper
+        return lower, upper
+
+    def _note(self, lower: Tensor, upper: Tensor) -> None:
+        """Keep in mind which boxes overflow, and how large activations get."""
+        self.finite &= (lower.isfinite() & upper.isfinite()).flatten(1).all(1)
+        self.largest = torch.maximum(self.largest, _largest((lower, upper)).flatten(1).amax(1))
 
     def _evaluated(self, at: int) -> Interval:
         """What an activation may be; after a ReLU that is less than its lines leave open."""

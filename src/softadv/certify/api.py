@@ -82,9 +82,10 @@ def certify(
         if value not in known:
             raise SoftadvError(f"{name}: unknown name {value!r}, expected one of {', '.join(known)}")
     check_images(x, y)
-    network = read_network(model, (x.shape[1], x.shape[2], x.shape[3]))
+    like = next(model.parameters(), x)
+    network = read_network(model, (x.shape[1], x.shape[2], x.shape[3]), like=like)
     _check_ranges(x, y, eps=eps, clip=clip, classes=network.classes)
-    question = _Question(model, network, eps, domain, rounding, clip, margins, like=next(model.parameters(), x))
+    question = _Question(model, network, eps, domain, rounding, clip, margins, like)
     budget = memory_budget or _default_budget(question.like.device)
     chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
 
@@ -145,36 +146,50 @@ class _Question:
         lower, upper = box(x, eps=self.eps, clip=self.clip, dtype=self.like.dtype, sound=self.rounding == "sound")
         # A copy: a model that begins with an in-place layer would change the images.
         images = x.to(self.like.dtype, copy=True)
-        correct = self.model(images).argmax(1) == labels
+        scores = self.model(images)
+        if scores.shape != (len(x), self.network.classes) or scores.dtype != self.like.dtype:
+            raise SoftadvError(
+                f"model: returns {scores.dtype} of shape {tuple(scores.shape)}, where {self.like.dtype} of shape "
+                f"{(len(x), self.network.classes)} was read"
+            )
+        correct = scores.argmax(1) == labels
         margin = lower.new_full((len(x),), torch.nan)
         wanted = torch.ones_like(correct) if self.margins else correct
         if wanted.any():
-            margin[wanted] = self._margin(lower[wanted], upper[wanted], labels[wanted])
+            margin[wanted] = self._margin(lower[wanted], upper[wanted], labels[wanted], scores[wanted])
         return correct, margin
 
-    def _margin(self, lower: Tensor, upper: Tensor, y: Tensor) -> Tensor:
+    def _margin(self, lower: Tensor, upper: Tensor, y: Tensor, scores: Tensor) -> Tensor:
         identity = torch.eye(self.network.classes, dtype=lower.dtype, device=lower.device)
         objective = identity[y][:, None, :] - identity  # row j is o_y - o_j
         sound = self.engine.arithmetic(self.network, lower.dtype) if self.rounding == "sound" else None
         bounds = lower_bounds(
-            self.network, (lower, upper), objective, domain=self.domain, rounding=sound, engine=self.engine
+            self.network,
+            (lower, upper),
+            objective,
+            domain=self.domain,
+            rounding=sound,
+            engine=self.engine,
+            scores=scores,
         )
         # Row y is zero by definition and not a competitor.
         return bounds.scatter(1, y[:, None], float("inf")).amin(1)
 
 
 def _check_convolutions(network: Network, device: torch.device) -> None:
-    """Refuse what PyTorch may evaluate by Winograd or FFT, as cuDNN and NNPACK may where the stride is 1."""
+    """Refuse what PyTorch may evaluate by Winograd or FFT: cuDNN where the stride is 1, NNPACK in place of oneDNN."""
+    backends = torch.backends
     if device.type == "cuda":
-        library, instead = "cuDNN", "torch.backends.cudnn.enabled = False"
-        used = torch.backends.cudnn.enabled
+        library, instead, used = "cuDNN", "torch.backends.cudnn.enabled = False", backends.cudnn.enabled
     else:
+        direct = backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
         library, instead = "NNPACK", "torch.backends.mkldnn.flags(enabled=True)"
-        used = torch.backends.nnpack.is_available() and not torch._C._get_mkldnn_enabled()
-    if not used:
-        return
+        used = backends.nnpack.is_available() and not direct
     for node in network.nodes:
-        if isinstance(node.step, Conv) and 1 in node.step.stride and max(node.step.weight.shape[2:]) > 1:
+        if not used or not isinstance(node.step, Conv) or max(node.step.weight.shape[2:]) == 1:
+            continue
+        # Substituting back through a stride takes convolutions without one (convolution.py), on a CPU.
+        if device.type == "cpu" or 1 in node.step.stride:
             raise SoftadvError(
                 f"rounding: {library} may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "
                 f"set {instead}, or ask for rounding='none'"

@@ -59,27 +59,28 @@ def _flatten(where: str, layer: nn.Flatten, shape: Shape) -> Step:
 
 
 def _dense(where: str, layer: nn.Linear, shape: Shape) -> Step:
-    if shape != (layer.in_features, 1, 1):
-        raise SoftadvError(f"{where}: takes {layer.in_features} features but its input has shape {shape}")
-    weight = layer.weight.detach()
-    return Dense(weight, _bias(layer.bias, weight), shape, (layer.out_features, 1, 1))
+    weight = layer.weight.detach()  # its shape counts, whatever the layer's attributes say
+    if shape != (weight.shape[1], 1, 1):
+        raise SoftadvError(f"{where}: takes {weight.shape[1]} features but its input has shape {shape}")
+    return Dense(weight, _bias(where, layer.bias, weight), shape, (len(weight), 1, 1))
 
 
 def _conv(where: str, layer: nn.Conv2d, shape: Shape) -> Step:
     if layer.padding_mode != "zeros":
         raise SoftadvError(f"{where}: padding_mode={layer.padding_mode!r} is not supported, only zeros")
-    _check_channels(where, layer.in_channels, shape)
-    kernel, dilation = _pair(layer.kernel_size), _pair(layer.dilation)
+    weight = layer.weight.detach()  # its shape counts, whatever the layer's attributes say
+    _check_channels(where, weight.shape[1] * layer.groups, shape)
+    kernel, dilation = _pair(where, tuple(weight.shape[2:])), _pair(where, layer.dilation)
     reach = ((kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1)
     if layer.padding == "same":
         if reach[0] % 2 == 0 or reach[1] % 2 == 0:
             raise SoftadvError(f"{where}: padding='same' pads an even kernel on one side only, which is not supported")
         padding = ((reach[0] - 1) // 2, (reach[1] - 1) // 2)
     else:
-        padding = (0, 0) if isinstance(layer.padding, str) else _pair(layer.padding)
-    stride, weight = _pair(layer.stride), layer.weight.detach()
-    out_shape = (layer.out_channels, *_windows(where, shape, reach, stride, padding))
-    return Conv(weight, _bias(layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)
+        padding = (0, 0) if isinstance(layer.padding, str) else _pair(where, layer.padding)
+    stride = _pair(where, layer.stride)
+    out_shape = (len(weight), *_windows(where, shape, reach, stride, padding))
+    return Conv(weight, _bias(where, layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)
 
 
 def _normalize(where: str, layer: Normalize, shape: Shape, *, like: Tensor) -> Step:
@@ -90,13 +91,15 @@ def _normalize(where: str, layer: Normalize, shape: Shape, *, like: Tensor) -> S
 
 def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape, *, like: Tensor) -> Step:
     _check_eval(where, layer)
-    _check_channels(where, layer.num_features, shape)
     if layer.running_mean is None or layer.running_var is None:
         raise SoftadvError(f"{where}: keeps no running statistics, so what it computes depends on the batch")
+    _check_channels(where, len(layer.running_mean), shape)
     mean, factor = layer.running_mean.double(), (layer.running_var.double() + layer.eps).rsqrt()
     shift = torch.zeros_like(mean)
-    if layer.affine:
-        factor, shift = factor * layer.weight.detach().double(), layer.bias.detach().double()
+    if layer.weight is not None:
+        factor = factor * layer.weight.detach().double()
+    if layer.bias is not None:
+        shift = layer.bias.detach().double()
     return _scale(shape, factor, shift, mean, parts=None, like=like)
 
 
@@ -117,7 +120,7 @@ def _scale(
 def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, *, like: Tensor) -> list[Step]:
     if layer.ceil_mode or layer.divisor_override is not None:
         raise SoftadvError(f"{where}: ceil_mode and divisor_override are not supported")
-    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
+    kernel, stride, padding = _pair(where, layer.kernel_size), _pair(where, layer.stride), _pair(where, layer.padding)
     out_shape = (shape[0], *_windows(where, shape, kernel, stride, padding))
     weight = like.detach().new_full((shape[0], 1, *kernel), 1 / (kernel[0] * kernel[1]))
     mean = Conv(weight, weight.new_zeros(shape[0]), stride, padding, (1, 1), shape[0], shape, out_shape)
@@ -129,9 +132,9 @@ def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, *, like: Tensor
 
 
 def _max_pool(where: str, layer: nn.MaxPool2d, shape: Shape) -> Step:
-    if layer.ceil_mode or layer.return_indices or _pair(layer.dilation) != (1, 1):
+    if layer.ceil_mode or layer.return_indices or _pair(where, layer.dilation) != (1, 1):
         raise SoftadvError(f"{where}: ceil_mode, return_indices and dilation are not supported")
-    kernel, stride, padding = _pair(layer.kernel_size), _pair(layer.stride), _pair(layer.padding)
+    kernel, stride, padding = _pair(where, layer.kernel_size), _pair(where, layer.stride), _pair(where, layer.padding)
     return MaxPool(kernel, stride, padding, shape, (shape[0], *_windows(where, shape, kernel, stride, padding)))
 
 
@@ -153,9 +156,15 @@ def _check_eval(where: str, layer: nn.Module) -> None:
         raise SoftadvError(f"{where}: is in training mode, where its outputs are random; call model.eval() first")
 
 
-def _bias(bias: Tensor | None, weight: Tensor) -> Tensor:
-    return weight.new_zeros(weight.shape[0]) if bias is None else bias.detach()
+def _bias(where: str, bias: Tensor | None, weight: Tensor) -> Tensor:
+    if bias is not None and len(bias) != len(weight):
+        raise SoftadvError(f"{where}: has {len(weight)} outputs but {len(bias)} biases")
+    return weight.new_zeros(len(weight)) if bias is None else bias.detach()
 
 
-def _pair(values: int | tuple[int, ...]) -> Pair:
-    return (values, values) if isinstance(values, int) else (values[0], values[1])
+def _pair(where: str, values: object) -> Pair:
+    pair = (values, values) if isinstance(values, int) else values
+    match pair:
+        case (int() as first, int() as second):
+            return (first, second)
+    raise SoftadvError(f"{where}: expected one whole number or two, got {values}")

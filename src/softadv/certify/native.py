@@ -31,8 +31,8 @@ from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, Interval, Max
 from softadv.errors import SoftadvError
 
 _SOURCE = Path(__file__).with_name("kernel") / "kernel.cpp"
-# No -ffast-math: rounding.py counts on IEEE arithmetic, NaN and infinity included.
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+# Some compilers have -ffast-math by default, but rounding.py counts on IEEE arithmetic, with NaN and infinity.
+_FLAGS = ("-O3", "-fno-fast-math", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _COMPILERS = ("c++", "g++", "clang++")
 _COMPILE_SECONDS = 300
 
@@ -139,10 +139,11 @@ class _Program:
 
     def __init__(self, relaxed: Relaxed) -> None:
         self._held: list[Any] = []
+        self._dtype = relaxed.center.dtype
         network = relaxed.network
         known = [self._step(node, relaxed, at) for at, node in enumerate(network.nodes, 1)]
         planes = [size for channels, height, width in network.shapes for size in (height, width, channels)]
-        self._suffix = "float" if relaxed.center.dtype == torch.float32 else "double"
+        self._suffix = "float" if self._dtype == torch.float32 else "double"
         self._program = _CProgram(
             steps=len(known),
             images=len(relaxed.center),
@@ -174,6 +175,8 @@ class _Program:
     def _tensor(self, tensor: Tensor | None) -> int | None:
         if tensor is None:
             return None
+        if tensor.is_floating_point() and tensor.dtype != self._dtype:
+            raise SoftadvError(f"model: holds numbers of type {tensor.dtype} beside {self._dtype}")
         self._held.append(tensor)
         return tensor.data_ptr()
 

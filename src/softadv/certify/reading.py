@@ -10,20 +10,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules import module
 
 from softadv.certify.layers import SUPPORTED, Reshape, layer_steps
 from softadv.certify.network import Network, Node
+from softadv.certify.rounding import evaluation_settings
 from softadv.certify.steps import Add, Copy, Flatten, Shape, Step
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 
 
-def read_network(model: nn.Module, in_shape: Shape) -> Network:
+def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = None) -> Network:
     """Read a module of the operations named in SUPPORTED, as layers or as functions, in any order.
 
-    Weights are shared with the model where they can be. Raises SoftadvError that names the first
+    Weights are shared with the model where they can be. like: a tensor of the floating-point type and
+    device of the steps; default: the model's first parameter. Raises SoftadvError that names the first
     operation that is of another kind, has an option that is not supported, or does not fit its input.
     """
     if module._global_forward_hooks or module._global_forward_pre_hooks:
@@ -31,11 +33,13 @@ def read_network(model: nn.Module, in_shape: Shape) -> Network:
     if len({parameter.dtype for parameter in model.parameters()}) > 1:
         raise SoftadvError("model: has parameters of several floating-point types")
     for name, layer in model.named_modules():
-        if layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
+        place = _place(name, layer)
+        own = "forward" in vars(layer) or type(layer).__call__ is not nn.Module.__call__
+        if layer._forward_hooks or layer._forward_pre_hooks or own:
             raise SoftadvError(
-                f"{_place(name, layer)}: has forward hooks or a forward of its own, which may change what it computes"
+                f"{place}: has hooks, or a forward or __call__ of its own, which may change what it computes"
             )
-    reader = _Reader(model, in_shape)
+    reader = _Reader(model, in_shape, next(model.parameters(), torch.zeros(0)) if like is None else like)
     output = reader.read(_trace(model))
     if not reader.flat[output]:
         shape = reader.shapes[output]
@@ -80,19 +84,15 @@ class _Tracer(fx.Tracer):
 
     def __init__(self) -> None:
         super().__init__()
-        self._autocast = _autocast()
+        self._arithmetic = evaluation_settings()
 
     def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
-        if _autocast() != self._autocast:  # the graph would not show it
-            raise SoftadvError("it turns autocast on or off")
+        if evaluation_settings() != self._arithmetic:  # the graph would not show it
+            raise SoftadvError("it changes how PyTorch computes, as autocast does")
         return super().create_node(*arguments, **options)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return type(m) is Normalize or bool(super().is_leaf_module(m, module_qualified_name))
-
-
-def _autocast() -> list[bool]:
-    return [torch.is_autocast_enabled(device) for device in ("cpu", "cuda")]
 
 
 def _trace(model: nn.Module) -> fx.Graph:
@@ -106,9 +106,8 @@ def _trace(model: nn.Module) -> fx.Graph:
 class _Reader:
     """The steps read so far; activation 0 is the image."""
 
-    def __init__(self, model: nn.Module, in_shape: Shape) -> None:
-        self.model = model
-        self.like = next(iter((*model.parameters(), *model.buffers())), torch.zeros(0))
+    def __init__(self, model: nn.Module, in_shape: Shape, like: Tensor) -> None:
+        self.model, self.like = model, like
         self.nodes: list[Node] = []
         self.shapes = [in_shape]
         self.flat = [False]
@@ -138,7 +137,10 @@ class _Reader:
             raise SoftadvError(f"{where}: only layers may have weights; the certifier reads {SUPPORTED}")
         for names, build in _FUNCTIONS:
             if node.target in names:
-                same = build(where, node)
+                try:
+                    same = build(where, node)
+                except (TypeError, ValueError, IndexError) as error:
+                    raise SoftadvError(f"{where}: its arguments cannot be read ({error})") from error
                 return self._add(node, where) if same is None else self._read_layer(node, where, same)
         raise SoftadvError(f"{where}: not supported; the certifier reads {SUPPORTED}")
 
@@ -176,9 +178,9 @@ class _Reader:
 
     def _check_inplace(self, argument: Any, where: str) -> None:
         """Refuse to overwrite what is used again: the trace would not show the change."""
-        while len(argument.users) == 1 and argument.op != "placeholder" and _is_view(self.model, argument):
+        while len(_uses(argument)) == 1 and argument.op != "placeholder" and _is_view(self.model, argument):
             argument = argument.args[0]
-        if len([user for user in argument.users if not _is_size(user)]) > 1:
+        if len(_uses(argument)) > 1:
             raise SoftadvError(f"{where}: works in place on a value that is used again; give it inplace=False")
 
     def _append(self, step: Step, inputs: tuple[int, ...], where: str, *, flat: bool) -> int:
@@ -190,6 +192,11 @@ class _Reader:
 
 def _place(name: str, layer: nn.Module) -> str:
     return f"layer {name} ({type(layer).__name__})" if name else f"model ({type(layer).__name__})"
+
+
+def _uses(node: fx.Node) -> list[fx.Node]:
+    """The operations on a node's values."""
+    return [user for user in node.users if not _is_size(user)]
 
 
 def _is_size(node: fx.Node) -> bool:

@@ -35,15 +35,16 @@ multiplies. So:
 Every cost is a number per neuron times |c|: a layer's bias simply becomes an interval b +- error, a
 ReLU's offset and the box's radius become a little larger. Each gamma is at most 1/256 (checked) and is
 taken 1/32 larger than it is, which pays for products of errors and for the rounding of the errors
-themselves. Underflow inside the analysis, in fewer than 2^40 operations, costs `flat` at the end.
+themselves. Underflow inside the analysis, in fewer than 2^40 operations, costs each of its bounds `flat`.
 Where a bound or a sum of magnitudes is not below `overflow_limit`, nothing is proven: the margin is then
 NaN, and the image not verified.
 
 What it covers. Direct convolutions, matrix products of any blocking (im2col, implicit GEMM) and their
 gradual or parallel reductions, in PyTorch or onnxruntime; not Winograd and FFT convolutions, whose
 errors are not bounded by sums of |a_i b_i|, and not TF32, bfloat16 or autocast, whose u is another:
-`check_evaluation` refuses where PyTorch may use them. A batch normalisation may be evaluated as
-(x - mean) * scale + bias or folded into x * alpha + beta.
+`check_evaluation` and api.py refuse where PyTorch may use them, for the analysis as for the evaluation.
+A batch normalisation may be evaluated as (x - mean) * scale + bias or as x * alpha + beta; folded into
+the weights of the layer before it, it is another network, which has to be certified itself.
 """
 
 from __future__ import annotations
@@ -175,6 +176,16 @@ def _sum_below(a: Tensor, b: float) -> Tensor:
     part = total - a
     error = (a - (total - part)) + (b - part)
     return torch.where(error < 0, total.nextafter(total.new_tensor(-torch.inf)), total)
+
+
+def evaluation_settings() -> tuple[object, ...]:
+    """Everything in PyTorch that says in which arithmetic a model is evaluated."""
+    cuda, cudnn, mkldnn = (cast(Any, m) for m in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
+    return (
+        torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"), torch._C._get_mkldnn_enabled(),
+        mkldnn.matmul.fp32_precision, mkldnn.conv.fp32_precision, cuda.matmul.fp32_precision, cudnn.enabled,
+        cudnn.conv.fp32_precision,
+    )  # fmt: skip
 
 
 def check_evaluation(dtype: torch.dtype, device: torch.device) -> None:

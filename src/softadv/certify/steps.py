@@ -50,7 +50,8 @@ class Conv:
     @cached_property
     def transposed(self) -> TransposedConv | None:
         """The transposed convolution by phases, which is faster, where there is one."""
-        plain = self.groups == 1 and self.dilation == (1, 1)
+        # Its convolution has a stride of 1, which cuDNN might evaluate by FFT (rounding.py).
+        plain = self.groups == 1 and self.dilation == (1, 1) and self.weight.device.type == "cpu"
         return TransposedConv(self.weight, stride=self.stride) if plain else None
 
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
@@ -255,6 +256,7 @@ class MaxPool:
     def lines(self, lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
         # A form's coefficients of overlapping windows that choose the same input are added up.
         meeting = prod(-(-size // stride) for size, stride in zip(self.kernel, self.stride, strict=True))
+        lower = lower.clamp(min=torch.finfo(lower.dtype).min)  # else -inf may tie with the padding, and lose to it
         return maximum_lines(self.windows(lower), self.windows(upper), rounding, meeting=meeting)
 
     def windows(self, plane: Tensor) -> Tensor:

@@ -143,6 +143,8 @@ class Bridge:
         asked = correct.nonzero().flatten()
         if network.path != self._trusted:
             question.check_reading(x, labels, outputs, asked)
+            if self._trusted is not None:
+                self._trusted.unlink(missing_ok=True)  # a run may ask about hundreds
             self._trusted = network.path
 
         verified, margin = torch.zeros_like(correct), torch.full((len(x),), torch.nan, dtype=like.dtype)

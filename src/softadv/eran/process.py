@@ -25,8 +25,12 @@ _LAST_BYTES = 2**14
 _LAST_LINES = 3
 _LONGEST_WORDS = 500
 _READ = 2**16
-# What a process that has closed its output may take to say how it ended.
+# It may say more than anyone can read.
+_MOST_READS = 64
+# What a process that has closed its output may take to say how it ended, and one that is killed to be gone: longer
+# only if it waits for a device that does not answer.
 _SECONDS_TO_END = 1.0
+_SECONDS_TO_BE_GONE = 30.0
 
 
 class WorkerDied(Exception):
@@ -130,20 +134,25 @@ class Worker:
                 stream.close()
         with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or (macOS) about to go
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_SECONDS_TO_BE_GONE)
 
     def last_words(self) -> str:
         """The last lines of its standard error, as one line; empty where there are none."""
-        if not self._errors.closed:
-            self._listen()
+        for _ in range(_MOST_READS):
+            if self._errors.closed or not self._listen():
+                break
         lines = [" ".join(line.split()) for line in self._heard.decode(errors="replace").splitlines()]
         return " / ".join([line for line in lines if line][-_LAST_LINES:])[-_LONGEST_WORDS:]
 
-    def _listen(self) -> None:
-        while said := self._errors.read(_READ):
+    def _listen(self) -> bool:
+        """Take in what its standard error has, but no more at a time than that; returns whether there was anything."""
+        said = self._errors.read(_READ)
+        if said:
             self._heard = (self._heard + said)[-_LAST_BYTES:]
-        if said is not None and self._errors in self._selector.get_map():  # closed, not merely silent
+        elif said is not None and self._errors in self._selector.get_map():  # closed, not merely silent
             self._selector.unregister(self._errors)
+        return bool(said)
 
     def _death(self) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
