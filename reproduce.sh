@@ -3,7 +3,8 @@
 #
 #   ./reproduce.sh                 the smoke grid: train, attack, certify, compare, report
 #   ./reproduce.sh GRID [OPTIONS]  the same as `softadv reproduce GRID [OPTIONS]`
-#   ./reproduce.sh test [OPTIONS]  every test; OPTIONS go to pytest
+#   ./reproduce.sh test [OPTIONS]  every test; OPTIONS go to pytest, --container builds and runs the image, too
+#   ./reproduce.sh --docker [GRID] [OPTIONS]  the same in a container, by Docker or Podman (docker/run.sh)
 #
 # Set-up makes a virtual environment in .venv with the exact versions and hashes of
 # requirements.lock, and touches nothing outside this folder. PYTHON names another interpreter.
@@ -58,6 +59,10 @@ pip() {
     "$venv/bin/python" -m pip "$1" -qq --disable-pip-version-check "${@:2}" >&2
 }
 
+if [ "${1:-}" = --docker ]; then
+    shift
+    exec "$root/docker/run.sh" "$@"
+fi
 set_up
 if [ "${1:-}" = test ]; then
     shift

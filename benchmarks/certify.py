@@ -52,9 +52,7 @@ def main() -> None:
         data = load_dataset(dataset)
         model = trained(trial, data)
         x, y = data.test_x[:IMAGES], data.test_y[:IMAGES]
-        print(
-            f"\n{dataset} network, eps {eps:.4g}, after {epochs} epochs of adversarial training, {len(x)} test images"
-        )
+        print(f"\n{dataset} network after {epochs} epochs of adversarial training, eps {eps:.4g}, {len(x)} test images")
         print_speeds(model, x, y, eps=eps)
         print_stages(model, x[:PLAIN_IMAGES], y[:PLAIN_IMAGES], eps=eps)
     print_curve(load_dataset("mnist" if "mnist" in there else "digits"))

@@ -19,6 +19,13 @@ from softadv.training import new_learner, train_epoch
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What only some machines can do, or takes long."""
+    parser.addoption(
+        "--container", action="store_true", help="build the image for a CPU, and run it (tests/container; minutes)"
+    )
+
+
 @pytest.fixture(scope="session")
 def digits() -> ImageData:
     """The bundled dataset: 1,437 training and 360 test images."""

@@ -37,7 +37,7 @@ def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = Non
         own = "forward" in vars(layer) or type(layer).__call__ is not nn.Module.__call__
         if layer._forward_hooks or layer._forward_pre_hooks or own:
             raise SoftadvError(
-                f"{place}: has hooks, or a forward or __call__ of its own, which may change what it computes"
+                f"{place}: has hooks, or a forward or __call__ of its own: it may compute anything"
             )
     reader = _Reader(model, in_shape, next(model.parameters(), torch.zeros(0)) if like is None else like)
     output = reader.read(_trace(model))
