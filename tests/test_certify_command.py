@@ -15,7 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from softadv import certify, verdicts
+from softadv import certifiers, certify, verdicts
+from softadv.certifiers import Asked
+from softadv.certify import certify as natively
+from softadv.environment import package_version
 from softadv.errors import SoftadvError
 from softadv.runs import tensors_sha256, write_tensors
 from softadv.verdict_file import VerdictFile
@@ -84,7 +87,8 @@ def test_the_summary_says_what_the_rows_add_up_to(trained_digits, digits, model,
     shown = " ".join(capsys.readouterr().out.split())
     margins = [float(row["margin"]) for row in read(out) if row["verdict"] == "verified"]
     count = len(margins)
-    assert f"40 test images of digits, deeppoly, rounding sound, eps {EPS}" in shown
+    certifier = f"native {package_version('softadv')} (any summation order)"
+    assert f"40 test images of digits, deeppoly by {certifier}, eps {EPS}" in shown
     assert f"verified {count} ({count / 40:.2%})" in shown
     assert f"certified accuracy {count / 40:.2%}" in shown
     assert f"least {min(margins):.3g}, median {median(margins):.3g}" in shown
@@ -92,7 +96,7 @@ def test_the_summary_says_what_the_rows_add_up_to(trained_digits, digits, model,
     record = json.loads((tmp_path / "r.csv.json").read_text())
     assert record["question"] == {
         "weights": tensors_sha256(trained_digits.state_dict()), "dataset": "digits", "data": digits.fingerprint,
-        "split": "test", "eps": EPS, "domain": "deeppoly", "rounding": "sound",
+        "split": "test", "eps": EPS, "domain": "deeppoly", "rounding": "sound", "certifier": certifier,
     }  # fmt: skip
     summary = record["summary"]
     assert (summary["images"], summary["verified"], summary["least_margin"]) == (40, count, min(margins))
@@ -140,7 +144,14 @@ def rows_of(count: int) -> list[Row]:
 
 
 QUESTION = Question(
-    weights="a" * 64, dataset="digits", data="b" * 64, split="test", eps=0.1, domain="deeppoly", rounding="sound"
+    certifier="native",
+    weights="a" * 64,
+    dataset="digits",
+    data="b" * 64,
+    split="test",
+    eps=0.1,
+    domain="deeppoly",
+    rounding="sound",
 )
 
 
@@ -175,17 +186,17 @@ def test_rows_come_back_as_they_were_written(tmp_path, suffix: str) -> None:
 # Certifies images 16 by 16, and kills itself without warning in the third chunk.
 DRIVER = """
 import os, signal, sys
-from softadv import verdicts
+from softadv import certifiers, verdicts
 from softadv.cli import main
 verdicts._CPU_CHUNK = 16
-calls, certify = 0, verdicts.certify
+calls, certify = 0, certifiers.certify_natively
 def fatal(*arguments, **settings):
     global calls
     calls += 1
     if calls == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return certify(*arguments, **settings)
-verdicts.certify = fatal
+certifiers.certify_natively = fatal
 main(sys.argv[1:])
 """
 
@@ -203,9 +214,9 @@ def test_a_killed_run_goes_on_where_it_stopped(model, tmp_path, monkeypatch, suf
 
     def counted(network, x, y, **settings):
         asked.append(len(x))
-        return certify(network, x, y, **settings)
+        return natively(network, x, y, **settings)
 
-    monkeypatch.setattr(verdicts, "certify", counted)
+    monkeypatch.setattr(certifiers, "certify_natively", counted)
     assert run(*arguments, str(out)) == 0
     assert asked == [16, 12]
     assert run(*arguments, str(tmp_path / f"whole{suffix}")) == 0
@@ -216,9 +227,9 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(model, tmp_path, monkeypa
     def interrupted(network, x, y, **settings):
         if (tmp_path / "r.csv").exists():
             raise KeyboardInterrupt
-        return certify(network, x, y, **settings)
+        return natively(network, x, y, **settings)
 
-    monkeypatch.setattr(verdicts, "certify", interrupted)
+    monkeypatch.setattr(certifiers, "certify_natively", interrupted)
     assert run("certify", model, *BOX, "--limit", "40", "--out", str(tmp_path / "r.csv")) == 130
     assert "certify --out go on where they stopped" in capsys.readouterr().err
     assert len(read(tmp_path / "r.csv")) == 16
@@ -334,7 +345,7 @@ def test_a_refusal_of_the_certifier_leaves_nothing_behind(model, tmp_path, monke
     def refuse(*arguments: object, **settings: object) -> None:
         raise SoftadvError("not on this machine")
 
-    monkeypatch.setattr(verdicts, "certify", refuse)
+    monkeypatch.setattr(certifiers, "certify_natively", refuse)
     assert run("certify", model, *BOX, "--out", str(tmp_path / "r.csv")) == 2
     assert files(tmp_path) == []
 
@@ -346,4 +357,5 @@ def test_where_no_image_is_verified_there_are_no_margins_to_sum_up() -> None:
 
 
 def test_nothing_is_computed_where_all_is_there(trained_digits, digits) -> None:
-    assert list(certify_rows(trained_digits, digits.test_x[:8], digits.test_y[:8], question=QUESTION, start=8)) == []
+    x, y = digits.test_x[:8], digits.test_y[:8]
+    assert list(certify_rows(trained_digits, x, y, question=QUESTION, asked=Asked("native"), start=8)) == []

@@ -5,7 +5,8 @@ Retain Natural Accuracy (2022). The command line is `softadv`.
 """
 
 from softadv.attacks import pgd
-from softadv.certify import Certificates, certify
+from softadv.certifiers import certify
+from softadv.certify import Certificates
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.models import conv_small, count_neurons

@@ -15,7 +15,7 @@ from softadv.data import ImageData, load_dataset
 from softadv.environment import pick_device
 from softadv.errors import SoftadvError
 from softadv.saved import Saved, load_saved
-from softadv.spec import Trial, number
+from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, number
 
 Model = Annotated[Path, typer.Argument(help="A run folder, or a .safetensors file of weights.", show_default=False)]
 GridFolder = Annotated[
@@ -35,6 +35,13 @@ AttackName = Annotated[
     str | None, typer.Option("--attack", help="pgd, or torchattacks:NAME such as torchattacks:AutoAttack.")
 ]
 DomainName = Annotated[Domain | None, typer.Option("--domain", help="The certifier; else the run's own, or deeppoly.")]
+CertifierName = Annotated[
+    Certifier | None,
+    typer.Option(
+        "--certifier",
+        help="Who certifies: softadv itself (native), GPUPoly or ERAN; else the run's or the grid's own.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")]
@@ -62,9 +69,17 @@ def chosen_radius(saved: Saved, given: str | None) -> float:
     return _of_trial(saved, "--eps").eps if given is None else number(given, key="--eps")
 
 
-def chosen_domain(saved: Saved, given: Domain | None) -> Domain:
-    """The domain asked for, else the trial's."""
-    return given or (saved.trial.domain if saved.trial is not None else "deeppoly")
+def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain | None) -> tuple[Certifier, Domain]:
+    """The certifier and the domain asked for, else the trial's. Raises SoftadvError where they do not go together."""
+    own = saved.trial
+    asked = certifier or (own.certifier if own is not None else "native")
+    computes = CERTIFIER_DOMAINS[asked]
+    wanted = domain or (own.domain if own is not None else "deeppoly")
+    if domain is None and wanted not in computes:
+        wanted = computes[0]
+    if wanted not in computes:
+        raise SoftadvError(f"--domain {wanted}: {asked} does not compute it")
+    return asked, wanted
 
 
 def chosen_attack(

@@ -21,7 +21,8 @@ def save_checkpoint(path: Path, learner: Learner, *, epoch: int, data_fingerprin
     if learner.partition is not None:
         split = learner.partition
         state["partition"] = torch.stack([split.misclassified, split.unverified, split.verified])
-    write_tensors(path, state, metadata={"epoch": str(epoch), "data": data_fingerprint})
+    certifier = "" if learner.partition is None else learner.partition.certifier
+    write_tensors(path, state, metadata={"epoch": str(epoch), "data": data_fingerprint, "certifier": certifier})
 
 
 def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tuple[int, str]:
@@ -43,7 +44,8 @@ def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tu
         reason = " ".join(str(error).split())
         raise SoftadvError(f"{path}: not a checkpoint of this trial ({reason})") from error
     if "partition" in state:
-        learner.partition = Partition(*state["partition"].to(device).unbind())
+        misclassified, unverified, verified = state["partition"].to(device).unbind()
+        learner.partition = Partition(misclassified, unverified, verified, metadata.get("certifier", ""))
     return epoch, fingerprint
 
 

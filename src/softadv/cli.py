@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from softadv import environment, output
 from softadv.arguments import (
     AlphaText,
     AttackName,
+    CertifierName,
     DataRoot,
     DatasetName,
     DeviceName,
@@ -33,27 +34,30 @@ from softadv.arguments import (
     Seed,
     Steps,
     chosen_attack,
-    chosen_domain,
+    chosen_certifier,
     chosen_radius,
     load,
     load_for_test,
     parse_settings,
 )
+from softadv.certifiers import Asked
 from softadv.certify import Rounding
 from softadv.claims import Verdict, expected_folder, judge
 from softadv.data import load_dataset
 from softadv.display import Display
 from softadv.doctor import examine
 from softadv.entries import read_entries
+from softadv.eran import ENGINES
 from softadv.errors import SoftadvError
 from softadv.evaluation import attack_images, certified_accuracy, natural_accuracy
 from softadv.evidence import finished_runs
 from softadv.export import check_parity, export_onnx
 from softadv.grid import grid_command, grid_name, prepare, run_grid
 from softadv.models import IMAGE_SHAPES
+from softadv.parity import compare_engines, parity_tables
 from softadv.progress import ATTACK_COST, CERTIFICATION_COST, stage
 from softadv.runs import MODEL, RunFolder, delete_run, tensors_sha256, write_tensors
-from softadv.spec import load_grid, packaged_grids, trial_from_table
+from softadv.spec import Certifier, load_grid, packaged_grids, trial_from_table
 from softadv.trial import attack_of, expected_work, run_trial
 from softadv.verdict_file import VerdictFile, answer, check_name
 from softadv.verdicts import Question, Split, summarize
@@ -89,7 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
 @app.command()
 def reproduce(
     grid: Annotated[
-        str, typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.")
+        str,
+        typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.", envvar="SOFTADV_GRID"),
     ] = "smoke",
     data: DataRoot = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the runs; else runs/GRID.")] = None,
@@ -97,6 +102,12 @@ def reproduce(
     seeds: Annotated[int | None, typer.Option(help="Run seeds 0 to N-1 instead of the grid's.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Train this many epochs instead of the grid's.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these, such as natural,soft.")] = None,
+    certifier: Annotated[
+        Certifier | None,
+        typer.Option(
+            "--certifier", help="Who certifies: softadv itself (native), GPUPoly or ERAN.", envvar="SOFTADV_CERTIFIER"
+        ),
+    ] = None,
     fresh: Fresh = False,
     expected: Expected = None,
 ) -> int:
@@ -105,11 +116,12 @@ def reproduce(
     An interrupted grid goes on where it stopped when the same command is given again.
     """
     wanted = None if methods is None else [method.strip() for method in methods.split(",")]
-    chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs)
+    chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs, certifier=certifier)
     folder = out or Path("runs") / chosen.name
     expected = expected or expected_folder()
     judge([], grid=chosen.name, expected=expected)  # a fault in these files is found before hours of work
     options = {"--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods}
+    options["--certifier"] = certifier
     given = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
     where = environment.pick_device(device)
     prepared = prepare(
@@ -169,6 +181,7 @@ def evaluate(
     steps: Steps = None,
     attack: AttackName = None,
     domain: DomainName = None,
+    certifier: CertifierName = None,
     limit: Limit = None,
     seed: Seed = 0,
     device: DeviceName = "auto",
@@ -181,7 +194,7 @@ def evaluate(
     radius = chosen_radius(saved, eps)
     name, run_attack = chosen_attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
     x, y = images.test_x, images.test_y
-    chosen = chosen_domain(saved, domain)
+    asked, chosen = chosen_certifier(saved, certifier, domain)
     cost = CERTIFICATION_COST[chosen]
     with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
         attacked = attack_images(
@@ -189,13 +202,14 @@ def evaluate(
             on_progress=stage(display.of(str(model)), "attacking", cost=ATTACK_COST),
         )  # fmt: skip
         certified = certified_accuracy(
-            saved.model, x, y, eps=radius, domain=chosen,
+            saved.model, x, y, eps=radius, domain=chosen, engine=asked,
             on_progress=stage(display.of(str(model)), "certifying", cost=cost),
         )  # fmt: skip
     rows = {
         "natural accuracy": f"{natural_accuracy(saved.model, x, y):.2%}",
         f"adversarial accuracy ({name})": f"{natural_accuracy(saved.model, attacked, y):.2%}",
         f"certified accuracy ({certified.domain})": f"{certified.accuracy:.2%}",
+        "certified by": certified.certifier,
     }
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
 
@@ -207,6 +221,7 @@ def certify(
     dataset: DatasetName = None,
     eps: EpsText = None,
     domain: DomainName = None,
+    certifier: CertifierName = None,
     rounding: Annotated[
         Rounding, typer.Option(help="sound: verdicts hold in floating point; none: faster, without that guarantee.")
     ] = "sound",
@@ -223,17 +238,53 @@ def certify(
     if out is not None:
         check_name(out)
     saved, images = load(model, dataset=dataset, data=data, device=device)
-    question = Question(
-        weights=tensors_sha256(saved.model.state_dict()), dataset=images.name, data=images.fingerprint, split=split,
-        eps=chosen_radius(saved, eps), domain=chosen_domain(saved, domain), rounding=rounding,
-    )  # fmt: skip
-    file = None if out is None else VerdictFile(out, question, fresh=fresh)
+    chosen, computed = chosen_certifier(saved, certifier, domain)
+    radius = chosen_radius(saved, eps)
     x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
     x, y = (part[:limit].to(environment.pick_device(device)) for part in (x, y))
-    with Display(output.console(), work=len(x)) as display:
-        rows = answer(saved.model, x, y, question=question, file=file, report=display.of(str(model)))
-    asked = f"{len(rows):,} {split} images of {images.name}, {question.domain}, rounding {rounding}"
-    output.show_certification(f"{model}: {asked}, eps {question.eps:g}", summarize(rows), out=out)
+    with Asked(chosen) as asked:
+        question = Question(
+            weights=tensors_sha256(saved.model.state_dict()), dataset=images.name, data=images.fingerprint,
+            split=split, eps=radius, domain=computed, rounding=rounding,
+            certifier=str(asked.provenance(rounding=rounding)),
+        )  # fmt: skip
+        file = None if out is None else VerdictFile(out, question, fresh=fresh)
+        with Display(output.console(), work=len(x)) as display:
+            report = display.of(str(model))
+            rows = answer(saved.model, x, y, question=question, asked=asked, file=file, report=report)
+    about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"
+    output.show_certification(f"{model}: {about}", summarize(rows), out=out)
+
+
+@app.command()
+def parity(
+    model: Model,
+    data: DataRoot = None,
+    dataset: DatasetName = None,
+    eps: EpsText = None,
+    images: Annotated[int, typer.Option(help="The first so many test images.", min=1)] = 100,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+) -> int:
+    """Certify the same images by softadv, GPUPoly and ERAN, and attack what any of them verified.
+
+    Fails if a verified image has a counterexample.
+    """
+    saved, found = load_for_test(model, dataset=dataset, data=data, limit=images, device=device)
+    x, y = found.test_x, found.test_y
+    with Display(output.console(), work=(len(ENGINES) + 2) * len(x)) as display:
+        stages: dict[str, Callable[[int], None]] = {}
+
+        def progress(who: str, done: int) -> None:
+            stages.setdefault(who, stage(display.of(str(model)), who, cost=1))(done)
+
+        compared = compare_engines(
+            saved.model, x, y, eps=chosen_radius(saved, eps), generator=torch.Generator(x.device).manual_seed(seed),
+            on_progress=progress,
+        )  # fmt: skip
+    for title, rows in parity_tables(compared):
+        output.show_figures(title, rows)
+    return 0 if compared.passed else 1
 
 
 @app.command()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from softadv import environment
+from softadv import environment, eran
 from softadv.certify import native
 from softadv.data import check_sizes, find_dataset, search_places
 from softadv.errors import SoftadvError
@@ -35,7 +35,7 @@ def examine(data_root: Path | None) -> list[Finding]:
         Finding("dataset digits", "bundled with scikit-learn"),
         _dataset("mnist", data_root),
         _dataset("cifar10", data_root),
-        _eran(),
+        *_eran(),
     ]
 
 
@@ -86,10 +86,20 @@ def _dataset(name: str, root: Path | None) -> Finding:
     )
 
 
-def _eran() -> Finding:
-    named = os.environ.get("SOFTADV_ERAN")
-    if named and Path(named).is_dir():
-        return Finding("ERAN", f"in {named}")
-    if named:
-        return Finding("ERAN", f"SOFTADV_ERAN names {named}, which is no folder", "correct SOFTADV_ERAN, or unset it")
-    return Finding("ERAN", "not found", "not needed: softadv's own certifier answers; SOFTADV_ERAN names its folder")
+def _eran() -> list[Finding]:
+    if not os.environ.get("SOFTADV_ERAN"):
+        return [Finding("ERAN", "not found", "not needed: softadv's own certifier answers; the container has ERAN")]
+    try:
+        engines = eran.available()
+    except SoftadvError as error:
+        return [Finding("ERAN", str(error), "correct SOFTADV_ERAN, or unset it")]
+    return [
+        Finding(
+            name,
+            f"not to be asked: {offer}",
+            "correct SOFTADV_ERAN, or build the container anew (docker/eran/build.sh)",
+        )
+        if isinstance(offer, str)
+        else Finding(name, offer.version)
+        for name, offer in engines.items()
+    ]

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from softadv.certifiers import check_certifier
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.progress import Report
@@ -58,6 +59,8 @@ def prepare(
     """
     for trial in grid.trials:
         attack_of(trial)
+    for certifier in {trial.certifier for trial in grid.trials}:
+        check_certifier(certifier)
     whole = {name: load_dataset(name, data_root) for name in {trial.dataset for trial in grid.trials}}
     parts: dict[tuple[str, int | None, int | None], ImageData] = {}
     datasets = {}

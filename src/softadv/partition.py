@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softadv.certify import Domain, certify
+from softadv.certifiers import Engine, certify_and_tell
+from softadv.certify import Domain
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Partition:
     misclassified: Tensor
     unverified: Tensor
     verified: Tensor
+    certifier: str = ""  # who says so, with version and soundness
 
     @property
     def attacked(self) -> Tensor:
@@ -35,6 +37,7 @@ def partition(
     *,
     eps: float,
     domain: Domain = "deeppoly",
+    engine: Engine = "native",
     on_progress: Callable[[int], None] | None = None,
 ) -> Partition:
     """Split images by whether the model classifies them correctly, and provably so over their box.
@@ -42,9 +45,12 @@ def partition(
     x: float (N, C, H, W) in [0, 1]; y: int64 (N,); eps: L-infinity radius in the units of x.
     Misclassified images are not certified at all: nothing could be proven. Raises what certify raises.
     """
-    certificates = certify(model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress)
+    certificates, provenance = certify_and_tell(
+        model, x, y, eps=eps, domain=domain, engine=engine, margins=False, on_progress=on_progress
+    )
     return Partition(
         misclassified=~certificates.correct,
         unverified=certificates.correct & ~certificates.verified,
         verified=certificates.verified,
+        certifier=str(provenance),
     )

@@ -19,7 +19,7 @@ class Report(Protocol):
 # Rough costs of one image, in attack steps on it: they steer the time that is said to be left.
 ATTACK_COST = 20  # where the number of steps is not known
 UPDATE_COST = 4
-CERTIFICATION_COST = {"deeppoly": 250, "deepzono": 250, "box": 4}
+CERTIFICATION_COST = {"deeppoly": 60, "deepzono": 60, "box": 6}
 
 
 def stage(report: Report, what: str, *, cost: float) -> Callable[[int], None]:

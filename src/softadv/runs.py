@@ -61,6 +61,7 @@ class EpochMetrics:
     certification_seconds: float
     update_seconds: float
     evaluation_seconds: float
+    certifier: str | None = None  # who split the images, its version and soundness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,7 @@ class Certified:
     images: int
     verified: int
     seconds: float
+    certifier: str = ""  # its name, version and soundness
 
     @property
     def accuracy(self) -> float:

@@ -17,6 +17,14 @@ Method = Literal["natural", "adversarial", "soft"]
 # Kept equal to the certifier's by a test: a spec is read without loading the certifier.
 Domain = Literal["box", "deepzono", "deeppoly"]
 METHODS: tuple[Method, ...] = get_args(Method)
+Certifier = Literal["native", "gpupoly", "eran-deeppoly", "eran-deepzono"]
+CERTIFIERS: tuple[Certifier, ...] = get_args(Certifier)
+CERTIFIER_DOMAINS: dict[Certifier, tuple[Domain, ...]] = {
+    "native": ("box", "deepzono", "deeppoly"),
+    "gpupoly": ("deeppoly",),
+    "eran-deeppoly": ("deeppoly",),
+    "eran-deepzono": ("deepzono",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +55,7 @@ class Trial:
     normalize: bool = False
     augment: Literal["none", "crop-flip"] = "none"
     domain: Domain = "deeppoly"
+    certifier: Certifier = "native"  # who computes it
 
     train_images: int | None = None  # the first so many; None is all
     test_images: int | None = None
@@ -78,6 +87,8 @@ class Trial:
             raise SoftadvError(f"augment: {self.augment!r} is for cifar10, a flipped digit is another digit")
         if self.augment != "none" and self.split_every != 1:
             raise SoftadvError("augment: needs split_every = 1, or images would be trained that were never certified")
+        if self.domain not in CERTIFIER_DOMAINS[self.certifier]:
+            raise SoftadvError(f"certifier: {self.certifier} does not compute the domain {self.domain}")
         for domain in self.certified_domains:
             if domain not in get_args(Domain):
                 raise SoftadvError(f"certified_domains: unknown domain {domain!r}")
@@ -97,9 +108,15 @@ class Grid:
     trials: tuple[Trial, ...]
 
     def select(
-        self, *, methods: Sequence[str] | None = None, seeds: int | None = None, epochs: int | None = None
+        self,
+        *,
+        methods: Sequence[str] | None = None,
+        seeds: int | None = None,
+        epochs: int | None = None,
+        certifier: Certifier | None = None,
     ) -> Grid:
-        """The grid with only some methods, with seeds 0..seeds-1, with other epochs. None changes nothing."""
+        """The grid with only some methods, with seeds 0..seeds-1, with other epochs, with another certifier of
+        the domain it computes. None changes nothing."""
         trials = list(self.trials)
         if methods is not None:
             for method in methods:
@@ -116,7 +133,16 @@ class Grid:
             trials = [replace(trial, seed=seed) for seed in range(seeds) for trial in once]
         if epochs is not None:
             trials = [replace(trial, epochs=epochs) for trial in trials]
+        if certifier is not None:
+            trials = [_certified_with(trial, certifier) for trial in trials]
         return replace(self, trials=tuple(trials))
+
+
+def _certified_with(trial: Trial, certifier: Certifier) -> Trial:
+    computes = CERTIFIER_DOMAINS[certifier]
+    domain = trial.domain if trial.domain in computes else computes[0]
+    domains = trial.certified_domains if domain in trial.certified_domains else (*trial.certified_domains, domain)
+    return replace(trial, certifier=certifier, domain=domain, certified_domains=domains)
 
 
 def packaged_grids() -> list[str]:

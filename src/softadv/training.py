@@ -90,6 +90,7 @@ def train_epoch(
                 y,
                 eps=trial.eps,
                 domain=trial.domain,
+                engine=trial.certifier,
                 on_progress=lambda done: on_progress("certifying", done),
             )
     attacked = images_to_attack(trial, learner.partition, y)

@@ -11,7 +11,7 @@ from torch import nn
 
 from softadv import environment
 from softadv.attacks import Attack, make_attack
-from softadv.certify import certify
+from softadv.certifiers import certify
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
@@ -139,6 +139,7 @@ def _one_epoch(job: _Job, learner: Learner, epoch: int) -> EpochMetrics:
         misclassified=None if split is None else int(split.misclassified.sum()),
         unverified=None if split is None else int(split.unverified.sum()),
         verified=None if split is None else int(split.verified.sum()),
+        certifier=None if split is None else split.certifier,
         attack_seconds=trained.seconds.attack,
         certification_seconds=trained.seconds.certification,
         update_seconds=trained.seconds.update,
@@ -187,6 +188,8 @@ def _certify_test_images(job: _Job, model: nn.Module) -> tuple[Certified, ...]:
             y,
             eps=job.trial.eps,
             domain=domain,
+            # Another certifier answers for the trial's own domain.
+            engine=job.trial.certifier if domain == job.trial.domain else "native",
             on_progress=stage(job.report, f"certifying test images: {domain}", cost=CERTIFICATION_COST[domain]),
         )
         for domain in job.trial.certified_domains
@@ -198,7 +201,7 @@ def _write_examples(job: _Job, model: nn.Module) -> None:
     x, y = job.data.test_x[:_EXAMPLES], job.data.test_y[:_EXAMPLES]
     generator = generator_for(job.trial, 0, "examples", x.device)
     attacked = attack_images(model, x, y, attack=job.attack, generator=generator)
-    certificates = certify(model, x, y, eps=job.trial.eps, domain=job.trial.domain)
+    certificates = certify(model, x, y, eps=job.trial.eps, domain=job.trial.domain, engine=job.trial.certifier)
     with torch.no_grad():
         tensors = {
             "image": x,

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from softadv.certifiers import Asked
 from softadv.errors import SoftadvError
 from softadv.progress import Report
 from softadv.runs import read_json, write_bytes, write_json, write_text
@@ -120,7 +121,14 @@ class VerdictFile:
 
 
 def answer(
-    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, file: VerdictFile | None, report: Report
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    question: Question,
+    asked: Asked,
+    file: VerdictFile | None,
+    report: Report,
 ) -> list[Row]:
     """The rows of all N images, from the file as far as it has them; what is missing is computed and added.
 
@@ -132,7 +140,7 @@ def answer(
         report(what, len(rows), before=True)
     counts = Counter(row.verdict for row in rows)
     images, seconds = 0, 0.0  # of this run
-    for new in certify_rows(model, x, y, question=question, start=len(rows)):
+    for new in certify_rows(model, x, y, question=question, asked=asked, start=len(rows)):
         if file is None:
             rows += new
         else:

@@ -12,14 +12,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from softadv.certify import Domain, Rounding, certify
+from softadv.certifiers import Asked
+from softadv.certify import Domain, Rounding
 
 Split = Literal["train", "test"]
 Standing = Literal["misclassified", "unverified", "verified"]
 STANDINGS: tuple[Standing, ...] = get_args(Standing)
 
 # A few seconds of work: what an interruption may cost, and how often the display moves.
-_CPU_CHUNK, _GPU_CHUNK = 256, 4096
+_CPU_CHUNK, _GPU_CHUNK, _ENGINE_CHUNK = 512, 4096, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Question:
     eps: float
     domain: Domain
     rounding: Rounding
+    certifier: str  # its name, version and soundness
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ class Summary:
     median_margin: float | None
 
 
-def certify_rows(model: nn.Module, x: Tensor, y: Tensor, *, question: Question, start: int) -> Iterator[list[Row]]:
+def certify_rows(
+    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, asked: Asked, start: int
+) -> Iterator[list[Row]]:
     """Certify images from number `start` on, and yield their rows chunk by chunk.
 
     x: float (N, C, H, W); y: int64 (N,); both on the model's device. Raises what certify raises.
@@ -73,16 +77,20 @@ def certify_rows(model: nn.Module, x: Tensor, y: Tensor, *, question: Question, 
     if start >= len(x):
         return
     size = _CPU_CHUNK if x.device.type == "cpu" else _GPU_CHUNK
+    if not asked.native:
+        size = _ENGINE_CHUNK
     # The last bits of a margin hang on which images are computed together: chunks lie where they would
     # without an interruption, so that the rows are the same ones.
     for begin in range(start - start % size, len(x), size):
-        rows = _chunk(model, x[begin : begin + size], y[begin : begin + size], question=question, first=begin)
+        rows = _chunk(
+            model, x[begin : begin + size], y[begin : begin + size], question=question, asked=asked, first=begin
+        )
         yield rows[max(0, start - begin) :]
 
 
-def _chunk(model: nn.Module, x: Tensor, y: Tensor, *, question: Question, first: int) -> list[Row]:
+def _chunk(model: nn.Module, x: Tensor, y: Tensor, *, question: Question, asked: Asked, first: int) -> list[Row]:
     started = time.perf_counter()
-    found = certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding, margins=True)
+    found, _ = asked.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
     verified, margin = found.verified.tolist(), found.margin.tolist()  # a GPU has finished when they are here
     seconds = round((time.perf_counter() - started) / len(x), 9)
     with torch.no_grad():

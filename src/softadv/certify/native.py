@@ -248,7 +248,7 @@ def _compiled() -> Path:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 return _compile(compiler, Path(work) / name).replace(folder / name)
-        except PermissionError:
+        except OSError:  # no right to, or a file system that is read-only
             continue
     raise SoftadvError(f"no folder to keep the compiled kernel in: {' and '.join(map(str, folders))} are not writable")
 

@@ -36,9 +36,7 @@ def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = Non
         place = _place(name, layer)
         own = "forward" in vars(layer) or type(layer).__call__ is not nn.Module.__call__
         if layer._forward_hooks or layer._forward_pre_hooks or own:
-            raise SoftadvError(
-                f"{place}: has hooks, or a forward or __call__ of its own: it may compute anything"
-            )
+            raise SoftadvError(f"{place}: has hooks, or a forward or __call__ of its own: it may compute anything")
     reader = _Reader(model, in_shape, next(model.parameters(), torch.zeros(0)) if like is None else like)
     output = reader.read(_trace(model))
     if not reader.flat[output]:

@@ -104,6 +104,10 @@ class Bridge:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker, and delete what it was given."""
         self._asker.stop()
         self._temporary.cleanup()
 
