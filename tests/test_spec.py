@@ -61,7 +61,7 @@ def refused_grid(old: str, new: str) -> str:
 
 
 def test_every_packaged_grid_loads():
-    assert packaged_grids() == ["cifar10", "mnist", "paper", "smoke"]
+    assert packaged_grids() == ["cifar10", "mnist", "paper", "paper-wide", "smoke"]
     for name in packaged_grids():
         grid = load_grid(name)
         assert grid.name == name
