@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softadv.certify import Certificates, Domain, Rounding
 from softadv.certify import certify as certify_natively
 from softadv.environment import package_version
-from softadv.eran import Bridge, EngineReport, certify_with
+from softadv.eran import Bridge, EngineReport
 from softadv.errors import SoftadvError
 from softadv.spec import CERTIFIER_DOMAINS, CERTIFIERS, Certifier
 
@@ -58,40 +58,11 @@ def certify(
     give no margins (NaN), answer only for models that softadv can export, and count an image that takes
     longer than seconds_per_image as unverified. Raises SoftadvError where an engine cannot be asked.
     """
-    return certify_and_tell(
-        model, x, y, eps=eps, domain=domain, rounding=rounding, engine=engine, clip=clip, margins=margins,
-        memory_budget=memory_budget, seconds_per_image=seconds_per_image, on_progress=on_progress,
-    )[0]  # fmt: skip
-
-
-def certify_and_tell(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    domain: Domain = "deeppoly",
-    rounding: Rounding = "sound",
-    engine: Engine = "native",
-    clip: tuple[float, float] = (0.0, 1.0),
-    margins: bool = True,
-    memory_budget: int | None = None,
-    seconds_per_image: float = 60.0,
-    on_progress: Callable[[int], None] | None = None,
-) -> tuple[Certificates, Provenance]:
-    """The same, with who answered."""
-    certifier = chosen_certifier(engine, domain=domain)
-    if certifier == "native":
-        found = certify_natively(
+    with Asked(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as asked:
+        return asked.certify(
             model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
             memory_budget=memory_budget, on_progress=on_progress,
-        )  # fmt: skip
-        return found, _native(rounding)
-    found, report = certify_with(
-        model, x, y, engine=certifier, eps=eps, clip=clip, rounding=rounding, seconds_per_image=seconds_per_image,
-        on_progress=on_progress,
-    )  # fmt: skip
-    return found, _of_engine(report)
+        )[0]  # fmt: skip
 
 
 def chosen_certifier(engine: Engine, *, domain: Domain) -> Certifier:
@@ -110,10 +81,10 @@ def chosen_certifier(engine: Engine, *, domain: Domain) -> Certifier:
 class Asked:
     """A certifier that is asked again and again: an engine is started once. A context manager, which ends it."""
 
-    def __init__(self, certifier: Certifier) -> None:
+    def __init__(self, certifier: Certifier, *, seconds_per_image: float = 60.0) -> None:
         """Raises SoftadvError where the certifier cannot be asked on this machine."""
         self._certifier = certifier
-        self._bridge = None if certifier == "native" else Bridge(certifier)
+        self._bridge = None if certifier == "native" else Bridge(certifier, seconds_per_image=seconds_per_image)
 
     def __enter__(self) -> Asked:
         return self
@@ -136,12 +107,29 @@ class Asked:
         return Provenance(certifier=self._certifier, version=offer.version, soundness=soundness)
 
     def certify(
-        self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, domain: Domain, rounding: Rounding
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: float,
+        domain: Domain,
+        rounding: Rounding = "sound",
+        clip: tuple[float, float] = (0.0, 1.0),
+        margins: bool = True,
+        memory_budget: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Certificates, Provenance]:
-        """What certify_and_tell answers."""
+        """What softadv.certify answers, and who says so; an engine computes one domain, and uses its own memory."""
         if self._bridge is None:
-            return certify_natively(model, x, y, eps=eps, domain=domain, rounding=rounding), _native(rounding)
-        found, report = self._bridge.certify(model, x, y, eps=eps, rounding=rounding)
+            found = certify_natively(
+                model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
+                memory_budget=memory_budget, on_progress=on_progress,
+            )  # fmt: skip
+            return found, _native(rounding)
+        found, report = self._bridge.certify(
+            model, x, y, eps=eps, clip=clip, rounding=rounding, on_progress=on_progress
+        )  # fmt: skip
         return found, _of_engine(report)
 
 

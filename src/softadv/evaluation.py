@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.attacks import Attack
-from softadv.certifiers import Engine, certify_and_tell
+from softadv.certifiers import Asked, Engine, chosen_certifier
 from softadv.certify import Domain
 from softadv.runs import Certified
 
@@ -73,9 +73,10 @@ def certified_accuracy(
 ) -> Certified:
     """How many images are classified correctly on their whole box, and the seconds it took to prove."""
     started = time.perf_counter()
-    certificates, provenance = certify_and_tell(
-        model, x, y, eps=eps, domain=domain, engine=engine, margins=False, on_progress=on_progress
-    )
+    with Asked(chosen_certifier(engine, domain=domain)) as asked:
+        certificates, provenance = asked.certify(
+            model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress
+        )
     verified = int(certificates.verified.sum())
     return Certified(
         domain=domain, images=len(x), verified=verified, seconds=time.perf_counter() - started,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softadv.certifiers import Engine, certify_and_tell
+from softadv.certifiers import Asked, Engine, chosen_certifier
 from softadv.certify import Domain
 
 
@@ -45,9 +45,10 @@ def partition(
     x: float (N, C, H, W) in [0, 1]; y: int64 (N,); eps: L-infinity radius in the units of x.
     Misclassified images are not certified at all: nothing could be proven. Raises what certify raises.
     """
-    certificates, provenance = certify_and_tell(
-        model, x, y, eps=eps, domain=domain, engine=engine, margins=False, on_progress=on_progress
-    )
+    with Asked(chosen_certifier(engine, domain=domain)) as asked:
+        certificates, provenance = asked.certify(
+            model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress
+        )
     return Partition(
         misclassified=~certificates.correct,
         unverified=certificates.correct & ~certificates.verified,
