@@ -190,7 +190,10 @@ class _Analysis:
         lower, upper = self.engine.bounds(self.relaxed, at, asked, (lower, upper))
         if self.rounding is not None:
             flat = self.rounding.flat(self.largest)[:, None, None, None]
-            lower, upper = lower - flat, upper + flat
+            # What a ReLU returns is at least 0, and exactly 0 where it is dead; max pooling compares such bounds.
+            least, most = self._evaluated(at)
+            lower = torch.where((lower == 0) & (least >= 0), lower, lower - flat)
+            upper = torch.where((upper == 0) & (most == 0), upper, upper + flat)
         self._note(lower, upper)
         self.bounds[at] = lower, upper
         return lower, upper
