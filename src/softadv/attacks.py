@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from softadv import compiled_attack
 from softadv.data import check_images
 from softadv.errors import SoftadvError
 from softadv.gradients import input_gradient
@@ -77,10 +78,13 @@ def _pgd(
 ) -> Tensor:
     """pgd on inputs that were checked when the run began, as training calls it for every batch."""
     x = x.detach()
-    lowest, highest = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
     point = x.clone()
     if random_start:
         point = (point + torch.empty_like(x).uniform_(-eps, eps, generator=generator)).clamp_(0, 1)
+    found = compiled_attack.climb(model, x, y, point, eps=eps, alpha=alpha, steps=steps)
+    if found is not None:
+        return found
+    lowest, highest = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
     with eval_mode(model):
         gradient = input_gradient(model)
         for _ in range(steps):

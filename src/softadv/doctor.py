@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from softadv import environment, eran
+from softadv import compiled_attack, environment, eran
 from softadv.certify import native
 from softadv.data import check_sizes, find_dataset, search_places
 from softadv.errors import SoftadvError
@@ -30,7 +30,8 @@ def examine(data_root: Path | None) -> list[Finding]:
         Finding("Python", environment.python_version()),
         *(_package(name) for name in environment.PACKAGES),
         _processor(),
-        _kernel(),
+        _kernel("certifier", native.missing(), "about 8 times"),
+        _kernel("attack", compiled_attack.missing(), "more than twice"),
         _gpu(),
         Finding("dataset digits", "bundled with scikit-learn"),
         _dataset("mnist", data_root),
@@ -50,11 +51,10 @@ def _processor() -> Finding:
     return Finding("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
 
 
-def _kernel() -> Finding:
-    missing = native.missing()
+def _kernel(subject: str, missing: str | None, faster: str) -> Finding:
     if missing is None:
-        return Finding("certifier", "compiled for this processor")
-    return Finding("certifier", f"plain PyTorch, since {missing}", "on a CPU, the compiled one is about 8 times faster")
+        return Finding(subject, "compiled for this processor")
+    return Finding(subject, f"plain PyTorch, since {missing}", f"on a CPU, the compiled one is {faster} as fast")
 
 
 def _gpu() -> Finding:

@@ -22,8 +22,8 @@ def input_gradient(model: nn.Module) -> InputGradient:
     A chain of convolutions, ReLUs and linear layers is differentiated by hand, in channels-last
     memory and without autograd's bookkeeping; anything else goes through autograd.
     """
-    layers = _chain(model)
-    return _autograd(model) if layers is None else _by_hand(layers)
+    chain = plain_chain(model)
+    return _autograd(model) if chain is None else _by_hand([_layer(module) for module in chain])
 
 
 def _autograd(model: nn.Module) -> InputGradient:
@@ -149,18 +149,27 @@ class _Normalize:
         return slope / self.layer.std[:, None, None]
 
 
-def _chain(model: nn.Module) -> list[_Layer] | None:
-    """The layers of a chain that can be differentiated by hand, or None."""
+def plain_chain(model: nn.Module) -> list[nn.Module] | None:
+    """The layers of a chain that can be differentiated by hand, or None: nested chains are unfolded."""
     if is_plain_sequential(model):
-        layers: list[_Layer] = []
+        layers: list[nn.Module] = []
         for part in model._modules.values():
-            inner = None if part is None else _chain(part)
+            inner = None if part is None else plain_chain(part)
             if inner is None:
                 return None
             layers += inner
         return layers
-    layer = _layer(model)
-    return None if layer is None else [layer]
+    return [model] if _is_plain(model) else None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    # Exact types: a subclass may compute something else.
+    if type(module) is nn.Flatten:
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if type(module) is nn.Conv2d:
+        plain = module.groups == 1 and tuple(module.dilation) == (1, 1)
+        return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) in {nn.ReLU, nn.Linear, Normalize}
 
 
 def _starts_with_relu(layers: list[_Layer]) -> bool:
@@ -169,22 +178,14 @@ def _starts_with_relu(layers: list[_Layer]) -> bool:
     return isinstance(first, _Relu)
 
 
-def _layer(module: nn.Module) -> _Layer | None:
-    # Exact types: a subclass may compute something else.
-    kind = type(module)
-    if kind is nn.ReLU:
-        return _Relu()
-    if isinstance(module, nn.Linear) and kind is nn.Linear:
-        return _Linear(module)
-    if isinstance(module, Normalize) and kind is Normalize:
-        return _Normalize(module)
-    if isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1):
-        return _Flatten()
-    if isinstance(module, nn.Conv2d) and kind is nn.Conv2d and _is_plain(module):
-        return _Conv(module)
-    return None
-
-
-def _is_plain(layer: nn.Conv2d) -> bool:
-    plain = layer.groups == 1 and tuple(layer.dilation) == (1, 1)
-    return plain and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+def _layer(module: nn.Module) -> _Layer:
+    match module:
+        case nn.Linear():
+            return _Linear(module)
+        case nn.Conv2d():
+            return _Conv(module)
+        case Normalize():
+            return _Normalize(module)
+        case nn.Flatten():
+            return _Flatten()
+    return _Relu()

@@ -1,13 +1,9 @@
-"""The compiled kernel: how it is made, what happens without it, and what must not change its answers."""
-
-import stat
-from pathlib import Path
+"""The compiled kernel: what must not change its answers. tests/test_compiled.py has how it is made."""
 
 import pytest
 import torch
 
 from softadv.certify import api, certify, native
-from softadv.errors import SoftadvError
 from tests.networks import random_images, seeded, with_head
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason="needs a C++ compiler")
@@ -15,59 +11,6 @@ needs_kernel = pytest.mark.skipif(not native.available(), reason="needs a C++ co
 
 def network():
     return seeded(3, lambda: with_head((1, 8, 8), torch.nn.Conv2d(1, 4, 3, 2), torch.nn.ReLU()))
-
-
-def script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
-
-
-def test_without_a_compiler_the_reason_is_one_line(monkeypatch):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(native.shutil, "which", lambda name: None)
-    with pytest.raises(SoftadvError, match=r"^no C\+\+ compiler found"):
-        native._compiled()
-
-
-def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path):
-    compiler = script(tmp_path / "broken", "echo 'kernel.cpp: error: no such thing' >&2; exit 1")
-    monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(SoftadvError, match=r"cannot compile the kernel: kernel\.cpp: error: no such thing"):
-        native._compiled()
-
-
-def test_the_kernel_is_kept_and_not_compiled_twice(monkeypatch, tmp_path):
-    calls = tmp_path / "calls"
-    # The last argument is the file to make.
-    compiler = script(tmp_path / "compiler", f'echo x >>{calls}; for file; do :; done; echo made >"$file"')
-    source = tmp_path / "package" / "kernel.cpp"
-    source.parent.mkdir()
-    source.write_text("// nothing\n")
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setattr(native, "_SOURCE", source)
-    first, second = native._compiled(), native._compiled()
-    assert first == second
-    assert first.parent == source.parent / "__pycache__"
-    assert calls.read_text() == "x\n"
-    assert [path.name for path in first.parent.iterdir()] == [first.name]  # nothing half-written is left
-    source.write_text("// something else\n")
-    assert native._compiled() != first
-
-
-def test_a_folder_that_cannot_be_written_is_passed_over(monkeypatch, tmp_path):
-    compiler = script(tmp_path / "compiler", 'for file; do :; done; echo made >"$file"')
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    mkdir = Path.mkdir
-
-    def refuse(self, *arguments, **options):
-        if self.name == "__pycache__":
-            raise PermissionError(self)
-        mkdir(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    assert native._compiled().parent == tmp_path / "cache" / "softadv"
 
 
 @needs_kernel

@@ -1,29 +1,18 @@
 """Back-substitution by the compiled kernel (kernel/), on a CPU.
 
-The kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is, and
-kept in __pycache__ beside its source, or in the user's cache folder where that cannot be written. Without
-a compiler everything runs in PyTorch (backsubstitution.py), several times slower.
+Without a compiler (compiled.py) everything runs in PyTorch (backsubstitution.py), several times slower.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from softadv import compiled
 from softadv.certify.analysis import Engine, Relaxed
 from softadv.certify.network import Network, Node
 from softadv.certify.rounding import Arithmetic
@@ -31,37 +20,23 @@ from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, Interval, Max
 from softadv.errors import SoftadvError
 
 _SOURCE = Path(__file__).with_name("kernel") / "kernel.cpp"
-# Some compilers have -ffast-math by default, but rounding.py counts on IEEE arithmetic, with NaN and infinity.
-_FLAGS = ("-O3", "-fno-fast-math", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
-_COMPILERS = ("c++", "g++", "clang++")
-_COMPILE_SECONDS = 300
 
 # As in the kernel.
 _ADDENDS = 16
 _DEPTH = 32
 
-_enabled: ContextVar[bool] = ContextVar("softadv_native", default=True)
+# Certify in PyTorch even where the compiled kernel is available, to compare the two.
+disabled = compiled.disabled
 
 
 def available() -> bool:
     """Whether the compiled kernel is used for models on the CPU."""
-    return _enabled.get() and not isinstance(_library(), str)
+    return compiled.available(_SOURCE)
 
 
 def missing() -> str | None:
     """Why there is no compiled kernel, or None where there is one."""
-    found = _library()
-    return found if isinstance(found, str) else None
-
-
-@contextmanager
-def disabled() -> Iterator[None]:
-    """Certify in PyTorch even where the compiled kernel is available, to compare the two."""
-    token = _enabled.set(False)
-    try:
-        yield
-    finally:
-        _enabled.reset(token)
+    return compiled.missing(_SOURCE)
 
 
 class NativeEngine(Engine):
@@ -219,55 +194,5 @@ def _chosen(pool: MaxPool, choice: Tensor) -> Tensor:
     return ((y * width + x) * channels + torch.arange(channels)).to(torch.int32).contiguous()
 
 
-@cache
 def _library() -> ctypes.CDLL | str:
-    """The loaded kernel, or one line that says why there is none."""
-    try:
-        return ctypes.CDLL(str(_compiled()))
-    except (SoftadvError, OSError, subprocess.SubprocessError) as error:
-        return " ".join(str(error).split())
-
-
-def _compiled() -> Path:
-    """The kernel's shared library, compiled unless it is there. Raises SoftadvError where it cannot be."""
-    names = (os.environ.get("CXX", ""), *_COMPILERS)
-    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
-    if compiler is None:
-        raise SoftadvError("no C++ compiler found (Debian: apt-get install g++)")
-    # Another machine may share this folder: the processor is part of the name.
-    sources = [path.read_text() for path in sorted(_SOURCE.parent.glob("*.[ch]*"))]
-    made_of = (sources, _FLAGS, compiler, platform.machine(), _processor())
-    name = f"kernel-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folders = (_SOURCE.parent / "__pycache__", cache_home / "softadv")
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                return _compile(compiler, Path(work) / name).replace(folder / name)
-        except OSError:  # no right to, or a file system that is read-only
-            continue
-    raise SoftadvError(f"no folder to keep the compiled kernel in: {' and '.join(map(str, folders))} are not writable")
-
-
-def _compile(compiler: str, target: Path) -> Path:
-    done = subprocess.run(
-        [compiler, *_FLAGS, str(_SOURCE), "-o", str(target)],
-        capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
-        raise SoftadvError(f"{compiler} cannot compile the kernel: {reason}")
-    return target
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    return compiled.load(_SOURCE)

@@ -1,0 +1,113 @@
+// The network as compiled_attack.py passes it, and its weights as the attack reads them.
+
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "product.h"
+
+enum Kind : int32_t { kConv, kNormalize };
+
+struct Plane {
+    int32_t height, width, channels;
+    int64_t neurons() const { return int64_t(height) * width * channels; }
+};
+
+// One layer. A linear layer is a convolution of a plane of one pixel, which has the neurons of the plane that it reads
+// in the same order.
+struct Layer {
+    Plane in, out;
+    int32_t kind, relu;     // relu: whether one follows
+    int32_t kernel[2], stride[2], padding[2];
+    const float* weight;    // convolution: (out channels, kernel height, kernel width, in channels)
+    const float* bias;      // (out channels), or null
+    const float* mean;      // normalisation: (channels); (x - mean) / deviation
+    const float* deviation;
+};
+
+// Runs work(data) on some threads: GNU OpenMP's GOMP_parallel.
+using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
+
+struct Attack {
+    Plane image;
+    int32_t layers, images, steps, threads;
+    float eps, alpha;
+    const Layer* layer;     // the first reads the image; the last makes one pixel, whose channels are the classes
+    const float* x;         // (images, channels, height, width): the centres of the balls
+    float* point;           // likewise: the start, replaced by what the attack finds
+    const int64_t* label;   // (images)
+    Parallel parallel;      // or null, for threads of its own
+};
+
+// A convolution with its weights laid out for both directions.
+//
+// Backwards, the pixels of the input are gathered in tiles of `stride` pixels: those of one tile see the same few
+// outputs, each through a tap of its own, so that a tile is one product. A tile's outputs are its pixels' channels;
+// its inputs are the windows that reach it, (rows, columns, out channels), the farthest first.
+class Conv {
+  public:
+    explicit Conv(const Layer& layer) : layer(layer), in(layer.in), out(layer.out) {
+        for (int axis = 0; axis < 2; ++axis) reach[axis] = (layer.kernel[axis] - 1) / layer.stride[axis] + 1;
+        const int64_t inputs = int64_t(layer.kernel[0]) * layer.kernel[1] * in.channels;
+        const int64_t windows = int64_t(reach[0]) * reach[1] * out.channels;
+        forward = {nullptr, out.channels, inputs};
+        backward = {nullptr, layer.stride[0] * layer.stride[1] * in.channels, windows};
+        memory_.reset(new float[forward.outputs * inputs + backward.outputs * windows]);
+        forward.weights = memory_.get();
+        backward.weights = memory_.get() + forward.outputs * inputs;
+        for (int y = 0; y < layer.stride[0]; ++y)
+            for (int x = 0; x < layer.stride[1]; ++x)
+                for (int c = 0; c < in.channels; ++c)
+                    places.push_back({y, x, (int64_t(y) * in.width + x) * in.channels + c});
+        lay_forward();
+        lay_backward();
+    }
+
+    // Where an output of `backward` lies, counted from the first pixel of its tile.
+    struct Place {
+        int y, x;
+        int64_t neuron;
+    };
+
+    const Layer& layer;
+    const Plane& in;
+    const Plane& out;
+    int reach[2];  // rows and columns of windows that reach a tile
+    Matrix forward, backward;
+    std::vector<Place> places;
+
+  private:
+    void lay_forward() {
+        each_panel(forward.outputs, [&](int first, auto width) {
+            constexpr int N = decltype(width)::value;
+            float* to = forward.weights + first * forward.depth;
+            const float* from = layer.weight + first * forward.depth;
+            for (int64_t k = 0; k < forward.depth; ++k)
+                for (int n = 0; n < N; ++n) *to++ = from[n * forward.depth + k];
+        });
+    }
+
+    void lay_backward() {
+        each_panel(backward.outputs, [&](int first, auto width) {
+            constexpr int N = decltype(width)::value;
+            float* to = backward.weights + first * backward.depth;
+            const float* from[N];  // of each output: the tap of the window that is reached last, or null
+            for (int ty = reach[0] - 1; ty >= 0; --ty)
+                for (int tx = reach[1] - 1; tx >= 0; --tx) {
+                    for (int n = 0; n < N; ++n) {
+                        const Place& place = places[first + n];
+                        const int i = place.y + ty * layer.stride[0], j = place.x + tx * layer.stride[1];
+                        const bool inside = i < layer.kernel[0] && j < layer.kernel[1];
+                        const int64_t tap = (int64_t(i) * layer.kernel[1] + j) * in.channels;
+                        from[n] = inside ? layer.weight + tap + (first + n) % in.channels : nullptr;
+                    }
+                    for (int o = 0; o < out.channels; ++o)
+                        for (int n = 0; n < N; ++n) *to++ = from[n] ? from[n][o * forward.depth] : 0.0f;
+                }
+        });
+    }
+
+    std::unique_ptr<float[]> memory_;
+};

@@ -1,0 +1,67 @@
+// The one product that the attack consists of: weights times the neurons of a block of images, one image in each lane.
+
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16, kPanel = 16;  // the sums of a panel fill half of 32 registers
+#elif defined(__AVX__)
+constexpr int kLanes = 8, kPanel = 8;
+#else
+constexpr int kLanes = 4, kPanel = 8;
+#endif
+
+template <int Lanes>
+struct Simd {
+    typedef float Vector __attribute__((vector_size(4 * Lanes), may_alias));
+};
+template <int Lanes>
+using Vector = typename Simd<Lanes>::Vector;
+
+// A matrix of weights: panels of up to kPanel outputs, each (depth, outputs of the panel), so that what a panel's
+// sums take in turn lies side by side.
+struct Matrix {
+    float* weights = nullptr;
+    int outputs = 0;
+    int64_t depth = 0;  // inputs
+};
+
+// Neurons that lie side by side, and the input of the matrix that the first of them is.
+template <int Lanes>
+struct Run {
+    const Vector<Lanes>* neurons;
+    int64_t input;
+    int count;
+};
+
+// Call visit(first output, width) for each panel of a matrix, its width a constant.
+template <class Visit>
+inline void each_panel(int outputs, Visit visit) {
+    int first = 0;
+    auto rest = [&](auto width) {
+        for (; first + width() <= outputs; first += width()) visit(first, width);
+    };
+    rest(std::integral_constant<int, kPanel>{});
+    if constexpr (kPanel > 8) rest(std::integral_constant<int, 8>{});
+    rest(std::integral_constant<int, 4>{});
+    rest(std::integral_constant<int, 2>{});
+    rest(std::integral_constant<int, 1>{});
+}
+
+// Multiply a matrix by the neurons of some runs, and call finish(output, vector) for each output.
+// The order in which an output's products are added does not depend on the number of lanes.
+template <int Lanes, class Finish>
+inline void multiply(const Matrix& matrix, const Run<Lanes>* runs, int many, Finish finish) {
+    each_panel(matrix.outputs, [&](int first, auto width) {
+        constexpr int N = decltype(width)::value;
+        Vector<Lanes> sum[N] = {};
+        for (const Run<Lanes>* run = runs; run < runs + many; ++run) {
+            const float* weight = matrix.weights + first * matrix.depth + run->input * N;
+            for (int k = 0; k < run->count; ++k, weight += N)
+                for (int n = 0; n < N; ++n) sum[n] += run->neurons[k] * weight[n];
+        }
+        for (int n = 0; n < N; ++n) finish(first + n, sum[n]);
+    });
+}
