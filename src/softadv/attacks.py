@@ -18,6 +18,7 @@ from softadv.errors import SoftadvError
 from softadv.gradients import input_gradient
 
 PREFIX = "torchattacks:"
+AUTOATTACK = f"{PREFIX}AutoAttack"
 
 # A class of Torchattacks: a model and settings to a function of images and labels.
 _Kind = Callable[..., Callable[[Tensor, Tensor], Tensor]]

@@ -81,6 +81,20 @@ class Certified:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Autoattacked:
+    """How many of `images` test images are still classified correctly after AutoAttack, and the seconds it took."""
+
+    images: int
+    correct: int
+    seconds: float
+
+    @property
+    def accuracy(self) -> float:
+        """Adversarial accuracy under AutoAttack."""
+        return self.correct / self.images
+
+
+@dataclass(frozen=True, kw_only=True)
 class Parity:
     """How the exported model compares with PyTorch's on `images` test images, in onnxruntime.
 
@@ -108,6 +122,7 @@ class Result:
     data_source: str
     weights_sha256: str
     environment: dict[str, str]  # versions, device, commit
+    autoattack: Autoattacked | None = None  # where the trial asks for it
 
     def certified_by(self, domain: str) -> Certified | None:
         """The certification by one domain, or None where it was not run."""
@@ -177,6 +192,7 @@ def read_result(path: Path) -> Result:
                 "trial": trial_from_table(table["trial"], where=str(path)),
                 "certified": tuple(Certified(**entry) for entry in table["certified"]),
                 "parity": Parity(**table["parity"]),
+                "autoattack": Autoattacked(**table["autoattack"]) if table.get("autoattack") else None,
             }
         )
     except (KeyError, TypeError) as error:

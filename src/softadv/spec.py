@@ -48,6 +48,7 @@ class Trial:
     lr: float = 1e-3
     momentum: float = 0.9  # of sgd
     batch_size: int = 128
+    natural_epochs: int = 0  # the first so many of the epochs are natural, whatever the method
     split_every: int = 1  # epochs between two certifications of the training set
     update: Literal["mixed", "two-pass"] = "mixed"
     attack: str = "pgd"  # or "torchattacks:NAME"
@@ -56,11 +57,13 @@ class Trial:
     augment: Literal["none", "crop-flip"] = "none"
     domain: Domain = "deeppoly"
     certifier: Certifier = "native"  # who computes it
+    tf32: bool = False  # whether a GPU may round the factors of float32 products to 10 bits, in training
 
     train_images: int | None = None  # the first so many; None is all
     test_images: int | None = None
     certified_images: int | None = None  # test images certified at the end
     certified_domains: tuple[Domain, ...] = ("deeppoly",)
+    autoattack_images: int = 0  # test images attacked by AutoAttack at the end
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -70,7 +73,7 @@ class Trial:
             _at_least(self, key, 1)
         for key in ("train_images", "test_images", "certified_images"):
             _at_least(self, key, 1)
-        for key in ("seed", "eps", "alpha"):
+        for key in ("seed", "eps", "alpha", "natural_epochs", "autoattack_images"):
             _at_least(self, key, 0)
         if self.eps > 1 or self.alpha > 1:
             raise SoftadvError(f"eps and alpha are in units of [0, 1] pixels, got {self.eps:g} and {self.alpha:g}")
@@ -83,6 +86,8 @@ class Trial:
         self._check_combinations()
 
     def _check_combinations(self) -> None:
+        if self.natural_epochs >= self.epochs:
+            raise SoftadvError(f"natural_epochs: must be less than epochs, got {self.natural_epochs} of {self.epochs}")
         if self.augment != "none" and self.dataset != "cifar10":
             raise SoftadvError(f"augment: {self.augment!r} is for cifar10, a flipped digit is another digit")
         if self.augment != "none" and self.split_every != 1:

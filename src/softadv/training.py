@@ -82,7 +82,7 @@ def train_epoch(
     seconds = Seconds(x.device)
     if trial.augment == "crop-flip":
         x = _crop_and_flip(x, generator=generator_for(trial, epoch, "augmentation", torch.device("cpu")))
-    if trial.method == "soft" and (epoch - 1) % trial.split_every == 0:
+    if _splits(trial, epoch):
         with seconds.spent_on("certification"):
             learner.partition = partition(
                 learner.model,
@@ -93,7 +93,7 @@ def train_epoch(
                 engine=trial.certifier,
                 on_progress=lambda done: on_progress("certifying", done),
             )
-    attacked = images_to_attack(trial, learner.partition, y)
+    attacked = images_to_attack(trial, epoch, learner.partition, y)
     order = generator_for(trial, epoch, "order", torch.device("cpu"))
     starts = generator_for(trial, epoch, "attack", x.device)
     total = torch.zeros((), device=x.device)
@@ -115,13 +115,19 @@ def train_epoch(
     return TrainedEpoch(float(total) / len(x), seconds)
 
 
-def images_to_attack(trial: Trial, split: Partition | None, y: Tensor) -> Tensor:
-    """Which training images this epoch attacks, bool (N,): all that sets the methods apart."""
-    if trial.method == "natural":
+def _splits(trial: Trial, epoch: int) -> bool:
+    """Whether the training set is certified before this epoch."""
+    since = epoch - 1 - trial.natural_epochs
+    return trial.method == "soft" and since >= 0 and since % trial.split_every == 0
+
+
+def images_to_attack(trial: Trial, epoch: int, split: Partition | None, y: Tensor) -> Tensor:
+    """Which training images an epoch attacks, bool (N,): all that sets the methods apart."""
+    if trial.method == "natural" or epoch <= trial.natural_epochs:
         return torch.zeros_like(y, dtype=torch.bool)
     if trial.method == "adversarial":
         return torch.ones_like(y, dtype=torch.bool)
-    assert split is not None  # soft training splits in its first epoch
+    assert split is not None  # soft training splits in its first epoch that is not natural
     return split.attacked
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from softadv import environment
-from softadv.attacks import Attack, make_attack
+from softadv.attacks import AUTOATTACK, Attack, make_attack
 from softadv.certifiers import certify
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.data import ImageData
@@ -18,12 +18,13 @@ from softadv.errors import SoftadvError
 from softadv.evaluation import adversarial_accuracy, attack_images, certified_accuracy, natural_accuracy
 from softadv.export import check_parity, export_onnx
 from softadv.models import IMAGE_SHAPES, conv_small, count_neurons
-from softadv.progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
+from softadv.progress import AUTOATTACK_COST, CERTIFICATION_COST, UPDATE_COST, Report, stage
 from softadv.runs import (
     CHECKPOINT,
     EXAMPLES,
     MODEL,
     WEIGHTS,
+    Autoattacked,
     Certified,
     EpochMetrics,
     Parity,
@@ -70,6 +71,7 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
 def expected_work(trial: Trial, data: ImageData) -> float:
     """A trial's cost in attack steps on one image, for the display of progress."""
     final = sum(CERTIFICATION_COST[domain] for domain in trial.certified_domains) * _certified_count(trial, data)
+    final += AUTOATTACK_COST * min(trial.autoattack_images, len(data.test_x))
     return _training_work(trial, data, epochs=trial.epochs) + final
 
 
@@ -168,6 +170,7 @@ def _conclude(job: _Job, model: nn.Module, last: EpochMetrics) -> Result:
         data_source=data.source,
         weights_sha256=tensors_sha256(weights),
         environment=environment.describe(data.train_x.device),
+        autoattack=_autoattack(job, model),
     )
 
 
@@ -194,6 +197,24 @@ def _certify_test_images(job: _Job, model: nn.Module) -> tuple[Certified, ...]:
         )
         for domain in job.trial.certified_domains
     )
+
+
+def _autoattack(job: _Job, model: nn.Module) -> Autoattacked | None:
+    """AutoAttack (Croce and Hein, ICML 2020), which does not depend on the attack that was trained against."""
+    trial, count = job.trial, min(job.trial.autoattack_images, len(job.data.test_x))
+    if not count:
+        return None
+    started = time.perf_counter()
+    x, y = job.data.test_x[:count], job.data.test_y[:count]
+    accuracy = adversarial_accuracy(
+        model,
+        x,
+        y,
+        attack=make_attack(AUTOATTACK, eps=trial.eps, alpha=trial.alpha, steps=trial.steps),
+        generator=generator_for(trial, 0, "autoattack", x.device),
+        on_progress=stage(job.report, "AutoAttack", cost=AUTOATTACK_COST),
+    )
+    return Autoattacked(images=count, correct=round(accuracy * count), seconds=time.perf_counter() - started)
 
 
 def _write_examples(job: _Job, model: nn.Module) -> None:
