@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 from softadv.errors import SoftadvError
+from softadv.estimates import Estimate
 from softadv.evidence import Evidence, NotRun, Required, Run
 from softadv.rules import RULES, Rule
 from softadv.spec import number
 
 T = TypeVar("T")
-Outcome = Literal["holds", "fails", "not run"]
+Outcome = Literal["holds", "fails", "inconclusive", "not run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Verdict:
     claim: Claim
     outcome: Outcome
     reason: str
+    estimates: tuple[Estimate, ...] = ()
 
 
 @dataclass(frozen=True)

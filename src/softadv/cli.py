@@ -58,7 +58,8 @@ from softadv.parity import compare_engines, parity_tables
 from softadv.progress import ATTACK_COST, CERTIFICATION_COST, stage
 from softadv.runs import MODEL, RunFolder, delete_run, tensors_sha256, write_tensors
 from softadv.spec import Certifier, load_grid, packaged_grids, trial_from_table
-from softadv.trial import attack_of, expected_work, run_trial
+from softadv.training import attack_of
+from softadv.trial import expected_work, run_trial
 from softadv.verdict_file import VerdictFile, answer, check_name
 from softadv.verdicts import Question, Split, summarize
 

@@ -16,7 +16,8 @@ from softadv.errors import SoftadvError
 from softadv.progress import Report
 from softadv.runs import GRID, TRACEBACK, RunFolder, delete_run, make_folder, read_json, write_json, write_text
 from softadv.spec import Grid, Trial
-from softadv.trial import attack_of, expected_work, run_trial
+from softadv.training import attack_of
+from softadv.trial import expected_work, run_trial
 
 
 class GridReport(Protocol):

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.attacks import Attack
+from softadv.attacks import Attack, make_attack
 from softadv.partition import Partition, partition
 from softadv.spec import Trial
 
@@ -129,6 +129,13 @@ def images_to_attack(trial: Trial, epoch: int, split: Partition | None, y: Tenso
         return torch.ones_like(y, dtype=torch.bool)
     assert split is not None  # soft training splits in its first epoch that is not natural
     return split.attacked
+
+
+def attack_of(trial: Trial) -> Attack:
+    """The attack that a trial trains against and is evaluated with. Raises SoftadvError for an unknown name."""
+    return make_attack(
+        trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps, random_start=trial.random_start
+    )
 
 
 def generator_for(trial: Trial, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
