@@ -61,12 +61,14 @@ def refused_grid(old: str, new: str) -> str:
 
 
 def test_every_packaged_grid_loads():
-    assert packaged_grids() == ["cifar10", "mnist", "paper", "paper-wide", "smoke"]
+    assert packaged_grids() == ["cifar10", "mnist", "paper", "paper-short", "paper-wide", "sensitivity", "smoke"]
     for name in packaged_grids():
         grid = load_grid(name)
         assert grid.name == name
         assert grid.description
-        assert {trial.method for trial in grid.trials} == set(METHODS)
+        assert {trial.method for trial in grid.trials} == set(METHODS) - (
+            {"natural"} if name == "sensitivity" else set()
+        )
 
 
 def test_the_papers_grid_has_the_papers_settings():
@@ -93,6 +95,24 @@ def test_a_grid_is_every_method_and_seed_of_every_setting():
     assert (trials[-1].alpha, trials[-1].epochs, trials[-1].steps) == (0.01, 3, 5)
 
 
+def test_a_setting_may_have_methods_of_its_own():
+    text = GRID.replace('setting = "large"', 'setting = "large"\nmethods = ["soft"]')
+    names = [trial.name for trial in parse_grid(text, source="some.toml").trials if trial.setting == "large"]
+    assert names == ["large-soft-seed0", "large-soft-seed1"]
+
+
+def test_the_sensitivity_grid_varies_one_choice_at_a_time():
+    trials = load_grid("sensitivity").trials
+    base = {trial.dataset: trial for trial in trials if trial.setting in {"mnist-eps0.1", "cifar10-eps4"}}
+    together = [{"optimizer", "lr"}, {"epochs", "natural_epochs", "split_every"}]
+    for trial in trials:
+        of = trial_to_table(base[trial.dataset])
+        differs = {k for k, v in trial_to_table(trial).items() if v != of[k]} - {"setting", "method", "seed"}
+        assert len(differs) <= 1 or differs in together
+    varied = {k for t in trials for k, v in trial_to_table(t).items() if v != trial_to_table(base[t.dataset])[k]}
+    assert varied > {"update", "split_every", "natural_epochs", "optimizer", "batch_size", "random_start"}
+
+
 def test_a_grid_is_read_from_a_file_of_ones_own(tmp_path):
     path = tmp_path / "two.toml"
     path.write_text(GRID)
@@ -105,6 +125,8 @@ def test_a_grid_is_read_from_a_file_of_ones_own(tmp_path):
         ("[defaults]", "extra = 1\n[defaults]", "'extra'"),
         ("steps = 5", "stepz = 5", "'stepz'"),
         ('setting = "large"', 'setting = "large"\ncolour = 1', "'large': unknown key 'colour'"),
+        ('setting = "large"', 'setting = "large"\nmethods = "soft"', "'large': methods must be a list"),
+        ('setting = "large"', 'setting = "large"\nmethods = ["hard"]', "'large': method: unknown value 'hard'"),
         ('name = "two"', "", "name is missing"),
         ("seeds = [0, 1]", "", "seeds is missing"),
         ('methods = ["natural", "soft"]', "", "methods is missing"),
@@ -158,6 +180,10 @@ def test_what_is_wrong_with_a_grid_is_named(old, new, named):
         ("momentum", float("nan")),
         ("batch_size", 0),
         ("split_every", 0),
+        ("natural_epochs", -1),
+        ("natural_epochs", 10**6),  # as many as there are epochs, or more
+        ("autoattack_images", -1),
+        ("tf32", 1),
         ("optimizer", "lbfgs"),
         ("update", "three-pass"),
         ("augment", "mixup"),

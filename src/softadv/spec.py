@@ -183,7 +183,8 @@ def parse_grid(text: str, *, source: str) -> Grid:
     """Read a grid from TOML.
 
     Either `include`, a list of packaged grids whose trials it joins, or `methods`, `seeds`, `[defaults]`
-    and one `[[setting]]` or more, whose keys win over the defaults; `name` and `description` in both.
+    and one `[[setting]]` or more, whose keys win over the defaults, and which may name methods of their own;
+    `name` and `description` in both.
     Trials come in the order settings, seeds, methods, so that an interrupted grid has whole
     comparisons first.
     """
@@ -224,9 +225,11 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
         if not isinstance(setting, dict):
             raise SoftadvError(f"{source}: setting {index} must be a table, got {setting!r}")
         where = f"{source}: setting {setting.get('setting', index)!r}"
+        its_methods = _take({"methods": methods, **setting}, "methods", list, where=where)
+        table_of_setting = {**defaults, **{key: value for key, value in setting.items() if key != "methods"}}
         for seed in seeds:
-            for method in methods:
-                trials.append(trial_from_table({**defaults, **setting, "seed": seed, "method": method}, where=where))
+            for method in its_methods:
+                trials.append(trial_from_table({**table_of_setting, "seed": seed, "method": method}, where=where))
     return trials
 
 
