@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from functools import partial
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import matrix_rate, print_machine, take_turns
 from softadv import compiled, compiled_attack, conv_small, pgd
+from softadv.environment import pick_device
 from softadv.models import IMAGE_SHAPES
 
 BATCHES = (128, 512)
@@ -21,37 +23,41 @@ SETTINGS = {"mnist": (0.1, 0.01, 20), "cifar10": (8 / 255, 0.005, 15)}
 
 def main() -> None:
     """Print image-steps a second, the ratios and the share of the matrix-product rate, for both networks."""
-    print_machine()
-    reason = compiled_attack.missing()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="auto, cpu or cuda (default: cpu)")
+    device = pick_device(parser.parse_args().device)
+    print_machine(device)
+    reason = compiled_attack.missing() if device.type == "cpu" else None
     if reason is not None:
         print(f"softadv's compiled attack is not measured: {reason}")
     for dataset in SETTINGS:
-        model = conv_small(dataset, seed=0)
-        work = flops_of_a_step(model, torch.zeros(1, *IMAGE_SHAPES[dataset]))
-        print(f"\nPGD on the {dataset} network, {work / 1e6:.2f} MFLOP for a step of one image")
         for batch in BATCHES:
-            _measure(dataset, model, batch, work)
+            compare_attacks(dataset, batch=batch, device=device)
 
 
-def _measure(dataset: str, model: nn.Module, batch: int, work: int) -> None:
+def compare_attacks(dataset: str, *, batch: int, device: torch.device) -> None:
+    """Print the rates of Torchattacks and of softadv for one network."""
     eps, alpha, steps = SETTINGS[dataset]
+    model = conv_small(dataset, seed=0).to(device)
+    work = flops_of_a_step(model, torch.zeros(1, *IMAGE_SHAPES[dataset], device=device))
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(batch, *IMAGE_SHAPES[dataset], generator=generator)
-    y = torch.randint(10, (batch,), generator=generator)
+    x = torch.rand(batch, *IMAGE_SHAPES[dataset], generator=generator).to(device)
+    y = torch.randint(10, (batch,), generator=generator).to(device)
     ours = partial(pgd, model, x, y, eps=eps, alpha=alpha, steps=steps, random_start=False)
     contenders: dict[str, Callable[[], object]] = {
         "Torchattacks": partial(torchattacks.PGD(model, eps, alpha, steps, random_start=False), x, y),
         "softadv in PyTorch": partial(_in_pytorch, ours),
     }
-    if compiled_attack.available():
+    if device.type == "cpu" and compiled_attack.available():
         contenders["softadv compiled"] = ours
-    seconds = take_turns(contenders, rounds=ROUNDS)
-    whole = matrix_rate()
+    seconds = take_turns(contenders, rounds=ROUNDS, device=device)
+    whole = matrix_rate(device)
+    print(f"PGD on the {dataset} network, batch {batch}, {work / 1e6:.2f} MFLOP for a step of one image")
     for name, value in seconds.items():
         rate = batch * steps / value
         print(
-            f"  batch {batch}, {name}: {rate:,.0f} image-steps/s, {seconds['Torchattacks'] / value:.2f} times "
-            f"Torchattacks, {rate * work / 1e9 / whole:.0%} of the matrix-product rate ({whole:.0f} GFLOP/s)"
+            f"  {name}: {rate:,.0f} image-steps/s, {seconds['Torchattacks'] / value:.2f} times Torchattacks, "
+            f"{rate * work / 1e9 / whole:.0%} of the matrix-product rate ({whole:.0f} GFLOP/s)"
         )
 
 

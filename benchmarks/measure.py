@@ -14,26 +14,34 @@ import torch
 
 from softadv import environment
 
+CPU = torch.device("cpu")
 
-def matrix_rate(*, size: int = 2048, rounds: int = 5) -> float:
-    """The machine's float32 matrix-product rate in GFLOP/s: the best of some rounds."""
-    a = torch.randn(size, size)
+
+def matrix_rate(device: torch.device = CPU, *, size: int = 2048, rounds: int = 5) -> float:
+    """The device's float32 matrix-product rate in GFLOP/s: the best of some rounds."""
+    a = torch.randn(size, size, device=device)
     a @ a
     best = float("inf")
     for _ in range(rounds):
-        started = time.perf_counter()
+        started = _now(device)
         a @ a
-        best = min(best, time.perf_counter() - started)
+        best = min(best, _now(device) - started)
     return 2 * size**3 / best / 1e9
 
 
-def print_machine() -> None:
+def print_machine(device: torch.device = CPU) -> None:
     """What the figures below it were measured on."""
-    about = environment.describe(torch.device("cpu"))
+    about = environment.describe(device)
     print(
         f"{datetime.now(UTC):%Y-%m-%d}, {about['device']}, {about['threads']} threads, torch {about['torch']}, "
-        f"commit {about['commit'][:12]}; float32 matrix product {matrix_rate():.0f} GFLOP/s"
+        f"commit {about['commit'][:12]}; float32 matrix product {matrix_rate(device):.0f} GFLOP/s"
     )
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def peak_memory(work: Callable[[], object]) -> int:
@@ -52,13 +60,15 @@ def _status_bytes(status: Path, key: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def take_turns(contenders: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+def take_turns(
+    contenders: Mapping[str, Callable[[], object]], *, rounds: int, device: torch.device = CPU
+) -> dict[str, float]:
     """The median seconds of each contender, run one after another in each round, after one warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for at in range(rounds + 1):
         for name, contender in contenders.items():
-            started = time.perf_counter()
+            started = _now(device)
             contender()
             if at:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append(_now(device) - started)
     return {name: median(values) for name, values in seconds.items()}

@@ -1,9 +1,10 @@
-"""Epochs of training: adversarial against the loop that a user would write, and soft against adversarial."""
+"""What training costs: the attack, an epoch against a plain loop, a soft epoch, and on a GPU a whole trial."""
 
 from __future__ import annotations
 
 import argparse
 import copy
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -13,93 +14,129 @@ import torchattacks
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from benchmarks.measure import print_machine, take_turns
+from benchmarks.attack import SETTINGS, compare_attacks, flops_of_a_step
+from benchmarks.measure import matrix_rate, print_machine, take_turns
 from softadv import conv_small, load_dataset
-from softadv.attacks import make_attack
 from softadv.data import ImageData, find_dataset
+from softadv.environment import pick_device
+from softadv.models import IMAGE_SHAPES
 from softadv.partition import partition
 from softadv.spec import Method, Trial
-from softadv.training import Learner, new_learner, train_epoch
+from softadv.training import Learner, attack_of, new_learner, train_epoch
 
 EPOCHS_BEFORE = 5  # of adversarial training; the soft epoch after them is measured
-EPS, ALPHA, STEPS = 0.1, 0.01, 20
+BATCH = 128
+TRIAL_EPOCHS = 64  # of the paper on CIFAR-10
 
 
 def main() -> None:
-    """Print the seconds of the epochs and their ratios."""
+    """Print the seconds of every case and their ratios, beside the device's matrix-product rate."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--images", type=int, help="take only so many training images (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="epochs of each contender (default: 3)")
     arguments = parser.parse_args()
-    print_machine()
-    data = load_dataset("mnist" if find_dataset("mnist") is not None else "digits")
-    data = _first(data, arguments.images or len(data.train_x))
-    print(f"{data.name}, {len(data.train_x):,} training images, batches of {_trial('adversarial', data).batch_size}")
-    learner = new_learner(conv_small(data.name, seed=0), _trial("adversarial", data))
-    _against_a_plain_loop(learner, data, arguments.rounds)
-    for epoch in range(1, EPOCHS_BEFORE + 1):
-        _epoch(learner, data, "adversarial", epoch)
-    _soft_against_adversarial(learner, data, arguments.rounds)
+    device = pick_device(arguments.device)
+    print_machine(device)
+    for dataset in SETTINGS:
+        compare_attacks(dataset, batch=BATCH, device=device)
+    for dataset in [name for name in SETTINGS if find_dataset(name) is not None] or ["digits"]:
+        data = load_dataset(dataset)
+        data = _first(data, arguments.images or len(data.train_x)).to(device)
+        print(f"{data.name}, {len(data.train_x):,} training images, batches of {BATCH}")
+        learner = new_learner(conv_small(dataset, seed=0).to(device), _trial("adversarial", data))
+        _against_a_plain_loop(learner, data, rounds=arguments.rounds)
+        for epoch in range(1, EPOCHS_BEFORE + 1):
+            _epoch(learner, data, "adversarial", epoch)
+        _soft_against_adversarial(learner, data, rounds=arguments.rounds)
+        if device.type == "cuda":
+            _whole_trial(data)
+    if device.type != "cuda":
+        print("on a GPU: not measured, there is none")
 
 
-def _against_a_plain_loop(learner: Learner, data: ImageData, rounds: int) -> None:
+def _against_a_plain_loop(learner: Learner, data: ImageData, *, rounds: int) -> None:
     ours, theirs = copy.deepcopy(learner), copy.deepcopy(learner)
+    device = data.train_x.device
     seconds = take_turns(
         {
             "a plain loop": partial(_plain_epoch, theirs.model, theirs.optimizer, data),
             "softadv": partial(_epoch, ours, data, "adversarial", 1),
         },
         rounds=rounds,
+        device=device,
     )
     plain, own = seconds.values()
-    print(f"an adversarial epoch: a plain loop {plain:.2f} s, softadv {own:.2f} s; {plain / own:.2f} times as fast")
+    steps = SETTINGS.get(data.name, SETTINGS["mnist"])[2]
+    step = flops_of_a_step(learner.model, torch.zeros(1, *IMAGE_SHAPES[data.name], device=device))
+    # An update is a step of the attack, and the products once more for the gradients of the weights.
+    work = len(data.train_x) * step * (steps + 1.5)
+    whole = matrix_rate(device)
+    print(
+        f"  an adversarial epoch: a plain loop {plain:.2f} s, softadv {own:.2f} s, {plain / own:.2f} times as fast; "
+        f"{work / own / 1e9 / whole:.0%} of the matrix-product rate ({whole:.0f} GFLOP/s)"
+    )
 
 
 def _plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: ImageData) -> None:
     """What a user would write with PyTorch's and Torchattacks' manuals beside."""
-    batches = DataLoader(
-        TensorDataset(data.train_x, data.train_y), batch_size=_trial("adversarial", data).batch_size, shuffle=True
-    )
-    attack = torchattacks.PGD(model, eps=EPS, alpha=ALPHA, steps=STEPS)
+    eps, alpha, steps = SETTINGS.get(data.name, SETTINGS["mnist"])
+    device = data.train_x.device
+    batches = DataLoader(TensorDataset(data.train_x.cpu(), data.train_y.cpu()), batch_size=BATCH, shuffle=True)
+    attack = torchattacks.PGD(model, eps=eps, alpha=alpha, steps=steps)
     model.train()
-    for x, y in batches:
+    for images, labels in batches:
+        x, y = images.to(device), labels.to(device)
         found = attack(x, y)
         optimizer.zero_grad()
         F.cross_entropy(model(found), y).backward()
         optimizer.step()
 
 
-def _soft_against_adversarial(learner: Learner, data: ImageData, rounds: int) -> None:
-    learner.partition = partition(learner.model, data.train_x, data.train_y, eps=EPS)
+def _soft_against_adversarial(learner: Learner, data: ImageData, *, rounds: int) -> None:
+    eps = _trial("soft", data).eps
+    learner.partition = partition(learner.model, data.train_x, data.train_y, eps=eps)
     share = float(learner.partition.attacked.double().mean())
 
     def contend(method: Method) -> None:
         _epoch(copy.deepcopy(learner), data, method, EPOCHS_BEFORE + 1)
 
     seconds = take_turns(
-        {"adversarial": partial(contend, "adversarial"), "soft": partial(contend, "soft")}, rounds=rounds
+        {"adversarial": partial(contend, "adversarial"), "soft": partial(contend, "soft")},
+        rounds=rounds,
+        device=data.train_x.device,
     )
     ratio = seconds["soft"] / seconds["adversarial"]
     print(
-        f"after {EPOCHS_BEFORE} epochs: adversarial {seconds['adversarial']:.2f} s, soft without a new split "
-        f"{seconds['soft']:.2f} s; {ratio:.3f} of it, with {share:.3f} of the images attacked: "
+        f"  after {EPOCHS_BEFORE} epochs: adversarial {seconds['adversarial']:.2f} s, soft without a new split "
+        f"{seconds['soft']:.2f} s, {ratio:.3f} of it, with {share:.3f} of the images attacked: "
         f"{ratio - share:+.3f} beside the share"
     )
 
 
+def _whole_trial(data: ImageData) -> None:
+    trial = replace(_trial("adversarial", data), epochs=TRIAL_EPOCHS)
+    learner = new_learner(conv_small(data.name, seed=0).to(data.train_x.device), trial)
+    started = time.perf_counter()
+    for epoch in range(1, TRIAL_EPOCHS + 1):
+        _epoch(learner, data, "adversarial", epoch)
+    print(f"  {TRIAL_EPOCHS} adversarial epochs: {time.perf_counter() - started:.1f} s")
+
+
 def _epoch(learner: Learner, data: ImageData, method: Method, epoch: int) -> None:
-    attack = make_attack("pgd", eps=EPS, alpha=ALPHA, steps=STEPS)
+    trial = _trial(method, data)
     train_epoch(
-        learner, data.train_x, data.train_y, trial=_trial(method, data), epoch=epoch, attack=attack,
+        learner, data.train_x, data.train_y, trial=trial, epoch=epoch, attack=attack_of(trial),
         on_progress=lambda what, done: None,
     )  # fmt: skip
 
 
 def _trial(method: Method, data: ImageData) -> Trial:
+    eps, alpha, steps = SETTINGS.get(data.name, SETTINGS["mnist"])
     # One split at the start: the epochs measured have none.
     return Trial(
-        setting="benchmark", dataset=data.name, method=method, seed=0, eps=EPS, alpha=ALPHA, steps=STEPS,
-        epochs=EPOCHS_BEFORE + 1, split_every=EPOCHS_BEFORE + 1,
+        setting="benchmark", dataset=data.name, method=method, seed=0, eps=eps, alpha=alpha, steps=steps,
+        epochs=EPOCHS_BEFORE + 1, split_every=EPOCHS_BEFORE + 1, batch_size=BATCH,
     )  # fmt: skip
 
 
