@@ -19,7 +19,7 @@ class Report(Protocol):
 # Rough costs of one image, in attack steps on it: they steer the time that is said to be left.
 ATTACK_COST = 20  # where the number of steps is not known
 UPDATE_COST = 4
-AUTOATTACK_COST = 20_000
+AUTOATTACK_COST = 10_000
 CERTIFICATION_COST = {"deeppoly": 60, "deepzono": 60, "box": 6}
 
 
