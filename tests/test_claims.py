@@ -8,8 +8,10 @@ import pytest
 
 from softadv.claims import expected_folder, judge, load_expectations
 from softadv.errors import SoftadvError
+from softadv.method_rules import Comparable
+from softadv.rules import DomainTotals, ExportParity, Measured, MeasuredRange
 from softadv.spec import load_grid, packaged_grids
-from tests.test_rules import a_run
+from tests.finished import a_run
 
 CLAIM = """
 [[claim]]
@@ -22,36 +24,89 @@ share = 0.5
 """
 
 
-def test_the_paper_makes_ten_claims_each_with_its_section() -> None:
+def test_the_paper_makes_ten_claims_each_with_its_section_some_of_both_datasets() -> None:
     claims = [claim for claim, _ in load_expectations(expected_folder() / "paper.toml").claims]
-    assert [claim.id for claim in claims] == [str(number) for number in range(1, 11)]
+    apart = [claim.id for claim in claims if not claim.id.endswith("-mnist")]
+    assert apart == [str(number) for number in range(1, 11)]
+    assert {claim.id.removesuffix("-mnist") for claim in claims} == set(apart)
+    assert len({claim.id for claim in claims}) == len(claims)
     assert all(claim.source.startswith("section") for claim in claims)
 
 
-def test_the_papers_settings_are_those_of_the_packaged_grid() -> None:
-    required = load_expectations(expected_folder() / "paper.toml").required
-    trials = load_grid("paper").trials
-    assert {trial.setting for trial in trials} <= required.keys()
-    for trial in trials:
-        assert required[trial.setting].shortfall(trial) is None
+@pytest.mark.parametrize("name", packaged_grids())
+def test_a_grids_trials_are_what_its_claims_require(name: str) -> None:
+    folder = expected_folder()
+    files = [path for path in (folder / f"{name}.toml", folder / "paper.toml") if path.exists()]
+    required = {key: value for path in files for key, value in load_expectations(path).required.items()}
+    for trial in load_grid(name).trials:
+        if name != "sensitivity":  # whose variants are settings that no claim speaks of
+            assert trial.setting in required
+        if trial.setting in required:
+            assert required[trial.setting].shortfall(trial) is None
+
+
+def test_claims_speak_only_of_settings_that_say_what_they_require() -> None:
+    for path in expected_folder().glob("*.toml"):
+        expectations = load_expectations(path)
+        for claim, rule in expectations.claims:
+            named = [*getattr(rule, "settings", []), *([rule.setting] if hasattr(rule, "setting") else [])]
+            assert set(named) <= expectations.required.keys(), claim.id
 
 
 def test_every_packaged_grid_can_be_judged_and_nothing_holds_that_was_not_run() -> None:
     for grid in packaged_grids():
         verdicts = judge([], grid=grid, expected=expected_folder())
         assert [v.claim.id for v in verdicts if v.outcome != "not run"] == ["1"]  # table 1 needs no run
+        assert len({v.claim.id for v in verdicts}) == len(verdicts)
 
 
 def test_a_grid_without_a_file_of_its_own_is_judged_by_the_papers() -> None:
-    assert len(judge([], grid="mine", expected=expected_folder())) == 10
+    paper = load_expectations(expected_folder() / "paper.toml").claims
+    assert [v.claim for v in judge([], grid="mine", expected=expected_folder())] == [claim for claim, _ in paper]
 
 
-@pytest.mark.parametrize(("verified", "outcome"), [(50, "holds"), (51, "fails")])
-def test_a_verdict_has_its_outcome_and_its_figure(tmp_path: Path, verified: int, outcome: str) -> None:
+def test_short_runs_are_judged_under_ids_and_titles_of_their_own() -> None:
+    short = load_expectations(expected_folder() / "paper-short.toml")
+    epochs = load_grid("paper-short").trials[0].epochs
+    assert [claim.id for claim, _ in short.claims] == ["3-short", "4-short", "5-short", "8-short", "10-short"]
+    for claim, _ in short.claims:
+        assert claim.title.startswith(f"After {epochs} epochs, ")
+        assert claim.source == f"as claim {claim.id.removesuffix('-short')}, with {epochs} of 64 epochs"
+    full = load_expectations(expected_folder() / "paper.toml").required
+    assert not short.required.keys() & full.keys()
+    for setting, required in short.required.items():
+        assert vars(required) | {"epochs": 64} == vars(full[setting.removesuffix("-short")])
+
+
+def test_what_the_smoke_grid_gives_is_never_inconclusive() -> None:
+    # Two seeds settle no comparison: its expectations are checks of what was measured.
+    for claim, rule in load_expectations(expected_folder() / "smoke.toml").claims:
+        assert isinstance(rule, Measured | MeasuredRange | DomainTotals | ExportParity), claim.id
+
+
+@pytest.mark.parametrize(
+    ("verified", "outcome"),
+    [((50, 50), "holds"), ((51, 51), "fails"), ((49, 51), "inconclusive"), ((10,), "inconclusive"), ((), "not run")],
+)
+def test_a_verdict_has_its_outcome_its_figures_and_its_sentence(
+    tmp_path: Path, verified: tuple[int, ...], outcome: str
+) -> None:
     (tmp_path / "e.toml").write_text(CLAIM)
-    (verdict,) = load_expectations(tmp_path / "e.toml").verdicts([a_run(verified=verified)])
+    runs = [a_run(verified=count, seed=seed) for seed, count in enumerate(verified)]
+    (verdict,) = load_expectations(tmp_path / "e.toml").verdicts(runs)
     assert verdict.outcome == outcome
-    assert f"{verified}.00%" in verdict.reason
+    assert [(e.seeds, e.mean) for e in verdict.estimates] == ([(len(runs), sum(verified) / len(runs))] if runs else [])
+    assert f"{sum(verified) / len(runs):.2f}%" in verdict.reason if runs else "no finished soft run" in verdict.reason
+
+
+def test_lists_may_be_left_out_where_a_rule_has_a_default(tmp_path: Path) -> None:
+    text = CLAIM.replace("verified-at-most", "comparable").replace(
+        "share = 0.5", 'figures = ["natural_accuracy"]\nmargin = 1'
+    )
+    (tmp_path / "e.toml").write_text(text)
+    ((_, rule),) = load_expectations(tmp_path / "e.toml").claims
+    assert isinstance(rule, Comparable)
+    assert rule.beside == []
 
 
 @pytest.mark.parametrize(
@@ -64,6 +119,7 @@ def test_a_verdict_has_its_outcome_and_its_figure(tmp_path: Path, verified: int,
         (CLAIM.replace('["s"]', '"s"'), "claim a: settings: unexpected value 's'"),
         (CLAIM + "shar = 1", "claim a: unknown key 'shar'"),
         (CLAIM.replace('title = "t"', ""), "claim a: title is missing"),
+        (CLAIM.replace('["s"]', "[]"), "claim a: settings: at least 1 needed"),
         ("[settings]\nx = 3", r"settings\.x: expected a table, got 3"),
         ("[claim]\nid = 'a'", r"claim: expected \[\[claim\]\] tables"),
         ("[settings.x]\ndataset = 'mnist'", r"settings\.x: eps is missing"),

@@ -1,190 +1,103 @@
-"""Each rule decides as it says, at its edges, and never without its trials."""
+"""Counts, domains and what was measured before; and of all rules: none decides without its trials."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
+from softadv.decisions import Rule
+from softadv.errors import SoftadvError
 from softadv.evidence import Evidence, NotRun, Required, Run
-from softadv.rules import (
-    RULES,
+from softadv.method_rules import Comparable, Gain
+from softadv.radius_rules import (
     AdversarialFalls,
-    Comparable,
-    DomainOrder,
-    ExportParity,
-    Gain,
     GapFalls,
-    Measured,
-    NeuronCount,
     NothingVerified,
-    Rule,
     VerifiedAtLeast,
     VerifiedAtMost,
     VerifiedFalls,
 )
-from softadv.runs import Certified, EpochMetrics, Parity, Result
-from softadv.spec import Method, Trial
-
-
-def a_run(
-    *,
-    setting: str = "s",
-    method: Method = "soft",
-    seed: int = 0,
-    natural: float = 0.9,
-    adversarial: float = 0.5,
-    verified: int = 10,
-    certified: dict[str, tuple[int, float]] | None = None,
-    parity: Parity | None = None,
-    epochs: int = 2,
-) -> Run:
-    """A finished run on 100 training and 100 test images."""
-    trial = Trial(
-        setting=setting,
-        dataset="digits",
-        method=method,
-        seed=seed,
-        eps=0.1,
-        alpha=0.01,
-        steps=5,
-        epochs=epochs,
-    )
-    metrics = [
-        EpochMetrics(
-            epoch=epoch,
-            loss=1.0,
-            natural_accuracy=natural,
-            adversarial_accuracy=adversarial,
-            misclassified=0,
-            unverified=100 - verified,
-            verified=verified,
-            attack_seconds=1.0,
-            certification_seconds=1.0,
-            update_seconds=1.0,
-            evaluation_seconds=1.0,
-        )
-        for epoch in range(1, epochs + 1)
-    ]
-    result = Result(
-        trial=trial,
-        natural_accuracy=natural,
-        adversarial_accuracy=adversarial,
-        certified=tuple(
-            Certified(domain=domain, images=100, verified=count, seconds=seconds)
-            for domain, (count, seconds) in (certified or {"deeppoly": (30, 1.0)}).items()
-        ),
-        parity=parity or Parity(images=100, largest_difference=1e-6, classes_equal=True),
-        neurons=3614,
-        train_images=100,
-        test_images=100,
-        data_fingerprint="f",
-        data_source="here",
-        weights_sha256="w",
-        environment={},
-    )
-    return Run(result, metrics)
-
-
-def holds(rule: Rule, *runs: Run) -> bool:
-    return rule.decide(Evidence(runs, {}))[0]
-
-
-def natural_gain(*, settings: list[str], above: float, below: float | None = None) -> Gain:
-    return Gain(
-        settings=settings,
-        figure="natural_accuracy",
-        method="soft",
-        over="adversarial",
-        above=above,
-        below=below,
-    )
-
-
-def two(soft: float, adversarial: float, *, setting: str = "s") -> list[Run]:
-    return [
-        a_run(method="soft", natural=soft, adversarial=soft, setting=setting),
-        a_run(method="adversarial", natural=adversarial, adversarial=adversarial, setting=setting),
-    ]
+from softadv.rules import RULES, DomainOrder, DomainTotals, ExportParity, Measured, MeasuredRange, NeuronCount
+from softadv.runs import Certified, Parity, Result
+from softadv.spec import Method
+from tests.finished import ONE_TWO_THREE, a_run, alike, decide, natural_gain, outcome, soft_and_hard
 
 
 def test_the_papers_neuron_counts() -> None:
-    assert holds(NeuronCount(mnist=3614, cifar10=4862))
-    assert not holds(NeuronCount(mnist=3615, cifar10=4862))
+    assert outcome(NeuronCount(mnist=3614, cifar10=4862)) == "holds"
+    assert outcome(NeuronCount(mnist=3615, cifar10=4862)) == "fails"
 
 
-@pytest.mark.parametrize(("soft", "expected"), [(0.904, True), (0.90, False), (0.89, False), (0.92, False)])
-def test_natural_gain_lies_strictly_between_its_bounds(soft: float, expected: bool) -> None:
-    assert holds(natural_gain(settings=["s"], above=0.0, below=1.5), *two(soft, 0.9)) is expected
+DOMAINS = ["deeppoly", "deepzono", "box"]
 
 
-def test_natural_gain_must_hold_in_every_setting() -> None:
-    rule = natural_gain(settings=["a", "b"], above=1.0)
-    assert holds(rule, *two(0.92, 0.9, setting="a"), *two(0.93, 0.9, setting="b"))
-    assert not holds(rule, *two(0.92, 0.9, setting="a"), *two(0.90, 0.9, setting="b"))
-
-
-def test_natural_gain_pairs_seed_by_seed() -> None:
-    runs = [
-        a_run(method="soft", seed=0, natural=0.9),
-        a_run(method="adversarial", seed=0, natural=0.8),
-        a_run(method="adversarial", seed=1, natural=1.0),  # has no partner, so it must not count
+def certified_models(seeds: int = 3, *, methods: Sequence[Method] = ("natural", "soft"), zono: int = 20) -> list[Run]:
+    """Models of which natural ones verify little: the methods differ far more than the seeds."""
+    return [
+        a_run(
+            seed=seed,
+            method=method,
+            certified={"deeppoly": (30 * scale + seed, 1.0), "deepzono": (zono * scale, 2.0), "box": (0, 0.1)},
+        )
+        for seed in range(seeds)
+        for scale, method in enumerate(methods, start=1)
     ]
-    assert holds(natural_gain(settings=["s"], above=9.9, below=10.1), *runs)
 
 
-@pytest.mark.parametrize(("soft", "expected"), [(0.92, True), (0.88, True), (0.93, False), (0.87, False)])
-def test_comparable_is_two_sided(soft: float, expected: bool) -> None:
-    rule = Comparable(settings=["s"], figures=["adversarial_accuracy"], margin=2.001)
-    assert holds(rule, *two(soft, 0.9)) is expected
+def order(**keys: Any) -> DomainOrder:
+    return DomainOrder(**{"settings": ["s"], "domains": DOMAINS, "faster": 0.0} | keys)
 
 
-def test_verified_falls_strictly() -> None:
-    rule = VerifiedFalls(settings=["a", "b", "c"])
-    shares = {"a": 30, "b": 20, "c": 10}
-    assert holds(rule, *(a_run(setting=s, verified=v) for s, v in shares.items()))
-    shares["c"] = 20
-    assert not holds(rule, *(a_run(setting=s, verified=v) for s, v in shares.items()))
+def test_domain_order_counts_each_seed_once_over_the_same_models() -> None:
+    found = decide(order(), *certified_models())
+    # DeepPoly - DeepZono: 10 and 20 points and as many more as the seed: 15, 16, 17. DeepZono - Box: 20 and 40.
+    assert found.outcome == "holds"
+    assert found.reason == (
+        "verified test images: deeppoly - deepzono +16.00 points [+13.52, +18.48], deepzono - box +30.00 points "
+        "[+30.00, +30.00], 3 seeds; claimed above 0: every interval lies within"
+    )
+    assert found.estimates[0].label == "s: verified test images, deeppoly - deepzono"
 
 
-def test_verified_at_most_looks_at_every_epoch() -> None:
-    run = a_run(verified=0)
-    assert holds(VerifiedAtMost(settings=["s"], share=0.0), run)
-    first = EpochMetrics(**vars(run.metrics[0]) | {"verified": 1})
-    assert not holds(VerifiedAtMost(settings=["s"], share=0.0), Run(run.result, [first, run.metrics[1]]))
+def test_domain_order_fails_and_is_inconclusive() -> None:
+    assert outcome(order(), *certified_models(zono=40)) == "fails"
+    assert outcome(order(), *certified_models(zono=31)) == "inconclusive"
+    assert outcome(order(), *certified_models(seeds=1)) == "inconclusive"
 
 
-def test_verified_at_least_looks_at_the_last_epoch() -> None:
-    assert holds(VerifiedAtLeast(settings=["s"], share=0.1), a_run(verified=10))
-    assert not holds(VerifiedAtLeast(settings=["s"], share=0.1), a_run(verified=9))
+@pytest.mark.parametrize(("faster", "expected"), [(9.9, "holds"), (10.0, "inconclusive"), (10.1, "fails")])
+def test_domain_order_by_seconds_if_asked(faster: float, expected: str) -> None:
+    found = decide(order(faster=faster), *certified_models())
+    assert found.outcome == expected
+    assert "seconds an image, against box's: deeppoly 10.00 times [10.00, 10.00]" in found.reason
+    assert [figures.unit for figures in found.estimates] == ["points", "points", "times", "times"]
 
 
-def test_nothing_verified_also_asks_for_like_performance() -> None:
-    rule = NothingVerified(settings=["s"], margin=2.0)
-    hard = a_run(method="adversarial")
-    assert holds(rule, a_run(verified=0), hard)
-    assert not holds(rule, a_run(verified=1), hard)
-    assert not holds(rule, a_run(verified=0, natural=0.95), hard)
+def test_domain_order_leaves_out_seeds_without_all_methods() -> None:
+    runs = certified_models()[:-1]
+    assert "2 seeds" in decide(order(), *runs).reason
+    with pytest.raises(NotRun, match="no seed has every method of s"):
+        decide(order(), runs[0], runs[3])
 
 
-def test_gap_falls_for_each_method() -> None:
-    rule = GapFalls(settings=["large", "small"], methods=["soft"])
-    assert holds(rule, a_run(setting="large", adversarial=0.3), a_run(setting="small", adversarial=0.6))
-    assert not holds(rule, a_run(setting="large", adversarial=0.6), a_run(setting="small", adversarial=0.3))
+def test_domains_that_did_not_certify_the_same_images_are_not_compared() -> None:
+    with pytest.raises(NotRun, match="s-soft-seed0 certified no test images with deepzono, box"):
+        decide(order(), a_run())
+    run = certified_models(seeds=1)[0]
+    first, *rest = run.result.certified
+    fewer = (Certified(domain=first.domain, images=50, verified=1, seconds=1.0), *rest)
+    with pytest.raises(NotRun, match="different numbers of images"):
+        decide(order(), Run(Result(**vars(run.result) | {"certified": fewer}), run.metrics))
 
 
-def test_adversarial_falls_for_each_method() -> None:
-    rule = AdversarialFalls(settings=["small", "large"], methods=["soft"])
-    assert holds(rule, a_run(setting="small", adversarial=0.6), a_run(setting="large", adversarial=0.3))
-    assert not holds(rule, a_run(setting="small", adversarial=0.3), a_run(setting="large", adversarial=0.6))
-
-
-def test_domain_order_by_count_and_if_asked_by_seconds() -> None:
-    run = a_run(certified={"deeppoly": (30, 1.0), "deepzono": (20, 2.0), "box": (0, 0.1)})
-    domains = ["deeppoly", "deepzono", "box"]
-    assert holds(DomainOrder(settings=["s"], domains=domains, faster=0.0), run)
-    assert holds(DomainOrder(settings=["s"], domains=domains, faster=10.0), run)
-    assert not holds(DomainOrder(settings=["s"], domains=domains, faster=10.1), run)
-    with pytest.raises(NotRun, match="deepzono"):
-        holds(DomainOrder(settings=["s"], domains=domains, faster=0.0), a_run())
+def test_domain_totals_are_a_check_of_these_models() -> None:
+    rule = DomainTotals(settings=["s"], domains=DOMAINS)
+    found = decide(rule, *certified_models(seeds=1))
+    assert (found.outcome, found.estimates) == ("holds", ())
+    assert "verified by the same 2 models: deeppoly 90, deepzono 60, box 0" in found.reason
+    assert outcome(rule, *certified_models(zono=0)) == "fails"  # as many as Box
 
 
 def measured(**changes: object) -> Measured:
@@ -203,37 +116,91 @@ def measured(**changes: object) -> Measured:
 
 def test_measured_allows_what_the_spread_of_both_means_allows() -> None:
     # 4 * 0.01 * sqrt(1/4 + 1/1) = 0.0447
-    assert holds(measured(), a_run(natural=0.944))
-    assert not holds(measured(), a_run(natural=0.946))
+    assert outcome(measured(), a_run(natural=0.944)) == "holds"
+    assert outcome(measured(), a_run(natural=0.946)) == "fails"
     # Four seeds now: 4 * 0.01 * sqrt(1/4 + 1/4) = 0.0283
-    assert not holds(measured(), *(a_run(natural=0.93, seed=seed) for seed in range(4)))
+    assert outcome(measured(), *(a_run(natural=0.93, seed=seed) for seed in range(4))) == "fails"
 
 
 def test_measured_allows_the_resolution_where_there_is_no_spread() -> None:
-    assert holds(measured(deviation=0.0), a_run(natural=0.9009))
-    assert not holds(measured(deviation=0.0), a_run(natural=0.9011))
+    assert outcome(measured(deviation=0.0), a_run(natural=0.9009)) == "holds"
+    assert outcome(measured(deviation=0.0), a_run(natural=0.9011)) == "fails"
+
+
+def in_range(least: float, most: float, **keys: Any) -> MeasuredRange:
+    return MeasuredRange(
+        **{"setting": "s", "method": "soft", "figure": "verified_share", "least": least, "most": most} | keys
+    )
+
+
+def test_a_measured_range_of_a_share_needs_but_one_seed() -> None:
+    assert outcome(in_range(10.0, 100.0), a_run(verified=10)) == "holds"
+    assert outcome(in_range(10.0, 100.0), a_run(verified=9)) == "fails"
+    found = decide(in_range(0.0, 9.0), a_run(verified=10))
+    assert (found.outcome, found.reason) == ("fails", "verified share 10.00%, expected 0.00 to 9.00")
+
+
+def test_a_measured_range_of_a_difference_is_of_the_mean_over_pairs() -> None:
+    runs = soft_and_hard(ONE_TWO_THREE)
+    for least, most, expected in ((2.0, 2.0, "holds"), (2.1, 9.0, "fails"), (-9.0, 1.9, "fails")):
+        assert outcome(in_range(least, most, figure="natural_accuracy", over="adversarial"), *runs) == expected
 
 
 def test_export_parity_asks_for_classes_and_for_outputs() -> None:
     rule = ExportParity(setting="s", tolerance=1e-5)
-    assert holds(rule, a_run())
-    assert not holds(rule, a_run(parity=Parity(images=1, largest_difference=1e-4, classes_equal=True)))
-    assert not holds(rule, a_run(parity=Parity(images=1, largest_difference=0.0, classes_equal=False)))
+    assert outcome(rule, a_run()) == "holds"
+    assert outcome(rule, a_run(parity=Parity(images=1, largest_difference=1e-4, classes_equal=True))) == "fails"
+    assert outcome(rule, a_run(parity=Parity(images=1, largest_difference=0.0, classes_equal=False))) == "fails"
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "message"),
+    [
+        (Gain, {"settings": []}, "settings: at least 1 needed, got 0"),
+        (Gain, {"figure": "beauty"}, "figure: unknown 'beauty', expected one of natural_accuracy"),
+        (Gain, {"over": "hard"}, "method: unknown 'hard', expected one of natural, adversarial, soft"),
+        (Comparable, {"figures": []}, "figures: at least 1 needed"),
+        (Comparable, {"beside": ["beauty"]}, "figure: unknown 'beauty'"),
+        (VerifiedFalls, {"settings": ["s"]}, "settings: at least 2 needed, got 1"),
+        (AdversarialFalls, {"methods": ["hard"]}, "methods: unknown 'hard'"),
+        (GapFalls, {"methods": []}, "methods: at least 1 needed"),
+        (DomainOrder, {"domains": ["box"]}, "domains: at least 2 needed"),
+        (MeasuredRange, {"least": 2.0, "most": 1.0}, "least: must be at most `most`, got 2 and 1"),
+        (Measured, {"seeds": 1}, "seeds: a spread needs at least 2, got 1"),
+    ],
+)
+def test_a_rule_about_nothing_or_of_unknown_names_is_refused(
+    kind: type[Rule], keys: dict[str, Any], message: str
+) -> None:
+    given = {
+        Gain: {"settings": ["s"], "figure": "natural_accuracy", "method": "soft", "over": "natural", "above": 0.0},
+        Comparable: {"settings": ["s"], "figures": ["natural_accuracy"], "margin": 1.0},
+        VerifiedFalls: {},
+        AdversarialFalls: {"settings": ["a", "b"]},
+        GapFalls: {"settings": ["a", "b"]},
+        DomainOrder: {"settings": ["s"], "faster": 0.0},
+        MeasuredRange: {"setting": "s", "method": "soft", "figure": "verified_share"},
+        Measured: vars(measured()),
+    }
+    with pytest.raises(SoftadvError, match=message):
+        kind(**given[kind] | keys)  # type: ignore[index]
 
 
 @pytest.mark.parametrize(
     "rule",
     [
-        natural_gain(settings=["s"], above=0.0),
-        Comparable(settings=["s"], figures=["natural_accuracy"], margin=1.0),
-        VerifiedFalls(settings=["s"]),
+        natural_gain("s", above=0.0),
+        alike(1.0),
+        VerifiedFalls(settings=["s", "s"]),
         VerifiedAtMost(settings=["s"], share=1.0),
         VerifiedAtLeast(settings=["s"], share=0.0),
         NothingVerified(settings=["s"], margin=1.0),
-        GapFalls(settings=["s"], methods=["soft"]),
-        AdversarialFalls(settings=["s"], methods=["soft"]),
-        DomainOrder(settings=["s"], domains=["deeppoly"], faster=0.0),
+        GapFalls(settings=["s", "s"], methods=["soft"]),
+        AdversarialFalls(settings=["s", "s"], methods=["soft"]),
+        order(),
+        DomainTotals(settings=["s"], domains=DOMAINS),
         measured(),
+        in_range(0.0, 1.0),
         ExportParity(setting="s", tolerance=1.0),
     ],
     ids=lambda rule: type(rule).__name__,

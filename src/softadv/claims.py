@@ -8,10 +8,11 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
+from softadv.decisions import Rule
 from softadv.errors import SoftadvError
 from softadv.estimates import Estimate
 from softadv.evidence import Evidence, NotRun, Required, Run
-from softadv.rules import RULES, Rule
+from softadv.rules import RULES
 from softadv.spec import number
 
 T = TypeVar("T")
@@ -118,7 +119,7 @@ def _build(kind: type[T], values: dict[str, Any], *, where: str) -> T:
         if not _fits(value, hints[key]):
             raise SoftadvError(f"{where}: {key}: unexpected value {value!r}")
     for field in fields(kind):  # type: ignore[arg-type] # every kind built here is a dataclass
-        if field.name not in values and field.default is MISSING:
+        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
             raise SoftadvError(f"{where}: {field.name} is missing")
     try:
         return kind(**values)
@@ -131,12 +132,14 @@ def _fits(value: object, kind: object) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind == list[str]:
         return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if kind == str | None:
+        return isinstance(value, str)
     return isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
 
 
 def _verdict(claim: Claim, rule: Rule, evidence: Evidence) -> Verdict:
     try:
-        holds, reason = rule.decide(evidence)
+        found = rule.decide(evidence)
     except NotRun as gap:
         return Verdict(claim=claim, outcome="not run", reason=str(gap))
-    return Verdict(claim=claim, outcome="holds" if holds else "fails", reason=reason)
+    return Verdict(claim=claim, outcome=found.outcome, reason=found.reason, estimates=found.estimates)

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from statistics import fmean
+from dataclasses import MISSING, dataclass, fields
 
 from softadv.entries import Entry
 from softadv.runs import EpochMetrics, Result
 from softadv.spec import Trial
+
+# The figures of a run that claims speak of, in words; value_of looks them up.
+FIGURES: dict[str, str] = {
+    "natural_accuracy": "natural accuracy",
+    "adversarial_accuracy": "adversarial accuracy",
+    "autoattack_accuracy": "accuracy under AutoAttack",
+    "certified_accuracy": "certified accuracy",
+    "verified_share": "verified share",
+}
+
+# What only says how much is measured once training is over.
+_MEASURING = {"certified_images", "certified_domains", "autoattack_images"}
+# What all runs of a setting have in common, or they are no comparison of methods over seeds.
+_SHARED = [f.name for f in fields(Trial) if f.name not in {"setting", "method", "seed", *_MEASURING}]
+# What the paper leaves open, by its default. Whoever computes a domain answers the same question.
+_ASSUMPTIONS = {
+    f.name: f.default
+    for f in fields(Trial)
+    if f.name in {*_SHARED} - {"certifier", "train_images", "test_images"} and f.default is not MISSING
+}
 
 
 class NotRun(Exception):
@@ -30,7 +49,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Required:
-    """What a trial must be like to count as a setting of a claim; the rest are assumptions that may vary."""
+    """What a trial must be like to count as a setting of a claim.
+
+    The rest are assumptions, which may differ from their defaults if they do so in every run of the claim.
+    """
 
     dataset: str
     eps: float
@@ -39,6 +61,7 @@ class Required:
     epochs: int
     domain: str = "deeppoly"
     attack: str = "pgd"
+    natural_epochs: int = 0  # others would leave fewer of the epochs to the method
 
     def shortfall(self, trial: Trial) -> str | None:
         """Why a trial does not count, or None when it does."""
@@ -59,8 +82,12 @@ class Evidence:
     required: Mapping[str, Required]
 
     def of(self, setting: str, method: str) -> dict[int, Run]:
-        """The runs of a method in a setting, by seed. Raises NotRun when there are none."""
-        found = [r for r in self.runs if (r.result.trial.setting, r.result.trial.method) == (setting, method)]
+        """The runs of a method in a setting, by seed.
+
+        Raises NotRun when there are none, or when the setting's runs are not what is required or not alike.
+        """
+        there = [run for run in self.runs if run.result.trial.setting == setting]
+        found = [run for run in there if run.result.trial.method == method]
         if not found:
             raise NotRun(f"no finished {method} run of {setting}")
         if setting in self.required:
@@ -68,19 +95,49 @@ class Evidence:
                 shortfall = self.required[setting].shortfall(run.result.trial)
                 if shortfall is not None:
                     raise NotRun(f"{setting} was run with {shortfall}")
+        for key in _SHARED:
+            _refuse_mixed(there, key, where=setting)
         return {run.result.trial.seed: run for run in found}
 
     def pairs(self, setting: str, first: str, second: str) -> list[tuple[Run, Run]]:
         """The runs of two methods in a setting, seed by seed. Raises NotRun when no seed has both."""
-        one, other = self.of(setting, first), self.of(setting, second)
-        seeds = sorted(one.keys() & other.keys())
-        if not seeds:
+        pairs = _by_seed(self.of(setting, first), self.of(setting, second))
+        if not pairs:
             raise NotRun(f"no seed of {setting} was run with both {first} and {second}")
-        return [(one[seed], other[seed]) for seed in seeds]
+        return pairs
 
-    def mean(self, setting: str, method: str, what: str) -> float:
-        """The mean over seeds of "natural_accuracy", "adversarial_accuracy" or "verified_share"."""
-        return fmean(value_of(run, what) for run in self.of(setting, method).values())
+    def steps(self, earlier: str, later: str, method: str) -> list[tuple[Run, Run]]:
+        """The runs of a method in two settings, seed by seed. Raises NotRun when no seed has both."""
+        pairs = _by_seed(self.of(earlier, method), self.of(later, method))
+        if not pairs:
+            raise NotRun(f"no seed of {method} training was run in both {earlier} and {later}")
+        return pairs
+
+    def assumptions(self, settings: Sequence[str]) -> str:
+        """How the runs of these settings depart from the defaults of what the paper leaves open; "" if they do not.
+
+        Raises NotRun where they do not all depart alike: a difference between them would have two causes.
+        """
+        there = [run for run in self.runs if run.result.trial.setting in settings]
+        for key in _ASSUMPTIONS:
+            _refuse_mixed(there, key, where=", ".join(settings))
+        found = [
+            f"{key} {_short(getattr(run.result.trial, key))} instead of {_short(default)}"
+            for key, default in _ASSUMPTIONS.items()
+            for run in there[:1]
+            if getattr(run.result.trial, key) != default
+        ]
+        return f"run with {', '.join(found)}" if found else ""
+
+
+def _by_seed(first: Mapping[int, Run], second: Mapping[int, Run]) -> list[tuple[Run, Run]]:
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+
+def _refuse_mixed(runs: Sequence[Run], key: str, *, where: str) -> None:
+    values = sorted({_short(getattr(run.result.trial, key)) for run in runs})
+    if len(values) > 1:
+        raise NotRun(f"{where}: not one comparison, run with {key} {' and '.join(values)}")
 
 
 def _short(value: object) -> str:
@@ -93,7 +150,10 @@ def finished_runs(entries: Sequence[Entry]) -> list[Run]:
 
 
 def value_of(run: Run, what: str) -> float:
-    """A figure of a run by name; "certified_accuracy" is by the domain of the trial's own certifier."""
+    """A figure of a run by its name in FIGURES, as a fraction.
+
+    "certified_accuracy" is by the domain of the trial's own certifier. Raises NotRun where it was not measured.
+    """
     match what:
         case "natural_accuracy" | "adversarial_accuracy":
             return float(getattr(run.result, what))
@@ -104,5 +164,9 @@ def value_of(run: Run, what: str) -> float:
             if certified is None:
                 raise NotRun(f"{run.result.trial.name} certified no test images with {run.result.trial.domain}")
             return certified.accuracy
+        case "autoattack_accuracy":
+            if run.result.autoattack is None:
+                raise NotRun(f"{run.result.trial.name} was not attacked by AutoAttack")
+            return run.result.autoattack.accuracy
         case _:
             raise NotRun(f"no figure is named {what!r}")

@@ -1,28 +1,33 @@
-"""How each kind of claim is decided. A rule says whether it holds, and the figures that say so.
+"""The kinds of claims by name, and those that compare no two trainings: counts, domains, what was measured before.
 
-Differences between accuracies are in percentage points; accuracies in the files are fractions.
+Every rule answers holds, fails or inconclusive, with the figures that say so. Differences between accuracies are in
+percentage points; accuracies in the files are fractions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from statistics import fmean
-from typing import Protocol
 
+from softadv.decisions import Decision, Finding, Rule, binary, conclude, for_each, joined, known, need
 from softadv.errors import SoftadvError
-from softadv.evidence import Evidence, NotRun, Run, value_of
+from softadv.estimates import estimate, within
+from softadv.evidence import FIGURES, Evidence, NotRun, Run, value_of
+from softadv.method_rules import Comparable, Gain, differences
 from softadv.models import IMAGE_SHAPES, conv_small, count_neurons
+from softadv.radius_rules import (
+    AdversarialFalls,
+    GapFalls,
+    NothingVerified,
+    VerifiedAtLeast,
+    VerifiedAtMost,
+    VerifiedFalls,
+)
+from softadv.runs import Certified
 from softadv.spec import METHODS
-
-# Whether the claim holds, and the sentence that says why.
-Decision = tuple[bool, str]
-
-
-class Rule(Protocol):
-    """Decides a claim from the runs; raises NotRun where they are missing."""
-
-    def decide(self, evidence: Evidence) -> Decision: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,164 +40,67 @@ class NeuronCount:
     def decide(self, evidence: Evidence) -> Decision:
         found = {name: count_neurons(conv_small(name, seed=0), IMAGE_SHAPES[name]) for name in ("mnist", "cifar10")}
         holds = (found["mnist"], found["cifar10"]) == (self.mnist, self.cifar10)
-        return holds, f"MNIST {found['mnist']:,} and CIFAR-10 {found['cifar10']:,} neurons"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gain:
-    """In every setting, a figure of one method exceeds that of another by `above` to `below` points."""
-
-    settings: list[str]
-    figure: str
-    method: str
-    over: str
-    above: float
-    below: float | None = None
-
-    def decide(self, evidence: Evidence) -> Decision:
-        gains = {
-            setting: _difference(evidence, setting, self.figure, method=self.method, over=self.over)
-            for setting in self.settings
-        }
-        holds = all(gain > self.above and (self.below is None or gain < self.below) for gain in gains.values())
-        return holds, f"{_words(self.figure)}, {self.method} - {self.over}: {_listed(gains, '{:+.2f} points')}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Comparable:
-    """In every setting, soft and adversarial training differ by at most `margin` points in these figures."""
-
-    settings: list[str]
-    figures: list[str]
-    margin: float
-
-    def decide(self, evidence: Evidence) -> Decision:
-        holds, parts = True, []
-        for figure in self.figures:
-            gaps = {s: _difference(evidence, s, figure, method="soft", over="adversarial") for s in self.settings}
-            holds = holds and all(abs(gap) <= self.margin for gap in gaps.values())
-            parts.append(f"{_words(figure)}, soft - adversarial: {_listed(gaps, '{:+.2f} points')}")
-        return holds, "; ".join(parts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifiedFalls:
-    """Soft training's verified share of the training set falls from each setting to the next."""
-
-    settings: list[str]
-
-    def decide(self, evidence: Evidence) -> Decision:
-        shares = {setting: 100 * evidence.mean(setting, "soft", "verified_share") for setting in self.settings}
-        return _falls(shares), "verified in the last epoch: " + _listed(shares, "{:.2f}%")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifiedAtMost:
-    """Soft training never verifies more than this share of the training set, in any epoch."""
-
-    settings: list[str]
-    share: float
-
-    def decide(self, evidence: Evidence) -> Decision:
-        most = {}
-        for setting in self.settings:
-            runs = evidence.of(setting, "soft").values()
-            most[setting] = max(100 * (m.verified or 0) / run.result.train_images for run in runs for m in run.metrics)
-        holds = all(value <= 100 * self.share for value in most.values())
-        return holds, "most verified in any epoch: " + _listed(most, "{:.2f}%")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VerifiedAtLeast:
-    """Soft training verifies at least this share of the training set in its last epoch, on the mean over seeds."""
-
-    settings: list[str]
-    share: float
-
-    def decide(self, evidence: Evidence) -> Decision:
-        shares = {setting: 100 * evidence.mean(setting, "soft", "verified_share") for setting in self.settings}
-        holds = all(value >= 100 * self.share for value in shares.values())
-        return holds, f"verified in the last epoch: {_listed(shares, '{:.2f}%')}, at least {100 * self.share:.2f}%"
-
-
-@dataclass(frozen=True, kw_only=True)
-class NothingVerified:
-    """No image is ever verified, and so soft and adversarial training perform alike, to within `margin` points."""
-
-    settings: list[str]
-    margin: float
-
-    def decide(self, evidence: Evidence) -> Decision:
-        none, share = VerifiedAtMost(settings=self.settings, share=0.0).decide(evidence)
-        figures = ["natural_accuracy", "adversarial_accuracy"]
-        alike, gaps = Comparable(settings=self.settings, figures=figures, margin=self.margin).decide(evidence)
-        return none and alike, f"{share}; {gaps}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GapFalls:
-    """Natural minus adversarial accuracy falls from each setting to the next, for these methods."""
-
-    settings: list[str]
-    methods: list[str]
-
-    def decide(self, evidence: Evidence) -> Decision:
-        holds, parts = True, []
-        for method in self.methods:
-            gaps = {
-                setting: 100
-                * (
-                    evidence.mean(setting, method, "natural_accuracy")
-                    - evidence.mean(setting, method, "adversarial_accuracy")
-                )
-                for setting in self.settings
-            }
-            holds = holds and _falls(gaps)
-            parts.append(f"{method}: {_listed(gaps, '{:.1f} points')}")
-        return holds, "natural - adversarial accuracy, " + "; ".join(parts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdversarialFalls:
-    """Adversarial accuracy falls from each setting to the next, for these methods."""
-
-    settings: list[str]
-    methods: list[str]
-
-    def decide(self, evidence: Evidence) -> Decision:
-        holds, parts = True, []
-        for method in self.methods:
-            values = {s: 100 * evidence.mean(s, method, "adversarial_accuracy") for s in self.settings}
-            holds = holds and _falls(values)
-            parts.append(f"{method}: {_listed(values, '{:.1f}%')}")
-        return holds, "adversarial accuracy, " + "; ".join(parts)
+        return binary(holds, f"MNIST {found['mnist']:,} and CIFAR-10 {found['cifar10']:,} neurons")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DomainOrder:
-    """On the same models, each domain verifies more images than the next one.
+    """On the same models, each domain verifies more test images than the next one.
 
-    The last domain is also at least `faster` times as fast as each other; 0 does not compare seconds.
+    Each domain but the last also takes more than `faster` times the last one's seconds; 0 does not compare seconds.
+    Models of one seed are not independent, so each seed counts once, with the mean over its models: the methods
+    of every setting.
     """
 
     settings: list[str]
     domains: list[str]
     faster: float
 
+    def __post_init__(self) -> None:
+        need(1, self.settings, key="settings")
+        need(2, self.domains, key="domains")
+
     def decide(self, evidence: Evidence) -> Decision:
-        runs = [run for setting in self.settings for run in _any_method(evidence, setting)]
-        verified, seconds = {}, {}
-        for domain in self.domains:
-            found = [run.result.certified_by(domain) for run in runs]
-            there = [c for c in found if c is not None]
-            if len(there) < len(runs):
-                raise NotRun(f"test images were not certified with {domain} in every run")
-            verified[domain] = float(sum(c.verified for c in there))
-            seconds[domain] = 1000 * sum(c.seconds for c in there) / sum(c.images for c in there)
-        quickest = seconds[self.domains[-1]]
-        scales = all(seconds[domain] >= self.faster * quickest for domain in self.domains[:-1])
-        holds = _falls(verified) and scales
-        return holds, f"verified: {_listed(verified, '{:.0f}')}; ms an image: {_listed(seconds, '{:.2f}')}"
+        seeds = _models(evidence, self.settings, self.domains)
+        decisions = [conclude([self._more(seeds, a, b) for a, b in pairwise(self.domains)], claimed="above 0")]
+        if self.faster:
+            slower = [self._slower(seeds, domain) for domain in self.domains[:-1]]
+            decisions.append(conclude(slower, claimed=f"above {self.faster:.2f}"))
+        return joined(decisions)
+
+    def _more(self, seeds: Sequence[Sequence[dict[str, Certified]]], domain: str, other: str) -> Finding:
+        values = [fmean(100 * (m[domain].accuracy - m[other].accuracy) for m in models) for models in seeds]
+        return self._finding(values, f"{domain} - {other}", "points", claimed=0.0, heading="verified test images")
+
+    def _slower(self, seeds: Sequence[Sequence[dict[str, Certified]]], domain: str) -> Finding:
+        last = self.domains[-1]
+        values = [fmean(_seconds(m[domain]) / _seconds(m[last]) for m in models) for models in seeds]
+        heading = f"seconds an image, against {last}'s"
+        return self._finding(values, domain, "times", claimed=self.faster, heading=heading)
+
+    def _finding(self, values: Sequence[float], name: str, unit: str, *, claimed: float, heading: str) -> Finding:
+        label = f"{', '.join(self.settings)}: {heading}, {name}"
+        found = estimate([round(v, 9) for v in values], label=label, unit=unit, claimed=(claimed, inf))
+        return Finding(heading=heading, name=name, estimate=found, answer=within(found, ends_count=False))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainTotals:
+    """Over all models that were run, each domain verifies more test images than the next one: a check, no estimate."""
+
+    settings: list[str]
+    domains: list[str]
+
+    def __post_init__(self) -> None:
+        need(1, self.settings, key="settings")
+        need(2, self.domains, key="domains")
+
+    def decide(self, evidence: Evidence) -> Decision:
+        models = [model for seed in _models(evidence, self.settings, self.domains) for model in seed]
+        totals = {domain: sum(model[domain].verified for model in models) for domain in self.domains}
+        holds = all(later < earlier for earlier, later in pairwise(totals.values()))
+        shown = ", ".join(f"{domain} {count:,}" for domain, count in totals.items())
+        return binary(holds, f"verified by the same {len(models)} models: {shown}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +121,8 @@ class Measured:
     resolution: float
 
     def __post_init__(self) -> None:
+        known(self.figure, list(FIGURES), key="figure")
+        known(self.method, METHODS, key="method")
         if self.seeds < 2:
             raise SoftadvError(f"seeds: a spread needs at least 2, got {self.seeds}")
 
@@ -222,7 +132,42 @@ class Measured:
         tolerance = max(spread, self.resolution)
         found = fmean(values)
         holds = abs(found - self.mean) <= tolerance
-        return holds, f"{100 * found:.2f}%, expected {100 * self.mean:.2f}% ± {100 * tolerance:.2f}"
+        return binary(holds, f"{100 * found:.2f}%, expected {100 * self.mean:.2f}% ± {100 * tolerance:.2f}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredRange:
+    """The mean over seeds of a figure, less that of the method `over` where one is named, lies in a measured range.
+
+    least, most: in points where two methods are compared, else in per cent; both ends count. A check of a rerun
+    against what was measured over many seeds, so that it needs no interval, nor more than one seed.
+    """
+
+    setting: str
+    method: str
+    figure: str
+    least: float
+    most: float
+    over: str | None = None
+
+    def __post_init__(self) -> None:
+        known(self.figure, list(FIGURES), key="figure")
+        known(self.method, METHODS, key="method")
+        if self.over is not None:
+            known(self.over, METHODS, key="over")
+        if not self.least <= self.most:
+            raise SoftadvError(f"least: must be at most `most`, got {self.least:g} and {self.most:g}")
+
+    def decide(self, evidence: Evidence) -> Decision:
+        if self.over is None:
+            runs = evidence.of(self.setting, self.method).values()
+            mean = fmean(100 * value_of(run, self.figure) for run in runs)
+            shown = f"{FIGURES[self.figure]} {mean:.2f}%"
+        else:
+            mean = fmean(differences(evidence.pairs(self.setting, self.method, self.over), self.figure))
+            shown = f"{FIGURES[self.figure]}, {self.method} - {self.over}: {mean:+.2f} points"
+        holds = self.least <= mean <= self.most
+        return binary(holds, f"{shown}, expected {self.least:.2f} to {self.most:.2f}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +181,7 @@ class ExportParity:
         parities = [run.result.parity for run in _any_method(evidence, self.setting)]
         largest = max(parity.largest_difference for parity in parities)
         holds = largest <= self.tolerance and all(parity.classes_equal for parity in parities)
-        return holds, f"largest difference {largest:.1e} over {len(parities)} models"
+        return binary(holds, f"largest difference {largest:.1e} over {len(parities)} models")
 
 
 RULES: dict[str, type[Rule]] = {
@@ -250,15 +195,11 @@ RULES: dict[str, type[Rule]] = {
     "gap-falls": GapFalls,
     "adversarial-falls": AdversarialFalls,
     "domain-order": DomainOrder,
+    "domain-totals": DomainTotals,
     "measured": Measured,
+    "measured-range": MeasuredRange,
     "export-parity": ExportParity,
 }
-
-
-def _difference(evidence: Evidence, setting: str, figure: str, *, method: str, over: str) -> float:
-    """A figure of one method minus that of another, in points, averaged over the seeds that have both."""
-    pairs = evidence.pairs(setting, method, over)
-    return 100 * fmean(value_of(one, figure) - value_of(other, figure) for one, other in pairs)
 
 
 def _any_method(evidence: Evidence, setting: str) -> list[Run]:
@@ -269,13 +210,26 @@ def _any_method(evidence: Evidence, setting: str) -> list[Run]:
     return [run for method in methods for run in evidence.of(setting, method).values()]
 
 
-def _falls(values: dict[str, float]) -> bool:
-    return all(later < earlier for earlier, later in pairwise(values.values()))
+def _models(evidence: Evidence, settings: Sequence[str], domains: Sequence[str]) -> list[list[dict[str, Certified]]]:
+    """For each seed that every method and setting has, what its models' domains verified."""
+    runs = [run for found in for_each(settings, lambda setting: _any_method(evidence, setting)) for run in found]
+    kinds = {(run.result.trial.setting, run.result.trial.method) for run in runs}
+    seeds: dict[int, list[dict[str, Certified]]] = {}
+    for run in runs:
+        found = {domain: run.result.certified_by(domain) for domain in domains}
+        there = {domain: certified for domain, certified in found.items() if certified is not None}
+        lacking = [domain for domain in domains if domain not in there]
+        if lacking:
+            raise NotRun(f"{run.result.trial.name} certified no test images with {', '.join(lacking)}")
+        if len({certified.images for certified in there.values()}) > 1:
+            raise NotRun(f"{run.result.trial.name} certified different numbers of images with each domain")
+        seeds.setdefault(run.result.trial.seed, []).append(there)
+    whole = [models for models in seeds.values() if len(models) == len(kinds)]
+    if not whole:
+        raise NotRun(f"no seed has every method of {', '.join(settings)}")
+    return whole
 
 
-def _listed(values: dict[str, float], form: str) -> str:
-    return ", ".join(f"{name} {form.format(value)}" for name, value in values.items())
-
-
-def _words(figure: str) -> str:
-    return figure.replace("_", " ")
+def _seconds(certified: Certified) -> float:
+    """Seconds an image; a clock that saw no time pass is taken at its resolution."""
+    return max(certified.seconds, 1e-9) / certified.images
