@@ -33,7 +33,7 @@ def test_a_gain_says_mean_interval_seeds_and_what_is_claimed() -> None:
     found = decide(natural_gain("s", above=1.0, below=2.5), *soft_and_hard(ONE_TWO_THREE))
     assert found.reason == (
         "natural accuracy, soft - adversarial: s +2.00 points [-0.48, +4.48], 3 seeds; claimed 1.00 to 2.50: "
-        "the interval of the mean lies neither within nor outside"
+        "the interval of the mean lies neither within that nor outside"
     )
     (figures,) = found.estimates
     assert (figures.label, figures.unit) == ("s: natural accuracy, soft - adversarial", "points")
@@ -69,7 +69,7 @@ def test_several_settings_hold_if_all_hold_and_fail_if_any_fails() -> None:
     assert outcome(natural_gain("a", "b", above=0.0), *good, *open_) == "inconclusive"
     found = decide(natural_gain("a", "b", "c", above=0.0), *good, *open_, *bad)
     assert found.outcome == "fails"
-    assert found.reason.endswith("3 seeds; claimed above 0.00: the whole interval of c lies outside")
+    assert found.reason.endswith("3 seeds; claimed above 0.00: the whole interval of c lies below that")
     assert [figures.label[0] for figures in found.estimates] == ["a", "b", "c"]
 
 
@@ -119,8 +119,8 @@ def test_a_difference_that_is_not_significant_is_not_thereby_alike() -> None:
 def test_comparable_says_what_kind_of_test_it_is() -> None:
     found = decide(alike(4.0), *soft_and_hard(ONE_TWO_THREE))
     assert found.reason == (
-        "adversarial accuracy, soft - adversarial: s +2.00 points [-0.48, +4.48], 3 seeds; claimed within ±4.00: "
-        "its 90% interval lies within (two one-sided tests at 5%)"
+        "adversarial accuracy, soft - adversarial: s +2.00 points [-0.48, +4.48], 3 seeds; taken as within ±4.00: "
+        "its 90% interval lies within that (two one-sided tests at 5%)"
     )
     assert found.estimates[0].claimed == (-4.0, 4.0)
 

@@ -56,7 +56,7 @@ def test_domain_order_counts_each_seed_once_over_the_same_models() -> None:
     assert found.outcome == "holds"
     assert found.reason == (
         "verified test images: deeppoly - deepzono +16.00 points [+13.52, +18.48], deepzono - box +30.00 points "
-        "[+30.00, +30.00], 3 seeds; claimed above 0: every interval lies within"
+        "[+30.00, +30.00], 3 seeds; claimed above 0: every interval lies within that"
     )
     assert found.estimates[0].label == "s: verified test images, deeppoly - deepzono"
 

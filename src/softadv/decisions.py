@@ -37,6 +37,7 @@ class Finding:
     name: str  # where, such as the setting
     estimate: Estimate
     answer: Answer | None  # None where the estimate stands beside the others and decides nothing
+    shown: str = ""  # what stands for the name in the list, with levels between which the estimate is a step
     remark: str = ""  # what a reader must know of this estimate alone
 
 
@@ -48,13 +49,13 @@ def binary(holds: bool, reason: str) -> Decision:
 def conclude(findings: Sequence[Finding], *, claimed: str, note: str = "", equivalence: bool = False) -> Decision:
     """The decision from findings: holds if all hold, fails if any fails.
 
-    claimed: the range, in words. note: what else the reader must know of the runs. equivalence: whether the answers
-    are those of two one-sided tests.
+    claimed: the range, in words that say whether it is claimed or what its words are taken for. note: what else the
+    reader must know of the runs. equivalence: whether the answers are those of two one-sided tests.
     """
     deciding = [finding for finding in findings if finding.answer is not None]
     beside = [finding for finding in findings if finding.answer is None]
     outcome = all_of(finding.answer for finding in deciding if finding.answer is not None)
-    reason = f"{listed(deciding)}; claimed {claimed}: {_why(deciding, outcome, equivalence=equivalence)}"
+    reason = f"{listed(deciding)}; {claimed}: {_why(deciding, outcome, equivalence=equivalence)}"
     if beside:
         reason += f"; beside it, {listed(beside)}"
     if note:
@@ -105,11 +106,7 @@ def listed(findings: Sequence[Finding]) -> str:
     counts = {finding.estimate.seeds for finding in findings}
     parts = []
     for heading, group in groupby(findings, key=lambda finding: finding.heading):
-        shown = [
-            f"{f.name} {_shown(f.estimate)}{f' ({f.remark})' if f.remark else ''}"
-            + (f", {_seeds(f.estimate.seeds)}" if len(counts) > 1 else "")
-            for f in group
-        ]
+        shown = [_item(found) + (f", {_seeds(found.estimate.seeds)}" if len(counts) > 1 else "") for found in group]
         parts.append(f"{heading}: {', '.join(shown)}")
     return "; ".join(parts) + (f", {_seeds(counts.pop())}" if len(counts) == 1 else "")
 
@@ -119,6 +116,12 @@ def figure(value: float, *, unit: str) -> str:
     sign = "+" if unit == "points" else ""
     digits = 2 if abs(value) >= 0.005 or abs(value) < 1e-9 else 4
     return f"{value:{sign}.{digits}f}"
+
+
+def _item(found: Finding) -> str:
+    if found.shown:
+        return f"{found.shown} ({_shown(found.estimate)}{'; ' * bool(found.remark)}{found.remark})"
+    return f"{found.name} {_shown(found.estimate)}" + (f" ({found.remark})" if found.remark else "")
 
 
 def _shown(found: Estimate) -> str:
@@ -141,12 +144,21 @@ def _why(findings: Sequence[Finding], outcome: Answer, *, equivalence: bool) -> 
         case "holds":
             whose = "its" if len(findings) == 1 else "every"
             if equivalence:
-                return f"{whose} 90% interval lies within (two one-sided tests at 5%)"
-            return f"{whose} interval lies within"
+                return f"{whose} 90% interval lies within that (two one-sided tests at 5%)"
+            return f"{whose} interval lies within that"
         case "fails":
-            return f"the whole interval of {names} lies outside"
+            return f"the whole interval of {names} lies {_side(findings)}"
         case "inconclusive":
             undecided = [f for f in findings if f.answer == outcome]
             if any(f.estimate.seeds == 1 for f in undecided):
                 return "one seed gives no interval"
-            return f"the interval of {names} lies neither within nor outside"
+            return f"the interval of {names} lies neither within that nor outside"
+
+
+def _side(findings: Sequence[Finding]) -> str:
+    sides = {_beyond(found.estimate) for found in findings if found.answer == "fails"}
+    return f"{sides.pop()} that" if len(sides) == 1 else "outside that"
+
+
+def _beyond(found: Estimate) -> str:
+    return "below" if found.claimed is not None and found.mean < found.claimed[0] else "above"

@@ -30,7 +30,9 @@ class Gain:
 
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
-        claimed = f"above {self.above:.2f}" if self.below is None else f"{self.above:.2f} to {self.below:.2f}"
+        claimed = (
+            f"claimed above {self.above:.2f}" if self.below is None else f"claimed {self.above:.2f} to {self.below:.2f}"
+        )
         return conclude(found, claimed=claimed, note=evidence.assumptions(self.settings))
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
@@ -64,7 +66,7 @@ class Comparable:
         found = for_each(self.settings, partial(self._look, evidence))
         # Figure by figure, so that each is named once.
         deciding = [finding for of_figure in zip(*found, strict=True) for finding in of_figure]
-        claimed, note = f"within ±{self.margin:.2f}", evidence.assumptions(self.settings)
+        claimed, note = f"taken as within ±{self.margin:.2f}", evidence.assumptions(self.settings)
         return conclude([*deciding, *self._beside(evidence)], claimed=claimed, note=note, equivalence=True)
 
     def _look(self, evidence: Evidence, setting: str) -> list[Finding]:

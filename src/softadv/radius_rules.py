@@ -94,7 +94,8 @@ class VerifiedAtMost:
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
         note = evidence.assumptions(self.settings)
-        return conclude(found, claimed=f"at most {100 * self.share:.2f}%", note=note)
+        said = "taken as at most" if self.share else "claimed"
+        return conclude(found, claimed=f"{said} {100 * self.share:.2f}%", note=note)
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
         runs = evidence.of(setting, "soft").values()
@@ -118,7 +119,7 @@ class VerifiedAtLeast:
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
         note = evidence.assumptions(self.settings)
-        return conclude(found, claimed=f"at least {100 * self.share:.2f}%", note=note)
+        return conclude(found, claimed=f"taken as at least {100 * self.share:.2f}%", note=note)
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
         shares = [100 * run.verified_share for run in evidence.of(setting, "soft").values()]
@@ -168,8 +169,7 @@ def _fall(
         runs = for_each(settings, partial(evidence.of, method=method))
         means = [fmean(map(value, of_setting.values())) for of_setting in runs]
         levels = [f"{s} {figure(mean, unit='%')}{'%' * (unit == '%')}" for s, mean in zip(settings, means, strict=True)]
-        heading = f"{what}, {method} ({', '.join(levels)})"
-        for earlier, later in pairwise(settings):
+        for place, (earlier, later) in enumerate(pairwise(settings)):
             pairs = evidence.steps(earlier, later, method)
             changes = [round(value(after) - value(before), 9) for before, after in pairs]
             name = f"{earlier} to {later}"
@@ -177,14 +177,15 @@ def _fall(
             spent = floor and all(value(run) == 0 for pair in pairs for run in pair)
             findings.append(
                 Finding(
-                    heading=heading,
+                    heading=f"{what}, {method}",
                     name=name,
+                    shown=", ".join(levels[0 if place == 0 else place + 1 : place + 2]),
                     estimate=found,
                     answer=None if spent else within(found, ends_count=False),
                     remark="nothing left to fall" if spent else "",
                 )
             )
-    return conclude(findings, claimed="below 0", note=evidence.assumptions(settings))
+    return conclude(findings, claimed="claimed each below 0", note=evidence.assumptions(settings))
 
 
 def _check(settings: Sequence[str], methods: Sequence[str]) -> None:

@@ -62,10 +62,10 @@ class DomainOrder:
 
     def decide(self, evidence: Evidence) -> Decision:
         seeds = _models(evidence, self.settings, self.domains)
-        decisions = [conclude([self._more(seeds, a, b) for a, b in pairwise(self.domains)], claimed="above 0")]
+        decisions = [conclude([self._more(seeds, a, b) for a, b in pairwise(self.domains)], claimed="claimed above 0")]
         if self.faster:
             slower = [self._slower(seeds, domain) for domain in self.domains[:-1]]
-            decisions.append(conclude(slower, claimed=f"above {self.faster:.2f}"))
+            decisions.append(conclude(slower, claimed=f"taken as above {self.faster:.2f}"))
         return joined(decisions)
 
     def _more(self, seeds: Sequence[Sequence[dict[str, Certified]]], domain: str, other: str) -> Finding:
