@@ -1,12 +1,14 @@
 """The report of run folders that no training made: their files are written from the dataclasses."""
 
 import base64
+import csv
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -14,9 +16,10 @@ import torch
 from softadv.claims import Claim, Outcome, Verdict
 from softadv.entries import read_entry
 from softadv.errors import SoftadvError
+from softadv.estimates import Estimate
 from softadv.figures import accuracy_figure, difference_gain, trade_off_figure
 from softadv.report import write_report
-from softadv.runs import Certified, EpochMetrics, Parity, Result, RunFolder, write_tensors, write_text
+from softadv.runs import Autoattacked, Certified, EpochMetrics, Parity, Result, RunFolder, write_tensors, write_text
 from softadv.series import Series, by_setting, fraction, setting_title
 from softadv.spec import METHODS, Method, Trial
 
@@ -97,6 +100,11 @@ def report(folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
     return page.read_text()
 
 
+SECTIONS = (
+    "answer", "claims", "accuracy", "verified", "partition", "trade-off", "results", "costs", "examples", "rerun"
+)  # fmt: skip
+
+
 class References(HTMLParser):
     """What a page loads (src and the like) and what it links to (href of a)."""
 
@@ -154,18 +162,44 @@ def test_the_page_is_self_contained(page: str) -> None:
 
 
 def test_every_figure_is_embedded_and_beside_the_page(page: str, grid: Path) -> None:
-    files = {path.name: path.read_bytes() for path in (grid / "report").glob("*.png")}
-    assert set(files) == {
-        *(f"{figure}-{setting}.png" for figure in ("accuracy", "partition") for setting in ("digits-a", "digits-b")),
-        "trade-off.png",
-        "time.png",
-        "examples.png",
+    files = {path.name: path.read_bytes() for path in (grid / "report").glob("*.*") if path.suffix != ".html"}
+    stems = {
+        *(f"{figure}-{setting}" for figure in ("accuracy", "partition") for setting in ("digits-a", "digits-b")),
+        "verified-digits",
+        "trade-off",
+        "time",
+        "examples",
     }
+    assert set(files) == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "csv")}
     references = References(page)
     embedded = [base64.b64decode(reference.partition(",")[2]) for reference in references.loaded]
-    assert sorted(embedded) == sorted(files.values())
+    assert sorted(embedded) == sorted(data for name, data in files.items() if name.endswith(".png"))
     assert all(data.startswith(b"\x89PNG") and len(data) > 5000 for data in embedded)
     assert {link for link in references.links if not link.startswith("#")} == set(files)
+
+
+def test_figures_are_svg_too(grid: Path, page: str) -> None:
+    assert page
+    for path in (grid / "report").glob("*.svg"):
+        root = ElementTree.fromstring(path.read_text())
+        assert root.tag.endswith("svg")
+        assert len(path.read_text()) > 5000
+
+
+def test_the_numbers_behind_a_figure_are_csv(grid: Path, page: str) -> None:
+    assert page
+    tables = {
+        path.stem: list(csv.DictReader(path.read_text().splitlines())) for path in (grid / "report").glob("*.csv")
+    }
+    assert len(tables["accuracy-digits-a"]) == 3 * 2 * 2  # methods, seeds, epochs
+    last = tables["accuracy-digits-a"][-1]
+    assert (last["method"], last["seed"], last["epoch"]) == ("soft", "1", "2")
+    assert (last["natural_accuracy_percent"], last["adversarial_accuracy_percent"]) == ("92", "60")
+    assert {row["verified"] for row in tables["verified-digits"]} == {"50"}
+    assert {row["eps"] for row in tables["verified-digits"]} == {"0.1", "8/255"}
+    assert len(tables["trade-off"]) == 10  # the finished trials
+    assert tables["time"][0]["evaluation_seconds"] == "0.5000"
+    assert tables["examples"][1]["predicted_attacked"] == "5"
 
 
 def test_links_within_the_page_have_a_target(page: str) -> None:
@@ -191,16 +225,76 @@ def test_unfinished_and_failed_trials_are_named(page: str) -> None:
     assert "<b>digits-b-soft-seed1</b>: 1 of 2 epochs finished</li>" in page
     assert "<b>digits-a-soft-seed0</b>" not in page
     assert "no finished trial" in page
-    assert "Soft adversarial training: no trial has finished yet" in page
+    assert "Soft adversarial training: not every trial has finished" in page
 
 
 def test_the_results_are_means_with_their_spread_over_seeds(page: str) -> None:
-    row_text = page.replace("\n", "")
+    results = page.partition('id="results"')[2].replace("\n", "")
     deviation = 2 / math.sqrt(2)
-    assert f'<td>2</td><td class="first">91.0 ± {deviation:.1f}</td><td>60.0 ± 0.0</td>' in row_text
-    assert '<td class="first">40.0 ± 0.0</td><td>0.0 ± 0.0</td>' in row_text  # DeepPoly before Box
-    assert '<td class="first">25.0 ± 0.0</td>' in row_text  # 50 of 200 verified
-    assert '<td class="first">4.0</td><td>6.0</td><td>2.0</td>' in row_text  # seconds of two epochs
+    assert f'<td>2</td><td class="first">91.0 ± {deviation:.1f}</td><td>60.0 ± 0.0</td>' in results
+    assert '<td class="first">40.0 ± 0.0</td><td>0.0 ± 0.0</td>' in results  # DeepPoly before Box
+    assert '<td class="first">25.0 ± 0.0</td>' in results  # 50 of 200 verified
+    assert "AutoAttack" not in results
+
+
+def test_autoattack_stands_beside_pgd_where_it_was_run(tmp_path: Path) -> None:
+    for method in METHODS:
+        run = make_run(tmp_path, make_trial(method))
+        finish(run)
+    result = run.result()
+    assert result is not None
+    run.write_result(replace(result, autoattack=Autoattacked(images=1000, correct=512, seconds=9.0)))
+    results = report(tmp_path).partition('id="results"')[2].replace("\n", "")
+    assert '<th scope="col">PGD</th><th scope="col">AutoAttack</th>' in results
+    assert '<td>60.0</td><td>51.2</td><td class="first">40.0</td>' in results
+    assert '<td>60.0</td><td>\N{EN DASH}</td><td class="first">40.0</td>' in results
+    assert "AutoAttack on the first 1,000" in results
+
+
+def test_the_costs_are_seconds_steps_and_certifications(page: str) -> None:
+    costs = page.partition('id="costs"')[2].replace("\n", "")
+    soft = "".join(f"<td>{value}</td>" for value in ("6.0", "2.0", "1.0", "1.1", "14.1"))
+    assert (
+        f'<td>2</td><td class="first">4.0</td>{soft}<td class="first">0.0</td><td class="first">2</td><td>140</td>'
+        in costs
+    )
+
+
+def test_the_answer_comes_first_with_what_it_rests_on(page: str) -> None:
+    parts = ["<h1>Does soft", "Not shown: on Digits at ε 0.1", *(f'id="{part}"' for part in SECTIONS)]
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_a_notice_stands_under_the_title(tmp_path: Path, page: str) -> None:
+    assert 'class="notice"' not in page
+    make_run(tmp_path, make_trial(), epochs=0)
+    noticed = write_report(tmp_path, verdicts=[], title="x", command="x", notice="Nothing was <trained>.").read_text()
+    assert noticed.index("</h1>") < noticed.index("Nothing was &lt;trained&gt;.") < noticed.index('class="answer"')
+
+
+def test_a_verdict_shows_its_estimates(tmp_path: Path) -> None:
+    make_run(tmp_path, make_trial(), epochs=0)
+    estimate = Estimate(label="soft < other", unit="points", seeds=5, mean=1.5, low=1.0, high=2.0, claimed=(0.5, 2.5))
+    shown = report(tmp_path, [replace(VERDICTS[0], estimates=(estimate,))])
+    assert "soft &lt; other" in shown
+    assert "+1.50 points (+1.00 to +2.00), 5 seeds; claimed: +0.5 to +2.5" in shown
+    assert '<rect class="claimed"' in shown
+
+
+def test_no_path_of_the_machine_is_on_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_trial())
+    finish(run)
+    result = run.result()
+    assert result is not None
+    run.write_result(replace(result, data_source=str(tmp_path / "data")))
+    write_text(run.path / "traceback.txt", f"Traceback\nOSError: {tmp_path}/a/b.bin: no such file\n")
+    command = f"./reproduce.sh smoke --out {tmp_path}/x --data {tmp_path}/data --seeds 1"
+    page = write_report(tmp_path, verdicts=[], title="x", command=command).read_text()
+    assert str(tmp_path) not in page
+    assert "./reproduce.sh smoke --data DIR --seeds 1" in page
+    assert "OSError: …/b.bin: no such file" in page
+    assert "files in a folder" in page
 
 
 def test_the_report_is_written_whole_and_the_same_again(page: str, grid: Path) -> None:
@@ -219,7 +313,7 @@ def test_a_single_trial_is_enough(tmp_path: Path, method: Method) -> None:
     assert ('id="partition"' in page) == (method == "soft")
     assert (tmp_path / "report" / "accuracy-digits-a.png").stat().st_size > 5000
     assert "One seed" in page
-    assert "±" not in page.partition("<tbody>")[2].partition("</tbody>")[0]
+    assert "±" not in page.partition('id="results"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
 
 
 def test_a_grid_that_has_only_begun(tmp_path: Path) -> None:

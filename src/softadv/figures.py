@@ -1,56 +1,62 @@
-"""The report's figures: matplotlib Figures from lists of runs, without any global state.
-
-One colour per method, per class of the partition and per part of an epoch, the same in every figure;
-all of them can be told apart by the colour-blind and, by markers, order or lightness, in grey.
-"""
+"""The report's figures: matplotlib Figures from lists of runs, without any global state."""
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from softadv.drawing import (
+    GRID,
+    INK,
+    METHOD_COLOURS,
+    METHOD_MARKERS,
+    PART_COLOURS,
+    PARTITION_COLOURS,
+    SOFT_INK,
+    epoch_axis,
+    legend,
+    new_figure,
+    style,
+    suptitle,
+    swatch,
+    within_percent,
+    wrapped,
+)
 from softadv.runs import EpochMetrics
 from softadv.series import METHOD_TITLES, Series, by_method, by_setting, mean_and_deviation, per_epoch, setting_title
 from softadv.spec import Method, Trial
 
-# Okabe and Ito's palette; the parts of an epoch are a ramp of one hue, so that they are no method's.
-METHOD_COLOURS: dict[Method, str] = {"natural": "#0072B2", "adversarial": "#D55E00", "soft": "#009E73"}
-PARTITION_COLOURS = {"verified": "#56B4E9", "unverified": "#E69F00", "misclassified": "#CC79A7"}
-PART_COLOURS = {"attack": "#26364D", "certification": "#6F87A8", "update": "#B4C2D6", "evaluation": "#E4E9F0"}
+Colour = tuple[float, ...]
 
-_METHOD_MARKERS: dict[Method, str] = {"natural": "o", "adversarial": "s", "soft": "D"}
-_INK, _SOFT_INK, _GRID = "#1F2430", "#5B6372", "#E3E6EB"
-_DPI = 200
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _CIFAR10 = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # so that neighbours differ in grey, too
 
 
 def accuracy_figure(runs: Sequence[Series]) -> Figure:
     """Natural and adversarial accuracy against epochs, one panel per method, for the runs of one setting."""
     methods = by_method(runs)
-    figure = _figure(width=max(3.3 * len(methods), 4.8), height=3.6)
+    figure = new_figure(width=max(3.3 * len(methods), 4.8), height=3.6)
     panels = figure.subplots(1, len(methods), sharey=True, squeeze=False)[0]
     for axes, (method, its_runs) in zip(panels, methods.items(), strict=True):
-        _style(axes)
+        style(axes)
         _draw_accuracies(axes, its_runs, colour=METHOD_COLOURS[method])
         axes.set_title(METHOD_TITLES[method], fontsize=10, color=METHOD_COLOURS[method], fontweight="bold")
-        _epoch_axis(axes, runs)
+        epoch_axis(axes, runs)
     panels[0].set_ylabel("Accuracy on test images (%)")
-    panels[0].set_ylim(*_within_percent(panels[0].get_ylim()))
+    panels[0].set_ylim(*within_percent(panels[0].get_ylim()))
     for axes in panels:
         _label_ends(axes)
-    _suptitle(figure, setting_title(runs[0].trial))
+    suptitle(figure, setting_title(runs[0].trial))
     styles = {"Natural accuracy": "-", "Adversarial accuracy": (0, (4, 2))}
-    _legend(figure, [Line2D([], [], color=_SOFT_INK, lw=2, ls=ls, label=label) for label, ls in styles.items()])
+    legend(figure, [Line2D([], [], color=SOFT_INK, lw=2, ls=ls, label=label) for label, ls in styles.items()])
     return figure
 
 
@@ -59,11 +65,11 @@ def _draw_accuracies(axes: Axes, runs: Sequence[Series], *, colour: str) -> None
         (per_epoch(runs, lambda m: 100 * m.natural_accuracy), "-"),
         (per_epoch(runs, lambda m: 100 * m.adversarial_accuracy), (0, (4, 2))),
     ]
-    for curve, style in curves:
+    for curve, dashes in curves:
         epochs = range(1, len(curve) + 1)
         means = [mean for mean, _ in curve]
         deviations = [deviation or 0.0 for _, deviation in curve]
-        axes.plot(epochs, means, color=colour, lw=2, ls=style, marker="o" if len(curve) == 1 else None, ms=4)
+        axes.plot(epochs, means, color=colour, lw=2, ls=dashes, marker="o" if len(curve) == 1 else None, ms=4)
         if any(deviations):
             low = [mean - deviation for mean, deviation in zip(means, deviations, strict=True)]
             high = [mean + deviation for mean, deviation in zip(means, deviations, strict=True)]
@@ -92,9 +98,9 @@ def partition_figure(runs: Sequence[Series]) -> Figure:
     """How the training images split at the start of each epoch, for soft runs of one setting."""
     shares = partition_shares(runs)
     epochs = list(range(1, len(shares["verified"]) + 1))
-    figure = _figure(width=7.6, height=3.6)
+    figure = new_figure(width=7.6, height=3.6)
     axes = figure.subplots()
-    _style(axes)
+    style(axes)
     if len(epochs) > 1:
         axes.stackplot(epochs, *shares.values(), colors=PARTITION_COLOURS.values(), edgecolor="white", lw=0.8)
     else:
@@ -104,11 +110,11 @@ def partition_figure(runs: Sequence[Series]) -> Figure:
             bottom += share
     axes.set_ylim(0, 100)
     axes.set_ylabel("Share of training images (%)")
-    _epoch_axis(axes, runs)
+    epoch_axis(axes, runs)
     axes.margins(x=0)
     axes.grid(visible=False)
-    _suptitle(figure, setting_title(runs[0].trial))
-    _legend(figure, [_swatch(name.capitalize(), colour) for name, colour in PARTITION_COLOURS.items()])
+    suptitle(figure, setting_title(runs[0].trial))
+    legend(figure, [swatch(name.capitalize(), colour) for name, colour in PARTITION_COLOURS.items()])
     return figure
 
 
@@ -125,30 +131,85 @@ def _share(name: str) -> Callable[[EpochMetrics], float]:
     return share
 
 
+def verified_figure(runs: Sequence[Series], *, labels: Mapping[str, str], title: str) -> Figure:
+    """The share of the training images that is verified at the start of each epoch: a line per setting, for soft runs.
+
+    labels: what to call each setting. Bands are the standard deviation over seeds.
+    """
+    settings = by_setting(runs)
+    figure = new_figure(width=7.6, height=max(3.6, 0.24 * len(settings) + 1.6))
+    axes = figure.subplots()
+    style(axes)
+    shades = [tuple(rgba) for rgba in matplotlib.colormaps["viridis"](np.linspace(0, 0.82, len(settings)))]
+    ends = []
+    for index, (setting, its_runs) in enumerate(settings.items()):
+        first = 1 + its_runs[0].trial.natural_epochs  # before it nothing is certified
+        curve = per_epoch(its_runs, verified_percent)[first - 1 :]
+        epochs = range(first, first + len(curve))
+        means, deviations = [m for m, _ in curve], [d or 0.0 for _, d in curve]
+        marker = "o" if len(curve) == 1 else None
+        axes.plot(epochs, means, color=shades[index], lw=2, ls=_LINES[index % len(_LINES)], marker=marker, ms=4)
+        low, high = np.subtract(means, deviations), np.add(means, deviations)
+        axes.fill_between(epochs, low, high, color=shades[index], alpha=0.18, lw=0)
+        ends.append((means[-1], f"{labels[setting]}: {means[-1]:.1f}", shades[index]))
+    axes.set_ylabel("Verified training images (%)")
+    epoch_axis(axes, runs)
+    axes.set_ylim(0, min(axes.get_ylim()[1], 100))
+    _label_lines(axes, ends, inches=figure.get_figheight() - 1.2)
+    suptitle(figure, title)
+    return figure
+
+
+def verified_percent(metrics: EpochMetrics) -> float:
+    """The share of the training images that was verified before an epoch, in %; 0 where none was asked about."""
+    return 100 * _share("verified")(metrics)
+
+
+def _label_lines(axes: Axes, ends: Sequence[tuple[float, str, Colour]], *, inches: float) -> None:
+    """Write each line's label beside its end, from the lowest up, apart where two would touch."""
+    low, high = axes.get_ylim()
+    apart = 0.17 / inches * (high - low)  # a line of text takes 0.17 inches of the axis
+    lowest = low
+    right = axes.get_xlim()[1]
+    for y, text, colour in sorted(ends, key=lambda end: end[0]):
+        place = max(y, lowest)
+        axes.annotate(
+            text,
+            (right, place),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=9,
+            annotation_clip=False,
+        )
+        lowest = place + apart
+
+
 def trade_off_figure(runs: Sequence[Series]) -> Figure:
     """Natural against adversarial accuracy after the last epoch: a panel per setting, a point per seed."""
     settings = by_setting(runs)
     columns = min(len(settings), 3)
     rows = -(-len(settings) // columns)
-    figure = _figure(width=max(3.3 * columns, 6.2), height=3.5 * rows + 0.5)
+    figure = new_figure(width=max(3.3 * columns, 6.2), height=3.5 * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, its_runs in zip(panels, settings.values(), strict=False):
-        _style(axes)
+        style(axes)
         for method, same in by_method(its_runs).items():
             _draw_seeds(axes, same, method=method)
-        title = setting_title(its_runs[0].trial).replace("   ", "\n", 1).replace("   ", "  ")
-        axes.set_title(title, fontsize=9, color=_INK)
+        panel = figure.get_figwidth() / columns - 0.5
+        axes.set_title(wrapped(setting_title(its_runs[0].trial), inches=panel, size=9), fontsize=9, color=INK)
         axes.set_xlabel("Natural accuracy (%)")
         axes.set_ylabel("Adversarial accuracy (%)")
         axes.margins(0.15)
-        axes.set_xlim(*_within_percent(axes.get_xlim()))
-        axes.set_ylim(*_within_percent(axes.get_ylim()))
+        axes.set_xlim(*within_percent(axes.get_xlim()))
+        axes.set_ylim(*within_percent(axes.get_ylim()))
     for axes in panels[len(settings) :]:
         axes.set_axis_off()
-    _legend(
+    legend(
         figure,
         [
-            Line2D([], [], color=METHOD_COLOURS[m], marker=_METHOD_MARKERS[m], ls="", ms=7, label=METHOD_TITLES[m])
+            Line2D([], [], color=METHOD_COLOURS[m], marker=METHOD_MARKERS[m], ls="", ms=7, label=METHOD_TITLES[m])
             for m in by_method(runs)
         ],
     )
@@ -159,7 +220,7 @@ def _draw_seeds(axes: Axes, runs: Sequence[Series], *, method: Method) -> None:
     x = [100 * run.epochs[-1].natural_accuracy for run in runs]
     y = [100 * run.epochs[-1].adversarial_accuracy for run in runs]
     (x_mean, x_deviation), (y_mean, y_deviation) = mean_and_deviation(x), mean_and_deviation(y)
-    colour, marker = METHOD_COLOURS[method], _METHOD_MARKERS[method]
+    colour, marker = METHOD_COLOURS[method], METHOD_MARKERS[method]
     if len(runs) > 1:
         axes.scatter(x, y, s=16, color=colour, marker=marker, alpha=0.45, lw=0)
     axes.errorbar(
@@ -181,17 +242,18 @@ def time_figure(runs: Sequence[Series]) -> Figure:
     """Seconds of an epoch's parts, a stacked bar per method, a panel per setting."""
     settings = by_setting(runs)
     counts = [len(by_method(its_runs)) for its_runs in settings.values()]
-    figure = _figure(width=8.2, height=0.36 * sum(counts) + 0.55 * len(counts) + 1.0)
+    figure = new_figure(width=8.2, height=0.36 * sum(counts) + 0.55 * len(counts) + 1.0)
     panels = figure.subplots(len(settings), 1, sharex=True, squeeze=False, height_ratios=counts)[:, 0]
     for axes, its_runs in zip(panels, settings.values(), strict=True):
-        _style(axes)
+        style(axes)
         axes.grid(visible=False, axis="y")
         _draw_times(axes, by_method(its_runs))
-        axes.set_title(setting_title(its_runs[0].trial), fontsize=9.5, loc="left", color=_INK)
+        title = wrapped(setting_title(its_runs[0].trial), inches=figure.get_figwidth() - 2, size=9.5)
+        axes.set_title(title, fontsize=9.5, loc="left", color=INK)
     panels[-1].set_xlabel("Seconds per epoch")
     panels[-1].margins(x=0.1)
     panels[-1].set_xlim(left=0)
-    _legend(figure, [_swatch(name.capitalize(), colour) for name, colour in PART_COLOURS.items()])
+    legend(figure, [swatch(name.capitalize(), colour) for name, colour in PART_COLOURS.items()])
     return figure
 
 
@@ -203,7 +265,7 @@ def _draw_times(axes: Axes, methods: Mapping[Method, Sequence[Series]]) -> None:
         left = 0.0
         for part, colour in PART_COLOURS.items():
             seconds = mean_seconds(runs, part)
-            axes.barh(row, seconds, 0.66, left=left, color=colour, edgecolor=_SOFT_INK, lw=0.5)
+            axes.barh(row, seconds, 0.66, left=left, color=colour, edgecolor=SOFT_INK, lw=0.5)
             left += seconds
         axes.annotate(
             f"{left:,.{2 if left < 1 else 1 if left < 100 else 0}f}",
@@ -212,7 +274,7 @@ def _draw_times(axes: Axes, methods: Mapping[Method, Sequence[Series]]) -> None:
             textcoords="offset points",
             va="center",
             fontsize=9,
-            color=_INK,
+            color=INK,
         )
 
 
@@ -234,7 +296,7 @@ def examples_figure(trial: Trial, examples: Mapping[str, Tensor]) -> Figure:
     image, attacked = examples["image"], examples["attacked"]
     gain, count = difference_gain(trial), len(image)
     shown = (image, attacked, (0.5 + gain * (attacked - image)).clamp(0, 1))
-    figure = _figure(width=1.2 * count + 0.7, height=4.7)
+    figure = new_figure(width=1.2 * count + 0.7, height=4.7)
     panels = figure.subplots(3, count, squeeze=False)
     for row, (name, images) in enumerate(
         zip(("Original", "Attacked", f"Difference {_TIMES} {gain}"), shown, strict=True)
@@ -243,8 +305,8 @@ def examples_figure(trial: Trial, examples: Mapping[str, Tensor]) -> Figure:
             axes.imshow(pixels.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
-            axes.spines[:].set_color(_GRID)
-        panels[row][0].set_ylabel(name, fontsize=10, color=_INK)
+            axes.spines[:].set_color(GRID)
+        panels[row][0].set_ylabel(name, fontsize=10, color=INK)
     names = _CIFAR10 if trial.dataset == "cifar10" else tuple("0123456789")
     for column in range(count):
         _label_example(list(panels[:, column]), {key: value[column] for key, value in examples.items()}, names)
@@ -257,69 +319,14 @@ def _label_example(panels: Sequence[Axes], example: Mapping[str, Tensor], names:
         verdict = "misclassified"
     elif bool(example["verified"]):
         verdict = "verified"
-    panels[0].set_title(f"label {names[label]}", fontsize=9, color=_INK)
+    panels[0].set_title(f"label {names[label]}", fontsize=9, color=INK)
     for axes, key in zip(panels, ("predicted", "predicted_attacked"), strict=False):
         right = int(example[key]) == label
         text = f"{names[int(example[key])]} {'✓' if right else '✗'}"
-        axes.set_xlabel(text, fontsize=9.5, color=_INK, fontweight="normal" if right else "bold")
+        axes.set_xlabel(text, fontsize=9.5, color=INK, fontweight="normal" if right else "bold")
     panels[2].set_xlabel(
         verdict,
         fontsize=8.5,
-        color=_INK,
+        color=INK,
         bbox={"boxstyle": "round,pad=0.25", "facecolor": PARTITION_COLOURS[verdict], "alpha": 0.45, "lw": 0},
     )
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG file on white, the same bytes for the same figure."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-    return buffer.getvalue()
-
-
-def _figure(*, width: float, height: float) -> Figure:
-    layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.05)
-    return Figure(figsize=(width, height), layout=layout, facecolor="white")
-
-
-def _within_percent(limits: tuple[float, float]) -> tuple[float, float]:
-    return max(limits[0], -3), min(limits[1], 103)
-
-
-def _style(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(_SOFT_INK)
-    axes.tick_params(colors=_SOFT_INK, labelcolor=_INK, labelsize=9)
-    axes.grid(visible=True, color=_GRID, lw=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.label.set(color=_INK, fontsize=10)
-    axes.yaxis.label.set(color=_INK, fontsize=10)
-    axes.title.set_color(_INK)
-
-
-def _epoch_axis(axes: Axes, runs: Sequence[Series]) -> None:
-    axes.set_xlabel("Epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    longest = max(len(run.epochs) for run in runs)
-    axes.set_xlim(*((1, longest) if longest > 1 else (0.5, 1.5)))
-
-
-def _suptitle(figure: Figure, text: str) -> None:
-    figure.suptitle(text, fontsize=10.5, color=_INK)
-
-
-def _legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    figure.legend(
-        handles=list(handles),
-        loc="outside lower center",
-        ncols=4,
-        frameon=False,
-        fontsize=9.5,
-        labelcolor=_INK,
-        handletextpad=0.5,
-        columnspacing=1.8,
-    )
-
-
-def _swatch(label: str, colour: str) -> Line2D:
-    return Line2D([], [], ls="", marker="s", ms=10, color=colour, mec=_SOFT_INK, mew=0.5, label=label)

@@ -18,9 +18,10 @@ class Row:
     method: Method
     title: str
     seeds: str
-    accuracies: tuple[str, ...] = ()  # natural, adversarial, then certified by each domain
+    accuracies: tuple[str, ...] = ()  # natural, adversarial by the attack of the training
+    autoattack: str = ""
+    certified: tuple[str, ...] = ()  # by each domain
     verified_share: str = ""
-    seconds: tuple[str, ...] = ()  # attack, certification, update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ def result_groups(entries: Sequence[Entry]) -> list[Group]:
         its_entries = [entry for entry in entries if entry.trial and entry.trial.setting == setting]
         rows = tuple(_row(method, its_entries, certified_domains(entries)) for method in by_method(runs))
         results = [entry.result for entry in its_entries if entry.result]
-        images = _images(results[0]) if results else ""
+        images = _images(results) if results else ""
         groups.append(Group(title=setting_title(runs[0].trial), images=images, rows=rows))
     return groups
 
@@ -61,13 +62,12 @@ def _row(method: Method, entries: Sequence[Entry], domains: Sequence[str]) -> Ro
         accuracies=(
             _percent([r.natural_accuracy for r in results], images=results[0].test_images),
             _percent([r.adversarial_accuracy for r in results], images=results[0].test_images),
-            *(_percent([c.accuracy for c in found], images=found[0].images if found else 0) for found in certified),
+        ),
+        autoattack=_percent([r.autoattack.accuracy for r in results if r.autoattack]),
+        certified=tuple(
+            _percent([c.accuracy for c in found], images=found[0].images if found else 0) for found in certified
         ),
         verified_share=_percent(shares),
-        seconds=tuple(
-            _seconds([sum(getattr(epoch, f"{part}_seconds") for epoch in epochs) for _, epochs in done])
-            for part in ("attack", "certification", "update")
-        ),
     )
 
 
@@ -80,15 +80,23 @@ def _percent(values: Sequence[float], *, images: int = 0) -> str:
     return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
 
 
-def _seconds(values: Sequence[float]) -> str:
-    mean, _ = mean_and_deviation(values)
-    return f"{mean:,.1f}" if mean < 100 else f"{mean:,.0f}"
+def _images(results: Sequence[Result]) -> str:
+    first = results[0]
+    text = f"{first.train_images:,} training and {first.test_images:,} test images"
+    counts = sorted({c.images for r in results for c in r.certified} - {first.test_images})
+    text += f", certified on the first {counts[0]:,} of these" if counts else ""
+    attacked = sorted({r.autoattack.images for r in results if r.autoattack} - {first.test_images})
+    return text + (f", AutoAttack on the first {attacked[0]:,}" if attacked else "")
 
 
-def _images(result: Result) -> str:
-    text = f"{result.train_images:,} training and {result.test_images:,} test images"
-    counts = sorted({c.images for c in result.certified} - {result.test_images})
-    return text + (f", certified on the first {counts[0]:,} of these" if counts else "")
+def has_autoattack(entries: Sequence[Entry]) -> bool:
+    """Whether any finished trial was attacked by AutoAttack."""
+    return any(entry.result.autoattack is not None for entry in entries if entry.result)
+
+
+def attack_title(entries: Sequence[Entry]) -> str:
+    """What to call the attack of the training, which also measures adversarial accuracy."""
+    return "PGD" if all(entry.trial.attack == "pgd" for entry in entries if entry.trial) else "Attacked"
 
 
 def certified_domains(entries: Sequence[Entry]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import get_args, get_type_hints
 
 from softadv.runs import EpochMetrics
@@ -16,6 +16,13 @@ METHOD_TITLES: dict[Method, str] = {
     "soft": "Soft adversarial training",
 }
 DATASET_TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
+# What a trial is like by choice, not by the paper; the rest of these say only what is measured at the end.
+ASSUMPTIONS = tuple(
+    field.name
+    for field in fields(Trial)
+    if field.default is not MISSING
+    and field.name not in ("test_images", "certified_images", "certified_domains", "autoattack_images")
+)
 DOMAIN_TITLES = {"deeppoly": "DeepPoly", "deepzono": "DeepZono", "box": "Box"}
 
 _ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
@@ -52,15 +59,33 @@ def fraction(value: float) -> str:
     return short
 
 
+def spec_value(trial: Trial, key: str) -> str:
+    """The value of a key of the spec, for people."""
+    value = getattr(trial, key)
+    if value is None:
+        return "all"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return fraction(value) if key in ("eps", "alpha") else str(value)
+
+
+def choices(trial: Trial) -> list[str]:
+    """The assumptions of a trial that are not the default, such as "update: two-pass"."""
+    defaults = {field.name: field.default for field in fields(Trial)}
+    return [f"{key}: {spec_value(trial, key)}" for key in ASSUMPTIONS if getattr(trial, key) != defaults[key]]
+
+
 def setting_title(trial: Trial) -> str:
-    """What a setting is, in the words of the captions of the paper's figures 5 and 6."""
+    """What a setting is, in the words of the captions of the paper's figures 5 and 6; then what is not the default."""
     numbers = (
         f"Epochs: {trial.epochs}",
         f"ε: {fraction(trial.eps)}",
         f"Steps: {trial.steps}",
         f"{_ALPHA}: {fraction(trial.alpha)}",
     )
-    return "   ".join((DATASET_TITLES[trial.dataset], *numbers))
+    return "   ".join((DATASET_TITLES[trial.dataset], *numbers, *choices(trial)))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:

@@ -1,0 +1,133 @@
+"""Soft training against the others: the answer's sentence, the bars, the sensitivity table."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from softadv.answer import answer
+from softadv.comparisons import Comparison, compare, families
+from softadv.entries import read_entries
+from softadv.estimates import Estimate
+from softadv.intervals import WIDTH, bars
+from softadv.sensitivity import sensitivities
+from softadv.spec import METHODS, Trial, load_grid
+from tests.test_report import finish, make_run, make_trial
+
+
+def estimate(mean: float, *, spread: float | None = 0.5, claimed: tuple[float, float] | None = None) -> Estimate:
+    low, high = (None, None) if spread is None else (mean - spread, mean + spread)
+    seeds = 1 if spread is None else 5
+    return Estimate(label="x", unit="points", seeds=seeds, mean=mean, low=low, high=high, claimed=claimed)
+
+
+def comparison(natural: Estimate | None, adversarial: Estimate | None, *, title: str = "A") -> Comparison:
+    trial = make_trial()
+    return Comparison(trial=trial, title=title, natural=natural, adversarial=adversarial, retained=None, borrowed=False)
+
+
+@pytest.mark.parametrize(
+    ("natural", "begins"),
+    [
+        (estimate(1.5), "Yes: on A, soft adversarial training ends with 1.50 points more natural accuracy than"),
+        (estimate(0.3), "Not shown: on A"),
+        (estimate(-1.5), "No: on A, soft adversarial training ends with 1.50 points less natural accuracy than"),
+        (estimate(1.5, spread=None), "One seed cannot tell: on A"),
+        (estimate(0.001), "Not shown: on A, soft adversarial training ends with the same natural accuracy as"),
+    ],
+)
+def test_one_setting_is_answered_in_a_word_and_figures(natural: Estimate, begins: str) -> None:
+    sentence = answer([comparison(natural, estimate(-0.25, spread=None if natural.low is None else 0.5))])
+    assert sentence.startswith(begins)
+    assert "0.25 points less adversarial accuracy" in sentence
+    assert ("95% interval" in sentence) == (natural.low is not None)
+    assert sentence.count(". ") == 0
+
+
+@pytest.mark.parametrize(
+    ("gains", "begins"),
+    [
+        ((1.5, 2.0), "Yes: in all 2 settings, soft adversarial training ends with more natural accuracy"),
+        ((-1.5, -2.0), "No: in all 2 settings"),
+        ((1.5, 0.1), "In 1 of 2 settings: soft adversarial training ends with more natural accuracy on A (+1.50); no"),
+        ((-1.5, 0.1), "No: soft adversarial training ends with less natural accuracy on A (−1.50); no clear"),
+        ((0.1, 0.2), "Not shown: soft adversarial training ends with no clear difference on A (+0.10) and B (+0.20)"),
+    ],
+)
+def test_several_settings_are_counted(gains: tuple[float, float], begins: str) -> None:
+    compared = [comparison(estimate(g), estimate(-0.25), title=t) for g, t in zip(gains, "AB", strict=True)]
+    assert answer(compared).startswith(begins)
+
+
+def test_what_was_not_run_is_not_answered() -> None:
+    assert answer([]).startswith("Not answered yet")
+    assert answer([comparison(None, None)]).startswith("Not answered yet")
+
+
+def test_bars_of_a_unit_share_a_scale_that_holds_zero_and_every_end() -> None:
+    infinite = float("inf")
+    one, other, none = bars([estimate(1.0, claimed=(0.0, infinite)), estimate(3.0, spread=None), None])
+    assert one is not None
+    assert other is not None
+    assert none is None
+    assert one.zero == other.zero
+    assert one.ends is not None
+    assert 0 < one.zero < one.ends[0] < one.point < one.ends[1] < other.point < WIDTH  # type: ignore[operator]
+    assert one.claimed == (one.zero, WIDTH)
+    assert other.ends is None
+    assert other.text == "+3.00 points, 1 seed"
+    assert one.text == "+1.00 points (+0.50 to +1.50), 5 seeds; claimed: at least 0"
+
+
+def test_a_bar_without_width_has_a_place() -> None:
+    (bar,) = bars([Estimate(label="x", unit="%", seeds=5, mean=0.0, low=0.0, high=0.0, claimed=(-float("inf"), 0.0))])
+    assert bar is not None
+    assert bar.point == bar.zero == WIDTH / 2
+    assert bar.text == "0.00% (0.00 to 0.00), 5 seeds; claimed: at most 0%"
+
+
+def test_the_packaged_sensitivity_grid_has_two_bases() -> None:
+    found = families(load_grid("sensitivity").trials)
+    assert [family.base.setting for family in found] == ["mnist-eps0.1", "cifar10-eps4"]
+    assert [len(family.variations) for family in found] == [8, 9]
+
+
+def test_the_paper_grid_has_no_variations() -> None:
+    assert not any(family.variations for family in families(load_grid("paper").trials))
+
+
+@pytest.fixture
+def varied(tmp_path: Path) -> Path:
+    """A base setting with all methods, a variation with two, and one that only soft training knows of."""
+    base = [make_trial(method, seed=seed) for method in METHODS for seed in (0, 1, 2)]
+    sgd = [replace(trial, setting="digits-sgd", optimizer="sgd") for trial in base if trial.method != "natural"]
+    once = [replace(trial, setting="digits-split5", split_every=5) for trial in base if trial.method == "soft"]
+    for trial in [*base, *sgd, *once]:
+        finish(make_run(tmp_path, trial))
+    return tmp_path
+
+
+def set_natural(folder: Path, trial: Trial, accuracy: float) -> None:
+    entry = next(entry for entry in read_entries(folder) if entry.name == trial.name)
+    assert entry.result is not None
+    entry.folder.write_result(replace(entry.result, natural_accuracy=accuracy))
+
+
+def test_differences_are_paired_by_seed(varied: Path) -> None:
+    for seed, gain in ((0, 0.01), (1, 0.02), (2, 0.03)):
+        set_natural(varied, make_trial("adversarial", seed=seed), 0.5 + 0.1 * seed)
+        set_natural(varied, make_trial("soft", seed=seed), 0.5 + 0.1 * seed + gain)
+    natural = compare(read_entries(varied), make_trial()).natural
+    assert natural is not None
+    assert (natural.mean, natural.seeds) == (pytest.approx(2.0), 3)
+    assert natural.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)  # t for 2 degrees of freedom
+
+
+def test_variations_name_what_differs_and_soft_only_ones_borrow_the_base(varied: Path) -> None:
+    (table,) = sensitivities(read_entries(varied))
+    assert [(row.setting, row.changes, row.borrowed) for row in table.rows] == [
+        ("digits-a", "", False),
+        ("digits-sgd", "optimizer: sgd", False),
+        ("digits-split5", "split_every: 5", True),
+    ]
+    assert all(row.natural is not None and row.natural.estimate.seeds == 3 for row in table.rows)
