@@ -38,6 +38,29 @@ def a_run(
         epochs=epochs,
         **other,
     )
+    domains = certified or {"deeppoly": (30, 1.0)}
+    return finished(
+        trial,
+        natural=natural,
+        adversarial=adversarial,
+        verified=verified,
+        certified=domains,
+        parity=parity,
+        autoattack=autoattack,
+    )
+
+
+def finished(
+    trial: Trial,
+    *,
+    natural: float,
+    adversarial: float,
+    verified: int,
+    certified: dict[str, tuple[int, float]],
+    parity: Parity | None = None,
+    autoattack: float | None = None,
+) -> Run:
+    """A trial as if it had been run; certified: by domain, how many of 100 test images, in how many seconds."""
     metrics = [
         EpochMetrics(
             epoch=epoch,
@@ -52,7 +75,7 @@ def a_run(
             update_seconds=1.0,
             evaluation_seconds=1.0,
         )
-        for epoch in range(1, epochs + 1)
+        for epoch in range(1, trial.epochs + 1)
     ]
     result = Result(
         trial=trial,
@@ -60,7 +83,7 @@ def a_run(
         adversarial_accuracy=adversarial,
         certified=tuple(
             Certified(domain=domain, images=100, verified=count, seconds=seconds)
-            for domain, (count, seconds) in (certified or {"deeppoly": (30, 1.0)}).items()
+            for domain, (count, seconds) in certified.items()
         ),
         parity=parity or Parity(images=100, largest_difference=1e-6, classes_equal=True),
         neurons=3614,

@@ -11,7 +11,7 @@ from softadv.errors import SoftadvError
 from softadv.method_rules import Comparable
 from softadv.rules import DomainTotals, ExportParity, Measured, MeasuredRange
 from softadv.spec import load_grid, packaged_grids
-from tests.finished import a_run
+from tests.finished import a_run, finished
 
 CLAIM = """
 [[claim]]
@@ -76,6 +76,37 @@ def test_short_runs_are_judged_under_ids_and_titles_of_their_own() -> None:
     assert not short.required.keys() & full.keys()
     for setting, required in short.required.items():
         assert vars(required) | {"epochs": 64} == vars(full[setting.removesuffix("-short")])
+
+
+DECIDED = {
+    "mnist": "1 2 4-mnist 9",
+    "cifar10": "1 3 4 5 6 8 10",
+    "paper": "1 2 3 4 4-mnist 5 6 8 9 10",
+    "paper-wide": "1 2 4-mnist 5-mnist 7 8-mnist 9 10-mnist",
+    "paper-short": "3-short 4-short 5-short 8-short 10-short 1",
+    "sensitivity": "1 2 4-mnist",  # by its settings that vary nothing
+}
+
+
+@pytest.mark.parametrize("name", DECIDED)
+def test_which_claims_a_grid_decides(name: str) -> None:
+    runs = [
+        finished(
+            trial,
+            natural=0.9,
+            adversarial=0.6 - trial.eps + trial.seed / 100,
+            verified=round(90 * (1 - trial.eps)),
+            certified={domain: (30 - 10 * place, 1.0) for place, domain in enumerate(trial.certified_domains)},
+        )
+        for trial in load_grid(name).trials
+        if trial.seed < 2
+    ]
+    verdicts = judge(runs, grid=name, expected=expected_folder())
+    decided = [verdict for verdict in verdicts if verdict.outcome != "not run"]
+    assert " ".join(verdict.claim.id for verdict in decided) == DECIDED[name]
+    assert all(verdict.estimates and "2 seeds" in verdict.reason for verdict in decided if verdict.claim.id != "1")
+    # What is not decided says what lacks.
+    assert all("no finished" in verdict.reason for verdict in verdicts if verdict.outcome == "not run")
 
 
 def test_what_the_smoke_grid_gives_is_never_inconclusive() -> None:
