@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,14 +162,11 @@ class RunFolder:
         path = self.path / "metrics.json"
         if not path.exists():
             return []
-        try:
-            return [EpochMetrics(**record) for record in read_json(path)["epochs"]]
-        except (KeyError, TypeError) as error:
-            raise SoftadvError(f"{path}: not the metrics of a run ({error})") from error
+        return metrics_from_table(read_json(path), where=str(path))
 
     def write_metrics(self, metrics: list[EpochMetrics]) -> None:
         """Replace metrics.json."""
-        write_json(self.path / "metrics.json", {"epochs": [dataclasses.asdict(m) for m in metrics]})
+        write_json(self.path / "metrics.json", metrics_to_table(metrics))
 
     def result(self) -> Result | None:
         """The outcome, or None while the trial has not finished."""
@@ -178,25 +175,44 @@ class RunFolder:
 
     def write_result(self, result: Result) -> None:
         """Record the outcome; from then on the trial counts as finished."""
-        table = dataclasses.asdict(result) | {"trial": trial_to_table(result.trial)}
-        write_json(self.path / "result.json", table)
+        write_json(self.path / "result.json", result_to_table(result))
 
 
 def read_result(path: Path) -> Result:
     """Read a result.json. Raises SoftadvError naming the file when it is not one."""
-    table = read_json(path)
+    return result_from_table(read_json(path), where=str(path))
+
+
+def metrics_to_table(metrics: Sequence[EpochMetrics]) -> dict[str, Any]:
+    """Epochs as JSON takes them; metrics_from_table reads them back."""
+    return {"epochs": [dataclasses.asdict(epoch) for epoch in metrics]}
+
+
+def metrics_from_table(table: Mapping[str, Any], *, where: str) -> list[EpochMetrics]:
+    """Epochs from JSON. Raises SoftadvError that begins with `where` when they are none."""
     try:
-        return Result(
-            **table
-            | {
-                "trial": trial_from_table(table["trial"], where=str(path)),
-                "certified": tuple(Certified(**entry) for entry in table["certified"]),
-                "parity": Parity(**table["parity"]),
-                "autoattack": Autoattacked(**table["autoattack"]) if table.get("autoattack") else None,
-            }
-        )
+        return [EpochMetrics(**record) for record in table["epochs"]]
     except (KeyError, TypeError) as error:
-        raise SoftadvError(f"{path}: not the result of a trial ({error})") from error
+        raise SoftadvError(f"{where}: not the metrics of a run ({error})") from error
+
+
+def result_to_table(result: Result) -> dict[str, Any]:
+    """A result as JSON takes it; result_from_table reads it back."""
+    return dataclasses.asdict(result) | {"trial": trial_to_table(result.trial)}
+
+
+def result_from_table(table: Mapping[str, Any], *, where: str) -> Result:
+    """A result from JSON. Raises SoftadvError that begins with `where` when it is none."""
+    try:
+        known = {
+            "trial": trial_from_table(table["trial"], where=where),
+            "certified": tuple(Certified(**entry) for entry in table["certified"]),
+            "parity": Parity(**table["parity"]),
+            "autoattack": Autoattacked(**table["autoattack"]) if table.get("autoattack") else None,
+        }
+        return Result(**{**table, **known})
+    except (KeyError, TypeError) as error:
+        raise SoftadvError(f"{where}: not the result of a trial ({error})") from error
 
 
 def grid_runs(folder: Path) -> list[RunFolder]:
