@@ -9,7 +9,7 @@ from softadv.answer import answer
 from softadv.comparisons import Comparison, compare, families
 from softadv.entries import read_entries
 from softadv.estimates import Estimate
-from softadv.intervals import WIDTH, bars
+from softadv.intervals import WIDTH, bar_groups, bars
 from softadv.sensitivity import sensitivities
 from softadv.spec import METHODS, Trial, load_grid
 from tests.test_report import finish, make_run, make_trial
@@ -75,15 +75,30 @@ def test_bars_of_a_unit_share_a_scale_that_holds_zero_and_every_end() -> None:
     assert 0 < one.zero < one.ends[0] < one.point < one.ends[1] < other.point < WIDTH  # type: ignore[operator]
     assert one.claimed == (one.zero, WIDTH)
     assert other.ends is None
-    assert other.text == "+3.00 points, 1 seed"
-    assert one.text == "+1.00 points (+0.50 to +1.50), 5 seeds; claimed: at least 0"
+    assert (other.text, other.seeds) == ("+3.00 points", "1 seed")
+    assert (one.text, one.seeds) == ("+1.00 points (+0.50 to +1.50)", "5 seeds")
 
 
 def test_a_bar_without_width_has_a_place() -> None:
     (bar,) = bars([Estimate(label="x", unit="%", seeds=5, mean=0.0, low=0.0, high=0.0, claimed=(-float("inf"), 0.0))])
     assert bar is not None
     assert bar.point == bar.zero == WIDTH / 2
-    assert bar.text == "0.00% (0.00 to 0.00), 5 seeds; claimed: at most 0%"
+    assert (bar.text, bar.seeds) == ("0.00% (0.00 to 0.00)", "5 seeds")
+
+
+def test_estimates_are_grouped_by_what_was_measured() -> None:
+    infinite = float("inf")
+    one = replace(estimate(1.0, claimed=(0.0, infinite)), label="a: natural accuracy")
+    two = replace(estimate(2.0, claimed=(0.0, infinite)), label="b: natural accuracy")
+    certified = replace(estimate(30.0), label="a: certified accuracy", unit="%")
+    most = replace(estimate(0.0, claimed=(-infinite, 1.5)), label="most verified", unit="%")
+    groups = bar_groups([one, certified, two, most])
+    assert [(group.quantity, group.claimed) for group in groups] == [
+        ("natural accuracy", "at least 0"),
+        ("certified accuracy", ""),
+        ("most verified", "at most 1.5%"),
+    ]
+    assert [[bar.name for bar in group.bars] for group in groups] == [["a", "b"], ["a"], [""]]
 
 
 def test_the_packaged_sensitivity_grid_has_two_bases() -> None:

@@ -18,11 +18,44 @@ class Bar:
     """An estimate and its places on a scale from 0 to WIDTH."""
 
     estimate: Estimate
-    text: str
+    name: str  # of what it was measured on: a setting, as a rule
+    text: str  # "+1.62 points (+1.10 to +2.14)"
+    seeds: str
     point: float
     ends: tuple[float, float] | None  # of the interval; None from one seed
     claimed: tuple[float, float] | None
     zero: float | None  # where it is on the scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarGroup:
+    """Estimates of one quantity, on one scale."""
+
+    quantity: str
+    claimed: str  # the range in which the claim holds, in words; empty where the claim says nothing of it
+    bars: tuple[Bar, ...]
+
+
+def bar_groups(estimates: Sequence[Estimate]) -> list[BarGroup]:
+    """The estimates of a verdict, by what was measured; a label is as a rule "setting: quantity"."""
+    together: dict[tuple[str, str, tuple[float, float] | None], list[Estimate]] = {}
+    for estimate in estimates:
+        _, quantity = _parts(estimate)
+        together.setdefault((quantity, estimate.unit, estimate.claimed), []).append(estimate)
+    return [
+        BarGroup(
+            quantity=quantity,
+            claimed="" if claimed is None else _range(claimed, unit),
+            bars=tuple(bar for bar in bars(same) if bar is not None),
+        )
+        for (quantity, unit, claimed), same in together.items()
+    ]
+
+
+def _parts(estimate: Estimate) -> tuple[str, str]:
+    """What it was measured on, and what was measured."""
+    name, colon, quantity = estimate.label.partition(": ")
+    return (name, quantity) if colon else ("", name)
 
 
 def bars(estimates: Sequence[Estimate | None]) -> list[Bar | None]:
@@ -60,19 +93,23 @@ def _bar(estimate: Estimate, scale: tuple[float, float]) -> Bar:
         claimed = 0.0 if math.isinf(first) else place(first), WIDTH if math.isinf(last) else place(last)
     zero = place(0.0) if low <= 0 <= high else None
     return Bar(
-        estimate=estimate, text=text_of(estimate), point=place(estimate.mean), ends=ends, claimed=claimed, zero=zero
+        estimate=estimate,
+        name=_parts(estimate)[0],
+        text=_text(estimate),
+        seeds=f"{estimate.seeds} seed{'s' if estimate.seeds != 1 else ''}",
+        point=place(estimate.mean),
+        ends=ends,
+        claimed=claimed,
+        zero=zero,
     )
 
 
-def text_of(estimate: Estimate) -> str:
-    """The figures of an estimate in words: "+1.62 points (+1.10 to +2.14), 5 seeds; claimed: above 0"."""
-    text = f"{_amount(estimate.mean, estimate.unit)} {estimate.unit}".replace(" %", "%")
-    if estimate.low is not None and estimate.high is not None:
-        text += f" ({_amount(estimate.low, estimate.unit)} to {_amount(estimate.high, estimate.unit)})"
-    text += f", {estimate.seeds} seeds" if estimate.seeds != 1 else ", 1 seed"
-    if estimate.claimed is not None and not all(map(math.isinf, estimate.claimed)):
-        text += f"; claimed: {_range(estimate.claimed, estimate.unit)}"
-    return text
+def _text(estimate: Estimate) -> str:
+    unit = estimate.unit
+    text = f"{_amount(estimate.mean, unit)} {unit}".replace(" %", "%")
+    if estimate.low is None or estimate.high is None:
+        return text
+    return f"{text} ({_amount(estimate.low, unit)} to {_amount(estimate.high, unit)})"
 
 
 def signed(value: float) -> str:
@@ -86,6 +123,8 @@ def _amount(value: float, unit: str) -> str:
 
 
 def _range(claimed: tuple[float, float], unit: str) -> str:
+    if all(map(math.isinf, claimed)):
+        return ""
     low, high = (_short(end, unit) for end in claimed)
     if math.isinf(claimed[1]):
         return f"at least {low}"

@@ -22,7 +22,7 @@ from softadv.comparisons import Comparison, asks_for_soft, compare, families
 from softadv.costs import cost_groups
 from softadv.drawing import METHOD_COLOURS
 from softadv.entries import Entry, State, read_entries
-from softadv.intervals import HEIGHT, WIDTH, Bar, bars
+from softadv.intervals import HEIGHT, WIDTH, Bar, bar_groups, bars
 from softadv.pictures import pictures
 from softadv.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.runs import make_folder, write_bytes, write_text
@@ -67,7 +67,7 @@ def write_report(folder: Path, *, verdicts: Sequence[Verdict], title: str, comma
         answer=answer([row.comparison for row in differences]),
         differences=differences,
         command=rerun.grid_command(command),
-        verdicts=[(verdict, bars(verdict.estimates)) for verdict in verdicts],
+        verdicts=[(verdict, bar_groups(verdict.estimates)) for verdict in verdicts],
         counts={outcome: sum(v.outcome == outcome for v in verdicts) for outcome in get_args(Outcome)},
         entries=entries,
         states={state: sum(e.state == state for e in entries) for state in get_args(State)},
