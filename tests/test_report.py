@@ -17,10 +17,8 @@ from softadv.claims import Claim, Outcome, Verdict
 from softadv.entries import read_entry
 from softadv.errors import SoftadvError
 from softadv.estimates import Estimate
-from softadv.figures import accuracy_figure, difference_gain, trade_off_figure
 from softadv.report import write_report
 from softadv.runs import Autoattacked, Certified, EpochMetrics, Parity, Result, RunFolder, write_tensors, write_text
-from softadv.series import Series, by_setting, fraction, setting_title
 from softadv.spec import METHODS, Method, Trial
 
 IMAGES = 200
@@ -362,43 +360,14 @@ def test_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
         report(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.1, "0.1"), (0.2, "0.2"), (8 / 255, "8/255"), (1 / 255, "1/255"), (0.0, "0"), (1 / 3, "85/255")],
-)
-def test_numbers_are_written_as_the_paper_does(value: float, text: str) -> None:
-    assert fraction(value) == text
-
-
-def test_settings_are_ordered_by_eps_and_titled_as_in_the_paper() -> None:
-    trials = [make_trial(eps=k / 255, setting=f"eps{k}") for k in (10, 2, 1)]
-    runs = [Series(trial=trial, epochs=(make_epoch(trial, epoch=1),)) for trial in trials]
-    assert list(by_setting(runs)) == ["eps1", "eps2", "eps10"]
-    assert setting_title(trials[1]) == "Digits   Epochs: 2   ε: 2/255   Steps: 3   α: 0.01"
-
-
-def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
-    runs = [Series(trial=t, epochs=(make_epoch(t, epoch=1), make_epoch(t, epoch=2))) for t in map(make_trial, METHODS)]
-    panels = accuracy_figure(runs).axes
-    assert [axes.get_title() for axes in panels] == [
-        "Natural training",
-        "Adversarial training",
-        "Soft adversarial training",
-    ]
-    assert len({axes.get_ylim() for axes in panels}) == 1
-    assert list(panels[0].lines[0].get_ydata()) == pytest.approx([80, 90])
-    assert {axes.get_xlabel() for axes in panels} == {"Epoch"}
-
-
-def test_trade_off_has_a_panel_per_setting() -> None:
-    trials = [make_trial(eps=k / 255, setting=f"eps{k}", seed=seed) for k in (1, 2, 4, 8) for seed in (0, 1)]
-    figure = trade_off_figure([Series(trial=t, epochs=(make_epoch(t, epoch=1),)) for t in trials])
-    shown = [axes for axes in figure.axes if axes.axison]
-    assert len(shown) == 4
-    assert {axes.get_xlabel() for axes in shown} == {"Natural accuracy (%)"}
-    assert {axes.get_ylabel() for axes in shown} == {"Adversarial accuracy (%)"}
-
-
-@pytest.mark.parametrize(("eps", "gain"), [(0.1, 5), (8 / 255, 15), (0.0, 1), (1.0, 1)])
-def test_the_gain_shows_eps_in_full(eps: float, gain: int) -> None:
-    assert difference_gain(replace(make_trial(), eps=eps)) == gain
+def test_variations_are_folded_away_and_the_base_is_not(tmp_path: Path) -> None:
+    for index in range(6):
+        trial = replace(make_trial(), setting=f"digits-batch{index + 1:02}", batch_size=128 + index)
+        make_run(tmp_path, trial, epochs=1)
+    page = report(tmp_path)
+    shown, folded = page.partition("<details")[0], page.partition("<details")[2]
+    assert "accuracy-digits-batch01.svg" in shown
+    assert "accuracy-digits-batch02.svg" not in shown
+    assert "accuracy-digits-batch06.svg" in folded
+    assert "Variations of what the paper leaves open (5 figures)" in page
+    assert 'id="sensitivity"' in page

@@ -30,13 +30,21 @@ from softadv.drawing import (
     wrapped,
 )
 from softadv.runs import EpochMetrics
-from softadv.series import METHOD_TITLES, Series, by_method, by_setting, mean_and_deviation, per_epoch, setting_title
+from softadv.series import (
+    METHOD_TITLES,
+    Series,
+    by_method,
+    by_setting,
+    choices,
+    mean_and_deviation,
+    per_epoch,
+    setting_title,
+)
 from softadv.spec import Method, Trial
-
-Colour = tuple[float, ...]
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _CIFAR10 = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_DIRECT = 6  # so many lines have their labels beside their ends
 _LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # so that neighbours differ in grey, too
 
 
@@ -137,25 +145,35 @@ def verified_figure(runs: Sequence[Series], *, labels: Mapping[str, str], title:
     labels: what to call each setting. Bands are the standard deviation over seeds.
     """
     settings = by_setting(runs)
-    figure = new_figure(width=7.6, height=max(3.6, 0.24 * len(settings) + 1.6))
+    shades = [tuple(rgba) for rgba in matplotlib.colormaps["viridis"](np.linspace(0, 0.82, len(settings)))]
+    figure = new_figure(width=7.6, height=3.6 + 0.1 * max(len(settings) - _DIRECT, 0))
     axes = figure.subplots()
     style(axes)
-    shades = [tuple(rgba) for rgba in matplotlib.colormaps["viridis"](np.linspace(0, 0.82, len(settings)))]
-    ends = []
     for index, (setting, its_runs) in enumerate(settings.items()):
         first = 1 + its_runs[0].trial.natural_epochs  # before it nothing is certified
         curve = per_epoch(its_runs, verified_percent)[first - 1 :]
         epochs = range(first, first + len(curve))
         means, deviations = [m for m, _ in curve], [d or 0.0 for _, d in curve]
-        marker = "o" if len(curve) == 1 else None
-        axes.plot(epochs, means, color=shades[index], lw=2, ls=_LINES[index % len(_LINES)], marker=marker, ms=4)
+        axes.plot(
+            epochs,
+            means,
+            color=shades[index],
+            lw=2,
+            ls=_LINES[index % len(_LINES)],
+            marker="o" if len(curve) == 1 else None,
+            ms=4,
+            label=f"{labels[setting]}: {means[-1]:.1f}",
+        )
         low, high = np.subtract(means, deviations), np.add(means, deviations)
         axes.fill_between(epochs, low, high, color=shades[index], alpha=0.18, lw=0)
-        ends.append((means[-1], f"{labels[setting]}: {means[-1]:.1f}", shades[index]))
     axes.set_ylabel("Verified training images (%)")
     epoch_axis(axes, runs)
-    axes.set_ylim(0, min(axes.get_ylim()[1], 100))
-    _label_lines(axes, ends, inches=figure.get_figheight() - 1.2)
+    axes.set_ylim(0, max(min(axes.get_ylim()[1], 100), 1))
+    last = {np.asarray(line.get_xdata())[-1] for line in axes.lines}
+    if len(last) == 1 and len(settings) <= _DIRECT:
+        _label_lines(axes, inches=figure.get_figheight() - 1.2)
+    else:
+        legend(figure, axes.lines, columns=2)
     suptitle(figure, title)
     return figure
 
@@ -165,25 +183,30 @@ def verified_percent(metrics: EpochMetrics) -> float:
     return 100 * _share("verified")(metrics)
 
 
-def _label_lines(axes: Axes, ends: Sequence[tuple[float, str, Colour]], *, inches: float) -> None:
-    """Write each line's label beside its end, from the lowest up, apart where two would touch."""
+def _label_lines(axes: Axes, *, inches: float) -> None:
+    """Write each line's label beside its end, apart where two would touch. inches: the axis's height."""
     low, high = axes.get_ylim()
-    apart = 0.17 / inches * (high - low)  # a line of text takes 0.17 inches of the axis
-    lowest = low
-    right = axes.get_xlim()[1]
-    for y, text, colour in sorted(ends, key=lambda end: end[0]):
-        place = max(y, lowest)
+    apart = 0.17 / inches * (high - low)  # a line of text takes 0.17 inches
+    lines = sorted(axes.lines, key=lambda line: float(np.asarray(line.get_ydata())[-1]))
+    places: list[float] = []
+    for line in lines:
+        end = float(np.asarray(line.get_ydata())[-1])
+        places.append(max([end, *(place + apart for place in places[-1:])]))
+    highest = high
+    for index in reversed(range(len(places))):  # those that were pushed beyond the top come down again
+        places[index] = min(places[index], highest)
+        highest = places[index] - apart
+    for line, place in zip(lines, places, strict=True):
         axes.annotate(
-            text,
-            (right, place),
+            str(line.get_label()),
+            (axes.get_xlim()[1], place),
             xytext=(5, 0),
             textcoords="offset points",
             va="center",
-            color=colour,
+            color=line.get_color(),
             fontsize=9,
             annotation_clip=False,
         )
-        lowest = place + apart
 
 
 def trade_off_figure(runs: Sequence[Series]) -> Figure:
@@ -191,13 +214,16 @@ def trade_off_figure(runs: Sequence[Series]) -> Figure:
     settings = by_setting(runs)
     columns = min(len(settings), 3)
     rows = -(-len(settings) // columns)
-    figure = new_figure(width=max(3.3 * columns, 6.2), height=3.5 * rows + 0.5)
+    # A setting that varies assumptions has them in its title, which takes a third line.
+    longest = max(len(choices(its_runs[0].trial)) for its_runs in settings.values())
+    height = 3.5 + 0.15 * min(longest, 3)
+    figure = new_figure(width=max(3.3 * columns, 6.2), height=height * rows + 0.5)
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, its_runs in zip(panels, settings.values(), strict=False):
         style(axes)
         for method, same in by_method(its_runs).items():
             _draw_seeds(axes, same, method=method)
-        panel = figure.get_figwidth() / columns - 0.5
+        panel = figure.get_figwidth() / columns - 0.9
         axes.set_title(wrapped(setting_title(its_runs[0].trial), inches=panel, size=9), fontsize=9, color=INK)
         axes.set_xlabel("Natural accuracy (%)")
         axes.set_ylabel("Adversarial accuracy (%)")
