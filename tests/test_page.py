@@ -24,9 +24,7 @@ from softadv.runs import Autoattacked
 from softadv.spec import METHODS, Trial
 from tests.test_report import finish, make_run, make_trial
 
-CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
+CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
 PHONE, DESK = 390, 1280  # widths in CSS pixels
 PATIENCE = 60.0  # seconds for an answer: a busy machine is slow to start a browser
 

@@ -51,6 +51,8 @@ def cost_groups(entries: Sequence[Entry]) -> list[CostGroup]:
 def _cost(method: Method, runs: Sequence[Series], results: Sequence[Result]) -> Cost:
     parts = [fmean(sum(getattr(epoch, f"{part}_seconds") for epoch in run.epochs) for run in runs) for part in PARTS]
     parts.append(fmean(_afterwards(result) for result in results))
+    # Other attacks of Torchattacks need not take the spec's steps.
+    counted = runs[0].trial.attack in ("pgd", "torchattacks:PGD")
     steps = [
         attack_steps(run.trial, run.epochs, train_images=result.train_images)
         for run, result in zip(runs, results, strict=True)
@@ -61,7 +63,7 @@ def _cost(method: Method, runs: Sequence[Series], results: Sequence[Result]) -> 
         title=method.capitalize(),
         trials=len(runs),
         seconds=tuple(seconds_text(value) for value in (*parts, sum(parts))),
-        steps=f"{fmean(steps) / 1e6:,.1f}",
+        steps=f"{fmean(steps) / 1e6:,.1f}" if counted else "\N{EN DASH}",
         splits=f"{len(asked) / len(runs):g}" if asked else "\N{EN DASH}",
         certified=f"{fmean(asked):,.0f}" if asked else "\N{EN DASH}",
     )
