@@ -39,7 +39,7 @@ def test_reproduce_ends_with_the_claims_and_the_report(
     assert run("reproduce", str(grid), "--out", str(folder)) == 0
     last = capsys.readouterr().out.rstrip().splitlines()
     assert last[-1] == f"Report: {folder / 'report' / 'index.html'}"
-    assert last[-2] == "1 holds, 0 fails, 9 not run"
+    assert last[-2] == "1 holds, 0 fails, 0 inconclusive, 13 not run"
     assert (folder / "report" / "index.html").stat().st_size > 10_000
 
 
@@ -57,7 +57,7 @@ def test_a_failing_expectation_is_exit_code_1(folder: Path, tmp_path: Path, caps
         '[[claim]]\nid = "1"\ntitle = "t"\nsource = "s"\nrule = "neuron-count"\nmnist = 1\ncifar10 = 1\n'
     )
     assert run("compare", str(folder), "--expected", str(tmp_path)) == 1
-    assert "0 holds, 1 fails, 0 not run" in capsys.readouterr().out
+    assert "0 holds, 1 fails, 0 inconclusive, 0 not run" in capsys.readouterr().out
 
 
 def test_compare_and_report_work_from_the_folder_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +149,16 @@ WRONG = {
     ),
     "rows in no folder": (["certify", "file", "--out", "no/r.csv"], "--out no/r.csv: no is not a folder"),
     "a folder that is no grid": (["compare", "."], "holds no runs"),
+    "a folder with nothing to keep": (["keep", "."], ".: not the folder of a grid (no grid.json in it)"),
+    "a folder that is not there to keep": (["keep", "nowhere"], "nowhere: not the folder of a grid"),
+    "AutoAttack by weights, but training": (
+        ["reproduce", "smoke", "--autoattack"],
+        "--autoattack and --other-images are for --from-weights",
+    ),
+    "weights that nobody stored": (
+        ["reproduce", "smoke", "--epochs", "1", "--from-weights"],
+        "no reference weights for any trial of smoke with this spec; train them instead",
+    ),
 }
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +16,48 @@ from softadv.data import ImageData, load_dataset
 from softadv.environment import pick_device
 from softadv.errors import SoftadvError
 from softadv.saved import Saved, load_saved
-from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, number
+from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, number, packaged_grids
 
 Model = Annotated[Path, typer.Argument(help="A run folder, or a .safetensors file of weights.", show_default=False)]
+GridName = Annotated[
+    str,
+    typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.", envvar="SOFTADV_GRID"),
+]
 GridFolder = Annotated[
     Path, typer.Argument(help="The folder of a grid's runs, such as runs/smoke.", show_default=False)
+]
+FinishedFolder = Annotated[
+    Path,
+    typer.Argument(
+        help="The folder of a grid's runs, such as runs/smoke, or of its reference results.", show_default=False
+    ),
+]
+GridOut = Annotated[Path | None, typer.Option("--out", help="Folder for the runs; else runs/GRID.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.")]
+Methods = Annotated[str | None, typer.Option("--methods", help="Only these, such as natural,soft.")]
+GridCertifier = Annotated[
+    Certifier | None,
+    typer.Option(
+        "--certifier", help="Who certifies: softadv itself (native), GPUPoly or ERAN.", envvar="SOFTADV_CERTIFIER"
+    ),
+]
+FromWeights = Annotated[
+    bool,
+    typer.Option(
+        "--from-weights",
+        help="Evaluate the reference's weights instead of training, into runs/GRID-from-weights: minutes, no GPU.",
+    ),
+]
+AskAutoattack = Annotated[
+    bool, typer.Option("--autoattack", help="With --from-weights: also AutoAttack, which takes long without a GPU.")
+]
+OtherImages = Annotated[
+    bool, typer.Option("--other-images", help="With --from-weights: also on images that are not the reference's.")
+]
+PageOut = Annotated[Path | None, typer.Option("--out", help="Folder for the report; else report/ in the runs' folder.")]
+ReferenceFolder = Annotated[
+    Path | None, typer.Option("--reference", help="Folder of reference results; else expected_results/reference.")
 ]
 DataRoot = Annotated[
     Path | None, typer.Option("--data", help="Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
@@ -91,6 +129,15 @@ def chosen_attack(
     count = _of_trial(saved, "--steps").steps if steps is None else steps
     start = saved.trial is None or saved.trial.random_start
     return name, make_attack(name, eps=eps, alpha=size, steps=count, random_start=start)
+
+
+def given_command(program: str, argument: str, options: Mapping[str, object]) -> str:
+    """The command as it was given, for a shell: options that are None or False were not."""
+    words = [program, argument]
+    for option, value in options.items():
+        if value is not None and value is not False:
+            words += [option] if value is True else [option, str(value)]
+    return shlex.join(words)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

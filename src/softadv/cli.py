@@ -7,9 +7,8 @@ Exit codes: 0 done and every expectation holds; 1 an expectation or a trial fail
 from __future__ import annotations
 
 import io
-import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,30 +18,44 @@ import typer
 from softadv import environment, output
 from softadv.arguments import (
     AlphaText,
+    AskAutoattack,
     AttackName,
     CertifierName,
     DataRoot,
     DatasetName,
     DeviceName,
     DomainName,
+    Epochs,
     EpsText,
     Expected,
+    FinishedFolder,
     Fresh,
+    FromWeights,
+    GridCertifier,
     GridFolder,
+    GridName,
+    GridOut,
     Limit,
+    Methods,
     Model,
+    OtherImages,
+    PageOut,
+    ReferenceFolder,
     Seed,
+    Seeds,
     Steps,
     chosen_attack,
     chosen_certifier,
     chosen_radius,
+    given_command,
     load,
     load_for_test,
     parse_settings,
 )
 from softadv.certifiers import Asked
 from softadv.certify import Rounding
-from softadv.claims import Verdict, expected_folder, judge
+from softadv.claims import expected_folder, judge
+from softadv.closing import close, verdicts_on, write_page
 from softadv.data import load_dataset
 from softadv.display import Display
 from softadv.doctor import examine
@@ -50,14 +63,16 @@ from softadv.entries import read_entries
 from softadv.eran import ENGINES
 from softadv.errors import SoftadvError
 from softadv.evaluation import attack_images, certified_accuracy, natural_accuracy
-from softadv.evidence import finished_runs
 from softadv.export import check_parity, export_onnx
-from softadv.grid import grid_command, grid_name, prepare, run_grid
+from softadv.from_weights import evaluate_grid, stored_trials
+from softadv.grid import prepare, run_grid
+from softadv.keeping import keep as keep_runs
 from softadv.models import IMAGE_SHAPES
 from softadv.parity import compare_engines, parity_tables
 from softadv.progress import ATTACK_COST, CERTIFICATION_COST, stage
+from softadv.reference import REFERENCE, read_reference
 from softadv.runs import MODEL, RunFolder, delete_run, tensors_sha256, write_tensors
-from softadv.spec import Certifier, load_grid, packaged_grids, trial_from_table
+from softadv.spec import load_grid, trial_from_table
 from softadv.training import attack_of
 from softadv.trial import expected_work, run_trial
 from softadv.verdict_file import VerdictFile, answer, check_name
@@ -93,49 +108,56 @@ def main(arguments: list[str] | None = None) -> None:
 
 @app.command()
 def reproduce(
-    grid: Annotated[
-        str,
-        typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.", envvar="SOFTADV_GRID"),
-    ] = "smoke",
+    grid: GridName = "smoke",
     data: DataRoot = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the runs; else runs/GRID.")] = None,
+    out: GridOut = None,
     device: DeviceName = "auto",
-    seeds: Annotated[int | None, typer.Option(help="Run seeds 0 to N-1 instead of the grid's.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Train this many epochs instead of the grid's.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Only these, such as natural,soft.")] = None,
-    certifier: Annotated[
-        Certifier | None,
-        typer.Option(
-            "--certifier", help="Who certifies: softadv itself (native), GPUPoly or ERAN.", envvar="SOFTADV_CERTIFIER"
-        ),
-    ] = None,
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    methods: Methods = None,
+    certifier: GridCertifier = None,
+    from_weights: FromWeights = False,
+    autoattack: AskAutoattack = False,
+    other_images: OtherImages = False,
     fresh: Fresh = False,
     expected: Expected = None,
 ) -> int:
-    """Run a grid, compare it with the expected results, and write the report.
+    """Run a grid, compare it with the expected results and the reference, and write the report.
 
     An interrupted grid goes on where it stopped when the same command is given again.
     """
+    if (autoattack or other_images) and not from_weights:
+        raise SoftadvError(
+            "--autoattack and --other-images are for --from-weights; where a grid trains, it says it all"
+        )
     wanted = None if methods is None else [method.strip() for method in methods.split(",")]
     chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs, certifier=certifier)
-    folder = out or Path("runs") / chosen.name
     expected = expected or expected_folder()
     judge([], grid=chosen.name, expected=expected)  # a fault in these files is found before hours of work
-    options = {"--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods}
-    options["--certifier"] = certifier
-    given = [str(part) for option, value in options.items() if value is not None for part in (option, value)]
+    records = read_reference(expected / REFERENCE, grid=chosen.name)
+    options = {
+        "--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods,
+        "--certifier": certifier, "--from-weights": from_weights, "--autoattack": autoattack,
+        "--other-images": other_images,
+    }  # fmt: skip
     where = environment.pick_device(device)
+    stored = None
+    if from_weights:
+        stored = stored_trials(chosen, records, data_root=data, autoattack=autoattack, other_images=other_images)
+        chosen = stored.grid
+    folder = out or Path("runs") / chosen.name
     prepared = prepare(
         chosen, folder=folder, data_root=data, device=where, fresh=fresh,
-        command=shlex.join(["./reproduce.sh", grid, *given]),
+        command=given_command("./reproduce.sh", grid, options),
     )  # fmt: skip
     output.say(f"{chosen.name}: {len(chosen.trials)} trials on {environment.device_name(where)}, into {folder}")
-    with Display(output.console(), work=prepared.work) as display:
-        ran = run_grid(prepared, report=display.advance)
-    code = _conclude(folder, expected)
-    for message in ran.refused.values():
-        output.complain(message)
-    return 2 if ran.refused else code
+    for line in stored.remarks if stored else ():
+        output.say(line)
+    with Display(output.console(), work=stored.work(prepared) if stored else prepared.work) as display:
+        report = display.advance
+        ran = evaluate_grid(prepared, stored, report=report) if stored else run_grid(prepared, report=report)
+    refused = [*ran.refused.values(), *(stored.refused if stored else ())]
+    return close(folder, expected=expected, refused=refused)
 
 
 @app.command()
@@ -350,37 +372,26 @@ def export(
 
 
 @app.command()
-def compare(folder: GridFolder, expected: Expected = None) -> int:
-    """Say claim by claim what holds, from a run folder alone."""
-    return _conclude(folder, expected or expected_folder())
+def compare(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> int:
+    """Say claim by claim what holds, and whether the reference is met, from a run folder alone."""
+    return close(folder, expected=expected or expected_folder(), out=out)
 
 
 @app.command()
-def report(folder: GridFolder, expected: Expected = None) -> None:
-    """Write the report's page and figures, from a run folder alone."""
-    runs = finished_runs(read_entries(folder))
-    verdicts = judge(runs, grid=grid_name(folder), expected=expected or expected_folder())
-    output.say(f"Report: {_write_report(folder, verdicts)}")
+def report(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> None:
+    """Write the report's page and figures, from a run folder or a reference alone."""
+    entries = read_entries(folder)
+    verdicts = verdicts_on(folder, entries, expected=expected or expected_folder())
+    output.say(f"Report: {write_page(folder, entries, verdicts, out=out)}")
+
+
+@app.command()
+def keep(folder: GridFolder, reference: ReferenceFolder = None) -> None:
+    """Store a run folder's finished trials as reference results, with the weights of the first seed."""
+    output.show_kept(keep_runs(folder, reference=reference or expected_folder() / REFERENCE))
 
 
 @app.command()
 def doctor(data: DataRoot = None) -> None:
     """What this machine has: Python, torch, device, data, ERAN; with advice for each thing missing."""
     output.show_findings(examine(data))
-
-
-def _conclude(folder: Path, expected: Path) -> int:
-    """Compare, report, and print the verdicts; 1 when an expectation or a trial failed."""
-    entries = read_entries(folder)
-    verdicts = judge(finished_runs(entries), grid=grid_name(folder), expected=expected)
-    output.show_verdicts(verdicts, report=_write_report(folder, verdicts))
-    lost = [entry for entry in entries if entry.state in ("failed", "unreadable")]
-    for entry in lost:
-        output.complain(f"{entry.name} {entry.state}: {entry.note}; see {entry.folder.path}")
-    return int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
-
-
-def _write_report(folder: Path, verdicts: Sequence[Verdict]) -> Path:
-    from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
-
-    return write_report(folder, verdicts=verdicts, title=grid_name(folder), command=grid_command(folder))

@@ -1,4 +1,4 @@
-"""What a grid's folder holds of each trial, in whatever state it is."""
+"""What a grid's folder, or the reference that was kept of one, holds of each trial, in whatever state it is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from softadv.errors import SoftadvError
+from softadv.reference import is_reference, read_record, record_files
 from softadv.runs import TRACEBACK, EpochMetrics, Result, RunFolder, grid_runs
 from softadv.series import Series, by_setting
 from softadv.spec import METHODS, Trial
@@ -33,7 +34,9 @@ class Entry:
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """Every trial of a grid's folder, in the order of the report. Raises SoftadvError when there is none."""
+    """Every trial of a grid's folder or reference, in the order of the report. Raises SoftadvError for none."""
+    if is_reference(folder):
+        return _ordered([_read_recorded(path) for path in record_files(folder)])
     return _ordered([read_entry(run) for run in grid_runs(folder)])
 
 
@@ -49,6 +52,18 @@ def read_entry(folder: RunFolder) -> Entry:
     state, note = _state(folder, trial, epochs, result)
     result = result if state == "finished" else None
     return Entry(folder=folder, state=state, note=note, trial=trial, epochs=epochs, result=result)
+
+
+def _read_recorded(path: Path) -> Entry:
+    # The folder is not there: what is only in run folders, such as the examples, is missing like in an old one.
+    folder = RunFolder(path.with_name(path.name.removesuffix(".json")))
+    try:
+        record = read_record(path)
+    except SoftadvError as error:
+        return Entry(folder=folder, state="unreadable", note=str(error).replace(f"{path.parent}/", ""))
+    return Entry(
+        folder=folder, state="finished", note="", trial=record.trial, epochs=record.epochs, result=record.result
+    )
 
 
 def _ordered(entries: Sequence[Entry]) -> list[Entry]:

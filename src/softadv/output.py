@@ -11,6 +11,7 @@ from rich.table import Table
 
 from softadv.claims import Outcome, Verdict
 from softadv.doctor import Finding
+from softadv.keeping import Kept
 from softadv.runs import Result
 from softadv.verdicts import STANDINGS, Summary
 
@@ -18,6 +19,7 @@ from softadv.verdicts import STANDINGS, Summary
 _STYLES: dict[Outcome, str] = {
     "holds": "[green]✓ holds[/]",
     "fails": "[bold red]✗ fails[/]",
+    "inconclusive": "[yellow]? inconclusive[/]",
     "not run": "[dim]– not run[/]",
 }
 
@@ -28,10 +30,10 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=120)
 
 
-def show_verdicts(verdicts: Sequence[Verdict], *, report: Path) -> None:
-    """The claims table, what it adds up to, and where the report lies: a reproduction's last lines."""
+def show_verdicts(verdicts: Sequence[Verdict], *, report: Path | None) -> None:
+    """The claims table, what it adds up to, and where the report lies, if there is one: a reproduction's last lines."""
     table = Table(title="Claims", title_justify="left", title_style="bold", expand=True)
-    table.add_column("Claim", no_wrap=True)
+    table.add_column("Claim", max_width=18)  # those of the reference have a line for the setting
     table.add_column("What it says", ratio=5)
     table.add_column("Verdict", no_wrap=True)
     table.add_column("Because", ratio=5)
@@ -42,7 +44,8 @@ def show_verdicts(verdicts: Sequence[Verdict], *, report: Path) -> None:
     screen.print(table)
     counts = {name: sum(v.outcome == name for v in verdicts) for name in _STYLES}
     screen.print(", ".join(f"{count} {name}" for name, count in counts.items()))
-    screen.print(f"Report: {escape(str(report))}", soft_wrap=True)
+    if report is not None:
+        screen.print(f"Report: {escape(str(report))}", soft_wrap=True)
 
 
 def show_result(result: Result, folder: Path) -> None:
@@ -89,6 +92,15 @@ def show_findings(findings: Sequence[Finding]) -> None:
         if finding.advice is not None:
             table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
     console().print(table)
+
+
+def show_kept(kept: Kept) -> None:
+    """What was kept as the reference, and what it still lacks."""
+    rows = {
+        "trials kept": ", ".join(kept.trials),
+        "lacking": f"{len(kept.missing)} trials of the grid" if kept.missing else "nothing: the grid is whole",
+    }
+    show_figures(f"reference {kept.folder}", rows)
 
 
 def say(line: str) -> None:

@@ -1,0 +1,97 @@
+"""What ends a grid's command: its runs against the expected results and the reference, as verdicts and a report."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from softadv import output
+from softadv.agreement import agree
+from softadv.claims import Verdict, judge
+from softadv.entries import Entry, read_entries
+from softadv.errors import SoftadvError
+from softadv.evidence import finished_runs
+from softadv.grid import grid_command, grid_name
+from softadv.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, summary_text
+from softadv.runs import make_folder, write_bytes
+
+
+def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Sequence[str] = ()) -> int:
+    """Compare, report, and print the verdicts; the exit code: 1 when an expectation or a trial failed, 2 for bad input.
+
+    folder: of a grid's runs, or a grid's reference. expected: the folder of expected results.
+    out: where the report goes, else below the folder; without it there is none of a reference.
+    refused: lines that say what was not run for its bad input.
+    """
+    entries = read_entries(folder)
+    verdicts = verdicts_on(folder, entries, expected=expected)
+    report = None if is_reference(folder) and out is None else write_page(folder, entries, verdicts, out=out)
+    output.show_verdicts(verdicts, report=report)
+    lost = [entry for entry in entries if entry.state in ("failed", "unreadable")]
+    for entry in lost:
+        where = folder if is_reference(folder) else entry.folder.path
+        output.complain(f"{entry.name} {entry.state}: {entry.note}; see {where}")
+    for message in refused:
+        output.complain(message)
+    if refused:
+        return 2
+    return int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
+
+
+def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> list[Verdict]:
+    """The claims on a grid's trials, and whether they agree with the reference. Raises SoftadvError for bad files."""
+    grid = _name(folder).removesuffix(FROM_WEIGHTS)
+    runs = finished_runs(entries)
+    claims = judge(runs, grid=grid, expected=expected)
+    if is_reference(folder):
+        return claims  # what a reference says of itself is no comparison
+    return claims + agree(runs, read_reference(expected / REFERENCE, grid=grid))
+
+
+def write_page(folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, out: Path | None) -> Path:
+    """Write the report's page and figures into `out`, else into report/ in the folder; returns the page's path.
+
+    Raises SoftadvError for a reference without an out, since a reference holds what was measured and nothing else.
+    """
+    from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
+
+    def write(place: Path) -> Path:
+        command = summary_text(place, "command") if is_reference(place) else grid_command(place)
+        return write_report(
+            place, verdicts=verdicts, title=_name(place), command=command, notice=_notice(place, entries)
+        )
+
+    if out is None:
+        if is_reference(folder):
+            raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
+        return write(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "runs"
+        # All that a report reads: not the checkpoints, the weights and the models, which are large.
+        kept_out = shutil.ignore_patterns("report", "weights*", "checkpoint.*", "*.onnx")
+        try:
+            shutil.copytree(folder, copy, ignore=kept_out)
+        except OSError as error:
+            raise SoftadvError(f"{folder}: cannot be read ({error})") from error
+        page = write(copy)
+        make_folder(out)
+        for file in sorted(page.parent.iterdir()):
+            write_bytes(out / file.name, file.read_bytes())
+    return out / page.name
+
+
+def _name(folder: Path) -> str:
+    return summary_text(folder, "grid") if is_reference(folder) else grid_name(folder)
+
+
+def _notice(folder: Path, entries: Sequence[Entry]) -> str:
+    """What a reader must know before anything else."""
+    if is_reference(folder):
+        return "Made from the reference results that are stored with softadv; pictures of examples are not kept there."
+    if not grid_name(folder).endswith(FROM_WEIGHTS):
+        return ""
+    notice = "Evaluated from stored weights: nothing was trained here; the curves are the reference's."
+    asked = any(entry.result is not None and entry.result.autoattack is not None for entry in entries)
+    return notice if asked else f"{notice} AutoAttack was left out, since it takes long without a GPU."
