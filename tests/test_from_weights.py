@@ -109,8 +109,8 @@ def test_trials_without_weights_are_named(root: Path, capsys: pytest.CaptureFixt
     (root / "expected/reference/tiny/weights" / f"{SOFT}.safetensors").unlink()
     assert reproduce("--seeds", "3") == 0
     assert (
-        "no reference weights for digits-tiny-adversarial seeds 1, 2; digits-tiny-natural seeds 1, 2; "
-        "digits-tiny-soft seeds 0, 1, 2\n"
+        "no reference weights for digits-tiny-soft seeds 0, 1, 2; digits-tiny-natural seeds 1, 2; "
+        "digits-tiny-adversarial seeds 1, 2\n"
     ) in capsys.readouterr().out
     assert [entry.name for entry in read_entries(root / "runs" / "tiny-from-weights")] == NAMES[:2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,15 @@ from typing import Any
 
 import pytest
 
-from softadv.agreement import ONE_SEED, OTHER_START, RESOLUTION, SAME_WEIGHTS, agree
+from softadv.agreement import (
+    ENOUGH_SEEDS,
+    ONE_SEED,
+    ONE_SEED_UNTRAINED,
+    OTHER_START,
+    RESOLUTION,
+    SAME_WEIGHTS,
+    agree,
+)
 from softadv.claims import Verdict, expected_folder
 from softadv.entries import read_entries
 from softadv.errors import SoftadvError
@@ -298,12 +307,26 @@ def test_several_seeds_say_how_far_means_may_lie_apart(tiny: Path, reference: Pa
     def outcome(natural: float, *values: float) -> str:
         return verdict_on([with_results(run, weights_sha256="other", natural_accuracy=natural)], seeds(*values)).outcome
 
-    spread = 5 * stdev((0.78, 0.8, 0.82)) * (1 / 3 + 1) ** 0.5
-    assert outcome(0.8 + spread - 0.001, 0.78, 0.8, 0.82) == "holds"
-    assert outcome(0.8 + spread + 0.001, 0.78, 0.8, 0.82) == "fails"
-    # Seeds that happen to be alike do not make the tolerance nothing.
-    assert outcome(0.8 + (RESOLUTION - 0.1) / 100, 0.8, 0.8, 0.8) == "holds"
-    assert outcome(0.8 - (RESOLUTION + 0.1) / 100, 0.8, 0.8, 0.8) == "fails"
+    values = (0.78, 0.79, 0.8, 0.81, 0.82)
+    spread = 5 * stdev(values) * (1 / 5 + 1) ** 0.5
+    assert outcome(0.8 + spread - 0.001, *values) == "holds"
+    assert outcome(0.8 + spread + 0.001, *values) == "fails"
+    # Seeds that happen to be alike do not make the tolerance nothing, and few of them not even a small one.
+    for count, least in ((ENOUGH_SEEDS, RESOLUTION), (ENOUGH_SEEDS - 1, ONE_SEED), (2, ONE_SEED)):
+        assert outcome(0.8 + (least - 0.1) / 100, *[0.8] * count) == "holds"
+        assert outcome(0.8 - (least + 0.1) / 100, *[0.8] * count) == "fails"
+
+
+def test_what_is_not_trained_for_has_a_wider_margin(tiny: Path, reference: Path) -> None:
+    runs = {run.result.trial.method: run for run in finished_runs(read_entries(tiny))}
+    records = {record.trial.method: record for record in read_grid_reference(reference / "tiny")}
+    margins = {}
+    for method in ("natural", "soft"):
+        again = with_results(runs[method], weights_sha256="other")
+        margins[method] = re.findall(r"± ([\d.]+)", verdict_on([again], [records[method]]).reason)
+    one, untrained = f"{ONE_SEED:.2f}", f"{ONE_SEED_UNTRAINED:.2f}"
+    # Natural, adversarial, certified.
+    assert margins == {"natural": [one, untrained, untrained], "soft": [one, one, untrained]}
 
 
 def test_only_the_same_training_is_compared(tiny: Path, reference: Path) -> None:

@@ -30,12 +30,19 @@ OTHER_START = 1.0
 SAME_WEIGHTS_VERIFIED = 2
 # The same weights on images of which some were decoded otherwise, in points of any accuracy. An assumption.
 OTHER_IMAGES = 1.0
-# Trained again, and the reference has at least two seeds: standard errors of the difference of the two means.
+# Trained again, and the reference has several seeds: standard errors of the difference of the two means.
 SIGMAS = 5.0
-# A deviation of few seeds may be small by chance: no tolerance is less, about half an effect that the paper speaks of.
+# A deviation may be small by chance: no tolerance is less, about half an effect that the paper speaks of.
 RESOLUTION = 1.0
-# Trained again, and the reference has one seed: no spread is known. An assumption.
+# Of fewer seeds the deviation itself says little (two are by chance so alike one time in eight that 5 standard
+# errors are exceeded), so that no tolerance is less than one seed's.
+ENOUGH_SEEDS = 5
+# Trained again, and the reference has one seed: no spread is known. Assumptions: what a method trains for spreads
+# little, natural accuracy and, after attacks, adversarial accuracy; adversarial accuracy after natural training
+# moved by 2 points from one late epoch to the next on MNIST, and certified accuracy by 5 points from seed to seed on
+# the digits.
 ONE_SEED = 3.0
+ONE_SEED_UNTRAINED = 10.0
 
 _CPU = " cores"  # ends the device of a result that was computed on a processor
 
@@ -125,10 +132,11 @@ def _trained_again(runs: Sequence[Run], records: Sequence[Record]) -> list[_Comp
     for name, key in (("natural accuracy", "natural_accuracy"), ("adversarial accuracy", "adversarial_accuracy")):
         here = [100 * float(getattr(run.result, key)) for run in runs]
         there = [100 * float(getattr(record.result, key)) for record in records]
-        found.append(_means(name, here, there))
+        trained_for = key == "natural_accuracy" or records[0].trial.method != "natural"
+        found.append(_means(name, here, there, margin=ONE_SEED if trained_for else ONE_SEED_UNTRAINED))
     for domain, mine, theirs in _certified(runs, records):
         here, there = [100 * c.accuracy for c in mine], [100 * c.accuracy for c in theirs]
-        found.append(_means(_certified_name(domain, mine[0].images), here, there))
+        found.append(_means(_certified_name(domain, mine[0].images), here, there, margin=ONE_SEED_UNTRAINED))
     return found
 
 
@@ -137,10 +145,12 @@ def _seed_by_seed(name: str, here: Sequence[float], there: Sequence[float], *, t
     return _Comparison(name, fmean(here), fmean(there), tolerance, largest)
 
 
-def _means(name: str, here: Sequence[float], there: Sequence[float]) -> _Comparison:
-    tolerance = ONE_SEED
+def _means(name: str, here: Sequence[float], there: Sequence[float], *, margin: float) -> _Comparison:
+    """margin: the tolerance for a reference of one seed."""
+    tolerance = margin
     if len(there) > 1:
-        tolerance = max(SIGMAS * stdev(there) * (1 / len(there) + 1 / len(here)) ** 0.5, RESOLUTION)
+        least = RESOLUTION if len(there) >= ENOUGH_SEEDS else margin
+        tolerance = max(SIGMAS * stdev(there) * (1 / len(there) + 1 / len(here)) ** 0.5, least)
     return _Comparison(name, fmean(here), fmean(there), tolerance, abs(fmean(here) - fmean(there)))
 
 

@@ -150,7 +150,8 @@ def reproduce(
         chosen, folder=folder, data_root=data, device=where, fresh=fresh,
         command=given_command("./reproduce.sh", grid, options),
     )  # fmt: skip
-    output.say(f"{chosen.name}: {len(chosen.trials)} trials on {environment.device_name(where)}, into {folder}")
+    count = f"{len(chosen.trials)} trial{'' if len(chosen.trials) == 1 else 's'}"
+    output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}")
     for line in stored.remarks if stored else ():
         output.say(line)
     with Display(output.console(), work=stored.work(prepared) if stored else prepared.work) as display:

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from softadv.conclusion import conclude, conclusion_work
@@ -166,11 +165,8 @@ def _other_data(where: str, recorded: Result, data: ImageData) -> str:
 
 def _listed(trials: Sequence[Trial]) -> str:
     """Trials by setting and method, such as "mnist-eps0.1-soft seeds 1, 2"."""
-    groups = groupby(
-        sorted(trials, key=lambda t: (t.setting, t.method, t.seed)), key=lambda t: f"{t.setting}-{t.method}"
-    )
-    texts = []
-    for name, members in groups:
-        seeds = [str(trial.seed) for trial in members]
-        texts.append(f"{name} seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}")
+    groups: dict[str, list[str]] = {}
+    for trial in trials:
+        groups.setdefault(f"{trial.setting}-{trial.method}", []).append(str(trial.seed))
+    texts = [f"{name} seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}" for name, seeds in groups.items()]
     return "; ".join(texts)
