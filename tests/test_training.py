@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from softadv import training
 from softadv.attacks import make_attack
 from softadv.models import conv_small
 from softadv.partition import partition
@@ -199,6 +201,71 @@ def test_augmented_images_are_crops_and_flips_and_the_same_each_time():
 def _crop(padded, top, left, flipped):
     crop = padded[:, :, top : top + 32, left : left + 32]
     return (crop.flip(3) if flipped else crop).contiguous()
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_products_are_rounded_to_tf32_where_the_trial_says_so_and_never_while_certifying(
+    monkeypatch, trained_digits, images, tf32
+):
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    seen = []
+
+    def look(what):
+        seen.append((what, *(backend.allow_tf32 for backend in backends)))
+
+    def attack(model, x, y, *, generator):
+        look("attack")
+        return x
+
+    def certify(*arguments, **settings):
+        look("certification")
+        return partition(*arguments, **settings)
+
+    monkeypatch.setattr(training, "partition", certify)
+    trial = replace(TRIAL, tf32=tf32)
+    with training.rounding_to_tf32(False):  # as pick_device sets it
+        one_epoch(learner_of(trained_digits, trial), images, trial, 1, attack)
+        look("after")
+    assert set(seen) == {("certification", False, False), ("attack", tf32, tf32), ("after", False, False)}
+
+
+class Questions(TorchDispatchMode):
+    """Notes every operation whose result's shape or value the processor must wait for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        by_mask = name in {"index", "index_put", "index_put_", "_index_put_impl_"} and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if by_mask or name in {"_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"}:
+            self.asked.append(name)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
+@pytest.mark.parametrize("update", ["mixed", "two-pass"])
+def test_the_device_is_asked_nothing_between_the_first_step_and_the_last(trained_digits, images, method, update):
+    # Adam on a CPU asks for its own number of steps, which lies there.
+    trial = replace(TRIAL, method=method, update=update, optimizer="sgd", split_every=4)
+    learner = learner_of(trained_digits, trial)
+    if method == "soft":
+        learner.partition = partition(learner.model, *images, eps=trial.eps)
+    asked = []
+
+    def progress(what, done):
+        asked.append(len(questions.asked))
+
+    with Questions() as questions:
+        train_epoch(learner, *images, trial=trial, epoch=2, attack=lambda _m, x, _y, generator: x, on_progress=progress)
+    assert len(asked) >= 2
+    assert len(set(asked)) == 1
+    # The test sees what it looks for: the loss is asked for at the end.
+    assert questions.asked[-1] == "_local_scalar_dense"
+    assert len(questions.asked) == asked[-1] + 1
 
 
 def test_generators_depend_on_seed_epoch_and_purpose():

@@ -6,7 +6,6 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -63,35 +62,46 @@ def pgd(
         classes = model(x[:1]).shape[1] if len(x) else 0
     if len(y) and (y.min() < 0 or y.max() >= classes):
         raise SoftadvError(f"y: labels lie in {int(y.min())}..{int(y.max())}, the model has classes 0..{classes - 1}")
-    return _pgd(model, x, y, eps=eps, alpha=alpha, steps=steps, random_start=random_start, generator=generator)
+    attack = Pgd(eps=eps, alpha=alpha, steps=steps, random_start=random_start)
+    return attack(model, x, y, generator=generator)
 
 
-def _pgd(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    *,
-    eps: float,
-    alpha: float,
-    steps: int,
-    random_start: bool,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """pgd on inputs that were checked when the run began, as training calls it for every batch."""
-    x = x.detach()
-    point = x.clone()
-    if random_start:
-        point = (point + torch.empty_like(x).uniform_(-eps, eps, generator=generator)).clamp_(0, 1)
-    found = compiled_attack.climb(model, x, y, point, eps=eps, alpha=alpha, steps=steps)
-    if found is not None:
-        return found
-    lowest, highest = (x - eps).clamp_(min=0), (x + eps).clamp_(max=1)
-    with eval_mode(model):
-        gradient = input_gradient(model)
-        for _ in range(steps):
-            point.add_(gradient(point, y).sign_(), alpha=alpha)
-            torch.clamp(point, lowest, highest, out=point)
-    return point
+@dataclass(frozen=True, kw_only=True)
+class Pgd:
+    """pgd on inputs that were checked when the run began, as training calls it for every batch.
+
+    Its random start and its climb are apart, for the start's random numbers are drawn one by one.
+    """
+
+    eps: float
+    alpha: float
+    steps: int
+    random_start: bool = True
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator | None) -> Tensor:
+        """The images that pgd finds, (N, C, H, W)."""
+        x = x.detach()
+        return self.climb(model, x, y, self.start(x, generator=generator))
+
+    def start(self, x: Tensor, *, generator: torch.Generator | None) -> Tensor:
+        """Where the attack of each image begins: a tensor of its own, of the shape of x."""
+        if not self.random_start:
+            return x.clone()
+        noise = torch.empty_like(x).uniform_(-self.eps, self.eps, generator=generator)
+        return (x + noise).clamp_(0, 1)
+
+    def climb(self, model: nn.Module, x: Tensor, y: Tensor, point: Tensor) -> Tensor:
+        """All steps from `point`, which may be overwritten; each image's are its own. Asks a GPU for no value."""
+        found = compiled_attack.climb(model, x, y, point, eps=self.eps, alpha=self.alpha, steps=self.steps)
+        if found is not None:
+            return found
+        lowest, highest = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+        with eval_mode(model):
+            gradient = input_gradient(model)
+            for _ in range(self.steps):
+                point.add_(gradient(point, y).sign_(), alpha=self.alpha)
+                torch.clamp(point, lowest, highest, out=point)
+        return point
 
 
 @contextmanager
@@ -113,7 +123,7 @@ def make_attack(name: str, *, eps: float, alpha: float, steps: int, random_start
     Raises SoftadvError for an unknown name, and for an attack without an eps.
     """
     if name == "pgd":
-        return partial(_pgd, eps=eps, alpha=alpha, steps=steps, random_start=random_start)
+        return Pgd(eps=eps, alpha=alpha, steps=steps, random_start=random_start)
     if not name.startswith(PREFIX):
         raise SoftadvError(f'attack: unknown name {name!r}, expected "pgd" or "{PREFIX}NAME"')
     import torchattacks  # noqa: PLC0415 (a second of start-up, for runs that ask for it)

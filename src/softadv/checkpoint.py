@@ -40,6 +40,7 @@ def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tu
             entries.setdefault(int(index), {})[key] = value
         groups = learner.optimizer.state_dict()["param_groups"]
         learner.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        learner.replays.forget()  # the optimizer's state is elsewhere in memory now
     except (KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SoftadvError(f"{path}: not a checkpoint of this trial ({reason})") from error

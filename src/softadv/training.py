@@ -7,12 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.attacks import Attack, make_attack
+from softadv.attacks import Attack, Pgd, make_attack
+from softadv.cuda_graphs import Replays, bucket
 from softadv.partition import Partition, partition
 from softadv.spec import Trial
 
@@ -27,29 +30,43 @@ class Learner:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     partition: Partition | None = None
+    replays: Replays = field(default_factory=Replays)  # of attacks and updates, on a GPU
 
 
 @dataclass
 class Seconds:
-    """Wall-clock seconds of an epoch by what they were spent on."""
+    """Seconds of an epoch by what they were spent on, which hold once the epoch is over."""
 
     device: torch.device
     attack: float = 0.0
     certification: float = 0.0
     update: float = 0.0
-    _started: float = field(default=0.0, repr=False)
+    _spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list, repr=False)
 
     @contextmanager
     def spent_on(self, what: str) -> Iterator[None]:
-        """Add the time of a block to the field of this name."""
-        started = self._now()
-        yield
-        setattr(self, what, getattr(self, what) + self._now() - started)
-
-    def _now(self) -> float:
+        """Add the time of a block to the field of this name: of the clock, or of a GPU that does the block's work."""
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+            span = (what, self._now(), torch.cuda.Event(enable_timing=True))
+            yield
+            span[2].record(torch.cuda.current_stream(self.device))
+            self._spans.append(span)
+        else:
+            started = time.perf_counter()
+            yield
+            setattr(self, what, getattr(self, what) + time.perf_counter() - started)
+
+    def settle(self) -> None:
+        """Wait for the GPU and add up what it measured: the one time in an epoch that it is waited for."""
+        for what, started, ended in self._spans:
+            ended.synchronize()
+            setattr(self, what, getattr(self, what) + started.elapsed_time(ended) / 1000)
+        self._spans.clear()
+
+    def _now(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
 
 
 @dataclass(frozen=True)
@@ -60,11 +77,28 @@ class TrainedEpoch:
     seconds: Seconds
 
 
+@dataclass(frozen=True)
+class Step:
+    """The images of one step: int64 (B,), by their place in the training set; the attacked ones, (K,), by theirs here.
+
+    Whoever knows their numbers need not ask the device for them.
+    """
+
+    images: Tensor
+    attacked: Tensor
+
+
 def new_learner(model: nn.Module, trial: Trial) -> Learner:
-    """A learner at the start of training, with the trial's optimizer."""
+    """A learner at the start of training, with the trial's optimizer, on the device where the model is."""
+    device = next(model.parameters()).device
+    return Learner(model, new_optimizer(list(model.parameters()), trial), replays=Replays.on(device))
+
+
+def new_optimizer(parameters: list[nn.Parameter], trial: Trial) -> torch.optim.Optimizer:
+    """The trial's optimizer; on a GPU one whose steps can be recorded."""
     if trial.optimizer == "adam":
-        return Learner(model, torch.optim.Adam(model.parameters(), lr=trial.lr))
-    return Learner(model, torch.optim.SGD(model.parameters(), lr=trial.lr, momentum=trial.momentum))
+        return torch.optim.Adam(parameters, lr=trial.lr, capturable=parameters[0].is_cuda)
+    return torch.optim.SGD(parameters, lr=trial.lr, momentum=trial.momentum)
 
 
 def train_epoch(
@@ -78,41 +112,85 @@ def train_epoch(
     out the same whether or not the run was interrupted before it.
 
     x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the model's device. epoch: from 1.
+    The device is told what to do and asked nothing until the epoch ends, so that it never waits for the next order.
     """
     seconds = Seconds(x.device)
     if trial.augment == "crop-flip":
         x = _crop_and_flip(x, generator=generator_for(trial, epoch, "augmentation", torch.device("cpu")))
-    if _splits(trial, epoch):
-        with seconds.spent_on("certification"):
-            learner.partition = partition(
-                learner.model,
-                x,
-                y,
-                eps=trial.eps,
-                domain=trial.domain,
-                engine=trial.certifier,
-                on_progress=lambda done: on_progress("certifying", done),
-            )
-    attacked = images_to_attack(trial, epoch, learner.partition, y)
-    order = generator_for(trial, epoch, "order", torch.device("cpu"))
+    split_if_due(learner, x, y, trial=trial, epoch=epoch, seconds=seconds, on_progress=on_progress)
     starts = generator_for(trial, epoch, "attack", x.device)
     total = torch.zeros((), device=x.device)
     done = 0
-    for indices in _batches(trial, attacked.cpu(), generator=order):
-        batch = indices.to(x.device)
-        inputs, labels, hit = x[batch], y[batch], attacked[batch]
-        if hit.any():
-            with seconds.spent_on("attack"):
-                inputs[hit] = attack(learner.model, inputs[hit], labels[hit], generator=starts)
-        with seconds.spent_on("update"):
-            learner.optimizer.zero_grad()
-            loss = F.cross_entropy(learner.model(inputs), labels)
-            loss.backward()
-            learner.optimizer.step()
-            total += loss.detach() * len(batch)
-        done += len(batch)
-        on_progress("training", done)
+    with rounding_to_tf32(trial.tf32):
+        for step in plan_epoch(trial, epoch, learner.partition, y):
+            inputs, labels = x[step.images], y[step.images]
+            if len(step.attacked):
+                with seconds.spent_on("attack"):
+                    chosen, theirs = inputs[step.attacked], labels[step.attacked]
+                    inputs[step.attacked] = _attack(learner, trial, attack, chosen, theirs, generator=starts)
+            with seconds.spent_on("update"):
+                total += _update(learner, trial, inputs, labels) * len(inputs)
+            done += len(inputs)
+            on_progress("training", done)
+    seconds.settle()
     return TrainedEpoch(float(total) / len(x), seconds)
+
+
+def split_if_due(
+    learner: Learner, x: Tensor, y: Tensor, *, trial: Trial, epoch: int, seconds: Seconds, on_progress: Progress
+) -> None:
+    """Certify the training set with the present weights, where the trial says so before this epoch."""
+    if not _splits(trial, epoch):
+        return
+    with seconds.spent_on("certification"):
+        learner.partition = partition(
+            learner.model,
+            x,
+            y,
+            eps=trial.eps,
+            domain=trial.domain,
+            engine=trial.certifier,
+            on_progress=lambda done: on_progress("certifying", done),
+        )
+
+
+@contextmanager
+def rounding_to_tf32(allowed: bool) -> Iterator[None]:
+    """Let a GPU round the factors of float32 products to TF32 for a while, or forbid it."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
+
+
+def _attack(
+    learner: Learner, trial: Trial, attack: Attack, x: Tensor, y: Tensor, *, generator: torch.Generator
+) -> Tensor:
+    if not isinstance(attack, Pgd):
+        return attack(learner.model, x, y, generator=generator)
+    start = attack.start(x, generator=generator)
+    climb = partial(attack.climb, learner.model)
+    rows = bucket(len(x), most=trial.batch_size)
+    return learner.replays.run((attack, trial.tf32), climb, x, y, start, rows=rows)
+
+
+def _update(learner: Learner, trial: Trial, inputs: Tensor, labels: Tensor) -> Tensor:
+    """One step of the optimizer; the mean loss before it."""
+
+    def update(inputs: Tensor, labels: Tensor) -> Tensor:
+        # Gradients are made anew: those of a recorded update lie in the memory of its recording.
+        learner.optimizer.zero_grad(set_to_none=True)
+        loss = F.cross_entropy(learner.model(inputs), labels)
+        loss.backward()
+        learner.optimizer.step()
+        return loss.detach()
+
+    return learner.replays.run(("update", trial.tf32), update, inputs, labels)
 
 
 def _splits(trial: Trial, epoch: int) -> bool:
@@ -144,13 +222,26 @@ def generator_for(trial: Trial, epoch: int, purpose: str, device: torch.device) 
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
 
 
-def _batches(trial: Trial, attacked: Tensor, *, generator: torch.Generator) -> Iterator[Tensor]:
+def plan_epoch(trial: Trial, epoch: int, split: Partition | None, y: Tensor) -> list[Step]:
+    """An epoch's steps, on the device of the labels: decided here, and sent there at once."""
+    attacked = images_to_attack(trial, epoch, split, y).cpu()
+    order = generator_for(trial, epoch, "order", torch.device("cpu"))
+    batches = _batches(trial, attacked, generator=order)
+    places = [attacked[images].nonzero()[:, 0] for images in batches]
+    return [Step(*of_step) for of_step in zip(_sent(batches, y.device), _sent(places, y.device), strict=True)]
+
+
+def _sent(parts: list[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """Tensors to a device, in one copy."""
+    return torch.split(torch.cat(parts).to(device), [len(part) for part in parts])
+
+
+def _batches(trial: Trial, attacked: Tensor, *, generator: torch.Generator) -> list[Tensor]:
     """The indices of each step's images: shuffled, or first all clean ones and then all attacked ones."""
     order = torch.randperm(len(attacked), generator=generator)
     passes = [order] if trial.update == "mixed" else [order[~attacked[order]], order[attacked[order]]]
-    for indices in passes:
-        # An empty tensor splits into one empty batch, which would be a step on nothing.
-        yield from (batch for batch in indices.split(trial.batch_size) if len(batch))
+    # An empty tensor splits into one empty batch, which would be a step on nothing.
+    return [batch for indices in passes for batch in indices.split(trial.batch_size) if len(batch)]
 
 
 def _crop_and_flip(x: Tensor, *, generator: torch.Generator) -> Tensor:

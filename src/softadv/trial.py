@@ -31,8 +31,8 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
         report("finished before", expected_work(trial, data), before=True)
         return finished
     job = _Job(trial, run, data, report)
-    learner = new_learner(conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed), trial)
-    learner.model.to(data.train_x.device)
+    model = conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed).to(data.train_x.device)
+    learner = new_learner(model, trial)
     metrics = _restore(job, learner)
     if metrics:
         report(f"epoch {len(metrics)}/{trial.epochs}", _training_work(trial, data, epochs=len(metrics)), before=True)
