@@ -369,11 +369,30 @@ def test_a_report_is_made_from_the_reference_alone(
     assert run("report", str(reference / "tiny"), "--out", str(tmp_path / "page")) == 0
     assert capsys.readouterr().out == f"Report: {tmp_path / 'page' / 'index.html'}\n"
     page = (tmp_path / "page" / "index.html").read_text()
-    assert "Made from the reference results that are stored with softadv" in page
+    assert "Made from the reference results that are stored with softadv: all 3 trials of the grid." in page
     assert SOFT in page
     assert str(tmp_path) not in page
     assert (tmp_path / "page" / "trade-off.svg").exists()
     assert sorted(reference.rglob("*")) == before
+
+
+BAD_SUMMARIES: dict[str, tuple[dict[str, Any], str]] = {
+    "no counts": ({"parts": {"finished": "3"}}, "parts: expected the numbers finished and trials, got"),
+    "no name": ({"grid": None}, "grid: expected a text, got None"),
+    "no command": ({"command": 7}, "command: expected a text, got 7"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SUMMARIES)
+def test_a_damaged_summary_is_named(
+    case: str, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change, message = BAD_SUMMARIES[case]
+    summary = reference / "tiny" / SUMMARY
+    edit(summary, lambda t: t.update(change))
+    assert run("report", str(reference / "tiny"), "--out", str(tmp_path / "page")) == 2
+    assert capsys.readouterr().err.startswith(f"softadv: {summary}: {message}")
+    assert not (tmp_path / "page").exists()
 
 
 def test_no_report_is_written_into_a_reference(reference: Path, capsys: pytest.CaptureFixture[str]) -> None:

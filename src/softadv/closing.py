@@ -14,7 +14,7 @@ from softadv.entries import Entry, read_entries
 from softadv.errors import SoftadvError
 from softadv.evidence import finished_runs
 from softadv.grid import grid_command, grid_name
-from softadv.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, summary_text
+from softadv.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, summary_parts, summary_text
 from softadv.runs import make_folder, write_bytes
 
 
@@ -57,11 +57,12 @@ def write_page(folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdic
     """
     from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
 
+    # Asked of the folder itself, so that a message names its files.
+    title, notice = _name(folder), _notice(folder, entries)
+    command = summary_text(folder, "command") if is_reference(folder) else grid_command(folder)
+
     def write(place: Path) -> Path:
-        command = summary_text(place, "command") if is_reference(place) else grid_command(place)
-        return write_report(
-            place, verdicts=verdicts, title=_name(place), command=command, notice=_notice(place, entries)
-        )
+        return write_report(place, verdicts=verdicts, title=title, command=command, notice=notice)
 
     if out is None:
         if is_reference(folder):
@@ -89,7 +90,11 @@ def _name(folder: Path) -> str:
 def _notice(folder: Path, entries: Sequence[Entry]) -> str:
     """What a reader must know before anything else."""
     if is_reference(folder):
-        return "Made from the reference results that are stored with softadv; pictures of examples are not kept there."
+        finished, trials = summary_parts(folder)
+        part = f"all {trials} trials of the grid" if finished == trials else f"{finished} of the grid's {trials} trials"
+        return (
+            f"Made from the reference results that are stored with softadv: {part}. They hold no pictures of examples."
+        )
     if not grid_name(folder).endswith(FROM_WEIGHTS):
         return ""
     notice = "Evaluated from stored weights: nothing was trained here; the curves are the reference's."

@@ -137,6 +137,17 @@ def summary_text(folder: Path, key: str) -> str:
     return found
 
 
+def summary_parts(folder: Path) -> tuple[int, int]:
+    """How many trials of the grid have finished, and how many it has. Raises SoftadvError naming the file."""
+    path = folder / SUMMARY
+    parts = read_json(path).get("parts")
+    counts = [parts.get(key) for key in ("finished", "trials")] if isinstance(parts, dict) else []
+    match counts:
+        case [int(finished), int(trials)]:
+            return finished, trials
+    raise SoftadvError(f"{path}: parts: expected the numbers finished and trials, got {parts!r}")
+
+
 def _check_figures(result: Result, path: Path) -> None:
     """JSON of another program may have the right keys: what is compared must be numbers that can be."""
     fractions: dict[str, Any] = {
