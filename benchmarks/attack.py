@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from benchmarks.measure import matrix_rate, print_machine, take_turns
 from softadv import compiled, compiled_attack, conv_small, pgd
+from softadv.attacks import Pgd
+from softadv.cuda_graphs import Replays
 from softadv.environment import pick_device
 from softadv.models import IMAGE_SHAPES
 
@@ -50,6 +52,9 @@ def compare_attacks(dataset: str, *, batch: int, device: torch.device) -> None:
     }
     if device.type == "cpu" and compiled_attack.available():
         contenders["softadv compiled"] = ours
+    if device.type == "cuda":
+        climb = partial(Pgd(eps=eps, alpha=alpha, steps=steps, random_start=False).climb, model)
+        contenders["softadv as a CUDA graph"] = partial(Replays.on(device).run, "attack", climb, x, y, x.clone())
     seconds = take_turns(contenders, rounds=ROUNDS, device=device)
     whole = matrix_rate(device)
     print(f"PGD on the {dataset} network, batch {batch}, {work / 1e6:.2f} MFLOP for a step of one image")
