@@ -77,6 +77,97 @@ def test_a_failed_trial_leaves_its_traceback_and_loses_no_other(
     assert not traceback.exists()
 
 
+def silent(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+    pass
+
+
+@pytest.fixture
+def seeds() -> Grid:
+    """Three seeds of two epochs each."""
+    return parse_grid(TINY.replace("seeds = [0]", "seeds = [0, 1, 2]"), source="tiny").select(epochs=2)
+
+
+def weights(folder: Path, grid: Grid) -> list[str]:
+    results = [RunFolder(folder / trial.name).result() for trial in grid.trials]
+    return [result.weights_sha256 for result in results if result is not None]
+
+
+def test_seeds_side_by_side_leave_what_seeds_one_by_one_leave(seeds: Grid, tmp_path: Path) -> None:
+    done: list[float] = []
+    ready = prepared(seeds, tmp_path / "together")
+
+    def report(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        done.append(work)
+
+    ran = run_grid(ready, report=report, side_by_side=True)
+    assert ran.finished == tuple(trial.name for trial in seeds.trials)
+    assert sum(done) == pytest.approx(ready.work)
+    run_grid(prepared(seeds, tmp_path / "alone"), report=silent)
+    for trial in seeds.trials:
+        together, alone = (RunFolder(tmp_path / how / trial.name) for how in ("together", "alone"))
+        assert sorted(p.name for p in together.path.iterdir()) == sorted(p.name for p in alone.path.iterdir())
+        for ours, theirs in zip(together.metrics(), alone.metrics(), strict=True):
+            assert ours.loss == pytest.approx(theirs.loss, abs=1e-3)
+            assert (ours.verified is None) == (trial.method != "soft")
+    # What is finished is not run again.
+    again = run_grid(ready, report=silent, side_by_side=True)
+    assert again == ran
+
+
+@pytest.mark.parametrize("resumed_side_by_side", [True, False])
+def test_seeds_side_by_side_stopped_at_any_moment_go_on(
+    seeds: Grid, tmp_path: Path, resumed_side_by_side: bool
+) -> None:
+    grid = seeds.select(methods=["soft"])
+    run_grid(prepared(grid, tmp_path / "whole"), report=silent, side_by_side=True)
+    calls = 0
+
+    def stop(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        nonlocal calls
+        calls += 1
+        if calls == moment:
+            raise KeyboardInterrupt
+
+    # While the first seed's first epoch is evaluated, the second's, and while the second epoch is trained.
+    for moment, kept in ((10, [0, 0, 0]), (11, [1, 0, 0]), (17, [1, 1, 1])):
+        calls, folder = 0, tmp_path / str(moment)
+        with pytest.raises(KeyboardInterrupt):
+            run_grid(prepared(grid, folder), report=stop, side_by_side=True)
+        assert [len(RunFolder(folder / trial.name).metrics()) for trial in grid.trials] == kept
+        ran = run_grid(prepared(grid, folder), report=silent, side_by_side=resumed_side_by_side)
+        assert len(ran.finished) == 3
+        for trial in grid.trials:
+            metrics, whole = (RunFolder(tmp_path / how / trial.name).metrics() for how in (str(moment), "whole"))
+            assert [e.loss for e in metrics] == pytest.approx([e.loss for e in whole], abs=1e-3)
+        if resumed_side_by_side and len(set(kept)) == 1:
+            assert weights(folder, grid) == weights(tmp_path / "whole", grid)
+
+
+def test_a_seed_that_cannot_go_on_does_not_take_the_others_down(seeds: Grid, tmp_path: Path) -> None:
+    grid = seeds.select(methods=["adversarial"])
+    ready = prepared(grid, tmp_path)
+    damaged = tmp_path / grid.trials[1].name / "checkpoint.safetensors"
+    damaged.write_text("nonsense")
+    ran = run_grid(ready, report=silent, side_by_side=True)
+    assert ran.finished == (grid.trials[0].name, grid.trials[2].name)
+    assert str(damaged) in ran.refused[grid.trials[1].name]
+
+
+def test_where_seeds_fail_side_by_side_they_go_on_one_by_one(
+    seeds: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(runs: object) -> None:
+        raise RuntimeError("the device is full")
+
+    grid = seeds.select(methods=["natural"])
+    monkeypatch.setattr(grids, "train_side_by_side", fail)
+    run_grid(prepared(grid, tmp_path / "together"), report=silent, side_by_side=True)
+    run_grid(prepared(grid, tmp_path / "alone"), report=silent)
+    assert weights(tmp_path / "together", grid) == weights(tmp_path / "alone", grid)
+    (record,) = caplog.records
+    assert "the device is full" in record.message
+
+
 def test_another_run_in_the_folder_is_refused_before_any_work(tiny: Grid, tmp_path: Path) -> None:
     prepared(tiny, tmp_path)
     with pytest.raises(SoftadvError, match="holds a run with epochs = 1, not 2; use --fresh or another folder"):

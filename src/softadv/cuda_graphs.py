@@ -94,7 +94,7 @@ class Replays:
         return Replays(self._recorder)
 
     def run(self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor, rows: int | None = None) -> Tensor:
-        """What function(*inputs) returns, which holds until the next run.
+        """What function(*inputs) returns, in memory of its own.
 
         key: names the function and all that it depends on, but for the inputs and the values of tensors it knows.
         inputs: with N rows each; the function may change them. It must not ask the device for values.
@@ -128,7 +128,7 @@ class Replays:
                     self._recorder = None
                     return function(*inputs)
             found = entry.replay()
-        return found if rows is None else found[:count]
+        return (found if rows is None else found[:count]).clone()
 
     def forget(self) -> None:
         """Drop what was recorded: to be called when weights or an optimizer's state are put elsewhere in memory."""

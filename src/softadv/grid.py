@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import traceback
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +18,11 @@ from softadv.errors import SoftadvError
 from softadv.progress import Report
 from softadv.runs import GRID, TRACEBACK, RunFolder, delete_run, make_folder, read_json, write_json, write_text
 from softadv.spec import Grid, Trial
+from softadv.stacked import can_be_stacked
 from softadv.training import attack_of
-from softadv.trial import expected_work, run_trial
+from softadv.trial import TrialRun, expected_work, run_trial, train_side_by_side
+
+_LOG = logging.getLogger(__name__)
 
 
 class GridReport(Protocol):
@@ -87,17 +92,24 @@ def prepare(
     return Prepared(grid, folder, datasets)
 
 
-def run_grid(prepared: Prepared, *, report: GridReport) -> GridRun:
+def run_grid(prepared: Prepared, *, report: GridReport, side_by_side: bool | None = None) -> GridRun:
     """Run every trial that has not finished yet, one after another.
 
     A trial that fails leaves its traceback in its folder, one with bad input, such as a damaged checkpoint,
     leaves the message there; the next one goes on.
+
+    side_by_side: train trials that differ in nothing but the seed as one model, before the first of them is concluded;
+        None does so on a GPU, which one of them does not fill.
     """
     finished, failed, refused = [], [], {}
+    begun: set[Trial] = set()
     for trial in prepared.grid.trials:
-        run = RunFolder(prepared.folder / trial.name)
+        run, data = RunFolder(prepared.folder / trial.name), prepared.datasets[trial]
+        if data.train_x.is_cuda if side_by_side is None else side_by_side:
+            begun |= _train_all_seeds(prepared, trial, but=begun, report=report)
+        told = _named(report, trial.name)
         try:
-            run_trial(trial, run=run, data=prepared.datasets[trial], report=_named(report, trial.name))
+            run_trial(trial, run=run, data=data, report=_of_what_is_new(told) if trial in begun else told)
             finished.append(trial.name)
         except SoftadvError as error:
             write_text(run.path / TRACEBACK, f"{error}\n")
@@ -108,6 +120,45 @@ def run_grid(prepared: Prepared, *, report: GridReport) -> GridRun:
             report(trial.name, "failed", 0)
             failed.append(trial.name)
     return GridRun(tuple(finished), tuple(failed), refused)
+
+
+def _but_for_the_seed(trial: Trial) -> Trial:
+    return replace(trial, seed=0)
+
+
+def _train_all_seeds(prepared: Prepared, trial: Trial, *, but: set[Trial], report: GridReport) -> set[Trial]:
+    """Train the trials like this one side by side, those together that are at the same epoch.
+
+    but: trials of which this was tried already. Returns those of which it was tried now.
+    What goes wrong here is met again where each trial goes on alone, from its last epoch, and is dealt with there.
+    """
+    kind = _but_for_the_seed(trial)
+    alike = [other for other in prepared.grid.trials if _but_for_the_seed(other) == kind and other not in but]
+    at_epoch: dict[int, list[TrialRun]] = {}
+    for other in alike if can_be_stacked(kind) else ():
+        folder, data = RunFolder(prepared.folder / other.name), prepared.datasets[other]
+        with suppress(Exception):
+            if folder.result() is None:
+                run = TrialRun.resume(other, run=folder, data=data, report=_named(report, other.name))
+                at_epoch.setdefault(run.epoch, []).append(run)
+    for runs in at_epoch.values():
+        if len(runs) > 1:
+            try:
+                train_side_by_side(runs)
+            except Exception as error:
+                names = ", ".join(run.trial.name for run in runs)
+                _LOG.warning("%s: side by side they failed (%s), and go on one by one", names, error)
+    return {run.trial for runs in at_epoch.values() for run in runs}
+
+
+def _of_what_is_new(report: Report) -> Report:
+    """A report that is not told what was done before, for it was told when the trial was begun."""
+
+    def told(what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        if not before:
+            report(what, work, note=note)
+
+    return told
 
 
 def grid_name(folder: Path) -> str:

@@ -119,6 +119,7 @@ def train_epoch(
         x = _crop_and_flip(x, generator=generator_for(trial, epoch, "augmentation", torch.device("cpu")))
     split_if_due(learner, x, y, trial=trial, epoch=epoch, seconds=seconds, on_progress=on_progress)
     starts = generator_for(trial, epoch, "attack", x.device)
+    attack = replayed(attack, learner, most=trial.batch_size, tf32=trial.tf32)
     total = torch.zeros((), device=x.device)
     done = 0
     with rounding_to_tf32(trial.tf32):
@@ -127,7 +128,7 @@ def train_epoch(
             if len(step.attacked):
                 with seconds.spent_on("attack"):
                     chosen, theirs = inputs[step.attacked], labels[step.attacked]
-                    inputs[step.attacked] = _attack(learner, trial, attack, chosen, theirs, generator=starts)
+                    inputs[step.attacked] = attack(learner.model, chosen, theirs, generator=starts)
             with seconds.spent_on("update"):
                 total += _update(learner, trial, inputs, labels) * len(inputs)
             done += len(inputs)
@@ -168,15 +169,18 @@ def rounding_to_tf32(allowed: bool) -> Iterator[None]:
             backend.allow_tf32 = value
 
 
-def _attack(
-    learner: Learner, trial: Trial, attack: Attack, x: Tensor, y: Tensor, *, generator: torch.Generator
-) -> Tensor:
+def replayed(attack: Attack, learner: Learner, *, most: int, tf32: bool = False) -> Attack:
+    """The same attack on a learner's model, recorded on a GPU where it can be; for `most` images at once, or fewer."""
     if not isinstance(attack, Pgd):
-        return attack(learner.model, x, y, generator=generator)
-    start = attack.start(x, generator=generator)
+        return attack
     climb = partial(attack.climb, learner.model)
-    rows = bucket(len(x), most=trial.batch_size)
-    return learner.replays.run((attack, trial.tf32), climb, x, y, start, rows=rows)
+
+    def replay(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        assert model is learner.model
+        start = attack.start(x, generator=generator)
+        return learner.replays.run((attack, tf32), climb, x, y, start, rows=bucket(len(x), most=most))
+
+    return replay
 
 
 def _update(learner: Learner, trial: Trial, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
-"""One trial from its spec to its result, resuming from its last finished epoch."""
+"""One trial from its spec to its result, resuming from its last finished epoch; or several side by side."""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from softadv.attacks import Pgd
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.conclusion import conclude, conclusion_work
 from softadv.data import ImageData
@@ -15,7 +17,17 @@ from softadv.models import conv_small
 from softadv.progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
 from softadv.runs import CHECKPOINT, EpochMetrics, Result, RunFolder
 from softadv.spec import Trial
-from softadv.training import Learner, attack_of, generator_for, new_learner, train_epoch
+from softadv.stacked import Team
+from softadv.training import (
+    Learner,
+    Progress,
+    TrainedEpoch,
+    attack_of,
+    generator_for,
+    new_learner,
+    replayed,
+    train_epoch,
+)
 
 
 def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) -> Result:
@@ -30,24 +42,34 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
         _check_same_data(run, finished.data_fingerprint, data)
         report("finished before", expected_work(trial, data), before=True)
         return finished
-    job = _Job(trial, run, data, report)
-    model = conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed).to(data.train_x.device)
-    learner = new_learner(model, trial)
-    metrics = _restore(job, learner)
-    if metrics:
-        report(f"epoch {len(metrics)}/{trial.epochs}", _training_work(trial, data, epochs=len(metrics)), before=True)
-    for epoch in range(len(metrics) + 1, trial.epochs + 1):
-        metrics.append(_one_epoch(job, learner, epoch))
-        # The metrics go first: a checkpoint never knows an epoch that they do not.
-        run.write_metrics(metrics)
-        save_checkpoint(run.path / CHECKPOINT, learner, epoch=epoch, data_fingerprint=data.fingerprint)
-    last = metrics[-1]
+    under_way = TrialRun.resume(trial, run=run, data=data, report=report)
+    while under_way.epoch < trial.epochs:
+        under_way.train_epoch()
+    last = under_way.metrics[-1]
     result = conclude(
-        learner.model, trial=trial, run=run, data=data, report=report,
+        under_way.learner.model, trial=trial, run=run, data=data, report=report,
         natural=last.natural_accuracy, adversarial=last.adversarial_accuracy,
     )  # fmt: skip
     run.write_result(result)
     return result
+
+
+def train_side_by_side(runs: Sequence[TrialRun]) -> None:
+    """Train trials that differ in nothing but the seed to their last epoch, as one model.
+
+    runs: one or more at the same epoch, of trials that can be stacked. Each keeps its epochs in its own folder, as if
+    it were alone, so that from wherever this is stopped each can go on by itself.
+    """
+    first = runs[0]
+    team = Team([run.learner for run in runs], [run.trial for run in runs])
+    attack = attack_of(first.trial)
+    assert isinstance(attack, Pgd)
+    for epoch in range(first.epoch + 1, first.trial.epochs + 1):
+        told = [run.progress(epoch) for run in runs]
+        data = first.data
+        trained = team.train_epoch(data.train_x, data.train_y, epoch=epoch, attack=attack, on_progress=told)
+        for run, of_run in zip(runs, trained, strict=True):
+            run.keep(of_run)
 
 
 def expected_work(trial: Trial, data: ImageData) -> float:
@@ -55,14 +77,107 @@ def expected_work(trial: Trial, data: ImageData) -> float:
     return _training_work(trial, data, epochs=trial.epochs) + conclusion_work(trial, data)
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What every step of a trial needs."""
+@dataclass
+class TrialRun:
+    """A trial under way: what it needs, its learner, and the epochs it has behind it."""
 
     trial: Trial
     run: RunFolder
     data: ImageData
     report: Report
+    learner: Learner
+    metrics: list[EpochMetrics]
+
+    @classmethod
+    def resume(cls, trial: Trial, *, run: RunFolder, data: ImageData, report: Report) -> TrialRun:
+        """The trial where its last checkpoint left it, or at its start; the run folder must have been begun.
+
+        Raises SoftadvError where the folder holds other images or damaged files.
+        """
+        model = conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed).to(data.train_x.device)
+        under_way = cls(trial, run, data, report, new_learner(model, trial), [])
+        under_way._restore()
+        done = under_way.epoch
+        if done:
+            report(f"epoch {done}/{trial.epochs}", _training_work(trial, data, epochs=done), before=True)
+        return under_way
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch; 0 before the first."""
+        return len(self.metrics)
+
+    def train_epoch(self) -> None:
+        """Train the next epoch, evaluate it and keep it in the run folder."""
+        data, epoch = self.data, self.epoch + 1
+        trained = train_epoch(
+            self.learner,
+            data.train_x,
+            data.train_y,
+            trial=self.trial,
+            epoch=epoch,
+            attack=attack_of(self.trial),
+            on_progress=self.progress(epoch),
+        )
+        self.keep(trained)
+
+    def progress(self, epoch: int) -> Progress:
+        """What is to be told of an epoch's training."""
+        trial = self.trial
+        at = f"epoch {epoch}/{trial.epochs}"
+        stages = {
+            "certifying": stage(self.report, f"{at}: certifying", cost=CERTIFICATION_COST[trial.domain]),
+            "training": stage(self.report, f"{at}: training", cost=_training_cost(trial)),
+        }
+        return lambda what, done: stages[what](done)
+
+    def keep(self, trained: TrainedEpoch) -> None:
+        """Evaluate the epoch that the learner has been trained for, and keep it in the run folder."""
+        epoch = self.epoch + 1
+        self.metrics.append(self._evaluate(trained, epoch))
+        # The metrics go first: a checkpoint never knows an epoch that they do not.
+        self.run.write_metrics(self.metrics)
+        save_checkpoint(self.run.path / CHECKPOINT, self.learner, epoch=epoch, data_fingerprint=self.data.fingerprint)
+
+    def _evaluate(self, trained: TrainedEpoch, epoch: int) -> EpochMetrics:
+        trial, data, learner = self.trial, self.data, self.learner
+        started = time.perf_counter()
+        adversarial = adversarial_accuracy(
+            learner.model,
+            data.test_x,
+            data.test_y,
+            attack=replayed(attack_of(trial), learner, most=len(data.test_x)),
+            generator=generator_for(trial, epoch, "evaluation", data.test_x.device),
+            on_progress=stage(self.report, f"epoch {epoch}/{trial.epochs}: evaluating", cost=trial.steps),
+        )
+        split = learner.partition
+        return EpochMetrics(
+            epoch=epoch,
+            loss=trained.loss,
+            natural_accuracy=natural_accuracy(learner.model, data.test_x, data.test_y),
+            adversarial_accuracy=adversarial,
+            misclassified=None if split is None else int(split.misclassified.sum()),
+            unverified=None if split is None else int(split.unverified.sum()),
+            verified=None if split is None else int(split.verified.sum()),
+            certifier=None if split is None else split.certifier,
+            attack_seconds=trained.seconds.attack,
+            certification_seconds=trained.seconds.certification,
+            update_seconds=trained.seconds.update,
+            evaluation_seconds=time.perf_counter() - started,
+        )
+
+    def _restore(self) -> None:
+        """Put the learner back to its last checkpoint, if there is one, and the metrics to the epochs before it."""
+        path = self.run.path / CHECKPOINT
+        if not path.exists():
+            return
+        epoch, fingerprint = load_checkpoint(path, self.learner, device=self.data.train_x.device)
+        _check_same_data(self.run, fingerprint, self.data)
+        self.metrics = self.run.metrics()[:epoch]
+        if self.epoch != epoch:
+            raise SoftadvError(
+                f"{self.run.path / 'metrics.json'}: ends before epoch {epoch}, the checkpoint's; use --fresh"
+            )
 
 
 def _training_cost(trial: Trial) -> int:
@@ -74,61 +189,6 @@ def _training_work(trial: Trial, data: ImageData, *, epochs: int) -> float:
     splits = math.ceil(epochs / trial.split_every) if trial.method == "soft" else 0
     training = epochs * _training_cost(trial) + splits * CERTIFICATION_COST[trial.domain]
     return training * len(data.train_x) + epochs * trial.steps * len(data.test_x)
-
-
-def _one_epoch(job: _Job, learner: Learner, epoch: int) -> EpochMetrics:
-    trial, data = job.trial, job.data
-    at = f"epoch {epoch}/{trial.epochs}"
-    stages = {
-        "certifying": stage(job.report, f"{at}: certifying", cost=CERTIFICATION_COST[trial.domain]),
-        "training": stage(job.report, f"{at}: training", cost=_training_cost(trial)),
-    }
-    trained = train_epoch(
-        learner,
-        data.train_x,
-        data.train_y,
-        trial=trial,
-        epoch=epoch,
-        attack=attack_of(trial),
-        on_progress=lambda what, done: stages[what](done),
-    )
-    started = time.perf_counter()
-    adversarial = adversarial_accuracy(
-        learner.model,
-        data.test_x,
-        data.test_y,
-        attack=attack_of(trial),
-        generator=generator_for(trial, epoch, "evaluation", data.test_x.device),
-        on_progress=stage(job.report, f"{at}: evaluating", cost=trial.steps),
-    )
-    split = learner.partition
-    return EpochMetrics(
-        epoch=epoch,
-        loss=trained.loss,
-        natural_accuracy=natural_accuracy(learner.model, data.test_x, data.test_y),
-        adversarial_accuracy=adversarial,
-        misclassified=None if split is None else int(split.misclassified.sum()),
-        unverified=None if split is None else int(split.unverified.sum()),
-        verified=None if split is None else int(split.verified.sum()),
-        certifier=None if split is None else split.certifier,
-        attack_seconds=trained.seconds.attack,
-        certification_seconds=trained.seconds.certification,
-        update_seconds=trained.seconds.update,
-        evaluation_seconds=time.perf_counter() - started,
-    )
-
-
-def _restore(job: _Job, learner: Learner) -> list[EpochMetrics]:
-    """Put a learner back to its last checkpoint, if there is one; returns the epochs before it."""
-    path = job.run.path / CHECKPOINT
-    if not path.exists():
-        return []
-    epoch, fingerprint = load_checkpoint(path, learner, device=job.data.train_x.device)
-    _check_same_data(job.run, fingerprint, job.data)
-    metrics = job.run.metrics()[:epoch]
-    if len(metrics) != epoch:
-        raise SoftadvError(f"{job.run.path / 'metrics.json'}: ends before epoch {epoch}, the checkpoint's; use --fresh")
-    return metrics
 
 
 def _check_same_data(run: RunFolder, recorded: str, data: ImageData) -> None:
