@@ -2,18 +2,21 @@
 
 import copy
 import logging
+import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 import torch
 
-from softadv import compiled_attack
+from softadv import compiled_attack, training
 from softadv.attacks import make_attack
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.cuda_graphs import WARM_UP, Replays, bucket
 from softadv.models import conv_small
 from softadv.runs import tensors_sha256
 from softadv.spec import Trial
+from softadv.stacked import Stack, Team
 from softadv.training import attack_of, new_learner, train_epoch
 
 TRIAL = Trial(
@@ -184,6 +187,92 @@ def test_a_restored_learner_records_anew(images, tmp_path):
     load_checkpoint(tmp_path / "checkpoint", learner, device=CPU)
     learner.replays.run("update", torch.neg, torch.rand(2))
     assert recorder.warmed_up == warmed_up + 1
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_what_is_recorded_asks_the_device_for_no_value(normalize):
+    """Tensors on PyTorch's "meta" device have none to give: whoever asks for one gets an error."""
+    model = conv_small("digits", normalize=normalize).to("meta")
+    trial = replace(TRIAL, optimizer="sgd")  # Adam takes no tensors of that device
+    learner = new_learner(model, trial)
+    x, y = torch.empty(40, 1, 28, 28, device="meta"), torch.empty(40, dtype=torch.int64, device="meta")
+    for made in (model, Stack([model, model])):  # by hand, and by autograd
+        assert attack_of(TRIAL).climb(made, x, y, x.clone()).shape == x.shape
+    for _ in range(2):
+        assert training._update(learner, trial, x, y).shape == ()
+    team = Team([learner, learner], [trial, trial])
+    pair = torch.stack([x, x]), torch.stack([y, y])
+    assert team._update(*pair).shape == (2,)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        int(y.min())
+
+
+class FakeStream:
+    """Notes who waits for whom."""
+
+    def __init__(self, device=None, *, name="side", events=None):
+        self.name, self.events = name, FakeStream.events if events is None else events
+
+    def wait_stream(self, other):
+        self.events.append(f"{self.name} waits for {other.name}")
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch):
+    """PyTorch's interface to a GPU, as a list of what it is asked for; its streams and its graph."""
+    events = []
+    current = [FakeStream(name="main", events=events)]
+
+    @contextmanager
+    def stream(wanted):
+        current.append(wanted)
+        yield
+        current.pop()
+
+    @contextmanager
+    def graph(_graph, *, stream):
+        events.append(f"capture on {stream.name}")
+        yield
+        events.append("captured")
+
+    class Graph:
+        def replay(self):
+            events.append(f"replay on {current[-1].name}")
+
+    monkeypatch.setattr(FakeStream, "events", events, raising=False)
+    monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: current[-1])
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    return events, current
+
+
+def test_work_is_warmed_up_and_captured_on_one_stream_and_replayed_on_the_callers(fake_cuda):
+    events, current = fake_cuda
+    replays = Replays.on(torch.device("cuda"))
+
+    def work(x):
+        events.append(f"work on {current[-1].name}")
+        return x + 1
+
+    for _ in range(WARM_UP + 2):
+        replays.run("work", work, torch.zeros(2))
+    warm_up = ["side waits for main", "work on side", "main waits for side"]
+    captured = ["capture on side", "work on side", "captured"]
+    assert events == warm_up * WARM_UP + captured + ["replay on main"] * 2
+
+
+def test_the_warning_of_an_optimizer_that_is_not_yet_recorded_is_not_shown(fake_cuda):
+    def warn(x):
+        warnings.warn("This instance was constructed with capturable=True or so", stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+        return x
+
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        Replays.on(torch.device("cuda")).run("warn", warn, torch.zeros(2))
+    assert [str(warning.message) for warning in shown] == ["another"]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

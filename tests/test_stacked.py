@@ -9,10 +9,12 @@ from softadv.attacks import Pgd
 from softadv.cuda_graphs import Replays
 from softadv.evaluation import natural_accuracy
 from softadv.models import conv_small
+from softadv.partition import Partition
 from softadv.spec import Trial
 from softadv.stacked import Stack, Team, can_be_stacked
 from softadv.training import attack_of, new_learner, train_epoch
 from tests.test_cuda_graphs import Repeater
+from tests.test_training import Questions
 
 TRIAL = Trial(
     setting="tests", dataset="digits", method="soft", seed=0, eps=0.02, alpha=0.01, steps=3, epochs=6, batch_size=40
@@ -149,6 +151,25 @@ def test_recorded_steps_of_a_stack_are_plain_ones(images, method):
     expected, _ = side_by_side(trial, images, range(1, 6))
     assert_alike(found, expected, rtol=0, atol=0)
     assert recorder.repeated > 0
+
+
+@pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
+def test_the_device_is_asked_nothing_between_the_first_step_and_the_last(images, method):
+    trial = replace(TRIAL, method=method, optimizer="sgd", split_every=5)
+    learners, trials = started(trial)
+    for learner in learners:
+        some = torch.arange(210) % (3 + len(learners)) == 0
+        learner.partition = Partition(~some, torch.zeros_like(some), some)
+    asked = []
+
+    def progress(what, done):
+        asked.append(len(questions.asked))
+
+    team = Team(learners, trials)
+    with Questions() as questions:
+        team.train_epoch(*images, epoch=2, attack=attack_of(trial), on_progress=[progress] * len(SEEDS))
+    assert len(asked) == 6 * len(SEEDS)
+    assert len(set(asked)) == 1
 
 
 def test_learners_can_part_and_meet_again(images):

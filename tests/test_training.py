@@ -268,6 +268,35 @@ def test_the_device_is_asked_nothing_between_the_first_step_and_the_last(trained
     assert len(questions.asked) == asked[-1] + 1
 
 
+def test_a_gpus_seconds_are_its_own_and_asked_for_at_the_end(monkeypatch):
+    now, waits = 0, []
+
+    class Event:
+        def __init__(self, *, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            self.at = now
+
+        def synchronize(self):
+            waits.append(self.at)
+
+        def elapsed_time(self, end):
+            return 1000.0 * (end.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    seconds = training.Seconds(torch.device("cuda"))
+    for what, length in (("attack", 3), ("update", 1), ("attack", 4), ("certification", 5)):
+        with seconds.spent_on(what):
+            now += length
+        now += 10
+    assert waits == []
+    for _ in range(2):  # nothing is counted twice
+        seconds.settle()
+        assert (seconds.attack, seconds.update, seconds.certification) == (7, 1, 5)
+
+
 def test_generators_depend_on_seed_epoch_and_purpose():
     def draw(trial, epoch, purpose):
         return float(torch.rand((), generator=generator_for(trial, epoch, purpose, torch.device("cpu"))))

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from softadv.cuda_graphs import Replays
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
 from softadv.runs import EpochMetrics, Result, RunFolder, read_tensors
 from softadv.spec import Trial
-from softadv.trial import expected_work, run_trial
+from softadv.trial import TrialRun, expected_work, run_trial
+from tests.test_cuda_graphs import Repeater
 
 TINY = Trial(
     setting="tiny",
@@ -133,6 +135,22 @@ def test_all_the_work_that_was_expected_is_reported(tmp_path: Path, digits: Imag
         TINY, run=RunFolder(tmp_path / "run"), data=data, report=lambda what, work, before=False: done.append(work)
     )
     assert sum(done) == expected_work(TINY, data)
+
+
+def test_epochs_whose_evaluation_is_recorded_are_plain_ones(tmp_path: Path, digits: ImageData) -> None:
+    trial = dataclasses.replace(TINY, epochs=5)
+    data = digits.first(train=trial.train_images, test=trial.test_images)
+    metrics = []
+    for recorder in (Repeater(), None):
+        run = RunFolder(tmp_path / str(recorder is None))
+        run.begin(trial)
+        under_way = TrialRun.resume(trial, run=run, data=data, report=lambda what, work, before=False: None)
+        under_way.learner.replays = Replays(recorder)
+        for _ in range(trial.epochs):
+            under_way.train_epoch()
+        metrics.append(without_seconds(run.metrics()))
+        assert recorder is None or recorder.repeated > 0
+    assert metrics[0] == metrics[1]
 
 
 def copied(whole: Path, tmp_path: Path, *, without: str) -> Path:
