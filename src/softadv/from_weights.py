@@ -6,7 +6,6 @@ as at the end of training; the curves are the reference's.
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,10 +15,10 @@ from softadv.conclusion import conclude, conclusion_work
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.evaluation import adversarial_accuracy, natural_accuracy
-from softadv.grid import GridReport, GridRun, Prepared
+from softadv.grid import GridReport, GridRun, Prepared, for_each_trial
 from softadv.progress import Report, stage
 from softadv.reference import FROM_WEIGHTS, Record, training_of
-from softadv.runs import TRACEBACK, Result, RunFolder, tensors_sha256, write_text
+from softadv.runs import Result, RunFolder, tensors_sha256
 from softadv.saved import load_saved
 from softadv.spec import Grid, Trial
 from softadv.training import attack_of, generator_for
@@ -80,24 +79,13 @@ def stored_trials(
 
 def evaluate_grid(prepared: Prepared, stored: Stored, *, report: GridReport) -> GridRun:
     """Evaluate every trial that has not finished yet; one that fails or is refused never loses another."""
-    finished, failed, refused = [], [], {}
-    for trial in prepared.grid.trials:
-        run = RunFolder(prepared.folder / trial.name)
+
+    def evaluate(trial: Trial) -> None:
+        run, data = RunFolder(prepared.folder / trial.name), prepared.datasets[trial]
         told = partial(report, trial.name)
-        try:
-            evaluate_trial(
-                trial, record=stored.records[trial.name], run=run, data=prepared.datasets[trial], report=told
-            )
-            finished.append(trial.name)
-        except SoftadvError as error:
-            write_text(run.path / TRACEBACK, f"{error}\n")
-            report(trial.name, "refused", 0)
-            refused[trial.name] = str(error)
-        except Exception:
-            write_text(run.path / TRACEBACK, traceback.format_exc())
-            report(trial.name, "failed", 0)
-            failed.append(trial.name)
-    return GridRun(tuple(finished), tuple(failed), refused)
+        evaluate_trial(trial, record=stored.records[trial.name], run=run, data=data, report=told)
+
+    return for_each_trial(prepared, evaluate, report=report)
 
 
 def evaluate_trial(trial: Trial, *, record: Record, run: RunFolder, data: ImageData, report: Report) -> Result:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -101,22 +102,35 @@ def run_grid(prepared: Prepared, *, report: GridReport, side_by_side: bool | Non
     side_by_side: train trials that differ in nothing but the seed as one model, before the first of them is concluded;
         None does so on a GPU, which one of them does not fill.
     """
-    finished, failed, refused = [], [], {}
     begun: set[Trial] = set()
-    for trial in prepared.grid.trials:
-        run, data = RunFolder(prepared.folder / trial.name), prepared.datasets[trial]
+
+    def run(trial: Trial) -> None:
+        folder, data = RunFolder(prepared.folder / trial.name), prepared.datasets[trial]
         if data.train_x.is_cuda if side_by_side is None else side_by_side:
-            begun |= _train_all_seeds(prepared, trial, but=begun, report=report)
+            begun.update(_train_all_seeds(prepared, trial, but=begun, report=report))
         told = _named(report, trial.name)
+        run_trial(trial, run=folder, data=data, report=_of_what_is_new(told) if trial in begun else told)
+
+    return for_each_trial(prepared, run, report=report)
+
+
+def for_each_trial(prepared: Prepared, work: Callable[[Trial], object], *, report: GridReport) -> GridRun:
+    """Do something with every trial; one that fails, or whose input is bad, leaves why in its folder and loses none.
+
+    work: raises SoftadvError for bad input. report: told of what failed or was refused.
+    """
+    finished, failed, refused = [], [], {}
+    for trial in prepared.grid.trials:
+        traceback_file = prepared.folder / trial.name / TRACEBACK
         try:
-            run_trial(trial, run=run, data=data, report=_of_what_is_new(told) if trial in begun else told)
+            work(trial)
             finished.append(trial.name)
         except SoftadvError as error:
-            write_text(run.path / TRACEBACK, f"{error}\n")
+            write_text(traceback_file, f"{error}\n")
             report(trial.name, "refused", 0)
             refused[trial.name] = str(error)
         except Exception:
-            write_text(run.path / TRACEBACK, traceback.format_exc())
+            write_text(traceback_file, traceback.format_exc())
             report(trial.name, "failed", 0)
             failed.append(trial.name)
     return GridRun(tuple(finished), tuple(failed), refused)
