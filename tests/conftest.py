@@ -77,3 +77,25 @@ def real_data() -> Path:
 def generator() -> torch.Generator:
     """A generator that starts each test alike."""
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny grid's folder, run through the command line. Shared: tests change copies of it."""
+    from tests.test_cli import run
+    from tests.test_grid import TINY
+
+    root = tmp_path_factory.mktemp("reference")
+    (root / "tiny.toml").write_text(TINY)
+    assert run("reproduce", str(root / "tiny.toml"), "--out", str(root / "tiny"), "--device", "cpu") == 0
+    return root / "tiny"
+
+
+@pytest.fixture
+def reference(tiny: Path, tmp_path: Path) -> Path:
+    """The folder of references, with the tiny grid's in it."""
+    from softadv.keeping import keep
+    from softadv.reference import REFERENCE
+
+    keep(tiny, reference=tmp_path / "expected" / REFERENCE)
+    return tmp_path / "expected" / REFERENCE
