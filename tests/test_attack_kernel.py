@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from softadv import attacks, compiled, compiled_attack
+from softadv import attacks, compiled, compiled_attack, compiled_chain
 from softadv.attacks import make_attack, pgd
 from softadv.models import conv_small
 from tests.networks import ARCHITECTURES, networks, random_images, seeded
@@ -147,7 +147,7 @@ def small():
 @pytest.mark.parametrize("workers", ["PyTorch's", "its own"])
 def test_neither_threads_nor_neighbours_change_an_image(steps, workers, monkeypatch, threads, kernel_only):
     if workers == "its own":
-        monkeypatch.setattr(compiled_attack, "_workers", lambda: None)
+        monkeypatch.setattr(compiled_chain, "workers", lambda: None)
     model = small()
     x, y = random_images((2, 6, 6), 70, seed=0)
     how = {"eps": 0.2, "alpha": 0.03, "steps": steps, "random_start": False}

@@ -1,4 +1,4 @@
-// The network as compiled_attack.py passes it, and its weights as the attack reads them.
+// The network as compiled_chain.py passes it, and its weights as the kernels read them.
 
 #pragma once
 
@@ -21,22 +21,23 @@ struct Layer {
     Plane in, out;
     int32_t kind, relu;     // relu: whether one follows
     int32_t kernel[2], stride[2], padding[2];
-    const float* weight;    // convolution: (out channels, kernel height, kernel width, in channels)
-    const float* bias;      // (out channels), or null
+    int32_t taps;           // convolution: the kernel's pixels; linear: those of the plane that it reads
+    const float* weight;    // convolution or linear: (outputs, channels, taps), as PyTorch keeps it
+    const float* bias;      // (outputs), or null
     const float* mean;      // normalisation: (channels); (x - mean) / deviation
     const float* deviation;
+    float* weight_slope;    // as weight: where its gradient goes, or null
+    float* bias_slope;
 };
 
 // Runs work(data) on some threads: GNU OpenMP's GOMP_parallel.
 using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
 
-struct Attack {
+struct Network {
     Plane image;
-    int32_t layers, images, steps, threads;
-    float eps, alpha;
+    int32_t layers, images, threads;
     const Layer* layer;     // the first reads the image; the last makes one pixel, whose channels are the classes
-    const float* x;         // (images, channels, height, width): the centres of the balls
-    float* point;           // likewise: the start, replaced by what the attack finds
+    const float* x;         // (images, channels, height, width)
     const int64_t* label;   // (images)
     Parallel parallel;      // or null, for threads of its own
 };
@@ -61,8 +62,18 @@ class Conv {
             for (int x = 0; x < layer.stride[1]; ++x)
                 for (int c = 0; c < in.channels; ++c)
                     places.push_back({y, x, (int64_t(y) * in.width + x) * in.channels + c});
-        lay_forward();
-        lay_backward();
+        std::unique_ptr<float[]> ordered;
+        const float* weight = layer.weight;  // (outputs, taps, channels), as the neurons lie
+        if (const int64_t channels = inputs / layer.taps; channels > 1 && layer.taps > 1) {
+            float* to = new float[forward.outputs * inputs];
+            ordered.reset(to);
+            for (int o = 0; o < forward.outputs; ++o)
+                for (int64_t tap = 0; tap < layer.taps; ++tap)
+                    for (int64_t c = 0; c < channels; ++c) *to++ = weight[o * inputs + c * layer.taps + tap];
+            weight = ordered.get();
+        }
+        lay_forward(weight);
+        lay_backward(weight);
     }
 
     // Where an output of `backward` lies, counted from the first pixel of its tile.
@@ -79,17 +90,17 @@ class Conv {
     std::vector<Place> places;
 
   private:
-    void lay_forward() {
+    void lay_forward(const float* weight) {
         each_panel(forward.outputs, [&](int first, auto width) {
             constexpr int N = decltype(width)::value;
             float* to = forward.weights + first * forward.depth;
-            const float* from = layer.weight + first * forward.depth;
+            const float* from = weight + first * forward.depth;
             for (int64_t k = 0; k < forward.depth; ++k)
                 for (int n = 0; n < N; ++n) *to++ = from[n * forward.depth + k];
         });
     }
 
-    void lay_backward() {
+    void lay_backward(const float* weight) {
         each_panel(backward.outputs, [&](int first, auto width) {
             constexpr int N = decltype(width)::value;
             float* to = backward.weights + first * backward.depth;
@@ -101,7 +112,7 @@ class Conv {
                         const int i = place.y + ty * layer.stride[0], j = place.x + tx * layer.stride[1];
                         const bool inside = i < layer.kernel[0] && j < layer.kernel[1];
                         const int64_t tap = (int64_t(i) * layer.kernel[1] + j) * in.channels;
-                        from[n] = inside ? layer.weight + tap + (first + n) % in.channels : nullptr;
+                        from[n] = inside ? weight + tap + (first + n) % in.channels : nullptr;
                     }
                     for (int o = 0; o < out.channels; ++o)
                         for (int n = 0; n < N; ++n) *to++ = from[n] ? from[n][o * forward.depth] : 0.0f;
@@ -110,4 +121,26 @@ class Conv {
     }
 
     std::unique_ptr<float[]> memory_;
+};
+
+// What workers share: the network and its weights, laid out.
+struct Prepared {
+    explicit Prepared(const Network& network) : network(network) {
+        convs.reserve(network.layers);
+        for (int l = 0; l < network.layers; ++l)
+            if (network.layer[l].kind == kConv)
+                convs.emplace_back(new Conv(network.layer[l]));
+            else
+                convs.emplace_back(nullptr);
+    }
+
+    // Neurons of one image: the image's, and what each layer makes.
+    int64_t neurons() const {
+        int64_t sum = network.image.neurons();
+        for (int l = 0; l < network.layers; ++l) sum += network.layer[l].out.neurons();
+        return sum;
+    }
+
+    const Network& network;
+    std::vector<std::unique_ptr<Conv>> convs;  // of each layer; null for a normalisation
 };

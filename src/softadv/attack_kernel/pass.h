@@ -1,0 +1,179 @@
+// A block of images on its way through the network, forwards and backwards.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "network.h"
+
+// A block of Lanes images in the memory of a worker. Every value is kept neuron by neuron, in the order height,
+// width, channel, the lanes side by side. Backwards, slopes take the place of the values that they are slopes by:
+// of a value, only whether its ReLU let it through is asked again, and last by its own slope.
+template <int Lanes>
+class Pass {
+  public:
+    Pass(const Prepared& prepared, float* memory) : prepared_(prepared), network_(prepared.network), image_(network_.image) {
+        values_.push_back(reinterpret_cast<Vec*>(memory));
+        for (int l = 0; l < network_.layers; ++l)
+            values_.push_back(values_.back() + network_.layer[l].in.neurons());
+    }
+
+  protected:
+    using Vec = Vector<Lanes>;
+
+    static Vec all(float value) { return Vec{} + value; }
+
+    void read_labels(int64_t first, int count) {
+        for (int lane = 0; lane < Lanes; ++lane) labels_[lane] = lane < count ? network_.label[first + lane] : 0;
+    }
+
+    void forward() {
+        for (int l = 0; l < network_.layers; ++l) forward(l);
+    }
+
+    // Put the slopes by what layer l reads, which its ReLU may not have let through, in its place.
+    void backward_in_place(int l) {
+        if (network_.layer[l - 1].relu)
+            backward(l, [in = values_[l]](int64_t k, Vec slope) { in[k] = in[k] <= 0.0f ? Vec{} : slope; });
+        else
+            backward(l, [in = values_[l]](int64_t k, Vec slope) { in[k] = slope; });
+    }
+
+    // Images (N, C, H, W) into a plane; lanes without an image are zero.
+    void read(const float* images, int64_t first, int count, Vec* plane) {
+        auto* lanes = reinterpret_cast<float*>(plane);
+        each_value(first, Lanes, [&](int lane, int64_t neuron, int64_t at) {
+            lanes[neuron * Lanes + lane] = lane < count ? images[at] : 0.0f;
+        });
+    }
+
+    // Call visit(lane, neuron, its place in a tensor of images) for the images from `first` on.
+    template <class Visit>
+    void each_value(int64_t first, int count, Visit visit) const {
+        const int64_t pixels = int64_t(image_.height) * image_.width;
+        constexpr int64_t some = 16;  // that a line of the cache holds: images may lie so that they drive each other out
+        for (int c = 0; c < image_.channels; ++c)
+            for (int64_t p = 0; p < pixels; p += some)
+                for (int lane = 0; lane < count; ++lane) {
+                    const int64_t at = ((first + lane) * image_.channels + c) * pixels;
+                    for (int64_t q = p; q < std::min(p + some, pixels); ++q)
+                        visit(lane, q * image_.channels + c, at + q);
+                }
+    }
+
+    void forward(int l) {
+        const Layer& layer = network_.layer[l];
+        if (layer.kind == kConv)
+            layer.relu ? forward<true>(*prepared_.convs[l], values_[l], values_[l + 1])
+                       : forward<false>(*prepared_.convs[l], values_[l], values_[l + 1]);
+        else
+            normalize(l);
+    }
+
+    void normalize(int l) {
+        const Layer& layer = network_.layer[l];
+        const Plane& plane = network_.layer[l].in;
+        for (int64_t k = 0; k < plane.neurons(); ++k) {
+            const int c = k % plane.channels;
+            const Vec value = (values_[l][k] - layer.mean[c]) / layer.deviation[c];
+            values_[l + 1][k] = layer.relu ? rectified(value) : value;
+        }
+    }
+
+    static Vec rectified(Vec value) { return value < 0.0f ? Vec{} : value; }  // a NaN stays, as in PyTorch
+
+    template <bool Relu>
+    void forward(const Conv& conv, const Vec* in, Vec* out) {
+        const Layer& layer = conv.layer;
+        const int channels = conv.in.channels;
+        Run<Lanes> runs[kMostRuns];
+        for (int y = 0; y < conv.out.height; ++y)
+            for (int x = 0; x < conv.out.width; ++x, out += conv.out.channels) {
+                const int top = y * layer.stride[0] - layer.padding[0], left = x * layer.stride[1] - layer.padding[1];
+                const int from = std::max(0, -left), to = std::min<int>(layer.kernel[1], conv.in.width - left);
+                int many = 0;
+                for (int i = std::max(0, -top); i < std::min<int>(layer.kernel[0], conv.in.height - top); ++i)
+                    if (from < to) {
+                        const int64_t neuron = (int64_t(top + i) * conv.in.width + left + from) * channels;
+                        runs[many++] = {in + neuron, (int64_t(i) * layer.kernel[1] + from) * channels,
+                                        (to - from) * channels};
+                    }
+                multiply<Lanes>(conv.forward, runs, many, [&](int o, Vec sum) {
+                    if (layer.bias) sum += layer.bias[o];
+                    out[o] = Relu ? rectified(sum) : sum;
+                });
+            }
+    }
+
+    // The slope of the cross-entropy by the logits, in their place. losses: where that of each lane goes, or null.
+    void differentiate_loss(float* losses) {
+        const int classes = network_.layer[network_.layers - 1].out.channels;
+        const bool relu = network_.layer[network_.layers - 1].relu;
+        auto* logits = reinterpret_cast<float*>(values_[network_.layers]);
+        for (int lane = 0; lane < Lanes; ++lane) {
+            float* logit = logits + lane;
+            float most = logit[0], sum = 0;
+            for (int c = 1; c < classes; ++c) most = std::max(most, logit[c * Lanes]);
+            for (int c = 0; c < classes; ++c) sum += std::exp(logit[c * Lanes] - most);
+            if (losses) losses[lane] = std::log(sum) + most - logit[labels_[lane] * Lanes];
+            for (int c = 0; c < classes; ++c) {
+                float& value = logit[c * Lanes];
+                const float slope = std::exp(value - most) / sum - (c == labels_[lane] ? 1.0f : 0.0f);
+                value = relu && value <= 0 ? 0.0f : slope;
+            }
+        }
+    }
+
+    // Give finish(neuron, vector) the slope by every value that layer l reads.
+    template <class Finish>
+    void backward(int l, Finish finish) {
+        if (network_.layer[l].kind == kConv)
+            backward(*prepared_.convs[l], values_[l + 1], finish);
+        else {
+            const Plane& plane = network_.layer[l].in;
+            for (int64_t k = 0; k < plane.neurons(); ++k)
+                finish(k, values_[l + 1][k] / network_.layer[l].deviation[k % plane.channels]);
+        }
+    }
+
+    template <class Finish>
+    void backward(const Conv& conv, const Vec* slopes, Finish& finish) {
+        const Layer& layer = conv.layer;
+        const Plane &in = conv.in, &out = conv.out;
+        Run<Lanes> runs[kMostRuns];
+        // Tiles are counted from the first row and column of the padding.
+        const int last_y = (layer.padding[0] + in.height - 1) / layer.stride[0];
+        const int last_x = (layer.padding[1] + in.width - 1) / layer.stride[1];
+        for (int y = layer.padding[0] / layer.stride[0]; y <= last_y; ++y)
+            for (int x = layer.padding[1] / layer.stride[1]; x <= last_x; ++x) {
+                const int top = y - conv.reach[0] + 1, left = x - conv.reach[1] + 1;  // the first window in reach
+                const int from = std::max(0, left), to = std::min<int>(out.width - 1, x);
+                int many = 0;
+                for (int row = std::max(0, top); row <= std::min<int>(out.height - 1, y); ++row)
+                    if (from <= to)
+                        runs[many++] = {slopes + (int64_t(row) * out.width + from) * out.channels,
+                                        (int64_t(row - top) * conv.reach[1] + from - left) * out.channels,
+                                        (to - from + 1) * out.channels};
+                const int pixel_y = y * layer.stride[0] - layer.padding[0];
+                const int pixel_x = x * layer.stride[1] - layer.padding[1];
+                const int64_t first = (int64_t(pixel_y) * in.width + pixel_x) * in.channels;
+                multiply<Lanes>(conv.backward, runs, many, [&](int at, Vec sum) {
+                    const Conv::Place& place = conv.places[at];
+                    const int row = pixel_y + place.y, column = pixel_x + place.x;
+                    if (row >= 0 && row < in.height && column >= 0 && column < in.width)
+                        finish(first + place.neuron, sum);
+                });
+            }
+    }
+
+    static constexpr int kMostRuns = 32;  // rows of a kernel, as compiled_chain.py makes sure
+
+    const Prepared& prepared_;
+    const Network& network_;
+    const Plane& image_;
+    std::vector<Vec*> values_;  // what each layer reads, and last the logits
+    int64_t labels_[Lanes];
+};

@@ -1,0 +1,141 @@
+// The gradients of a layer's weights: products of the slopes that leave it and the values that enter it, added up.
+
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "network.h"
+
+// What all lanes hold together. Halves are added, so that the order does not depend on the compiler.
+template <int Lanes>
+inline float total(Vector<Lanes> vector) {
+    if constexpr (Lanes == 2)
+        return vector[0] + vector[1];
+    else {
+        Vector<Lanes / 2> halves[2];
+        std::memcpy(halves, &vector, sizeof vector);
+        return total<Lanes / 2>(halves[0] + halves[1]);
+    }
+}
+
+// Call visit(first, width) for tiles of up to 4 that cover `count`, their width a constant.
+template <class Visit>
+inline void each_tile(int count, Visit visit) {
+    int first = 0;
+    auto rest = [&](auto width) {
+        for (; first + width() <= count; first += width()) visit(first, width);
+    };
+    rest(std::integral_constant<int, 4>{});
+    rest(std::integral_constant<int, 2>{});
+    rest(std::integral_constant<int, 1>{});
+}
+
+// A gradient as a worker adds it up: a row for each output, inputs in the order of the neurons.
+struct Rows {
+    float* first;
+    int64_t stride;
+    float* operator[](int64_t row) const { return first + row * stride; }
+};
+
+// Some positions of a convolution: how far it is from one to the next.
+struct Walk {
+    int rows, columns;
+    int64_t value_row, value_column, slope_row, slope_column;
+};
+
+// Add to `rows` what `inputs` neurons that lie side by side contribute, at all positions of a walk. What a tile adds up
+// stays in registers, lane by lane, until the walk is over.
+template <int Lanes>
+inline void add_positions(const Vector<Lanes>* values, int inputs, const Vector<Lanes>* slopes, int outputs,
+                          const Walk& walk, Rows gradient) {
+    each_tile(outputs, [&](int o, auto high) {
+        each_tile(inputs, [&](int k, auto wide) {
+            constexpr int O = decltype(high)::value, K = decltype(wide)::value;
+            Vector<Lanes> sum[O][K] = {};
+            for (int y = 0; y < walk.rows; ++y) {
+                const Vector<Lanes>* value = values + y * walk.value_row + k;
+                const Vector<Lanes>* slope = slopes + y * walk.slope_row + o;
+                for (int x = 0; x < walk.columns; ++x, value += walk.value_column, slope += walk.slope_column)
+                    for (int i = 0; i < O; ++i)
+                        for (int j = 0; j < K; ++j) sum[i][j] += slope[i] * value[j];
+            }
+            for (int i = 0; i < O; ++i)
+                for (int j = 0; j < K; ++j) gradient[o + i][k + j] += total<Lanes>(sum[i][j]);
+        });
+    });
+}
+
+// The outputs along one axis whose windows have tap `tap` inside of the plane: first and how many.
+struct Span {
+    Span(int tap, int stride, int padding, int entered, int left) {
+        first = std::max(0, (padding - tap + stride - 1) / stride);
+        const int reach = entered - 1 + padding - tap;
+        count = reach < 0 ? 0 : std::max(0, std::min(left, reach / stride + 1) - first);
+    }
+    int first, count;
+};
+
+template <int Lanes>
+inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* slopes, Rows gradient) {
+    const Layer& layer = conv.layer;
+    const Plane &in = conv.in, &out = conv.out;
+    const int64_t pixel = in.channels, row = pixel * in.width;
+    // Without padding, the windows' rows lie side by side; otherwise their pixels do.
+    const int together = layer.padding[1] ? 1 : layer.kernel[1];
+    for (int i = 0; i < layer.kernel[0]; ++i)
+        for (int j = 0; j < layer.kernel[1]; j += together) {
+            const Span y(i, layer.stride[0], layer.padding[0], in.height, out.height);
+            const Span x(j + together - 1, layer.stride[1], layer.padding[1], in.width, out.width);
+            if (!y.count || !x.count) continue;
+            const int64_t top = y.first * layer.stride[0] - layer.padding[0] + i;
+            const int64_t left = x.first * layer.stride[1] - layer.padding[1] + j;
+            const Walk walk{y.count, x.count, layer.stride[0] * row, layer.stride[1] * pixel,
+                            int64_t(out.width) * out.channels, out.channels};
+            const int64_t tap = (int64_t(i) * layer.kernel[1] + j) * pixel;
+            add_positions<Lanes>(values + top * row + left * pixel, together * in.channels,
+                                 slopes + (int64_t(y.first) * out.width + x.first) * out.channels, out.channels, walk,
+                                 {gradient.first + tap, gradient.stride});
+        }
+}
+
+// The same where there is one position: vectors along the inputs, image after image, need no sums over lanes.
+// turned: room for Lanes rows like the gradient's, whose stride is a multiple of kLanes.
+template <int Lanes>
+inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* slopes, float* turned,
+                       Rows gradient) {
+    using Wide = Vector<kLanes>;
+    const int64_t inputs = conv.forward.depth, stride = gradient.stride;
+    const auto* lanes = reinterpret_cast<const float*>(values);
+    for (int lane = 0; lane < Lanes; ++lane)
+        std::fill(turned + lane * stride + inputs, turned + (lane + 1) * stride, 0.0f);
+    for (int64_t k = 0; k < inputs; ++k)
+        for (int lane = 0; lane < Lanes; ++lane) turned[lane * stride + k] = lanes[k * Lanes + lane];
+    const auto* slope = reinterpret_cast<const float*>(slopes);
+    const auto* rows = reinterpret_cast<const Wide*>(turned);
+    const int64_t vectors = stride / kLanes;
+    // Inputs outside: the values of a tile stay in the nearest cache for all outputs.
+    each_tile(vectors, [&](int k, auto wide) {
+        each_tile(conv.out.channels, [&](int o, auto high) {
+            constexpr int O = decltype(high)::value, K = decltype(wide)::value;
+            Wide sum[O][K] = {};
+            for (int lane = 0; lane < Lanes; ++lane)
+                for (int i = 0; i < O; ++i)
+                    for (int j = 0; j < K; ++j)
+                        sum[i][j] += rows[lane * vectors + k + j] * slope[(o + i) * Lanes + lane];
+            for (int i = 0; i < O; ++i)
+                for (int j = 0; j < K; ++j) reinterpret_cast<Wide*>(gradient[o + i])[k + j] += sum[i][j];
+        });
+    });
+}
+
+template <int Lanes>
+inline void add_biases(const Plane& out, const Vector<Lanes>* slopes, float* gradient) {
+    const int64_t positions = int64_t(out.height) * out.width;
+    for (int o = 0; o < out.channels; ++o) {
+        Vector<Lanes> sum = {};
+        for (int64_t p = 0; p < positions; ++p) sum += slopes[p * out.channels + o];
+        gradient[o] += total<Lanes>(sum);
+    }
+}

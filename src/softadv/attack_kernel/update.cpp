@@ -1,0 +1,171 @@
+// The gradients of the weights by the mean cross-entropy on a CPU: many images at once, one in each SIMD lane.
+//
+// Blocks of images go forwards and backwards as in the attack (pass.h), and leave at each layer what they add to the
+// gradients of its weights (slopes.h).
+
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "pass.h"
+#include "slopes.h"
+#include "workers.h"
+
+namespace {
+
+struct Update {
+    Network network;
+    float* loss;  // where the mean over the images goes
+};
+
+// Where a worker's gradients lie: for each layer its weights', in rows of whole vectors, and its biases'.
+class Places {
+  public:
+    explicit Places(const Prepared& prepared) {
+        for (const auto& conv : prepared.convs) {
+            begin_.push_back(floats);
+            stride_.push_back(conv ? (conv->forward.depth + kLanes - 1) / kLanes * kLanes : 0);
+            longest = std::max(longest, stride_.back());
+            if (conv) floats += stride_.back() * conv->out.channels + (conv->out.channels + kLanes - 1) / kLanes * kLanes;
+        }
+    }
+
+    Rows weights(int l, float* memory) const { return {memory + begin_[l], stride_[l]}; }
+    float* biases(int l, float* memory, int outputs) const { return memory + begin_[l] + stride_[l] * outputs; }
+
+    int64_t floats = 0, longest = 0;
+
+  private:
+    std::vector<int64_t> begin_, stride_;
+};
+
+// A block of images that leaves gradients. turned: room for Lanes of the longest rows.
+template <int Lanes>
+class Block : Pass<Lanes> {
+  public:
+    Block(const Prepared& prepared, const Places& places, float* memory, float* turned, float* gradients)
+        : Pass<Lanes>(prepared, memory), places_(places), turned_(turned), gradients_(gradients) {}
+
+    // Add what images `first` to `first + count` contribute; returns the sum of their losses.
+    double differentiate(int64_t first, int count) {
+        this->read(network_.x, first, count, values_[0]);
+        this->read_labels(first, count);
+        this->forward();
+        float losses[Lanes];
+        this->differentiate_loss(losses);
+        Vector<Lanes> share;  // lanes without an image have none
+        for (int lane = 0; lane < Lanes; ++lane) share[lane] = lane < count ? 1.0f / network_.images : 0.0f;
+        for (int c = 0; c < network_.layer[network_.layers - 1].out.channels; ++c) values_.back()[c] *= share;
+        int lowest = 0;  // layer that is asked for a gradient
+        while (!asked(lowest)) ++lowest;
+        for (int l = network_.layers - 1; l >= lowest; --l) {
+            if (asked(l)) add(l);
+            if (l > lowest) this->backward_in_place(l);
+        }
+        double sum = 0;
+        for (int lane = 0; lane < count; ++lane) sum += losses[lane];
+        return sum;
+    }
+
+  private:
+    using Pass<Lanes>::network_;
+    using Pass<Lanes>::values_;
+
+    bool asked(int l) const {
+        return l == network_.layers || network_.layer[l].weight_slope || network_.layer[l].bias_slope;
+    }
+
+    void add(int l) {
+        const Conv& conv = *this->prepared_.convs[l];
+        const Rows rows = places_.weights(l, gradients_);
+        const bool linear = conv.in.height == 1 && conv.in.width == 1 && conv.forward.depth == conv.in.channels;
+        if (network_.layer[l].weight_slope) {
+            if (linear && conv.out.neurons() == conv.out.channels)
+                add_linear<Lanes>(conv, values_[l], values_[l + 1], turned_, rows);
+            else
+                add_convolution<Lanes>(conv, values_[l], values_[l + 1], rows);
+        }
+        if (network_.layer[l].bias_slope)
+            add_biases<Lanes>(conv.out, values_[l + 1], places_.biases(l, gradients_, conv.out.channels));
+    }
+
+    const Places& places_;
+    float* const turned_;
+    float* const gradients_;
+};
+
+// One worker's memory and what it has added up.
+class Worker {
+  public:
+    Worker(const Prepared& prepared, const Places& places)
+        : gradients_(places.floats), turned_(places.longest * kWide), values_(prepared.neurons() * kWide),
+          wide_(prepared, places, values_.get(), turned_.get(), gradients_.get()),
+          narrow_(prepared, places, values_.get(), turned_.get(), gradients_.get()), floats_(places.floats) {}
+
+    void differentiate(const std::vector<Part>& parts, size_t from, size_t to) {
+        std::fill(gradients_.get(), gradients_.get() + floats_, 0.0f);
+        for (size_t b = from; b < to; ++b)
+            loss_ += parts[b].width == kWide ? wide_.differentiate(parts[b].first, parts[b].count)
+                                             : narrow_.differentiate(parts[b].first, parts[b].count);
+    }
+
+    float* gradients() const { return gradients_.get(); }
+    double loss() const { return loss_; }
+
+  private:
+    const Memory gradients_, turned_, values_;
+    Block<kWide> wide_;
+    Block<kNarrow> narrow_;
+    const int64_t floats_;
+    double loss_ = 0;
+};
+
+using Workers = std::vector<std::unique_ptr<Worker>>;
+
+// Add up the workers' gradients of a layer, in their order, and put them where and as PyTorch keeps them.
+void hand_over(const Layer& layer, int l, const Conv& conv, const Places& places, const Workers& workers) {
+    const int outputs = conv.out.channels;
+    const int64_t inputs = conv.forward.depth, taps = layer.taps, channels = inputs / taps;
+    const Rows sum = places.weights(l, workers[0]->gradients());
+    float* const biases = places.biases(l, workers[0]->gradients(), outputs);
+    for (size_t w = 1; w < workers.size(); ++w) {
+        const Rows more = places.weights(l, workers[w]->gradients());
+        const float* other = places.biases(l, workers[w]->gradients(), outputs);
+        for (int64_t k = 0; k < outputs * sum.stride; ++k) sum.first[k] += more.first[k];
+        for (int o = 0; o < outputs; ++o) biases[o] += other[o];
+    }
+    if (float* to = layer.weight_slope)
+        for (int o = 0; o < outputs; ++o)
+            for (int64_t c = 0; c < channels; ++c)
+                for (int64_t tap = 0; tap < taps; ++tap) *to++ = sum[o][tap * channels + c];
+    if (layer.bias_slope) std::copy(biases, biases + outputs, layer.bias_slope);
+}
+
+}  // namespace
+
+// What compiled_update.py calls: writes the gradients that layers ask for, and the mean loss.
+// Returns 0, or 1 where memory ran out.
+extern "C" int32_t differentiate(const Update* update) {
+    try {
+        const Network& network = update->network;
+        const Prepared prepared(network);
+        const Places places(prepared);
+        const std::vector<Part> blocks = parts(network);
+        const int count = std::min<int64_t>(workers_of(network), blocks.size());
+        Workers workers;
+        for (int i = 0; i < count; ++i) workers.emplace_back(new Worker(prepared, places));
+        // Each worker has blocks of its own, so that sums do not depend on which thread is faster.
+        share_out(network, count, [&](int i) {
+            workers[i]->differentiate(blocks, blocks.size() * i / count, blocks.size() * (i + 1) / count);
+        });
+        double loss = 0;
+        for (const auto& worker : workers) loss += worker->loss();
+        *update->loss = loss / network.images;
+        for (int l = 0; l < network.layers; ++l)
+            if (prepared.convs[l]) hand_over(network.layer[l], l, *prepared.convs[l], places, workers);
+        return 0;
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+}

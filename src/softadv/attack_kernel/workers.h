@@ -1,0 +1,78 @@
+// What the kernels' workers have in common: blocks of images, memory, threads.
+
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "network.h"
+
+constexpr int kWide = kLanes, kNarrow = kLanes / 2;  // images of a block
+
+// Images `first` to `first + count` in a block of `width` lanes.
+struct Part {
+    int64_t first;
+    int count, width;
+
+    // The time of a step, in thirds of a wide block's: half the lanes need as many weights loaded.
+    int cost() const { return width == kWide ? 3 : 2; }
+};
+
+// Wide blocks, and a narrow one where that is enough for the rest; narrow ones where there are more threads.
+inline std::vector<Part> parts(const Network& network) {
+    std::vector<Part> found;
+    const int width = int64_t(kWide) * network.threads > network.images ? kNarrow : kWide;
+    for (int64_t first = 0; first < network.images; first += found.back().count) {
+        const int count = std::min<int64_t>(width, network.images - first);
+        found.push_back({first, count, count <= kNarrow ? kNarrow : kWide});
+    }
+    return found;
+}
+
+// Workers that find something to do.
+inline int workers_of(const Network& network) {
+    const int64_t most = (int64_t(network.images) + kNarrow - 1) / kNarrow;
+    return std::max<int64_t>(1, std::min<int64_t>(network.threads, most));
+}
+
+// Floats at an address where vectors may lie.
+class Memory {
+  public:
+    explicit Memory(int64_t floats) : floats_(new (std::align_val_t(kAlignment)) float[floats]) {}
+    float* get() const { return floats_.get(); }
+
+  private:
+    static constexpr int kAlignment = 64;
+    struct Free {
+        void operator()(float* memory) const { operator delete[](memory, std::align_val_t(kAlignment)); }
+    };
+    std::unique_ptr<float[], Free> floats_;
+};
+
+// Call work(i) for each i below `count`, the last first, on so many threads or fewer.
+template <class Work>
+void share_out(const Network& network, int count, Work work) {
+    struct Shared {
+        void take() {
+            for (int i = --left; i >= 0; i = --left) work(i);
+        }
+        Work& work;
+        std::atomic<int> left;
+    } shared{work, {count}};
+    if (count > 1 && network.parallel) {
+        network.parallel([](void* data) { static_cast<Shared*>(data)->take(); }, &shared, count, 0);
+        return;
+    }
+    std::vector<std::thread> others;
+    try {
+        for (int i = 1; i < count; ++i) others.emplace_back([&shared] { shared.take(); });
+    } catch (...) {  // fewer threads than asked for do the same work
+    }
+    shared.take();
+    for (auto& thread : others) thread.join();
+}

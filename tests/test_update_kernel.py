@@ -1,0 +1,193 @@
+"""The compiled update: its gradients are autograd's."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from softadv import compiled_chain, compiled_update
+from softadv.models import conv_small
+from tests.networks import ARCHITECTURES, networks, random_images, seeded
+
+pytestmark = pytest.mark.skipif(not compiled_update.available(), reason="needs a C++ compiler")
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def by_kernel(model, x, y):
+    """The loss and the gradients of a float32 copy of a model."""
+    model = copy.deepcopy(model).float()
+    loss = compiled_update.gradients(model, x.float(), y)
+    assert loss is not None
+    return loss, [parameter.grad for parameter in model.parameters()]
+
+
+def by_autograd(model, x, y):
+    """The same in float64, at the numbers that the kernel sees."""
+    model = copy.deepcopy(model).float().double()
+    loss = F.cross_entropy(model(x.float().double()), y)
+    loss.backward()
+    return loss.detach(), [parameter.grad for parameter in model.parameters()]
+
+
+def assert_same_gradients(model, x, y):
+    model.requires_grad_()
+    (loss, ours), (expected_loss, theirs) = by_kernel(model, x, y), by_autograd(model, x, y)
+    assert loss.dtype == torch.float32
+    assert loss.shape == ()
+    assert torch.allclose(loss.double(), expected_loss, rtol=1e-5, atol=1e-6)
+    for own, expected, parameter in zip(ours, theirs, model.parameters(), strict=True):
+        assert own.shape == parameter.shape
+        assert own.is_contiguous()
+        scale = max(1e-3, float(expected.abs().max()))
+        assert float((own.double() - expected).abs().max()) <= 2e-5 * scale
+
+
+@pytest.mark.parametrize("count", [1, 7, 16, 33, 128])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_gradients_are_those_of_autograd(name, count):
+    shape, build = ARCHITECTURES[name]
+    assert_same_gradients(seeded(0, build), *random_images(shape, count, seed=count))
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "cifar10"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_gradients_of_the_papers_networks_are_those_of_autograd(dataset, normalize):
+    shape = (1, 28, 28) if dataset == "mnist" else (3, 32, 32)
+    model = conv_small(dataset, normalize=normalize, seed=1)
+    assert_same_gradients(model, *random_images(shape, 50, seed=2, classes=10))
+
+
+def test_a_linear_layer_sees_the_pixels_of_several_channels_in_their_order():
+    model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 4)))
+    assert_same_gradients(model, *random_images((2, 3, 4), 19, seed=0))
+
+
+def is_clear(model, x):
+    """Whether rounding cannot turn a ReLU."""
+    least = [1.0]
+
+    def look(_layer, inputs, _output):
+        size = inputs[0].abs()
+        least.append(float(size[size > 0].amin()) if (size > 0).any() else 1.0)
+
+    handles = [layer.register_forward_hook(look) for layer in model.modules() if isinstance(layer, nn.ReLU)]
+    model(x)
+    for handle in handles:
+        handle.remove()
+    return min(least) > 1e-5
+
+
+@settings(max_examples=60, deadline=None)
+@given(network=networks(), seed=st.integers(0, 2**31 - 1), count=st.integers(1, 20))
+def test_gradients_of_any_chain_are_those_of_autograd(network, seed, count):
+    model, shape = network
+    x, y = random_images(shape, count, seed=seed)
+    if is_clear(model, x):
+        assert_same_gradients(model, x, y)
+
+
+@pytest.mark.parametrize("workers", ["PyTorch's", "its own"])
+def test_the_same_threads_make_the_same_bits(workers, monkeypatch, threads):
+    if workers == "its own":
+        monkeypatch.setattr(compiled_chain, "workers", lambda: None)
+    model = conv_small("digits", seed=0)
+    x, y = random_images((1, 28, 28), 128, seed=0, classes=10)
+    for count in (1, 2, 3, 7, 40):
+        threads(count)
+        loss, first = by_kernel(model, x, y)
+        for _ in range(5):
+            again, second = by_kernel(model, x, y)
+            assert torch.equal(loss, again)
+            assert all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 40])
+def test_any_number_of_threads_makes_the_same_gradients(count, threads):
+    threads(count)
+    shape, build = ARCHITECTURES["padding"]
+    for size in (1, 9, 17, 70):
+        assert_same_gradients(seeded(0, build), *random_images(shape, size, seed=0))
+
+
+@pytest.mark.parametrize("frozen", [[0, 1], [2], [3], [6, 7], [0, 1, 2, 3, 4, 5], list(range(8))])
+def test_frozen_parameters_get_no_gradient_and_leave_the_others_theirs(frozen):
+    model = conv_small("digits", seed=0)
+    x, y = random_images((1, 28, 28), 20, seed=0, classes=10)
+    _, whole = by_kernel(model, x, y)
+    for index in frozen:
+        list(model.parameters())[index].requires_grad_(False)
+    _, some = by_kernel(model, x, y)
+    for index, (own, expected) in enumerate(zip(some, whole, strict=True)):
+        assert own is None if index in frozen else torch.equal(own, expected)
+
+
+def test_images_and_weights_in_any_memory_format_make_contiguous_gradients():
+    model = conv_small("cifar10", seed=0)
+    x, y = random_images((3, 32, 32), 20, seed=0, classes=10)
+    loss, expected = by_kernel(model, x, y)
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    again, found = by_kernel(other, x.to(memory_format=torch.channels_last), y)
+    assert torch.equal(loss, again)
+    assert all(own.is_contiguous() and torch.equal(own, theirs) for own, theirs in zip(found, expected, strict=True))
+
+
+def test_gradients_take_the_place_of_earlier_ones():
+    model = conv_small("digits", seed=0)
+    x, y = random_images((1, 28, 28), 20, seed=0, classes=10)
+    compiled_update.gradients(model, x.float(), y)
+    first = [parameter.grad for parameter in model.parameters()]
+    before = [gradient.clone() for gradient in first]
+    compiled_update.gradients(model, x.float().flip(0), y)
+    for parameter, gradient, kept in zip(model.parameters(), first, before, strict=True):
+        assert parameter.grad is not gradient
+        assert torch.equal(gradient, kept)
+
+
+def test_weights_that_are_not_numbers_are_seen_in_the_loss():
+    model = conv_small("digits", seed=0)
+    with torch.no_grad():
+        model[2].weight[3, 2, 1, 1] = float("nan")
+    x, y = random_images((1, 28, 28), 20, seed=0, classes=10)
+    assert compiled_update.gradients(model, x.float(), y).isnan()
+
+
+_SHARED = nn.Linear(64, 64)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double(),
+        nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Tanh()),
+        nn.Sequential(nn.Conv2d(1, 2, 3, dilation=2), nn.Flatten(), nn.Linear(32, 10)),
+        nn.Sequential(nn.Conv2d(1, 10, 8)),
+        nn.Sequential(nn.Flatten(), _SHARED, nn.ReLU(), _SHARED, nn.Linear(64, 10)),
+    ],
+    ids=str,
+)
+def test_what_the_kernel_does_not_do_is_left_to_pytorch(model):
+    x = torch.rand(3, 1, 8, 8, dtype=next(model.parameters()).dtype)
+    assert compiled_update.gradients(model, x, torch.tensor([0, 1, 2])) is None
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("label", [-100, -1, 10])
+def test_a_label_without_a_class_is_left_to_pytorch(label):
+    model = conv_small("digits", seed=0)
+    assert compiled_update.gradients(model, torch.rand(2, 1, 28, 28), torch.tensor([0, label])) is None
+
+
+def test_no_images_are_left_to_pytorch():
+    model = conv_small("digits", seed=0)
+    assert compiled_update.gradients(model, torch.rand(0, 1, 28, 28), torch.zeros(0, dtype=torch.int64)) is None
