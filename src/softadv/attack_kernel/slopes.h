@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "network.h"
 
-// What all lanes hold together. Halves are added, so that the order does not depend on the compiler.
+// What all lanes hold together: halves are added.
 template <int Lanes>
 inline float total(Vector<Lanes> vector) {
     if constexpr (Lanes == 2)
@@ -17,6 +19,37 @@ inline float total(Vector<Lanes> vector) {
         Vector<Lanes / 2> halves[2];
         std::memcpy(halves, &vector, sizeof vector);
         return total<Lanes / 2>(halves[0] + halves[1]);
+    }
+}
+
+// Vector with the lanes of number `at...` of two vectors side by side.
+template <int Lanes, int... at>
+inline Vector<Lanes> choose(Vector<Lanes> a, Vector<Lanes> b, std::integer_sequence<int, at...>) {
+#ifdef __clang__
+    return __builtin_shufflevector(a, b, at...);
+#else
+    typedef int Numbers __attribute__((vector_size(4 * Lanes)));
+    return __builtin_shuffle(a, b, Numbers{at...});
+#endif
+}
+
+// Lanes whose number has the bit `apart` are b's in the result, others a's; each with its neighbour `apart` lanes off.
+template <int Lanes, int apart, int... lane>
+inline Vector<Lanes> add_neighbours(Vector<Lanes> a, Vector<Lanes> b, std::integer_sequence<int, lane...>) {
+    using Lower = std::integer_sequence<int, (lane & apart ? Lanes + lane - apart : lane)...>;
+    using Upper = std::integer_sequence<int, (lane & apart ? Lanes + lane : lane + apart)...>;
+    return choose<Lanes>(a, b, Lower{}) + choose<Lanes>(a, b, Upper{});
+}
+
+// The totals of as many vectors as there are lanes, in their order; what they hold is lost.
+template <int Lanes, int apart = 1>
+inline Vector<Lanes> totals(Vector<Lanes>* vectors) {
+    if constexpr (apart == Lanes)
+        return vectors[0];
+    else {
+        for (int i = 0; i < Lanes / apart; i += 2)
+            vectors[i / 2] = add_neighbours<Lanes, apart>(vectors[i], vectors[i + 1], std::make_integer_sequence<int, Lanes>{});
+        return totals<Lanes, 2 * apart>(vectors);
     }
 }
 
@@ -45,24 +78,55 @@ struct Walk {
     int64_t value_row, value_column, slope_row, slope_column;
 };
 
-// Add to `rows` what `inputs` neurons that lie side by side contribute, at all positions of a walk. What a tile adds up
-// stays in registers, lane by lane, until the walk is over.
+// A value that is loaded once: compilers would rather load it again for each product, and loads are what a tile saves.
+template <class Value>
+inline Value in_register(Value value) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(value));
+#elif defined(__AVX__)
+    asm("" : "+x"(value));
+#endif
+    return value;
+}
+
+// The products of K neurons and O slopes that lie side by side, added up over a walk, lane by lane: (O, K). A function of
+// its own, where the compiler finds registers for all of them.
+template <int Lanes, int O, int K>
+__attribute__((noinline)) void correlate(const Vector<Lanes>* values, const Vector<Lanes>* slopes, const Walk walk,
+                                         Vector<Lanes>* sums) {
+    Vector<Lanes> sum[O * K];
+    for (int n = 0; n < O * K; ++n) sum[n] = Vector<Lanes>{};
+    for (int y = 0; y < walk.rows; ++y) {
+        const Vector<Lanes>* value = values + y * walk.value_row;
+        const Vector<Lanes>* slope = slopes + y * walk.slope_row;
+        for (int x = 0; x < walk.columns; ++x, value += walk.value_column, slope += walk.slope_column) {
+            Vector<Lanes> held[K];
+            for (int j = 0; j < K; ++j) held[j] = in_register(value[j]);
+            for (int i = 0; i < O; ++i) {
+                const Vector<Lanes> by = in_register(slope[i]);
+                for (int j = 0; j < K; ++j) sum[i * K + j] += by * held[j];
+            }
+        }
+    }
+    for (int n = 0; n < O * K; ++n) sums[n] = sum[n];
+}
+
+// Add to a gradient what `inputs` neurons that lie side by side contribute, at all positions of a walk.
 template <int Lanes>
 inline void add_positions(const Vector<Lanes>* values, int inputs, const Vector<Lanes>* slopes, int outputs,
                           const Walk& walk, Rows gradient) {
     each_tile(outputs, [&](int o, auto high) {
         each_tile(inputs, [&](int k, auto wide) {
             constexpr int O = decltype(high)::value, K = decltype(wide)::value;
-            Vector<Lanes> sum[O][K] = {};
-            for (int y = 0; y < walk.rows; ++y) {
-                const Vector<Lanes>* value = values + y * walk.value_row + k;
-                const Vector<Lanes>* slope = slopes + y * walk.slope_row + o;
-                for (int x = 0; x < walk.columns; ++x, value += walk.value_column, slope += walk.slope_column)
-                    for (int i = 0; i < O; ++i)
-                        for (int j = 0; j < K; ++j) sum[i][j] += slope[i] * value[j];
-            }
-            for (int i = 0; i < O; ++i)
-                for (int j = 0; j < K; ++j) gradient[o + i][k + j] += total<Lanes>(sum[i][j]);
+            Vector<Lanes> sum[O * K];
+            correlate<Lanes, O, K>(values + k, slopes + o, walk, sum);
+            if constexpr (O * K % Lanes == 0)
+                for (int i = 0; i < O * K; i += Lanes) {
+                    const Vector<Lanes> found = totals<Lanes>(sum + i);
+                    for (int n = 0; n < Lanes; ++n) gradient[o + (i + n) / K][k + (i + n) % K] += found[n];
+                }
+            else
+                for (int n = 0; n < O * K; ++n) gradient[o + n / K][k + n % K] += total<Lanes>(sum[n]);
         });
     });
 }
@@ -120,10 +184,12 @@ inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vect
         each_tile(conv.out.channels, [&](int o, auto high) {
             constexpr int O = decltype(high)::value, K = decltype(wide)::value;
             Wide sum[O][K] = {};
-            for (int lane = 0; lane < Lanes; ++lane)
+            for (int lane = 0; lane < Lanes; ++lane) {
+                Wide held[K];
+                for (int j = 0; j < K; ++j) held[j] = in_register(rows[lane * vectors + k + j]);
                 for (int i = 0; i < O; ++i)
-                    for (int j = 0; j < K; ++j)
-                        sum[i][j] += rows[lane * vectors + k + j] * slope[(o + i) * Lanes + lane];
+                    for (int j = 0; j < K; ++j) sum[i][j] += held[j] * slope[(o + i) * Lanes + lane];
+            }
             for (int i = 0; i < O; ++i)
                 for (int j = 0; j < K; ++j) reinterpret_cast<Wide*>(gradient[o + i])[k + j] += sum[i][j];
         });
