@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from softadv import compiled_chain, compiled_update
+from softadv import compiled, compiled_chain, compiled_update, training
 from softadv.models import conv_small
+from softadv.spec import Trial
+from softadv.training import attack_of, new_learner, train_epoch
 from tests.networks import ARCHITECTURES, networks, random_images, seeded
 
 pytestmark = pytest.mark.skipif(not compiled_update.available(), reason="needs a C++ compiler")
@@ -191,3 +193,55 @@ def test_a_label_without_a_class_is_left_to_pytorch(label):
 def test_no_images_are_left_to_pytorch():
     model = conv_small("digits", seed=0)
     assert compiled_update.gradients(model, torch.rand(0, 1, 28, 28), torch.zeros(0, dtype=torch.int64)) is None
+
+
+def test_without_the_kernel_pytorch_does_it(monkeypatch):
+    monkeypatch.setattr(compiled, "load", lambda source: "no C++ compiler found")
+    assert compiled_update.missing() == "no C++ compiler found"
+    assert (
+        compiled_update.gradients(conv_small("digits", seed=0), torch.rand(2, 1, 28, 28), torch.tensor([0, 1])) is None
+    )
+
+
+def trained(data, model, *, epochs=1):
+    """A trial's training from a copy of a model; the losses of its epochs, and the share it gets right afterwards."""
+    trial = Trial(
+        setting="tests", dataset="digits", method="adversarial", seed=0, eps=0.05, alpha=0.02, steps=3, epochs=epochs,
+        batch_size=32,
+    )  # fmt: skip
+    learner = new_learner(copy.deepcopy(model), trial)
+    losses = [
+        train_epoch(
+            learner, data.train_x, data.train_y, trial=trial, epoch=epoch, attack=attack_of(trial),
+            on_progress=lambda _what, _done: None,
+        ).loss
+        for epoch in range(1, epochs + 1)
+    ]  # fmt: skip
+    right = learner.model(data.test_x).argmax(1) == data.test_y
+    return losses, float(right.double().mean())
+
+
+def test_training_learns_as_much_as_without_the_kernel(digits, monkeypatch):
+    model = conv_small("digits", seed=0)
+    with compiled.disabled():
+        expected, accuracy = trained(digits, model, epochs=2)
+    # PyTorch's own way through the update is shut.
+    monkeypatch.setattr(training.F, "cross_entropy", None)
+    losses, own = trained(digits, model, epochs=2)
+    assert losses == pytest.approx(expected, rel=0.01)
+    assert own == pytest.approx(accuracy, abs=0.02)
+
+
+def test_frozen_layers_stay_as_they_were_in_training(digits):
+    trial = Trial(
+        setting="tests", dataset="digits", method="natural", seed=0, eps=0.1, alpha=0.1, steps=1, epochs=1,
+    )  # fmt: skip
+    model = conv_small("digits", seed=0)
+    model[0].requires_grad_(False)
+    before = copy.deepcopy(model.state_dict())
+    train_epoch(
+        new_learner(model, trial), digits.train_x[:100], digits.train_y[:100], trial=trial, epoch=1,
+        attack=attack_of(trial), on_progress=lambda _what, _done: None,
+    )  # fmt: skip
+    same = [name for name, value in model.state_dict().items() if torch.equal(value, before[name])]
+    assert same == ["0.weight", "0.bias"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from softadv import compiled_attack, environment, eran
+from softadv import compiled_attack, compiled_update, environment, eran
 from softadv.certify import native
 from softadv.data import check_sizes, find_dataset, search_places
 from softadv.errors import SoftadvError
@@ -32,6 +32,7 @@ def examine(data_root: Path | None) -> list[Finding]:
         _processor(),
         _kernel("certifier", native.missing(), "about 8 times"),
         _kernel("attack", compiled_attack.missing(), "more than twice"),
+        _kernel("update", compiled_update.missing(), "about twice"),
         _gpu(),
         Finding("dataset digits", "bundled with scikit-learn"),
         _dataset("mnist", data_root),
