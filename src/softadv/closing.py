@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +13,6 @@ from softadv.errors import SoftadvError
 from softadv.evidence import finished_runs
 from softadv.grid import grid_command, grid_name
 from softadv.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, summary_parts, summary_text
-from softadv.runs import make_folder, write_bytes
 
 
 def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Sequence[str] = ()) -> int:
@@ -57,30 +54,11 @@ def write_page(folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdic
     """
     from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
 
-    # Asked of the folder itself, so that a message names its files.
-    title, notice = _name(folder), _notice(folder, entries)
+    if out is None and is_reference(folder):
+        raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
     command = summary_text(folder, "command") if is_reference(folder) else grid_command(folder)
-
-    def write(place: Path) -> Path:
-        return write_report(place, verdicts=verdicts, title=title, command=command, notice=notice)
-
-    if out is None:
-        if is_reference(folder):
-            raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
-        return write(folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "runs"
-        # All that a report reads: not the checkpoints, the weights and the models, which are large.
-        kept_out = shutil.ignore_patterns("report", "weights*", "checkpoint.*", "*.onnx")
-        try:
-            shutil.copytree(folder, copy, ignore=kept_out)
-        except OSError as error:
-            raise SoftadvError(f"{folder}: cannot be read ({error})") from error
-        page = write(copy)
-        make_folder(out)
-        for file in sorted(page.parent.iterdir()):
-            write_bytes(out / file.name, file.read_bytes())
-    return out / page.name
+    notice = _notice(folder, entries)
+    return write_report(folder, verdicts=verdicts, title=_name(folder), command=command, notice=notice, out=out)
 
 
 def _name(folder: Path) -> str:

@@ -1,6 +1,6 @@
 """A grid's run folder as one self-contained HTML page, with its figures and their numbers as files beside it.
 
-<folder>/report/index.html, and for each figure NAME.png, NAME.svg and NAME.csv: accuracy-<setting>,
+index.html, and for each figure NAME.png, NAME.svg and NAME.csv: accuracy-<setting>,
 verified-<dataset>, partition-<setting>, trade-off, time, examples. Everything comes from the run folder,
 so a report can be made of any state of a grid. No path of the machine that makes it is on the page.
 """
@@ -50,11 +50,14 @@ class Rerun:
     spec: str
 
 
-def write_report(folder: Path, *, verdicts: Sequence[Verdict], title: str, command: str, notice: str = "") -> Path:
+def write_report(
+    folder: Path, *, verdicts: Sequence[Verdict], title: str, command: str, notice: str = "", out: Path | None = None
+) -> Path:
     """Write the report of a grid's run folder; returns the page's path.
 
     verdicts: what was decided about each claim, in the order to show. command: what reruns the grid.
     notice: what a reader must know before anything else, such as that nothing was trained.
+    out: where the page and its figures go, else report/ in the folder.
     Raises SoftadvError when the folder holds no trial, or the report cannot be written.
     """
     entries = read_entries(folder)
@@ -88,7 +91,7 @@ def write_report(folder: Path, *, verdicts: Sequence[Verdict], title: str, comma
         environment=_environment(entries),
         data=_data(entries),
     )
-    report = folder / "report"
+    report = folder / "report" if out is None else out
     make_folder(report)
     for picture in drawn:
         for name, data in picture.files.items():
