@@ -191,10 +191,10 @@ def _update(learner: Learner, trial: Trial, inputs: Tensor, labels: Tensor) -> T
     """One step of the optimizer; the mean loss before it."""
 
     def update(inputs: Tensor, labels: Tensor) -> Tensor:
-        # Gradients are made anew: those of a recorded update lie in the memory of its recording.
-        learner.optimizer.zero_grad(set_to_none=True)
         loss = compiled_update.gradients(learner.model, inputs, labels)
         if loss is None:
+            # Gradients are made anew: those of a recorded update lie in the memory of its recording.
+            learner.optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(learner.model(inputs), labels)
             loss.backward()
         learner.optimizer.step()
