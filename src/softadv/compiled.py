@@ -54,7 +54,7 @@ def disabled() -> Iterator[None]:
 def load(source: Path) -> ctypes.CDLL | str:
     """The loaded library of a kernel, or one line that says why there is none.
 
-    source: its main file; the folder's other files are what it includes.
+    source: its main file; the headers beside it are what it includes.
     """
     try:
         return ctypes.CDLL(str(library(source)))
@@ -69,7 +69,7 @@ def library(source: Path) -> Path:
     if compiler is None:
         raise SoftadvError("no C++ compiler found (Debian: apt-get install g++)")
     # Another machine may share this folder: the processor is part of the name.
-    sources = [path.read_text() for path in sorted(source.parent.glob("*.[ch]*"))]
+    sources = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
     made_of = (sources, _FLAGS, compiler, platform.machine(), _processor())
     name = f"{source.stem}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
     cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

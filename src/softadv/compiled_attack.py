@@ -1,4 +1,4 @@
-"""The steps of projected gradient descent by a compiled kernel (attack_kernel/), on a CPU.
+"""The steps of projected gradient descent by a compiled kernel (attack_kernel/attack.cpp), on a CPU.
 
 It takes the chains that gradients.py differentiates by hand, in float32, and goes where they lead: images come out
 bit for bit as in PyTorch wherever the two agree on the sign of every slope.

@@ -63,18 +63,20 @@ class Chain:
     """A model with the weights of this moment, and the images it is to see; holds their memory meanwhile."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
+        """No layers yet. x: float32 (N, C, H, W); y: int64 (N,), on the CPU."""
         self._held: list[Tensor] = []
         self._layers: list[Layer] = []
         self._weighted: list[tuple[Layer, nn.Conv2d | nn.Linear]] = []
         self._x, self._y = x.contiguous(), y.contiguous()
         self._shape: _Shape = (x.shape[1], x.shape[2], x.shape[3])
         self._flat = False
+        self._passed: ctypes.Array[Layer] | None = None
 
     @classmethod
     def of(cls, model: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
         """The chain of a model, or None where the kernels cannot compute it, or not for these images and labels.
 
-        x: (N, C, H, W); y: (N,), where a kernel takes float32 and int64 on the CPU only.
+        x: (N, C, H, W); y: (N,). A kernel takes float32 images and weights and int64 labels, on the CPU.
         """
         tensors = (x, *model.parameters(), *model.buffers())
         if any(tensor.dtype != torch.float32 for tensor in tensors) or y.dtype != torch.int64:
@@ -93,11 +95,11 @@ class Chain:
         return chain if int(y.min()) >= 0 and int(y.max()) < chain._shape[0] else None
 
     def weighted(self) -> Iterator[tuple[Layer, nn.Conv2d | nn.Linear]]:
-        """The layers with weights, and the modules they are of, from the first to the last."""
+        """The layers with weights, to set their slopes before network(), and their modules, from the first on."""
         yield from self._weighted
 
     def network(self) -> Network:
-        """What a kernel is told; points into memory that is the chain's."""
+        """What a kernel is told; points into memory that is the chain's, until the next call."""
         layers = (Layer * len(self._layers))(*self._layers)
         _, channels, height, width = self._x.shape
         network = Network(
@@ -113,7 +115,8 @@ class Chain:
         match module:
             case nn.ReLU():
                 if not self._layers:
-                    self._normalize(torch.zeros(channels), torch.ones(channels))  # leaves the image as it is
+                    zeros = torch.zeros(channels, dtype=torch.float32, device="cpu")
+                    self._normalize(zeros, torch.ones_like(zeros))  # leaves the image as it is
                 self._layers[-1].relu = 1
             case nn.Flatten():
                 self._flat = True
@@ -125,6 +128,8 @@ class Chain:
                 after = ((height + 2 * top - rows) // down + 1, (width + 2 * side - columns) // right + 1)
                 if min(after) < 1 or rows > _MOST_ROWS:
                     return False
+                # A stride that leads beyond the plane leaves one window, however long it is.
+                down, right = min(down, height + 2 * top), min(right, width + 2 * side)
                 layer = self._weigh(module, (module.out_channels, *after))
                 layer.kernel, layer.stride, layer.padding = (rows, columns), (down, right), (top, side)
                 layer.taps = rows * columns

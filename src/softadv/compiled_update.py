@@ -27,8 +27,9 @@ def missing() -> str | None:
 def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
     """Set .grad of every parameter that requires one to the gradient of the mean cross-entropy, in new memory.
 
-    x: (N, C, H, W); y: int64 (N,). The gradients are those of autograd up to the order of summation, which depends on
-    the number of PyTorch's threads and on nothing else.
+    Those that require none have none afterwards.
+    x: (N, C, H, W); y: int64 (N,). The gradients are those of autograd up to the order of summation, which on one
+    machine depends on N and on the number of PyTorch's threads only.
     Returns the mean cross-entropy, float32 (), or None for what the kernel does not do; then nothing is set.
     Raises MemoryError where memory runs out.
     """
@@ -45,17 +46,30 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
                 continue
             if parameter in found:  # shared by two layers, whose gradients would have to be added
                 return None
-            found[parameter] = torch.empty(parameter.shape)
+            found[parameter] = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
             setattr(layer, f"{name}_slope", found[parameter].data_ptr())
-    loss = torch.empty(())
+    learning = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    if not learning or found.keys() != learning or any(map(_is_watched, learning)):
+        return None  # such as weights that are computed from others
+    loss = torch.empty((), dtype=torch.float32, device="cpu")
     update = _CUpdate(network=chain.network(), loss=loss.data_ptr())
     library = compiled.load(_SOURCE)
     assert not isinstance(library, str)
     if library.differentiate(ctypes.byref(update)):
         raise MemoryError("the update's kernel ran out of memory")
-    for parameter, gradient in found.items():
-        parameter.grad = gradient
+    for parameter in model.parameters():
+        parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
     return loss
+
+
+def _is_watched(parameter: nn.Parameter) -> bool:
+    """Whether autograd would call hooks with its gradient."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A gradient in the parameter's memory format, as autograd gives it: optimizers count on that."""
+    return gradient if parameter.is_contiguous() else torch.empty_like(parameter).copy_(gradient)
 
 
 class _CUpdate(ctypes.Structure):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv import compiled_update
+from softadv import compiled_attack, compiled_update
 from softadv.attacks import Attack, Pgd, make_attack
 from softadv.cuda_graphs import Replays, bucket
 from softadv.partition import Partition, partition
@@ -92,15 +92,19 @@ class Step:
 def new_learner(model: nn.Module, trial: Trial) -> Learner:
     """A learner at the start of training, with the trial's optimizer, on the device where the model is."""
     device = next(model.parameters()).device
+    if device.type == "cpu":  # the kernels are compiled before any clock runs
+        compiled_attack.available()
+        compiled_update.available()
     return Learner(model, new_optimizer(list(model.parameters()), trial), replays=Replays.on(device))
 
 
 def new_optimizer(parameters: list[nn.Parameter], trial: Trial) -> torch.optim.Optimizer:
     """The trial's optimizer; on a GPU one whose steps can be recorded, on a CPU one that changes all in one go."""
     if trial.optimizer == "adam":
-        device = parameters[0].device.type
+        # On a CPU the fused step goes through memory, and minds no strides.
+        in_order = all(parameter.device.type == "cpu" and parameter.is_contiguous() for parameter in parameters)
         return torch.optim.Adam(
-            parameters, lr=trial.lr, capturable=device == "cuda", fused=True if device == "cpu" else None
+            parameters, lr=trial.lr, capturable=parameters[0].is_cuda, fused=True if in_order else None
         )
     return torch.optim.SGD(parameters, lr=trial.lr, momentum=trial.momentum)
 

@@ -15,7 +15,8 @@
 template <int Lanes>
 class Pass {
   public:
-    Pass(const Prepared& prepared, float* memory) : prepared_(prepared), network_(prepared.network), image_(network_.image) {
+    Pass(const Prepared& prepared, float* memory)
+        : prepared_(prepared), network_(prepared.network), image_(network_.image) {
         values_.push_back(reinterpret_cast<Vec*>(memory));
         for (int l = 0; l < network_.layers; ++l)
             values_.push_back(values_.back() + network_.layer[l].in.neurons());
@@ -118,7 +119,8 @@ class Pass {
             float most = logit[0], sum = 0;
             for (int c = 1; c < classes; ++c) most = std::max(most, logit[c * Lanes]);
             for (int c = 0; c < classes; ++c) sum += std::exp(logit[c * Lanes] - most);
-            if (losses) losses[lane] = std::log(sum) + most - logit[labels_[lane] * Lanes];
+            // In this order, the loss of an image that is far on the right side is not lost in rounding.
+            if (losses) losses[lane] = std::log(sum) - (logit[labels_[lane] * Lanes] - most);
             for (int c = 0; c < classes; ++c) {
                 float& value = logit[c * Lanes];
                 const float slope = std::exp(value - most) / sum - (c == labels_[lane] ? 1.0f : 0.0f);

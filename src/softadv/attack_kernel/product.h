@@ -1,4 +1,4 @@
-// The one product that the attack consists of: weights times the neurons of a block of images, one image in each lane.
+// The product that the kernels mostly consist of: weights times the neurons of a block of images, one in each lane.
 
 #pragma once
 

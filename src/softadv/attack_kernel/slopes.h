@@ -33,7 +33,7 @@ inline Vector<Lanes> choose(Vector<Lanes> a, Vector<Lanes> b, std::integer_seque
 #endif
 }
 
-// Lanes whose number has the bit `apart` are b's in the result, others a's; each with its neighbour `apart` lanes off.
+// Lane l of the result: where l has the bit `apart`, b[l - apart] + b[l], elsewhere a[l] + a[l + apart].
 template <int Lanes, int apart, int... lane>
 inline Vector<Lanes> add_neighbours(Vector<Lanes> a, Vector<Lanes> b, std::integer_sequence<int, lane...>) {
     using Lower = std::integer_sequence<int, (lane & apart ? Lanes + lane - apart : lane)...>;
@@ -48,7 +48,8 @@ inline Vector<Lanes> totals(Vector<Lanes>* vectors) {
         return vectors[0];
     else {
         for (int i = 0; i < Lanes / apart; i += 2)
-            vectors[i / 2] = add_neighbours<Lanes, apart>(vectors[i], vectors[i + 1], std::make_integer_sequence<int, Lanes>{});
+            vectors[i / 2] =
+                add_neighbours<Lanes, apart>(vectors[i], vectors[i + 1], std::make_integer_sequence<int, Lanes>{});
         return totals<Lanes, 2 * apart>(vectors);
     }
 }
@@ -72,7 +73,7 @@ struct Rows {
     float* operator[](int64_t row) const { return first + row * stride; }
 };
 
-// Some positions of a convolution: how far it is from one to the next.
+// Some positions of a convolution: how far it is from one to the next, in neurons of a block.
 struct Walk {
     int rows, columns;
     int64_t value_row, value_column, slope_row, slope_column;
@@ -89,8 +90,8 @@ inline Value in_register(Value value) {
     return value;
 }
 
-// The products of K neurons and O slopes that lie side by side, added up over a walk, lane by lane: (O, K). A function of
-// its own, where the compiler finds registers for all of them.
+// The products of K neurons and O slopes that lie side by side, added up over a walk, lane by lane: (O, K).
+// A function of its own, where the compiler finds registers for all of them.
 template <int Lanes, int O, int K>
 __attribute__((noinline)) void correlate(const Vector<Lanes>* values, const Vector<Lanes>* slopes, const Walk walk,
                                          Vector<Lanes>* sums) {
@@ -146,7 +147,8 @@ inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const
     const Layer& layer = conv.layer;
     const Plane &in = conv.in, &out = conv.out;
     const int64_t pixel = in.channels, row = pixel * in.width;
-    // Without padding, the windows' rows lie side by side; otherwise their pixels do.
+    // Without padding at the sides, all taps of a row are inside at the same outputs, and what they see lies side by
+    // side; otherwise each tap goes on its own.
     const int together = layer.padding[1] ? 1 : layer.kernel[1];
     for (int i = 0; i < layer.kernel[0]; ++i)
         for (int j = 0; j < layer.kernel[1]; j += together) {
@@ -164,7 +166,8 @@ inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const
         }
 }
 
-// The same where there is one position: vectors along the inputs, image after image, need no sums over lanes.
+// The same where the one window is the whole plane: vectors along the inputs, image after image, need no sums over
+// lanes.
 // turned: room for Lanes rows like the gradient's, whose stride is a multiple of kLanes.
 template <int Lanes>
 inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* slopes, float* turned,

@@ -3,6 +3,8 @@
 // Blocks of images go forwards and backwards as in the attack (pass.h), and leave at each layer what they add to the
 // gradients of its weights (slopes.h).
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -25,9 +27,9 @@ class Places {
     explicit Places(const Prepared& prepared) {
         for (const auto& conv : prepared.convs) {
             begin_.push_back(floats);
-            stride_.push_back(conv ? (conv->forward.depth + kLanes - 1) / kLanes * kLanes : 0);
+            stride_.push_back(conv ? whole(conv->forward.depth) : 0);
             longest = std::max(longest, stride_.back());
-            if (conv) floats += stride_.back() * conv->out.channels + (conv->out.channels + kLanes - 1) / kLanes * kLanes;
+            if (conv) floats += stride_.back() * conv->out.channels + whole(conv->out.channels);
         }
     }
 
@@ -37,6 +39,9 @@ class Places {
     int64_t floats = 0, longest = 0;
 
   private:
+    // Room for so many floats in whole vectors.
+    static int64_t whole(int64_t count) { return (count + kLanes - 1) / kLanes * kLanes; }
+
     std::vector<int64_t> begin_, stride_;
 };
 
@@ -79,14 +84,15 @@ class Block : Pass<Lanes> {
     void add(int l) {
         const Conv& conv = *this->prepared_.convs[l];
         const Rows rows = places_.weights(l, gradients_);
-        const bool linear = conv.in.height == 1 && conv.in.width == 1 && conv.forward.depth == conv.in.channels;
-        if (network_.layer[l].weight_slope) {
-            if (linear && conv.out.neurons() == conv.out.channels)
+        const Layer& layer = network_.layer[l];
+        const bool linear = conv.in.neurons() == conv.forward.depth && !layer.padding[0] && !layer.padding[1];
+        if (layer.weight_slope) {
+            if (linear)
                 add_linear<Lanes>(conv, values_[l], values_[l + 1], turned_, rows);
             else
                 add_convolution<Lanes>(conv, values_[l], values_[l + 1], rows);
         }
-        if (network_.layer[l].bias_slope)
+        if (layer.bias_slope)
             add_biases<Lanes>(conv.out, values_[l + 1], places_.biases(l, gradients_, conv.out.channels));
     }
 

@@ -18,7 +18,7 @@ from softadv.certify.network import Network, Node
 from softadv.certify.rounding import evaluation_settings
 from softadv.certify.steps import Add, Copy, Flatten, Shape, Step
 from softadv.errors import SoftadvError
-from softadv.models import Normalize
+from softadv.models import Normalize, is_as_built
 
 
 def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = None) -> Network:
@@ -34,8 +34,7 @@ def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = Non
         raise SoftadvError("model: has parameters of several floating-point types")
     for name, layer in model.named_modules():
         place = _place(name, layer)
-        own = "forward" in vars(layer) or type(layer).__call__ is not nn.Module.__call__
-        if layer._forward_hooks or layer._forward_pre_hooks or own:
+        if not is_as_built(layer):
             raise SoftadvError(f"{place}: has hooks, or a forward or __call__ of its own: it may compute anything")
     reader = _Reader(model, in_shape, next(model.parameters(), torch.zeros(0)) if like is None else like)
     output = reader.read(_trace(model))
