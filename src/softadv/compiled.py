@@ -62,6 +62,14 @@ def load(source: Path) -> ctypes.CDLL | str:
         return " ".join(str(error).split())
 
 
+def call(source: Path, function: str, what: ctypes.Structure) -> None:
+    """Call a function of an available kernel, which returns 0, or else has run out of memory: MemoryError."""
+    found = load(source)
+    assert not isinstance(found, str)
+    if getattr(found, function)(ctypes.byref(what)):
+        raise MemoryError(f"the compiled kernel {source.stem} ran out of memory")
+
+
 def library(source: Path) -> Path:
     """A kernel's shared library, compiled unless it is there. Raises SoftadvError where it cannot be."""
     names = (os.environ.get("CXX", ""), *_COMPILERS)

@@ -45,10 +45,7 @@ def climb(
         return None
     point = start.contiguous()
     attack = _CAttack(network=chain.network(), steps=steps, eps=eps, alpha=alpha, point=point.data_ptr())
-    library = compiled.load(_SOURCE)
-    assert not isinstance(library, str)
-    if library.climb(ctypes.byref(attack)):
-        raise MemoryError("the attack's kernel ran out of memory")
+    compiled.call(_SOURCE, "climb", attack)
     return point
 
 

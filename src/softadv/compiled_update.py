@@ -53,10 +53,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
         return None  # such as weights that are computed from others
     loss = torch.empty((), dtype=torch.float32, device="cpu")
     update = _CUpdate(network=chain.network(), loss=loss.data_ptr())
-    library = compiled.load(_SOURCE)
-    assert not isinstance(library, str)
-    if library.differentiate(ctypes.byref(update)):
-        raise MemoryError("the update's kernel ran out of memory")
+    compiled.call(_SOURCE, "differentiate", update)
     for parameter in model.parameters():
         parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
     return loss
