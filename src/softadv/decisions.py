@@ -114,7 +114,8 @@ def listed(findings: Sequence[Finding]) -> str:
 def figure(value: float, *, unit: str) -> str:
     """A value with two decimals, or as many as it takes to tell it from nothing, and a sign if it is a difference."""
     sign = "+" if unit == "points" else ""
-    digits = 2 if abs(value) >= 0.005 or abs(value) < 1e-9 else 4
+    value = value if abs(value) >= 1e-9 else 0.0  # no "-0.00"
+    digits = 2 if abs(value) >= 0.005 or not value else 4
     return f"{value:{sign}.{digits}f}"
 
 
