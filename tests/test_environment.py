@@ -26,3 +26,14 @@ def test_auto_is_what_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
         environment.pick_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert environment.pick_device("auto") == torch.device("cuda")
+
+
+def test_the_commit_is_the_one_that_was_there_when_it_was_first_asked_for(monkeypatch):
+    answers = iter(["first", "", "second", ""])
+    monkeypatch.setattr(environment, "_git", lambda root, *arguments: next(answers))
+    monkeypatch.setattr(environment.Path, "exists", lambda path: True)
+    environment.commit.cache_clear()
+    try:
+        assert [environment.commit(), environment.commit()] == ["first", "first"]
+    finally:
+        environment.commit.cache_clear()

@@ -6,12 +6,16 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from softadv.errors import SoftadvError
+
+# What decides what a run computes.
+_SOURCES = ("src", "pyproject.toml", "requirements.lock")
 
 PACKAGES = ("torch", "torchvision", "torchattacks", "onnx", "onnxruntime", "numpy")
 
@@ -66,14 +70,18 @@ def package_version(name: str) -> str:
         return "not installed"
 
 
+@cache
 def commit() -> str:
-    """The commit of the checkout that softadv runs from, with "+changes" where it has any; or "unknown"."""
+    """The commit that the first call finds softadv's checkout at, "+changes" where its sources have any; or "unknown".
+
+    A process keeps the code that it has loaded, whatever is checked out under it later.
+    """
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return os.environ.get("SOFTADV_COMMIT", "unknown")
     try:
         head = _git(root, "rev-parse", "HEAD")
-        return f"{head}+changes" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+        return f"{head}+changes" if _git(root, "status", "--porcelain", "--untracked-files=no", *_SOURCES) else head
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from softadv import environment
 from softadv.attacks import Pgd
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.conclusion import conclude, conclusion_work
@@ -94,6 +95,7 @@ class TrialRun:
 
         Raises SoftadvError where the folder holds other images or damaged files.
         """
+        environment.commit()  # asked before the training: its record comes at the end
         model = conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed).to(data.train_x.device)
         under_way = cls(trial, run, data, report, new_learner(model, trial), [])
         under_way._restore()
