@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,12 +20,11 @@ def run(*arguments: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny grid's folder, run through the command line."""
+def folder(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tiny grid's folder, with the grid's file beside it."""
     root = tmp_path_factory.mktemp("cli")
     (root / "tiny.toml").write_text(TINY)
-    assert run("reproduce", str(root / "tiny.toml"), "--out", str(root / "runs"), "--device", "cpu") == 0
-    return root / "runs"
+    return Path(shutil.copytree(tiny, root / "runs"))
 
 
 @pytest.fixture
