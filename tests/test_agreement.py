@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 
-from softadv.agreement import (
-    ENOUGH_SEEDS,
+from softadv.agreement import agree
+from softadv.claims import Verdict
+from softadv.deviations import (
     ONE_SEED,
+    ONE_SEED_AUTOATTACK,
+    ONE_SEED_LEAST,
     ONE_SEED_UNTRAINED,
     OTHER_START,
-    RESOLUTION,
     SAME_WEIGHTS,
-    agree,
+    SAME_WEIGHTS_AUTOATTACK,
+    SIGMAS,
 )
-from softadv.claims import Verdict
 from softadv.entries import read_entries
 from softadv.evidence import Run, finished_runs
 from softadv.reference import (
@@ -28,6 +30,7 @@ from softadv.reference import (
     read_reference,
     training_difference,
 )
+from softadv.runs import Autoattacked
 
 
 def runs_and_records(tiny: Path, reference: Path) -> tuple[list[Run], list[Record]]:
@@ -94,52 +97,148 @@ def test_one_seed_trained_again_has_a_margin(tiny: Path, reference: Path) -> Non
         found = verdict_on([again], there)
         assert found.outcome == outcome
     assert found.reason.startswith("natural accuracy 53.10%, reference 50.00 ± 3.00: differs by 3.10 points; ")
-    assert found.reason.endswith("(trained again: 1 seed against 1)")
+    assert found.reason.endswith("(trained again, 1 seed of the reference's)")
 
 
-def test_several_seeds_say_how_far_means_may_lie_apart(tiny: Path, reference: Path) -> None:
+def seeded(run: Run, seed: int, natural: float) -> Run:
+    trial = replace(run.result.trial, seed=seed)
+    return with_results(run, trial=trial, weights_sha256="other", natural_accuracy=natural)
+
+
+def recorded(record: Record, seed: int, natural: float) -> Record:
+    trial = replace(record.trial, seed=seed)
+    return replace(record, result=replace(record.result, trial=trial, natural_accuracy=natural))
+
+
+def test_seeds_trained_again_are_compared_one_by_one(tiny: Path, reference: Path) -> None:
+    (run,), (record,) = runs_and_records(tiny, reference)
+    values = (0.35, 0.45, 0.55, 0.65)
+    there = [recorded(record, seed, value) for seed, value in enumerate(values)]
+
+    def verdict(*values: tuple[int, float]) -> Verdict:
+        return verdict_on([seeded(run, seed, value) for seed, value in values], there)
+
+    # How far seeds lie apart makes no difference, and the more of them there are, the nearer the mean must be.
+    assert verdict((3, 0.65 + 0.028)).outcome == "holds"
+    assert verdict((3, 0.55)).outcome == "fails"
+    for points, outcome in ((ONE_SEED / 2 - 0.01, "holds"), (ONE_SEED / 2 + 0.01, "fails")):
+        moved = [(seed, value + points / 100) for seed, value in enumerate(values)]
+        assert verdict(*moved).outcome == outcome
+    some = verdict((3, 0.65), (7, 0.1))
+    assert some.outcome == "holds"
+    assert some.reason.endswith("(trained again, 1 seed of the reference's, 1 seed left out that it has not)")
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "allowed"),
+    [(0.5, ONE_SEED), (0.1, 0.6 * ONE_SEED), (0.9, 0.6 * ONE_SEED), (0.0, ONE_SEED_LEAST), (1.0, ONE_SEED_LEAST)],
+)
+def test_the_tolerance_falls_as_the_deviation_of_a_share(
+    accuracy: float, allowed: float, tiny: Path, reference: Path
+) -> None:
+    (run,), (record,) = runs_and_records(tiny, reference)
+    inwards = 0.01 if accuracy < 0.7 else -0.01
+    for points, outcome in ((allowed, "holds"), (allowed + 0.01, "fails")):
+        moved = seeded(run, record.trial.seed, accuracy + points * inwards)
+        assert verdict_on([moved], [recorded(record, record.trial.seed, accuracy)]).outcome == outcome
+
+
+def test_other_seeds_may_lie_as_far_apart_as_seeds_do(tiny: Path, reference: Path) -> None:
     (run,), (record,) = runs_and_records(tiny, reference)
 
-    def seeds(*values: float) -> list[Record]:
-        trials = [replace(record.trial, seed=seed) for seed in range(len(values))]
-        results = [
-            replace(record.result, trial=trial, natural_accuracy=value)
-            for trial, value in zip(trials, values, strict=True)
-        ]
-        return [replace(record, result=result) for result in results]
+    def verdict(natural: float, *values: float) -> Verdict:
+        return verdict_on([seeded(run, 9, natural)], [recorded(record, seed, v) for seed, v in enumerate(values)])
 
-    def outcome(natural: float, *values: float) -> str:
-        return verdict_on([with_results(run, weights_sha256="other", natural_accuracy=natural)], seeds(*values)).outcome
-
-    values = (0.78, 0.79, 0.8, 0.81, 0.82)
-    spread = 5 * stdev(values) * (1 / 5 + 1) ** 0.5
-    assert outcome(0.8 + spread - 0.001, *values) == "holds"
-    assert outcome(0.8 + spread + 0.001, *values) == "fails"
-    # Seeds that happen to be alike do not make the tolerance nothing, and few of them not even a small one.
-    for count, least in ((ENOUGH_SEEDS, RESOLUTION), (ENOUGH_SEEDS - 1, ONE_SEED), (2, ONE_SEED)):
-        assert outcome(0.8 + (least - 0.1) / 100, *[0.8] * count) == "holds"
-        assert outcome(0.8 - (least + 0.1) / 100, *[0.8] * count) == "fails"
+    values = (0.48, 0.49, 0.5, 0.51, 0.52)
+    spread = SIGMAS * stdev(values) * (1 / 5 + 1) ** 0.5
+    assert spread > ONE_SEED / 100
+    assert verdict(0.5 + spread - 0.001, *values).outcome == "holds"
+    assert verdict(0.5 + spread + 0.001, *values).outcome == "fails"
+    assert verdict(0.5, *values).reason.endswith("(trained with other seeds: 1 against 5)")
+    # Seeds that happen to be alike do not make the tolerance nothing.
+    for count in (5, 2, 1):
+        assert verdict(0.5 + (ONE_SEED - 0.1) / 100, *[0.5] * count).outcome == "holds"
+        assert verdict(0.5 - (ONE_SEED + 0.1) / 100, *[0.5] * count).outcome == "fails"
 
 
 def test_what_is_not_trained_for_has_a_wider_margin(tiny: Path, reference: Path) -> None:
-    runs = {run.result.trial.method: run for run in finished_runs(read_entries(tiny))}
     records = {record.trial.method: record for record in read_grid_reference(reference / "tiny")}
     margins = {}
     for method in ("natural", "soft"):
-        again = with_results(runs[method], weights_sha256="other")
-        margins[method] = re.findall(r"± ([\d.]+)", verdict_on([again], [records[method]]).reason)
+        half = halves(records[method])
+        again = Run(replace(half.result, weights_sha256="other"), half.epochs)
+        margins[method] = re.findall(r"± ([\d.]+)", verdict_on([again], [half]).reason)
     one, untrained = f"{ONE_SEED:.2f}", f"{ONE_SEED_UNTRAINED:.2f}"
-    # Natural, adversarial, certified.
-    assert margins == {"natural": [one, untrained, untrained], "soft": [one, one, untrained]}
+    # Natural, adversarial, certified, and the share that soft training's certifier verified.
+    assert margins == {"natural": [one, untrained, untrained], "soft": [one, one, untrained, untrained]}
+
+
+def halves(record: Record) -> Record:
+    """The record with one half for every figure."""
+    images = record.result.train_images
+    certified = tuple(replace(found, images=2, verified=1) for found in record.result.certified)
+    result = replace(record.result, natural_accuracy=0.5, adversarial_accuracy=0.5, certified=certified)
+    epochs = [replace(epoch, verified=images // 2) for epoch in record.epochs]
+    return replace(record, result=replace(result, train_images=images // 2 * 2), epochs=tuple(epochs))
+
+
+@pytest.mark.parametrize(
+    ("weights", "allowed"), [("same", SAME_WEIGHTS_AUTOATTACK), ("other", 10 * ONE_SEED_AUTOATTACK)]
+)
+def test_autoattack_is_compared_on_its_images(weights: str, allowed: float, tiny: Path, reference: Path) -> None:
+    (run,), (record,) = runs_and_records(tiny, reference)
+    there = replace(
+        record, result=replace(record.result, autoattack=Autoattacked(images=1000, correct=500, seconds=1.0))
+    )
+    sha = record.result.weights_sha256 if weights == "same" else "other"
+    for images, outcome in ((allowed, "holds"), (allowed + 1, "fails")):
+        attacked = Autoattacked(images=1000, correct=500 - int(images), seconds=1.0)
+        found = verdict_on([with_results(run, weights_sha256=sha, autoattack=attacked)], [there])
+        assert found.outcome == outcome
+    assert "accuracy of 1,000 under AutoAttack" in found.reason
+    assert "AutoAttack" not in verdict_on([run], [there]).reason
+
+
+def test_the_gain_of_soft_training_is_compared(tiny: Path, reference: Path) -> None:
+    records = [halves(record) for record in read_reference(reference, grid="tiny")]
+    soft, adversarial = (
+        Run(replace(record.result, weights_sha256="other"), record.epochs)
+        for method in ("soft", "adversarial")
+        for record in records
+        if record.trial.method == method
+    )
+
+    def gain(points: float) -> Verdict:
+        """The last verdict, once soft training gained so much more, and adversarial training lost it."""
+        moved = [
+            with_results(soft, natural_accuracy=soft.result.natural_accuracy + points / 200),
+            with_results(adversarial, natural_accuracy=adversarial.result.natural_accuracy - points / 200),
+        ]
+        return agree(moved, records)[-1]
+
+    assert gain(0.0).claim.id == "reference digits-tiny soft - adversarial"
+    edge = ONE_SEED * 2**0.5
+    assert gain(edge - 0.01).outcome == "holds"
+    assert gain(edge + 0.01).outcome == "fails"
+    assert re.search(r"natural accuracy [+-][\d.]+ points, reference [+-][\d.]+ ± 4.24", gain(0.0).reason)
 
 
 def test_only_the_same_training_is_compared(tiny: Path, reference: Path) -> None:
     (run,), records = runs_and_records(tiny, reference)
     trial = run.result.trial
-    for change in ({"eps": 0.03}, {"steps": 3}, {"batch_size": 16}, {"update": "two-pass"}, {"test_images": 31}):
-        assert agree([with_results(run, trial=replace(trial, **change))], records) == []
+    changes = {"eps": 0.03, "steps": 3, "batch_size": 16, "update": "two-pass", "test_images": 31}
+    for key, value in changes.items():
+        found = verdict_on([with_results(run, trial=replace(trial, **{key: value}))], records)
+        assert found.outcome == "not run"
+        was = getattr(trial, key)
+        assert found.reason == (
+            f"the reference does not have digits-tiny, soft training ({key} {value} instead of {was})"
+        )
+    other = verdict_on([with_results(run, trial=replace(trial, setting="digits-other"))], records)
+    assert other.reason == "the reference does not have digits-other, soft training (none of that name)"
+    assert agree([with_results(run, trial=replace(trial, dataset="mnist"))], records) == []
     for change in ({"seed": 4}, {"certifier": "gpupoly"}, {"autoattack_images": 10}, {"certified_images": 5}):
-        assert len(agree([with_results(run, trial=replace(trial, **change))], records)) == 1
+        assert verdict_on([with_results(run, trial=replace(trial, **change))], records).outcome == "holds"
     assert agree([run], []) == []
     assert training_difference(trial, replace(trial, eps=0.03, seed=3)) == "eps 0.03 instead of 0.02"
 
