@@ -29,11 +29,20 @@ def comparison(natural: Estimate | None, adversarial: Estimate | None, *, title:
 @pytest.mark.parametrize(
     ("natural", "begins"),
     [
-        (estimate(1.5), "Yes: on A, soft adversarial training ends with 1.50 points more natural accuracy than"),
+        (
+            estimate(1.5),
+            "Yes: on A, after 2 epochs, soft adversarial training ends with 1.50 points more natural accuracy",
+        ),
         (estimate(0.3), "Not shown: on A"),
-        (estimate(-1.5), "No: on A, soft adversarial training ends with 1.50 points less natural accuracy than"),
+        (
+            estimate(-1.5),
+            "No: on A, after 2 epochs, soft adversarial training ends with 1.50 points less natural accuracy",
+        ),
         (estimate(1.5, spread=None), "One seed cannot tell: on A"),
-        (estimate(0.001), "Not shown: on A, soft adversarial training ends with the same natural accuracy as"),
+        (
+            estimate(0.001),
+            "Not shown: on A, after 2 epochs, soft adversarial training ends with the same natural accuracy as",
+        ),
     ],
 )
 def test_one_setting_is_answered_in_a_word_and_figures(natural: Estimate, begins: str) -> None:
@@ -47,16 +56,31 @@ def test_one_setting_is_answered_in_a_word_and_figures(natural: Estimate, begins
 @pytest.mark.parametrize(
     ("gains", "begins"),
     [
-        ((1.5, 2.0), "Yes: in all 2 settings, soft adversarial training ends with more natural accuracy"),
-        ((-1.5, -2.0), "No: in all 2 settings"),
-        ((1.5, 0.1), "In 1 of 2 settings: soft adversarial training ends with more natural accuracy on A (+1.50); no"),
-        ((-1.5, 0.1), "No: soft adversarial training ends with less natural accuracy on A (−1.50); no clear"),
-        ((0.1, 0.2), "Not shown: soft adversarial training ends with no clear difference on A (+0.10) and B (+0.20)"),
+        ((1.5, 2.0), "Yes: after 2 epochs, in all 2 settings, soft adversarial training ends with more natural"),
+        ((-1.5, -2.0), "No: after 2 epochs, in all 2 settings"),
+        (
+            (1.5, 0.1),
+            "In 1 of 2 settings: after 2 epochs, soft adversarial training ends with more natural accuracy on A (",
+        ),
+        (
+            (-1.5, 0.1),
+            "No: after 2 epochs, soft adversarial training ends with less natural accuracy on A (−1.50); no clear",
+        ),
+        (
+            (0.1, 0.2),
+            "Not shown: after 2 epochs, soft adversarial training ends with no clear difference on A (+0.10) and ",
+        ),
     ],
 )
 def test_several_settings_are_counted(gains: tuple[float, float], begins: str) -> None:
     compared = [comparison(estimate(g), estimate(-0.25), title=t) for g, t in zip(gains, "AB", strict=True)]
     assert answer(compared).startswith(begins)
+
+
+def test_epochs_are_told_where_all_have_as_many() -> None:
+    one, other = (comparison(estimate(1.5), estimate(0.0), title=title) for title in "AB")
+    longer = replace(other, trial=replace(other.trial, epochs=3))
+    assert answer([one, longer]).startswith("Yes: in all 2 settings, soft")
 
 
 def test_what_was_not_run_is_not_answered() -> None:

@@ -72,7 +72,7 @@ def test_the_folder_and_the_report_say_that_nothing_was_trained(root: Path) -> N
     assert about["name"] == "tiny-from-weights"
     assert about["description"] == "Evaluated from stored weights: nothing was trained."
     assert about["command"].startswith("./reproduce.sh tiny.toml --from-weights")
-    notice = "Evaluated from stored weights: nothing was trained here; the curves are the reference&#39;s."
+    notice = "Evaluated from stored weights, those of one seed of each setting and method: nothing was trained here; "
     assert notice in (folder / "report" / "index.html").read_text()
 
 

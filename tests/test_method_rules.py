@@ -32,7 +32,7 @@ def test_a_gain_by_its_whole_interval(above: float, below: float | None, expecte
 def test_a_gain_says_mean_interval_seeds_and_what_is_claimed() -> None:
     found = decide(natural_gain("s", above=1.0, below=2.5), *soft_and_hard(ONE_TWO_THREE))
     assert found.reason == (
-        "natural accuracy, soft - adversarial: s +2.00 points [-0.48, +4.48], 3 seeds; claimed 1.00 to 2.50: "
+        "natural accuracy, soft - adversarial: s +2.00 points [-0.48, +4.48], 3 seeds; taken as 1.00 to 2.50: "
         "the interval of the mean lies neither within that nor outside"
     )
     (figures,) = found.estimates

@@ -99,7 +99,7 @@ def report(folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
 
 
 SECTIONS = (
-    "answer", "claims", "accuracy", "verified", "partition", "trade-off", "results", "costs", "examples", "rerun"
+    "claims", "answer", "accuracy", "verified", "partition", "trade-off", "results", "costs", "examples", "rerun"
 )  # fmt: skip
 
 
@@ -276,8 +276,19 @@ def test_a_verdict_shows_its_estimates(tmp_path: Path) -> None:
     estimate = Estimate(label="soft < other", unit="points", seeds=5, mean=1.5, low=1.0, high=2.0, claimed=(0.5, 2.5))
     shown = report(tmp_path, [replace(VERDICTS[0], estimates=(estimate,))])
     assert "+1.50 points (+1.00 to +2.00)" in shown
-    assert "soft &lt; other · claimed: +0.5 to +2.5</small>" in shown
+    assert "soft &lt; other · range taken: +0.5 to +2.5</small>" in shown
     assert '<rect class="claimed"' in shown
+
+
+def test_a_verdict_shows_what_it_assumes(tmp_path: Path) -> None:
+    make_run(tmp_path, make_trial(), epochs=0)
+    claims = [
+        Claim(id=i, title="t", source="s", assumption=text) for i, text in (("1", "Few: at most < 3."), ("2", ""))
+    ]
+    verdicts = [Verdict(claim=claim, outcome="not run", reason="") for claim in claims]
+    page = write_report(tmp_path, verdicts=verdicts, title="x", command="x").read_text()
+    assert page.count('class="assumption"') == 1
+    assert "<b>Assumed</b> Few: at most &lt; 3.</p>" in page
 
 
 def test_no_path_of_the_machine_is_on_the_page(tmp_path: Path) -> None:

@@ -1,15 +1,15 @@
-"""Counts, domains and what was measured before; and of all rules: none decides without its trials."""
+"""Counts and what was measured before; and of all rules: none decides without its trials."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from softadv.decisions import Rule
+from softadv.domain_rules import DomainOrder, DomainSeconds, DomainTotals
 from softadv.errors import SoftadvError
-from softadv.evidence import Evidence, NotRun, Required, Run
+from softadv.evidence import Evidence, NotRun, Required
 from softadv.method_rules import Comparable, Gain
 from softadv.radius_rules import (
     AdversarialFalls,
@@ -19,85 +19,14 @@ from softadv.radius_rules import (
     VerifiedAtMost,
     VerifiedFalls,
 )
-from softadv.rules import RULES, DomainOrder, DomainTotals, ExportParity, Measured, MeasuredRange, NeuronCount
-from softadv.runs import Certified, Parity, Result
-from softadv.spec import Method
+from softadv.rules import RULES, ExportParity, Measured, MeasuredRange, NeuronCount
+from softadv.runs import Parity
 from tests.finished import ONE_TWO_THREE, a_run, alike, decide, natural_gain, outcome, soft_and_hard
 
 
 def test_the_papers_neuron_counts() -> None:
     assert outcome(NeuronCount(mnist=3614, cifar10=4862)) == "holds"
     assert outcome(NeuronCount(mnist=3615, cifar10=4862)) == "fails"
-
-
-DOMAINS = ["deeppoly", "deepzono", "box"]
-
-
-def certified_models(seeds: int = 3, *, methods: Sequence[Method] = ("natural", "soft"), zono: int = 20) -> list[Run]:
-    """Models of which natural ones verify little: the methods differ far more than the seeds."""
-    return [
-        a_run(
-            seed=seed,
-            method=method,
-            certified={"deeppoly": (30 * scale + seed, 1.0), "deepzono": (zono * scale, 2.0), "box": (0, 0.1)},
-        )
-        for seed in range(seeds)
-        for scale, method in enumerate(methods, start=1)
-    ]
-
-
-def order(**keys: Any) -> DomainOrder:
-    return DomainOrder(**{"settings": ["s"], "domains": DOMAINS, "faster": 0.0} | keys)
-
-
-def test_domain_order_counts_each_seed_once_over_the_same_models() -> None:
-    found = decide(order(), *certified_models())
-    # DeepPoly - DeepZono: 10 and 20 points and as many more as the seed: 15, 16, 17. DeepZono - Box: 20 and 40.
-    assert found.outcome == "holds"
-    assert found.reason == (
-        "verified test images: deeppoly - deepzono +16.00 points [+13.52, +18.48], deepzono - box +30.00 points "
-        "[+30.00, +30.00], 3 seeds; claimed above 0: every interval lies within that"
-    )
-    assert found.estimates[0].label == "s: verified test images, deeppoly - deepzono"
-
-
-def test_domain_order_fails_and_is_inconclusive() -> None:
-    assert outcome(order(), *certified_models(zono=40)) == "fails"
-    assert outcome(order(), *certified_models(zono=31)) == "inconclusive"
-    assert outcome(order(), *certified_models(seeds=1)) == "inconclusive"
-
-
-@pytest.mark.parametrize(("faster", "expected"), [(9.9, "holds"), (10.0, "inconclusive"), (10.1, "fails")])
-def test_domain_order_by_seconds_if_asked(faster: float, expected: str) -> None:
-    found = decide(order(faster=faster), *certified_models())
-    assert found.outcome == expected
-    assert "seconds an image, against box's: deeppoly 10.00 times [10.00, 10.00]" in found.reason
-    assert [figures.unit for figures in found.estimates] == ["points", "points", "times", "times"]
-
-
-def test_domain_order_leaves_out_seeds_without_all_methods() -> None:
-    runs = certified_models()[:-1]
-    assert "2 seeds" in decide(order(), *runs).reason
-    with pytest.raises(NotRun, match="no seed has every method of s"):
-        decide(order(), runs[0], runs[3])
-
-
-def test_domains_that_did_not_certify_the_same_images_are_not_compared() -> None:
-    with pytest.raises(NotRun, match="s-soft-seed0 certified no test images with deepzono, box"):
-        decide(order(), a_run())
-    run = certified_models(seeds=1)[0]
-    first, *rest = run.result.certified
-    fewer = (Certified(domain=first.domain, images=50, verified=1, seconds=1.0), *rest)
-    with pytest.raises(NotRun, match="different numbers of images"):
-        decide(order(), Run(Result(**vars(run.result) | {"certified": fewer}), run.metrics))
-
-
-def test_domain_totals_are_a_check_of_these_models() -> None:
-    rule = DomainTotals(settings=["s"], domains=DOMAINS)
-    found = decide(rule, *certified_models(seeds=1))
-    assert (found.outcome, found.estimates) == ("holds", ())
-    assert "verified by the same 2 models: deeppoly 90, deepzono 60, box 0" in found.reason
-    assert outcome(rule, *certified_models(zono=0)) == "fails"  # as many as Box
 
 
 def measured(**changes: object) -> Measured:
@@ -165,6 +94,8 @@ def test_export_parity_asks_for_classes_and_for_outputs() -> None:
         (AdversarialFalls, {"methods": ["hard"]}, "methods: unknown 'hard'"),
         (GapFalls, {"methods": []}, "methods: at least 1 needed"),
         (DomainOrder, {"domains": ["box"]}, "domains: at least 2 needed"),
+        (DomainSeconds, {"domains": ["box"]}, "domains: at least 2 needed"),
+        (DomainSeconds, {"alike": ["deepzono"]}, "alike: unknown 'deepzono', expected one of deeppoly, box"),
         (MeasuredRange, {"least": 2.0, "most": 1.0}, "least: must be at most `most`, got 2 and 1"),
         (Measured, {"seeds": 1}, "seeds: a spread needs at least 2, got 1"),
     ],
@@ -178,7 +109,8 @@ def test_a_rule_about_nothing_or_of_unknown_names_is_refused(
         VerifiedFalls: {},
         AdversarialFalls: {"settings": ["a", "b"]},
         GapFalls: {"settings": ["a", "b"]},
-        DomainOrder: {"settings": ["s"], "faster": 0.0},
+        DomainOrder: {"settings": ["s"]},
+        DomainSeconds: {"settings": ["s"], "domains": ["deeppoly", "box"], "times": 2.0, "alike": []},
         MeasuredRange: {"setting": "s", "method": "soft", "figure": "verified_share"},
         Measured: vars(measured()),
     }
@@ -197,8 +129,9 @@ def test_a_rule_about_nothing_or_of_unknown_names_is_refused(
         NothingVerified(settings=["s"], margin=1.0),
         GapFalls(settings=["s", "s"], methods=["soft"]),
         AdversarialFalls(settings=["s", "s"], methods=["soft"]),
-        order(),
-        DomainTotals(settings=["s"], domains=DOMAINS),
+        DomainOrder(settings=["s"], domains=["deeppoly", "box"]),
+        DomainSeconds(settings=["s"], domains=["deeppoly", "box"], times=2.0, alike=[]),
+        DomainTotals(settings=["s"], domains=["deeppoly", "box"]),
         measured(),
         in_range(0.0, 1.0),
         ExportParity(setting="s", tolerance=1.0),

@@ -29,26 +29,27 @@ def _one(comparison: Comparison, natural: Estimate, adversarial: Estimate) -> st
     seeds = "1 seed" if natural.seeds == 1 else f"95% interval {_ends(natural)}, {natural.seeds} seeds"
     price = "" if natural.seeds == 1 else f" ({_ends(adversarial)})"
     return (
-        f"{word}: on {comparison.title}, soft adversarial training ends with {_more(natural.mean)} natural accuracy "
-        f"{_than(natural.mean)} adversarial training ({seeds}), and with {_more(adversarial.mean)} adversarial "
-        f"accuracy{price}."
+        f"{word}: on {comparison.title}, {_after([comparison])}soft adversarial training ends with "
+        f"{_more(natural.mean)} natural accuracy {_than(natural.mean)} adversarial training ({seeds}), and with "
+        f"{_more(adversarial.mean)} adversarial accuracy{price}."
     )
 
 
 def _several(compared: Sequence[tuple[Comparison, Estimate, Estimate]]) -> str:
     signs = [_sign(natural) for _, natural, _ in compared]
     gains, count = signs.count(1), len(signs)
+    after = _after([comparison for comparison, _, _ in compared])
     price = _span([adversarial.mean for _, _, adversarial in compared])
     if signs.count(None) == count:
         change = _span([natural.mean for _, natural, _ in compared])
         return (
-            f"One seed cannot tell: in {count} settings, soft adversarial training's natural accuracy differs "
+            f"One seed cannot tell: {after}in {count} settings, soft adversarial training's natural accuracy differs "
             f"from adversarial training's by {change} points, its adversarial accuracy by {price} points."
         )
     if gains == count or signs.count(-1) == count:
         change = _span([natural.mean for _, natural, _ in compared])
         return (
-            f"{'Yes' if gains else 'No'}: in all {count} settings, soft adversarial training ends with "
+            f"{'Yes' if gains else 'No'}: {after}in all {count} settings, soft adversarial training ends with "
             f"{'more' if gains else 'less'} natural accuracy than adversarial training ({change} points), and its "
             f"adversarial accuracy differs by {price} points."
         )
@@ -63,9 +64,16 @@ def _several(compared: Sequence[tuple[Comparison, Estimate, Estimate]]) -> str:
         if named:
             parts.append(f"{text} on {_listed(named)}")
     return (
-        f"{word}: soft adversarial training ends with {'; '.join(parts)}, in points against adversarial training; "
-        f"its adversarial accuracy differs by {price} points."
+        f"{word}: {after}soft adversarial training ends with {'; '.join(parts)}, in points against adversarial "
+        f"training; its adversarial accuracy differs by {price} points."
     )
+
+
+def _after(comparisons: Sequence[Comparison]) -> str:
+    """How long was trained, if everywhere alike: a short run is not to be taken for the paper's."""
+    epochs = {comparison.trial.epochs for comparison in comparisons}
+    count = epochs.pop()
+    return "" if epochs else f"after {count} epoch{'' if count == 1 else 's'}, "
 
 
 def _sign(estimate: Estimate) -> int | None:

@@ -26,6 +26,7 @@ class Claim:
     id: str
     title: str
     source: str  # the paper's section, or the file that holds the measured expectation
+    assumption: str = ""  # what the rule takes that the source does not state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ def load_expectations(path: Path) -> Expectations:
     """Read a file of expected results.
 
     `[settings.NAME]` tables say what a trial must be like to count as that setting; each `[[claim]]` has
-    an id, a title, a source, the name of a rule (rules.py) and the rule's own keys.
+    an id, a title, a source, perhaps an assumption, the name of a rule (rules.py) and the rule's own keys.
 
     Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
     """
@@ -96,7 +97,7 @@ def load_expectations(path: Path) -> Expectations:
     return Expectations([_read_claim(entry, path) for entry in claims], required)
 
 
-_ABOUT: tuple[str, ...] = ("id", "title", "source")
+_ABOUT: tuple[str, ...] = ("id", "title", "source", "assumption")
 
 
 def _read_claim(entry: dict[str, Any], path: Path) -> tuple[Claim, Rule]:
@@ -105,8 +106,7 @@ def _read_claim(entry: dict[str, Any], path: Path) -> tuple[Claim, Rule]:
     if kind not in RULES:
         raise SoftadvError(f"{where}: unknown rule {kind!r}, expected one of {', '.join(RULES)}")
     about = {key: entry[key] for key in _ABOUT if key in entry}
-    # `assumption` is for readers: what the rule takes that the source does not state.
-    settings = {k: v for k, v in entry.items() if k not in {*_ABOUT, "rule", "assumption"}}
+    settings = {k: v for k, v in entry.items() if k not in {*_ABOUT, "rule"}}
     return _build(Claim, about, where=where), _build(RULES[kind], settings, where=where)
 
 

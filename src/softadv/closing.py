@@ -38,13 +38,16 @@ def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Seq
 
 
 def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> list[Verdict]:
-    """The claims on a grid's trials, and whether they agree with the reference. Raises SoftadvError for bad files."""
+    """The claims on a grid's trials, and whether they agree with the reference; first those that are decided.
+
+    Raises SoftadvError for bad files.
+    """
     grid = _name(folder).removesuffix(FROM_WEIGHTS)
     runs = finished_runs(entries)
     claims = judge(runs, grid=grid, expected=expected)
-    if is_reference(folder):
-        return claims  # what a reference says of itself is no comparison
-    return claims + agree(runs, read_reference(expected / REFERENCE, grid=grid))
+    # What a reference says of itself is no comparison.
+    compared = [] if is_reference(folder) else agree(runs, read_reference(expected / REFERENCE, grid=grid))
+    return sorted(claims + compared, key=lambda verdict: verdict.outcome == "not run")
 
 
 def write_page(folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, out: Path | None) -> Path:
@@ -75,6 +78,9 @@ def _notice(folder: Path, entries: Sequence[Entry]) -> str:
         )
     if not grid_name(folder).endswith(FROM_WEIGHTS):
         return ""
-    notice = "Evaluated from stored weights: nothing was trained here; the curves are the reference's."
+    notice = (
+        "Evaluated from stored weights, those of one seed of each setting and method: nothing was trained here; "
+        "the curves are the reference's."
+    )
     asked = any(entry.result is not None and entry.result.autoattack is not None for entry in entries)
     return notice if asked else f"{notice} AutoAttack was left out, since it takes long without a GPU."

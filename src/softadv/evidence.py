@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields
 
 from softadv.entries import Entry
 from softadv.runs import EpochMetrics, Result
-from softadv.spec import Trial
+from softadv.spec import METHODS, Trial
 
 # The figures of a run that claims speak of, in words; value_of looks them up.
 FIGURES: dict[str, str] = {
@@ -98,6 +98,14 @@ class Evidence:
         for key in _SHARED:
             _refuse_mixed(there, key, where=setting)
         return {run.result.trial.seed: run for run in found}
+
+    def of_any_method(self, setting: str) -> list[Run]:
+        """The runs of a setting, whatever their method. Raises NotRun as `of` does."""
+        found = {run.result.trial.method for run in self.runs if run.result.trial.setting == setting}
+        methods = [method for method in METHODS if method in found]
+        if not methods:
+            raise NotRun(f"no finished run of {setting}")
+        return [run for method in methods for run in self.of(setting, method).values()]
 
     def pairs(self, setting: str, first: str, second: str) -> list[tuple[Run, Run]]:
         """The runs of two methods in a setting, seed by seed. Raises NotRun when no seed has both."""

@@ -31,7 +31,9 @@ class Gain:
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
         claimed = (
-            f"claimed above {self.above:.2f}" if self.below is None else f"claimed {self.above:.2f} to {self.below:.2f}"
+            f"claimed above {self.above:.2f}"
+            if self.below is None
+            else f"taken as {self.above:.2f} to {self.below:.2f}"
         )
         return conclude(found, claimed=claimed, note=evidence.assumptions(self.settings))
 
