@@ -1,10 +1,12 @@
-"""The reference's accuracies as the tables of docs/results.md and the README, which a test keeps equal to it."""
+"""The reference's accuracies and verdicts as tables of the documents, which a test keeps equal to it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from softadv.closing import verdicts_on
+from softadv.entries import read_entries
 from softadv.runs import read_json
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
@@ -12,9 +14,9 @@ _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "
 
 
 def main() -> None:
-    """Print the table of every grid."""
+    """Print the tables of every grid."""
     for folder in sorted(path for path in REFERENCE.iterdir() if path.is_dir()):
-        print(f"{folder.name}\n\n{table(folder.name)}\n")
+        print(f"{folder.name}\n\n{table(folder.name)}\n\n{verdicts(folder.name)}\n")
 
 
 def table(grid: str) -> str:
@@ -26,6 +28,16 @@ def table(grid: str) -> str:
     for entry in read_json(REFERENCE / grid / "summary.json")["results"]:
         cells = " | ".join(_cell(entry[column]) for column in _COLUMNS)
         rows.append(f"| {entry['setting']} | {entry['method']} | {len(entry['seeds'])} | {cells} |")
+    return "\n".join(rows)
+
+
+def verdicts(grid: str) -> str:
+    """A row for each claim that the grid's reference decides, or would with more seeds."""
+    folder = REFERENCE / grid
+    rows = ["| claim | verdict |", "| --- | --- |"]
+    for verdict in verdicts_on(folder, read_entries(folder), expected=REFERENCE.parent):
+        if verdict.outcome != "not run":
+            rows.append(f"| {verdict.claim.id}: {verdict.claim.title} | *{verdict.outcome}* |")
     return "\n".join(rows)
 
 

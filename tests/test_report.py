@@ -282,10 +282,9 @@ def test_a_verdict_shows_its_estimates(tmp_path: Path) -> None:
 
 def test_a_verdict_shows_what_it_assumes(tmp_path: Path) -> None:
     make_run(tmp_path, make_trial(), epochs=0)
-    claims = [
-        Claim(id=i, title="t", source="s", assumption=text) for i, text in (("1", "Few: at most < 3."), ("2", ""))
-    ]
-    verdicts = [Verdict(claim=claim, outcome="not run", reason="") for claim in claims]
+    few = Claim(id="1", title="t", source="s", assumption="Few: at most < 3.")
+    asked: list[tuple[Claim, Outcome]] = [(few, "holds"), (few, "not run"), (replace(few, assumption=""), "holds")]
+    verdicts = [Verdict(claim=claim, outcome=outcome, reason="") for claim, outcome in asked]
     page = write_report(tmp_path, verdicts=verdicts, title="x", command="x").read_text()
     assert page.count('class="assumption"') == 1
     assert "<b>Assumed</b> Few: at most &lt; 3.</p>" in page
