@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from softadv.answer import answer
+from softadv.claims import Claim
 from softadv.comparisons import Comparison, compare, families
+from softadv.decisions import Rule
 from softadv.entries import read_entries
 from softadv.estimates import Estimate
 from softadv.intervals import WIDTH, bar_groups, bars
+from softadv.method_rules import Comparable, Gain
 from softadv.sensitivity import sensitivities
 from softadv.spec import METHODS, Trial, load_grid
 from tests.test_report import finish, make_run, make_trial
@@ -169,4 +172,30 @@ def test_variations_name_what_differs_and_soft_only_ones_borrow_the_base(varied:
         ("digits-sgd", "optimizer: sgd", False),
         ("digits-split5", "split_every: 5", True),
     ]
-    assert all(row.natural is not None and row.natural.estimate.seeds == 3 for row in table.rows)
+    assert all(row.natural is not None and row.natural.bar.estimate.seeds == 3 for row in table.rows)
+
+
+def test_each_variation_is_asked_what_the_claims_ask_of_its_base(varied: Path) -> None:
+    of_all = ["digits-a", "digits-elsewhere"]  # in which nothing was run: the claim itself is not decided
+    gain = Gain(settings=of_all, figure="natural_accuracy", method="soft", over="adversarial", above=1.0, below=2.5)
+    alike = Comparable(settings=of_all, figures=["adversarial_accuracy"], margin=2.0)
+    elsewhere = Comparable(settings=["digits-b"], figures=["natural_accuracy"], margin=99.0)
+    over_natural = Gain(settings=of_all, figure="natural_accuracy", method="soft", over="natural", above=-99.0)
+    claims: list[tuple[Claim, Rule]] = [
+        (Claim(id=str(number), title="t", source="s"), rule)
+        for number, rule in enumerate((elsewhere, over_natural, gain, alike))
+    ]
+    for trial in [entry.trial for entry in read_entries(varied) if entry.trial]:
+        gained = {"digits-a": 0.02, "digits-sgd": 0.04, "digits-split5": 0.02}[trial.setting]
+        set_natural(varied, trial, 0.5 + (gained if trial.method == "soft" else 0.0))
+    (table,) = sensitivities(read_entries(varied), claims)
+    assert table.asked == (
+        "as in claim 2, of each setting by itself: +1 to +2.5 points",
+        "as in claim 3, of each setting by itself: −2 to +2 points",
+    )
+    answers = [(row.natural and row.natural.answer, row.adversarial and row.adversarial.answer) for row in table.rows]
+    assert answers == [("holds", "holds"), ("fails", "holds"), ("holds", "holds")]
+    assert table.hangs == ("optimizer: sgd",)
+    (unasked,) = sensitivities(read_entries(varied))
+    assert unasked.asked == ("", "")
+    assert all(row.natural and row.natural.answer is None for row in unasked.rows)

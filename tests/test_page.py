@@ -18,14 +18,16 @@ from typing import Any
 import pytest
 
 from softadv.claims import Claim, Outcome, Verdict
+from softadv.decisions import Rule
 from softadv.estimates import Estimate
+from softadv.method_rules import Gain
 from softadv.report import write_report
 from softadv.runs import Autoattacked
 from softadv.spec import METHODS, Trial
 from tests.test_report import finish, make_run, make_trial
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-PHONE, DESK = 390, 1280  # widths in CSS pixels
+PHONE, DESK, PAPER = 390, 1280, 680  # widths in CSS pixels; A4 within the margins of 15 mm
 PATIENCE = 60.0  # seconds for an answer: a busy machine is slow to start a browser
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
@@ -108,7 +110,7 @@ class Browser:
         message, _, self._received = self._received.partition(b"\0")
         return json.loads(message)
 
-    def open(self, page: Path, *, width: int, scheme: str = "light") -> tuple[str, Seen]:
+    def open(self, page: Path, *, width: int, scheme: str = "light", media: str = "screen") -> tuple[str, Seen]:
         """Open a page in a new tab of this width; returns the tab's session and what was seen."""
         if self._tab:
             self.ask("Target.closeTarget", targetId=self._tab)
@@ -119,7 +121,7 @@ class Browser:
             self.ask(f"{domain}.enable", session=session)
         self.ask("Emulation.setDeviceMetricsOverride", session=session, width=width, height=844, deviceScaleFactor=1,
                  mobile=False)  # fmt: skip
-        self.ask("Emulation.setEmulatedMedia", session=session,
+        self.ask("Emulation.setEmulatedMedia", session=session, media=media,
                  features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
         self.ask("Page.navigate", session=session, url=page.as_uri())
         self._wait_for("Page.loadEventFired", session)
@@ -210,7 +212,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_run(folder, make_trial("soft", eps=8 / 255, setting="digits-b"), epochs=1)
     notice = "Evaluated from reference weights: nothing was trained."
     command = "./reproduce.sh smoke --seeds 2 --out runs/a-rather-long-name-of-a-folder"
-    return write_report(folder, verdicts=VERDICTS, title="smoke", command=command, notice=notice)
+    gain = Gain(settings=["digits-a"], figure="natural_accuracy", method="soft", over="adversarial", above=1.0)
+    claims: list[tuple[Claim, Rule]] = [(Claim(id="3", title="t", source="s"), gain)]
+    return write_report(folder, verdicts=VERDICTS, title="smoke", command=command, claims=claims, notice=notice)
 
 
 def check(seen: Seen, *, width: int, figures: int) -> list[str]:
@@ -235,6 +239,14 @@ def test_the_page_opens_without_fault(browser: Browser, page: Path, width: int, 
     paper = browser.value(session, "getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, paper.removeprefix("rgb(").removesuffix(")").split(","))) / 3
     assert (light > 200) == (scheme == "light")
+
+
+def test_the_page_fits_on_paper_and_is_black_on_white(browser: Browser, page: Path) -> None:
+    session, seen = browser.open(page, width=PAPER, scheme="dark", media="print")
+    assert check(seen, width=PAPER, figures=len(list(page.parent.glob("*.png")))) == []
+    colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
+    assert browser.value(session, colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    assert browser.value(session, "document.querySelector('nav').offsetHeight") == 0  # links lead nowhere on paper
 
 
 def test_every_estimate_has_a_bar(browser: Browser, page: Path) -> None:

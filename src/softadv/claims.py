@@ -62,9 +62,14 @@ def expected_folder() -> Path:
 
 def judge(runs: Sequence[Run], *, grid: str, expected: Path) -> list[Verdict]:
     """The verdicts that bear on a grid's runs: those of its own file, if it has one, then the paper's."""
+    return [verdict for found in expectations_of(grid, expected) for verdict in found.verdicts(runs)]
+
+
+def expectations_of(grid: str, expected: Path) -> list[Expectations]:
+    """What is expected of a grid: its own file, if it has one, then the paper's. Raises SoftadvError for bad files."""
     own, paper = expected / f"{grid}.toml", expected / "paper.toml"
     files = [own, paper] if grid != "paper" and own.exists() else [paper]
-    return [verdict for path in files for verdict in load_expectations(path).verdicts(runs)]
+    return [load_expectations(path) for path in files]
 
 
 def load_expectations(path: Path) -> Expectations:

@@ -382,8 +382,9 @@ def compare(folder: FinishedFolder, out: PageOut = None, expected: Expected = No
 def report(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> None:
     """Write the report's page and figures, from a run folder or a reference alone."""
     entries = read_entries(folder)
-    verdicts = verdicts_on(folder, entries, expected=expected or expected_folder())
-    output.say(f"Report: {write_page(folder, entries, verdicts, out=out)}")
+    expected = expected or expected_folder()
+    verdicts = verdicts_on(folder, entries, expected=expected)
+    output.say(f"Report: {write_page(folder, entries, verdicts, expected=expected, out=out)}")
 
 
 @app.command()

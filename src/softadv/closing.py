@@ -7,7 +7,7 @@ from pathlib import Path
 
 from softadv import output
 from softadv.agreement import agree
-from softadv.claims import Verdict, judge
+from softadv.claims import Verdict, expectations_of, judge
 from softadv.entries import Entry, read_entries
 from softadv.errors import SoftadvError
 from softadv.evidence import finished_runs
@@ -24,7 +24,8 @@ def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Seq
     """
     entries = read_entries(folder)
     verdicts = verdicts_on(folder, entries, expected=expected)
-    report = None if is_reference(folder) and out is None else write_page(folder, entries, verdicts, out=out)
+    shown = out is not None or not is_reference(folder)
+    report = write_page(folder, entries, verdicts, expected=expected, out=out) if shown else None
     output.show_verdicts(verdicts, report=report)
     lost = [entry for entry in entries if entry.state in ("failed", "unreadable")]
     for entry in lost:
@@ -42,7 +43,7 @@ def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> li
 
     Raises SoftadvError for bad files.
     """
-    grid = _name(folder).removesuffix(FROM_WEIGHTS)
+    grid = _grid(folder)
     runs = finished_runs(entries)
     claims = judge(runs, grid=grid, expected=expected)
     # What a reference says of itself is no comparison.
@@ -50,7 +51,9 @@ def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> li
     return sorted(claims + compared, key=lambda verdict: verdict.outcome == "not run")
 
 
-def write_page(folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, out: Path | None) -> Path:
+def write_page(
+    folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, expected: Path, out: Path | None
+) -> Path:
     """Write the report's page and figures into `out`, else into report/ in the folder; returns the page's path.
 
     Raises SoftadvError for a reference without an out, since a reference holds what was measured and nothing else.
@@ -61,7 +64,20 @@ def write_page(folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdic
         raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
     command = summary_text(folder, "command") if is_reference(folder) else grid_command(folder)
     notice = _notice(folder, entries)
-    return write_report(folder, verdicts=verdicts, title=_name(folder), command=command, notice=notice, out=out)
+    return write_report(
+        folder,
+        verdicts=verdicts,
+        title=_name(folder),
+        command=command,
+        claims=[claim for found in expectations_of(_grid(folder), expected) for claim in found.claims],
+        notice=notice,
+        out=out,
+    )
+
+
+def _grid(folder: Path) -> str:
+    """The grid that a folder's trials are of, however they were run."""
+    return _name(folder).removesuffix(FROM_WEIGHTS)
 
 
 def _name(folder: Path) -> str:

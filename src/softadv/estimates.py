@@ -63,18 +63,19 @@ def within(found: Estimate, *, ends_count: bool) -> Answer:
     return "holds" if inside else "inconclusive"
 
 
-def equivalent(values: Sequence[float], *, margin: float) -> Answer:
+def equivalent(found: Estimate, *, margin: float) -> Answer:
     """Whether a mean difference is within ±margin, by two one-sided t-tests at 5%.
 
     Both tests reject exactly where the 90% interval lies within the margin: then it holds. It fails where the 95%
     interval lies wholly beyond the margin. "Not significantly different" would be no evidence of likeness.
     """
-    narrow, wide = interval(values, confidence=0.9), interval(values)
-    if narrow is None or wide is None:
+    if found.low is None or found.high is None:
         return "inconclusive"
-    if -margin <= narrow[0] and narrow[1] <= margin:
+    freedom = found.seeds - 1
+    half = (found.high - found.low) / 2 * float(stats.t.ppf(0.95, freedom) / stats.t.ppf(0.975, freedom))
+    if -margin <= found.mean - half and found.mean + half <= margin:
         return "holds"
-    return "fails" if wide[1] < -margin or wide[0] > margin else "inconclusive"
+    return "fails" if found.high < -margin or found.low > margin else "inconclusive"
 
 
 def all_of(answers: Iterable[Answer]) -> Answer:

@@ -45,7 +45,7 @@ def bar_groups(estimates: Sequence[Estimate]) -> list[BarGroup]:
     return [
         BarGroup(
             quantity=quantity,
-            claimed="" if claimed is None else _range(claimed, unit),
+            claimed="" if claimed is None else in_range(claimed, unit=unit),
             bars=tuple(bar for bar in bars(same) if bar is not None),
         )
         for (quantity, unit, claimed), same in together.items()
@@ -122,7 +122,8 @@ def _amount(value: float, unit: str) -> str:
     return signed(value) if unit == "points" else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def _range(claimed: tuple[float, float], unit: str) -> str:
+def in_range(claimed: tuple[float, float], *, unit: str) -> str:
+    """A range in words, such as "at most 2"."""
     if all(map(math.isinf, claimed)):
         return ""
     low, high = (_short(end, unit) for end in claimed)

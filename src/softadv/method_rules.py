@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 
 from softadv.decisions import Decision, Finding, conclude, for_each, known, need
-from softadv.estimates import equivalent, estimate, within
+from softadv.estimates import Answer, Estimate, equivalent, estimate, within
 from softadv.evidence import FIGURES, Evidence, NotRun, Run, value_of
 from softadv.spec import METHODS
 
@@ -28,21 +28,26 @@ class Gain:
         need(1, self.settings, key="settings")
         _check(figures=[self.figure], methods=[self.method, self.over])
 
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """The range in which the claim holds, in points."""
+        return self.above, inf if self.below is None else self.below
+
+    def answer(self, found: Estimate) -> Answer:
+        """What a difference says of the claim in one setting."""
+        return within(replace(found, claimed=self.claimed), ends_count=False)
+
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
-        claimed = (
-            f"claimed above {self.above:.2f}"
-            if self.below is None
-            else f"taken as {self.above:.2f} to {self.below:.2f}"
-        )
+        above = f"{self.above:.2f}"
+        claimed = f"claimed above {above}" if self.below is None else f"taken as {above} to {self.below:.2f}"
         return conclude(found, claimed=claimed, note=evidence.assumptions(self.settings))
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
         values = differences(evidence.pairs(setting, self.method, self.over), self.figure)
         heading = f"{FIGURES[self.figure]}, {self.method} - {self.over}"
-        claimed = (self.above, inf if self.below is None else self.below)
-        found = estimate(values, label=f"{setting}: {heading}", unit="points", claimed=claimed)
-        return Finding(heading=heading, name=setting, estimate=found, answer=within(found, ends_count=False))
+        found = estimate(values, label=f"{setting}: {heading}", unit="points", claimed=self.claimed)
+        return Finding(heading=heading, name=setting, estimate=found, answer=self.answer(found))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,15 @@ class Comparable:
         need(1, self.settings, key="settings")
         need(1, self.figures, key="figures")
         _check(figures=[*self.figures, *self.beside], methods=[self.method, self.over])
+
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """The range in which the claim holds, in points."""
+        return -self.margin, self.margin
+
+    def answer(self, found: Estimate) -> Answer:
+        """What a difference says of the claim in one setting."""
+        return equivalent(found, margin=self.margin)
 
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
@@ -87,10 +101,9 @@ class Comparable:
     def _difference(self, evidence: Evidence, setting: str, figure: str, *, decides: bool) -> Finding:
         values = differences(evidence.pairs(setting, self.method, self.over), figure)
         heading = f"{FIGURES[figure]}, {self.method} - {self.over}"
-        claimed = (-self.margin, self.margin) if decides else None
-        found = estimate(values, label=f"{setting}: {heading}", unit="points", claimed=claimed)
-        answer = equivalent(values, margin=self.margin) if decides else None
-        return Finding(heading=heading, name=setting, estimate=found, answer=answer)
+        label = f"{setting}: {heading}"
+        found = estimate(values, label=label, unit="points", claimed=self.claimed if decides else None)
+        return Finding(heading=heading, name=setting, estimate=found, answer=self.answer(found) if decides else None)
 
 
 def differences(pairs: Sequence[tuple[Run, Run]], figure: str) -> list[float]:
