@@ -1,10 +1,9 @@
-"""What training costs: the attack, an epoch against a plain loop, a soft epoch, and on a GPU a whole trial."""
+"""What training costs: the attack, an epoch against a plain loop, a soft epoch. Whole trials: benchmarks/grid.py."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -26,7 +25,6 @@ from softadv.training import Learner, attack_of, new_learner, train_epoch
 
 EPOCHS_BEFORE = 5  # of adversarial training; the soft epoch after them is measured
 BATCH = 128
-TRIAL_EPOCHS = 64  # of the paper on CIFAR-10
 
 
 def main() -> None:
@@ -49,10 +47,6 @@ def main() -> None:
         for epoch in range(1, EPOCHS_BEFORE + 1):
             _epoch(learner, data, "adversarial", epoch)
         _soft_against_adversarial(learner, data, rounds=arguments.rounds)
-        if device.type == "cuda":
-            _whole_trial(data)
-    if device.type != "cuda":
-        print("on a GPU: not measured, there is none")
 
 
 def _against_a_plain_loop(learner: Learner, data: ImageData, *, rounds: int) -> None:
@@ -112,15 +106,6 @@ def _soft_against_adversarial(learner: Learner, data: ImageData, *, rounds: int)
         f"{seconds['soft']:.2f} s, {ratio:.3f} of it, with {share:.3f} of the images attacked: "
         f"{ratio - share:+.3f} beside the share"
     )
-
-
-def _whole_trial(data: ImageData) -> None:
-    trial = replace(_trial("adversarial", data), epochs=TRIAL_EPOCHS)
-    learner = new_learner(conv_small(data.name, seed=0).to(data.train_x.device), trial)
-    started = time.perf_counter()
-    for epoch in range(1, TRIAL_EPOCHS + 1):
-        _epoch(learner, data, "adversarial", epoch)
-    print(f"  {TRIAL_EPOCHS} adversarial epochs: {time.perf_counter() - started:.1f} s")
 
 
 def _epoch(learner: Learner, data: ImageData, method: Method, epoch: int) -> None:
