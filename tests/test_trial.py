@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from softadv import compiled_attack, compiled_update
 from softadv.cuda_graphs import Replays
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
@@ -70,6 +71,10 @@ def test_a_finished_trial_leaves_everything_in_its_folder(whole: Path) -> None:
     assert {"torch", "commit", "device", "python"} <= result.environment.keys()
     for epoch in RunFolder(whole).metrics():
         assert (epoch.misclassified or 0) + (epoch.unverified or 0) + (epoch.verified or 0) == 128
+        assert epoch.engine.startswith(result.environment["device"])
+        compiled = compiled_attack.available() and compiled_update.available()
+        assert ("compiled: attack, update" in epoch.engine) == compiled
+        assert epoch.engine.endswith(f"commit {result.environment['commit']}")
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(

@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from softadv import environment
+import torch
+
+from softadv import compiled_attack, compiled_update, environment
 from softadv.attacks import Pgd
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.conclusion import conclude, conclusion_work
@@ -29,6 +31,8 @@ from softadv.training import (
     replayed,
     train_epoch,
 )
+
+_KERNELS = {"attack": compiled_attack, "update": compiled_update}
 
 
 def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) -> Result:
@@ -162,6 +166,7 @@ class TrialRun:
             unverified=None if split is None else int(split.unverified.sum()),
             verified=None if split is None else int(split.verified.sum()),
             certifier=None if split is None else split.certifier,
+            engine=_engine(data.train_x.device),
             attack_seconds=trained.seconds.attack,
             certification_seconds=trained.seconds.certification,
             update_seconds=trained.seconds.update,
@@ -180,6 +185,15 @@ class TrialRun:
             raise SoftadvError(
                 f"{self.run.path / 'metrics.json'}: ends before epoch {epoch}, the checkpoint's; use --fresh"
             )
+
+
+def _engine(device: torch.device) -> str:
+    """What trains an epoch, in words for its record."""
+    parts = [environment.device_name(device)]
+    if device.type == "cpu":
+        kernels = [name for name, kernel in _KERNELS.items() if kernel.available()]
+        parts += [f"{torch.get_num_threads()} threads", f"compiled: {', '.join(kernels) or 'nothing'}"]
+    return ", ".join([*parts, f"softadv {environment.package_version('softadv')}, commit {environment.commit()}"])
 
 
 def _training_cost(trial: Trial) -> int:
