@@ -3,6 +3,7 @@
 import base64
 import csv
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
@@ -269,6 +270,16 @@ def test_a_notice_stands_under_the_title(tmp_path: Path, page: str) -> None:
     make_run(tmp_path, make_trial(), epochs=0)
     noticed = write_report(tmp_path, verdicts=[], title="x", command="x", notice="Nothing was <trained>.").read_text()
     assert noticed.index("</h1>") < noticed.index("Nothing was &lt;trained&gt;.") < noticed.index('class="answer"')
+
+
+def test_the_specification_has_a_row_a_setting_of_what_differs(tmp_path: Path) -> None:
+    for trial in (make_trial(), make_trial(eps=0.2, setting="digits-b")):
+        make_run(tmp_path, trial, epochs=0)
+    page = write_report(tmp_path, verdicts=[], title="x", command="x").read_text()
+    table = page[page.index('class="spec"') : page.index("</table>", page.index('class="spec"'))]
+    assert re.findall(r"<t[hd](?: [^>]*)?>([^<]*)<", table) == ["Setting", "eps", "digits-a", "0.1", "digits-b", "0.2"]
+    assert '<th scope="row" class="mono">steps</th><td>3</td>' in page
+    assert 'class="mono">eps</th>' not in page
 
 
 def test_a_verdict_shows_its_estimates(tmp_path: Path) -> None:

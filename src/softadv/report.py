@@ -51,6 +51,15 @@ class Rerun:
     spec: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpecTable:
+    """The keys of the specs but method and seed: those that all settings share; a row a setting of the others."""
+
+    shared: tuple[tuple[str, str], ...]
+    differing: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
 def write_report(
     folder: Path,
     *,
@@ -134,12 +143,16 @@ def _reruns(entries: Sequence[Entry]) -> list[Rerun]:
     ]
 
 
-def _spec_table(entries: Sequence[Entry]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """The settings, and a row per key of the spec that methods and seeds of a setting share."""
+def _spec_table(entries: Sequence[Entry]) -> SpecTable:
     groups = by_setting([Series(trial=entry.trial, epochs=()) for entry in entries if entry.trial])
     keys = [field.name for field in fields(Trial) if field.name not in ("setting", "method", "seed")]
-    rows = [(key, [_joined(spec_value(run.trial, key) for run in runs) for runs in groups.values()]) for key in keys]
-    return list(groups), rows
+    values = {key: [_joined(spec_value(run.trial, key) for run in runs) for runs in groups.values()] for key in keys}
+    differing = tuple(key for key in keys if len(set(values[key])) > 1)
+    return SpecTable(
+        shared=tuple((key, found[0]) for key, found in values.items() if found and key not in differing),
+        differing=differing,
+        rows=tuple((setting, tuple(values[key][i] for key in differing)) for i, setting in enumerate(groups)),
+    )
 
 
 def _environment(entries: Sequence[Entry]) -> list[tuple[str, str]]:
