@@ -31,6 +31,7 @@ from softadv.reference import (
     training_difference,
 )
 from softadv.runs import Autoattacked
+from softadv.spec import METHODS
 
 
 def runs_and_records(tiny: Path, reference: Path) -> tuple[list[Run], list[Record]]:
@@ -231,11 +232,15 @@ def test_only_the_same_training_is_compared(tiny: Path, reference: Path) -> None
         found = verdict_on([with_results(run, trial=replace(trial, **{key: value}))], records)
         assert found.outcome == "not run"
         was = getattr(trial, key)
-        assert found.reason == (
-            f"the reference does not have digits-tiny, soft training ({key} {value} instead of {was})"
-        )
+        assert found.reason == (f"the reference does not have digits-tiny soft ({key} {value} instead of {was})")
     other = verdict_on([with_results(run, trial=replace(trial, setting="digits-other"))], records)
-    assert other.reason == "the reference does not have digits-other, soft training (none of that name)"
+    assert other.reason == "the reference does not have digits-other soft (none of that name)"
+    several = [replace(trial, setting=name, method=method) for name in "ab" for method in METHODS]
+    all_lacking = verdict_on([with_results(run, trial=one) for one in [*several, replace(trial, eps=0.03)]], records)
+    assert all_lacking.reason == (
+        "the reference does not have a natural/adversarial/soft, b natural/adversarial/soft (none of that name); "
+        f"digits-tiny soft (eps 0.03 instead of {trial.eps:g})"
+    )
     assert agree([with_results(run, trial=replace(trial, dataset="mnist"))], records) == []
     for change in ({"seed": 4}, {"certifier": "gpupoly"}, {"autoattack_images": 10}, {"certified_images": 5}):
         assert verdict_on([with_results(run, trial=replace(trial, **change))], records).outcome == "holds"

@@ -25,20 +25,20 @@ def agree(runs: Sequence[Run], records: Sequence[Record]) -> list[Verdict]:
     groups: dict[Trial, list[Run]] = {}
     for run in runs:
         groups.setdefault(training_of(run.result.trial), []).append(run)
-    compared, pairs, lacking = [], dict[str, dict[str, dict[int, Pair]]](), []
+    compared, pairs, lacking = [], dict[str, dict[str, dict[int, Pair]]](), list[Trial]()
     for training, here in groups.items():
         there = [record for record in records if training_of(record.trial) == training]
         if there:
             compared.append(_verdict(here, there))
             pairs.setdefault(training.setting, {})[training.method] = dict(_pairs(here, there))
         elif any(record.trial.dataset == training.dataset for record in records):
-            lacking.append(f"{training.setting}, {training.method} training ({_otherwise(training, records)})")
+            lacking.append(training)
     gains = [
         _gain(setting, by_method["soft"], by_method["adversarial"], source=_source(records, setting))
         for setting, by_method in pairs.items()
         if by_method.get("soft", {}).keys() & by_method.get("adversarial", {}).keys()
     ]
-    return [*compared, *(gain for gain in gains if gain), *([_not_run(lacking)] if lacking else [])]
+    return [*compared, *(gain for gain in gains if gain), *([_not_run(lacking, records)] if lacking else [])]
 
 
 def _verdict(runs: Sequence[Run], records: Sequence[Record]) -> Verdict:
@@ -87,9 +87,17 @@ def _decided(claim: Claim, found: Sequence[Deviation], *, how: str) -> Verdict:
     return Verdict(claim=claim, outcome=outcome, reason=f"{'; '.join(map(str, found))} ({how})")
 
 
-def _not_run(lacking: Sequence[str]) -> Verdict:
+def _not_run(lacking: Sequence[Trial], records: Sequence[Record]) -> Verdict:
+    reasons: dict[str, dict[str, list[str]]] = {}  # the methods of each setting
+    for training in lacking:
+        settings = reasons.setdefault(_otherwise(training, records), {})
+        settings.setdefault(training.setting, []).append(training.method)
+    parts = []
+    for reason, settings in reasons.items():
+        named = [f"{setting} {'/'.join(methods)}" for setting, methods in settings.items()]
+        parts.append(f"{', '.join(named)} ({reason})")
     claim = Claim(id="reference", title="The accuracies of the reference", source="measured, reference")
-    return Verdict(claim=claim, outcome="not run", reason=f"the reference does not have {'; '.join(lacking)}")
+    return Verdict(claim=claim, outcome="not run", reason=f"the reference does not have {'; '.join(parts)}")
 
 
 def _otherwise(training: Trial, records: Sequence[Record]) -> str:
