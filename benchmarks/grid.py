@@ -23,7 +23,7 @@ from softadv.spec import load_grid
 
 
 def main() -> None:
-    """Run a grid from nothing into a folder that is deleted, and print the seconds of each trial and of all."""
+    """Run a grid from nothing into a folder that is deleted; print the seconds of each trial's epochs, and of all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("grid", help="its name, or its file")
     parser.add_argument("--seeds", type=int, help="seeds 0 to N-1 instead of the grid's")
@@ -39,6 +39,8 @@ def main() -> None:
     if arguments.settings:
         wanted = arguments.settings.split(",")
         grid = replace(grid, trials=tuple(trial for trial in grid.trials if trial.setting in wanted))
+        if not grid.trials:
+            parser.error(f"--settings: {grid.name} has no trial of {arguments.settings}")
     print_machine(device)
     with TemporaryDirectory() as folder:
         prepared = prepare(
@@ -49,7 +51,7 @@ def main() -> None:
         seconds = time.perf_counter() - started
         for name in done.finished:
             epochs = RunFolder(Path(folder) / name).metrics()
-            print(f"  {name}: {len(epochs)} epochs, {sum(map(_seconds, epochs)):.1f} s")
+            print(f"  {name}: {len(epochs)} epochs in {sum(map(_seconds, epochs)):.1f} s")
     print(
         f"{grid.name}, {len(done.finished)} of {len(grid.trials)} trials: {seconds:.1f} s from the specs to the results"
     )

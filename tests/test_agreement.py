@@ -54,7 +54,7 @@ def test_the_same_runs_agree(tiny: Path, reference: Path) -> None:
     assert [(verdict.claim.id, verdict.outcome) for verdict in found] == [
         (f"reference digits-tiny {method}", "holds") for method in ("natural", "adversarial", "soft")
     ]
-    assert "(the same weights)" in found[0].reason
+    assert found[0].reason.endswith("(the same weights, 1 seed)")
 
 
 @pytest.mark.parametrize("figure", ["natural_accuracy", "adversarial_accuracy"])
@@ -64,7 +64,7 @@ def test_the_same_weights_have_next_to_no_tolerance(figure: str, tiny: Path, ref
     for points, outcome in ((SAME_WEIGHTS, "holds"), (SAME_WEIGHTS + 0.001, "fails")):
         found = verdict_on([with_results(run, **{figure: was + points / 100})], records)
         assert found.outcome == outcome
-    assert f"differs by {SAME_WEIGHTS + 0.001:.2f} points" in found.reason
+    assert "± 0.05: seed 0 differs by 0.0510 points" in found.reason
 
 
 def test_a_gpu_starts_its_attacks_elsewhere(tiny: Path, reference: Path) -> None:
@@ -125,9 +125,24 @@ def test_seeds_trained_again_are_compared_one_by_one(tiny: Path, reference: Path
     for points, outcome in ((ONE_SEED / 2 - 0.01, "holds"), (ONE_SEED / 2 + 0.01, "fails")):
         moved = [(seed, value + points / 100) for seed, value in enumerate(values)]
         assert verdict(*moved).outcome == outcome
-    some = verdict((3, 0.65), (7, 0.1))
-    assert some.outcome == "holds"
-    assert some.reason.endswith("(trained again, 1 seed of the reference's, 1 seed left out that it has not)")
+    # A seed that the reference has not is compared with its mean.
+    for natural, outcome in ((0.5, "holds"), (1.3, "fails")):  # no accuracy, but seeds lie far apart here
+        some = verdict((3, 0.65), (7, natural))
+        assert some.outcome == outcome
+        assert "(trained again, 1 seed of the reference's). natural accuracy" in some.reason
+        assert some.reason.endswith("(trained with other seeds, 1 against 4)")
+
+
+def test_the_same_weights_are_held_to_their_figures_whatever_else_was_run(tiny: Path, reference: Path) -> None:
+    (run,), (record,) = runs_and_records(tiny, reference)
+    seeds = [recorded(record, seed, 0.5) for seed in (0, 1)]
+    same = [with_results(seeded(run, seed, 0.5), weights_sha256=record.result.weights_sha256) for seed in (0, 1)]
+    for moved, outcome in ((0.0, "holds"), (0.004, "fails")):
+        up, down = (with_results(s, natural_accuracy=0.5 + sign * moved) for s, sign in zip(same, (1, -1), strict=True))
+        found = verdict_on([up, down, seeded(run, 4, 0.5)], seeds)
+        assert found.outcome == outcome
+    assert "50.00%, reference 50.00 ± 0.05: seed 0 differs by 0.40 points" in found.reason
+    assert "(the same weights, 2 seeds). natural accuracy 50.00%" in found.reason
 
 
 @pytest.mark.parametrize(
@@ -155,7 +170,7 @@ def test_other_seeds_may_lie_as_far_apart_as_seeds_do(tiny: Path, reference: Pat
     assert spread > ONE_SEED / 100
     assert verdict(0.5 + spread - 0.001, *values).outcome == "holds"
     assert verdict(0.5 + spread + 0.001, *values).outcome == "fails"
-    assert verdict(0.5, *values).reason.endswith("(trained with other seeds: 1 against 5)")
+    assert verdict(0.5, *values).reason.endswith("(trained with other seeds, 1 against 5)")
     # Seeds that happen to be alike do not make the tolerance nothing.
     for count in (5, 2, 1):
         assert verdict(0.5 + (ONE_SEED - 0.1) / 100, *[0.5] * count).outcome == "holds"
@@ -197,7 +212,9 @@ def test_autoattack_is_compared_on_its_images(weights: str, allowed: float, tiny
         found = verdict_on([with_results(run, weights_sha256=sha, autoattack=attacked)], [there])
         assert found.outcome == outcome
     assert "accuracy of 1,000 under AutoAttack" in found.reason
-    assert "AutoAttack" not in verdict_on([run], [there]).reason
+    assert "not compared: accuracy under AutoAttack (no images, reference 1,000 images)" in (
+        verdict_on([run], [there]).reason
+    )
 
 
 def test_the_gain_of_soft_training_is_compared(tiny: Path, reference: Path) -> None:
@@ -251,6 +268,7 @@ def test_only_the_same_training_is_compared(tiny: Path, reference: Path) -> None
 def test_what_was_certified_otherwise_is_said_not_to_be_compared(tiny: Path, reference: Path) -> None:
     (run,), records = runs_and_records(tiny, reference)
     fewer = tuple(replace(certified, images=5, verified=0) for certified in run.result.certified)
-    found = verdict_on([with_results(run, certified=fewer, data_fingerprint="0" * 64)], records)
-    assert "certified accuracy" not in found.reason
-    assert "on other digits images, certified on different numbers of images: not compared" in found.reason
+    for certified, images in ((fewer, "5"), ((), "no")):
+        found = verdict_on([with_results(run, certified=certified, data_fingerprint="0" * 64)], records)
+        lacking = f"certified accuracy by DeepPoly ({images} images, reference 32 images)"
+        assert found.reason.endswith(f"; not compared: {lacking}), on other digits images")

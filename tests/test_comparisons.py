@@ -1,16 +1,19 @@
 """Soft training against the others: the answer's sentence, the bars, the sensitivity table."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from softadv.answer import answer
-from softadv.claims import Claim
+from softadv.claims import Claim, Expectations
 from softadv.comparisons import Comparison, compare, families
 from softadv.decisions import Rule
 from softadv.entries import read_entries
 from softadv.estimates import Estimate
+from softadv.evidence import Required
 from softadv.intervals import WIDTH, bar_groups, bars
 from softadv.method_rules import Comparable, Gain
 from softadv.sensitivity import sensitivities
@@ -121,9 +124,9 @@ def test_estimates_are_grouped_by_what_was_measured() -> None:
     most = replace(estimate(0.0, claimed=(-infinite, 1.5)), label="most verified", unit="%")
     groups = bar_groups([one, certified, two, most])
     assert [(group.quantity, group.claimed) for group in groups] == [
-        ("natural accuracy", "at least 0"),
+        ("natural accuracy", "from 0 up"),
         ("certified accuracy", ""),
-        ("most verified", "at most 1.5%"),
+        ("most verified", "up to 1.5%"),
     ]
     assert [[bar.name for bar in group.bars] for group in groups] == [["a", "b"], ["a"], [""]]
 
@@ -175,27 +178,64 @@ def test_variations_name_what_differs_and_soft_only_ones_borrow_the_base(varied:
     assert all(row.natural is not None and row.natural.bar.estimate.seeds == 3 for row in table.rows)
 
 
+def claims(*rules: Rule) -> Expectations:
+    """The rules as claims 0, 1, …"""
+    return Expectations([(Claim(id=str(number), title="t", source="s"), rule) for number, rule in enumerate(rules)], {})
+
+
+def judged_gain(**other: Any) -> Gain:
+    keys = {"figure": "natural_accuracy", "method": "soft", "over": "adversarial", "above": 1.0, "below": 2.5} | other
+    return Gain(settings=["digits-a", "digits-elsewhere"], **keys)  # in one of which nothing was run
+
+
+def set_gains(folder: Path, **gains: float) -> None:
+    """Natural accuracy: one half, and as much more after soft training in these settings."""
+    for trial in [entry.trial for entry in read_entries(folder) if entry.result and entry.trial]:
+        gained = gains[trial.setting.removeprefix("digits-")] if trial.method == "soft" else 0.0
+        set_natural(folder, trial, 0.5 + gained)
+
+
 def test_each_variation_is_asked_what_the_claims_ask_of_its_base(varied: Path) -> None:
-    of_all = ["digits-a", "digits-elsewhere"]  # in which nothing was run: the claim itself is not decided
-    gain = Gain(settings=of_all, figure="natural_accuracy", method="soft", over="adversarial", above=1.0, below=2.5)
-    alike = Comparable(settings=of_all, figures=["adversarial_accuracy"], margin=2.0)
+    alike = Comparable(settings=["digits-a"], figures=["adversarial_accuracy"], margin=2.0)
     elsewhere = Comparable(settings=["digits-b"], figures=["natural_accuracy"], margin=99.0)
-    over_natural = Gain(settings=of_all, figure="natural_accuracy", method="soft", over="natural", above=-99.0)
-    claims: list[tuple[Claim, Rule]] = [
-        (Claim(id=str(number), title="t", source="s"), rule)
-        for number, rule in enumerate((elsewhere, over_natural, gain, alike))
-    ]
-    for trial in [entry.trial for entry in read_entries(varied) if entry.trial]:
-        gained = {"digits-a": 0.02, "digits-sgd": 0.04, "digits-split5": 0.02}[trial.setting]
-        set_natural(varied, trial, 0.5 + (gained if trial.method == "soft" else 0.0))
-    (table,) = sensitivities(read_entries(varied), claims)
+    asked = claims(elsewhere, judged_gain(over="natural"), judged_gain(), alike)
+    set_gains(varied, a=0.02, sgd=0.04, split5=0.02)
+    (table,) = sensitivities(read_entries(varied), [asked])
     assert table.asked == (
-        "as in claim 2, of each setting by itself: +1 to +2.5 points",
-        "as in claim 3, of each setting by itself: −2 to +2 points",
+        "as in claim 2, each setting by itself: +1 to +2.5 points",
+        "as in claim 3, each setting by itself: −2 to +2 points",
     )
     answers = [(row.natural and row.natural.answer, row.adversarial and row.adversarial.answer) for row in table.rows]
     assert answers == [("holds", "holds"), ("fails", "holds"), ("holds", "holds")]
-    assert table.hangs == ("optimizer: sgd",)
-    (unasked,) = sensitivities(read_entries(varied))
-    assert unasked.asked == ("", "")
-    assert all(row.natural and row.natural.answer is None for row in unasked.rows)
+    assert table.told == "A verdict changes with optimizer: sgd. No verdict changes with split_every: 5."
+
+
+def test_what_settles_nothing_is_not_said_to_change_a_verdict(varied: Path) -> None:
+    set_gains(varied, a=0.02, sgd=0.04, split5=0.02)
+    for seed in (0, 1):  # one seed of SGD is left
+        shutil.rmtree(varied / f"digits-sgd-soft-seed{seed}")
+    (table,) = sensitivities(read_entries(varied), [claims(judged_gain())])
+    assert table.told == "No verdict changes with split_every: 5. Not decided: optimizer: sgd."
+    for seed in (0, 1):
+        shutil.rmtree(varied / f"digits-a-soft-seed{seed}")
+    (table,) = sensitivities(read_entries(varied), [claims(judged_gain())])
+    assert table.told == "The first row is not decided, so that nothing is told of the choices."
+
+
+def test_nothing_is_asked_of_settings_that_do_not_count(varied: Path) -> None:
+    base = make_trial()
+    counts = Required(
+        dataset=base.dataset, eps=base.eps, alpha=base.alpha, steps=base.steps, epochs=base.epochs, domain=base.domain
+    )
+    for required, asked in ((counts, True), (replace(counts, epochs=base.epochs + 1), False)):
+        expected = Expectations(claims(judged_gain()).claims, {"digits-a": required})
+        (table,) = sensitivities(read_entries(varied), [expected])
+        assert bool(table.asked[0]) is asked
+        assert bool(table.told) is asked
+    assert all(row.natural and row.natural.answer is None for row in table.rows)
+
+
+def test_a_difference_at_the_edge_is_judged_as_in_the_claims(varied: Path) -> None:
+    set_gains(varied, a=0.01, sgd=0.01, split5=0.01)  # 100 * (0.51 - 0.5) is more than 1 before it is rounded
+    (table,) = sensitivities(read_entries(varied), [claims(judged_gain())])
+    assert [row.natural and row.natural.answer for row in table.rows] == ["inconclusive"] * 3

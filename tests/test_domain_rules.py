@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -68,8 +69,16 @@ def test_domains_computed_alike_leave_the_claim_open(times: float, expected: str
     assert found.outcome == expected
     assert "beside it, seconds an image: deepzono / deeppoly 2.00 times" in found.reason
     assert found.reason.endswith(
-        "deepzono and deeppoly are computed by the same passes here, so that their order stays open"
+        "deepzono and deeppoly are computed by the same passes here: their order, and with it the claim, stays open"
     )
+
+
+def test_seconds_of_different_programs_are_not_compared() -> None:
+    (run, *rest) = certified_models()
+    first, *others = run.result.certified
+    by_gpu = Result(**vars(run.result) | {"certified": (replace(first, certifier="gpupoly 1"), *others)})
+    with pytest.raises(NotRun, match="certified by different programs, one unnamed and gpupoly 1"):
+        decide(seconds(1.9, alike=[]), Run(by_gpu, run.metrics), *rest)
 
 
 def test_domain_order_leaves_out_seeds_without_all_methods() -> None:

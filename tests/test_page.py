@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from softadv.claims import Claim, Outcome, Verdict
-from softadv.decisions import Rule
+from softadv.claims import Claim, Expectations, Outcome, Verdict
 from softadv.estimates import Estimate
 from softadv.method_rules import Gain
 from softadv.report import write_report
@@ -213,8 +212,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notice = "Evaluated from reference weights: nothing was trained."
     command = "./reproduce.sh smoke --seeds 2 --out runs/a-rather-long-name-of-a-folder"
     gain = Gain(settings=["digits-a"], figure="natural_accuracy", method="soft", over="adversarial", above=1.0)
-    claims: list[tuple[Claim, Rule]] = [(Claim(id="3", title="t", source="s"), gain)]
-    return write_report(folder, verdicts=VERDICTS, title="smoke", command=command, claims=claims, notice=notice)
+    expected = [Expectations([(Claim(id="3", title="t", source="s"), gain)], {})]
+    return write_report(folder, verdicts=VERDICTS, title="smoke", command=command, expected=expected, notice=notice)
 
 
 def check(seen: Seen, *, width: int, figures: int) -> list[str]:

@@ -165,7 +165,18 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         lambda t: t["result"].update(adversarial_accuracy=91.2),
         "adversarial_accuracy: expected a fraction, got 91.2",
     ),
-    "more verified than asked": (lambda t: t["result"]["certified"][0].update(verified=33), "are no counts of images"),
+    "more verified than asked": (
+        lambda t: t["result"]["certified"][0].update(verified=33),
+        "certified by deeppoly: 33 of 32 is no count of images",
+    ),
+    "an attack on nothing": (
+        lambda t: t["result"].update(autoattack={"images": 0, "correct": 0, "seconds": 1.0}),
+        "autoattack: 0 of 0 is no count of images",
+    ),
+    "verified images that are none": (
+        lambda t: t["epochs"][0].update(verified="most"),
+        "epoch 1: verified: 'most' of 64 is no count of images",
+    ),
     "a result without a figure": (lambda t: t["result"].pop("neurons"), "not the result of a trial"),
     "a spec of another trial": (lambda t: t["spec"].update(seed=7), "holds digits-tiny-soft-seed7, which its name"),
     "an unknown key of the spec": (lambda t: t["spec"].update(speed=7), "unknown key 'speed'"),

@@ -287,7 +287,7 @@ def test_a_verdict_shows_its_estimates(tmp_path: Path) -> None:
     estimate = Estimate(label="soft < other", unit="points", seeds=5, mean=1.5, low=1.0, high=2.0, claimed=(0.5, 2.5))
     shown = report(tmp_path, [replace(VERDICTS[0], estimates=(estimate,))])
     assert "+1.50 points (+1.00 to +2.00)" in shown
-    assert "soft &lt; other · range taken: +0.5 to +2.5</small>" in shown
+    assert "soft &lt; other · the claim’s range: +0.5 to +2.5</small>" in shown
     assert '<rect class="claimed"' in shown
 
 

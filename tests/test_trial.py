@@ -73,7 +73,7 @@ def test_a_finished_trial_leaves_everything_in_its_folder(whole: Path) -> None:
         assert (epoch.misclassified or 0) + (epoch.unverified or 0) + (epoch.verified or 0) == 128
         assert epoch.engine.startswith(result.environment["device"])
         compiled = compiled_attack.available() and compiled_update.available()
-        assert ("compiled: attack, update" in epoch.engine) == compiled
+        assert ("kernels there: attack, update" in epoch.engine) == compiled
         assert epoch.engine.endswith(f"commit {result.environment['commit']}")
 
 

@@ -69,7 +69,7 @@ def write_page(
         verdicts=verdicts,
         title=_name(folder),
         command=command,
-        claims=[claim for found in expectations_of(_grid(folder), expected) for claim in found.claims],
+        expected=expectations_of(_grid(folder), expected),
         notice=notice,
         out=out,
     )

@@ -76,7 +76,8 @@ def _difference(
     """Soft training's figure minus that of another method, in points, over the seeds that have both."""
     soft = _by_seed(entries, figure, trial, method="soft")
     other = _by_seed(entries, figure, of, method=over)
-    values = [100 * (soft[seed] - other[seed]) for seed in sorted(soft.keys() & other.keys())]
+    # Rounded as in the claims, so that equal differences of fractions are equal numbers.
+    values = [round(100 * (soft[seed] - other[seed]), 9) for seed in sorted(soft.keys() & other.keys())]
     if not values:
         return None
     low, high = interval(values) or (None, None)

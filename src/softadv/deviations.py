@@ -6,12 +6,14 @@ All tolerances are in percentage points; the README's table of assumptions lists
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean, stdev
 
+from softadv.decisions import figure
 from softadv.evidence import Run, value_of
+from softadv.method_rules import differences
 from softadv.series import DOMAIN_TITLES
 
 # The same weights: another processor adds in another order, which may turn an image at the border of two classes.
@@ -47,7 +49,7 @@ Pair = tuple[Run, Run]  # a run, and the reference's of the same seed
 class Deviation:
     """One figure of the runs against the reference's. here, there, tolerance: in per cent and points.
 
-    largest: the largest difference that must be within the tolerance, of the means or of any seed.
+    largest: the largest difference that must be within the tolerance, of the means or of the seed `worst`.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Deviation:
     there: float
     tolerance: float
     largest: float
+    worst: int | None = None
     unit: str = "%"
 
     @property
@@ -64,13 +67,18 @@ class Deviation:
         return self.largest <= self.tolerance + 1e-9
 
     def __str__(self) -> str:
-        sign, unit = ("", "%") if self.unit == "%" else ("+", f" {self.unit}")
-        text = f"{self.name} {self.here:{sign}.2f}{unit}, reference {self.there:{sign}.2f} ± {self.tolerance:.2f}"
-        return text if self.agrees else f"{text}: differs by {self.largest:.2f} points"
+        gap = "" if self.unit == "%" else " "
+        here, there = (figure(value, unit=self.unit) for value in (self.here, self.there))
+        text = f"{self.name} {here}{gap}{self.unit}, reference {there} ± {self.tolerance:.2f}"
+        if self.agrees:
+            return text
+        seed = "" if self.worst is None else f"seed {self.worst} "
+        digits = 2 if f"{self.largest:.2f}" != f"{self.tolerance:.2f}" else 4
+        return f"{text}: {seed}differs by {self.largest:.{digits}f} points"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Figure:
+class _Quantity:
     """A figure that all of some runs have. value: in per cent. margin: for one seed trained again, at 50%."""
 
     name: str
@@ -80,43 +88,59 @@ class _Figure:
     of_weights: bool = True  # whether the weights alone decide it
 
 
-def same_weights(pairs: Sequence[Pair]) -> list[Deviation]:
-    """Runs that have the reference's weights: each seed must give its own figures again."""
-    everywhere = OTHER_IMAGES if any(_other_images(*pair) for pair in pairs) else 0.0
-    start = SAME_WEIGHTS if all(_same_starts(*pair) for pair in pairs) else OTHER_START
+def same_weights(pairs: Mapping[int, Pair]) -> list[Deviation]:
+    """Runs that have the reference's weights, by seed: each must give its own figures again."""
+    everywhere = OTHER_IMAGES if any(_other_images(*pair) for pair in pairs.values()) else 0.0
+    start = SAME_WEIGHTS if all(_same_starts(*pair) for pair in pairs.values()) else OTHER_START
     found = []
-    for figure in _figures([run for pair in pairs for run in pair]):
-        if not figure.of_weights:
+    for quantity in _quantities([run for pair in pairs.values() for run in pair]):
+        if not quantity.of_weights:
             continue
-        tolerance = start if figure.name == "adversarial accuracy" else SAME_WEIGHTS
-        if figure.images is not None:
-            allowed = SAME_WEIGHTS_AUTOATTACK if "AutoAttack" in figure.name else SAME_WEIGHTS_VERIFIED
-            tolerance = 100 * math.ceil(allowed * figure.images / 1000) / figure.images
-        largest = max(abs(figure.value(run) - figure.value(record)) for run, record in pairs)
-        found.append(_deviation(figure, pairs, tolerance=max(tolerance, everywhere), largest=largest))
+        tolerance = start if quantity.name == "adversarial accuracy" else SAME_WEIGHTS
+        if quantity.images is not None:
+            allowed = SAME_WEIGHTS_AUTOATTACK if "AutoAttack" in quantity.name else SAME_WEIGHTS_VERIFIED
+            tolerance = 100 * math.ceil(allowed * quantity.images / 1000) / quantity.images
+        apart = {seed: abs(quantity.value(run) - quantity.value(record)) for seed, (run, record) in pairs.items()}
+        worst = max(apart, key=lambda seed: apart[seed])
+        found.append(
+            Deviation(
+                name=quantity.name,
+                here=fmean(quantity.value(run) for run, _ in pairs.values()),
+                there=fmean(quantity.value(record) for _, record in pairs.values()),
+                tolerance=max(tolerance, everywhere),
+                largest=apart[worst],
+                worst=worst,
+            )
+        )
     return found
 
 
-def trained_again(pairs: Sequence[Pair]) -> list[Deviation]:
+def trained_again(pairs: Collection[Pair]) -> list[Deviation]:
     """Seeds of the reference trained anew: what a seed starts from and the order of its images are the same."""
     found = []
-    for figure in _figures([run for pair in pairs for run in pair]):
-        one = _of_one_seed(figure.margin, at=fmean(figure.value(record) for _, record in pairs))
-        found.append(_deviation(figure, pairs, tolerance=one / len(pairs) ** 0.5))
+    for quantity in _quantities([run for pair in pairs for run in pair]):
+        here, there = (
+            fmean(quantity.value(run) for run, _ in pairs),
+            fmean(quantity.value(record) for _, record in pairs),
+        )
+        tolerance = _of_one_seed(quantity.margin, at=there) / len(pairs) ** 0.5
+        found.append(
+            Deviation(name=quantity.name, here=here, there=there, tolerance=tolerance, largest=abs(here - there))
+        )
     return found
 
 
 def other_seeds(runs: Sequence[Run], records: Sequence[Run]) -> list[Deviation]:
     """Means over seeds that the two do not share, so that the spread between seeds comes in."""
     found = []
-    for figure in _figures([*runs, *records]):
-        here, there = [figure.value(run) for run in runs], [figure.value(record) for record in records]
-        tolerance = _of_one_seed(figure.margin, at=fmean(there))
+    for quantity in _quantities([*runs, *records]):
+        here, there = [quantity.value(run) for run in runs], [quantity.value(record) for record in records]
+        tolerance = _of_one_seed(quantity.margin, at=fmean(there))
         if len(there) > 1:
             tolerance = max(SIGMAS * stdev(there) * (1 / len(there) + 1 / len(here)) ** 0.5, tolerance)
         largest = abs(fmean(here) - fmean(there))
         found.append(
-            Deviation(name=figure.name, here=fmean(here), there=fmean(there), tolerance=tolerance, largest=largest)
+            Deviation(name=quantity.name, here=fmean(here), there=fmean(there), tolerance=tolerance, largest=largest)
         )
     return found
 
@@ -125,20 +149,42 @@ def gain_again(soft: Sequence[Pair], adversarial: Sequence[Pair]) -> list[Deviat
     """Soft training's gain over adversarial training, in points, from the same seeds of both, trained anew."""
     found = []
     for key in ("natural_accuracy", "adversarial_accuracy"):
-        here = fmean(_percent(s, key) - _percent(a, key) for (s, _), (a, _) in zip(soft, adversarial, strict=True))
-        reference = [fmean(_percent(record, key) for _, record in side) for side in (soft, adversarial)]
-        tolerance = math.hypot(*(_of_one_seed(ONE_SEED, at=percent) for percent in reference))
+        here, there = (
+            fmean(differences([(s[side], a[side]) for s, a in zip(soft, adversarial, strict=True)], key))
+            for side in (0, 1)
+        )
+        reference = [fmean(_percent(record, key) for _, record in pairs) for pairs in (soft, adversarial)]
+        tolerance = math.hypot(*(_of_one_seed(ONE_SEED, at=percent) for percent in reference)) / len(soft) ** 0.5
         found.append(
             Deviation(
                 name=key.replace("_", " "),
                 here=here,
-                there=reference[0] - reference[1],
-                tolerance=tolerance / len(soft) ** 0.5,
-                largest=abs(here - (reference[0] - reference[1])),
+                there=there,
+                tolerance=tolerance,
+                largest=abs(here - there),
                 unit="points",
             )
         )
     return found
+
+
+def not_compared(runs: Sequence[Run], records: Sequence[Run]) -> str:
+    """The figures that only some of these have, or on other numbers of images, and on how many; "" for none."""
+    parts = []
+    attacked = [[r.result.autoattack.images if r.result.autoattack else 0 for r in side] for side in (runs, records)]
+    if len({*attacked[0], *attacked[1]}) > 1:
+        parts.append(f"accuracy under AutoAttack ({_images(attacked[0])}, reference {_images(attacked[1])})")
+    for domain in dict.fromkeys(c.domain for run in (*runs, *records) for c in run.result.certified):
+        counts = [[c.images if (c := r.result.certified_by(domain)) else 0 for r in side] for side in (runs, records)]
+        if len({*counts[0], *counts[1]}) > 1:
+            title = DOMAIN_TITLES.get(domain, domain)
+            parts.append(f"certified accuracy by {title} ({_images(counts[0])}, reference {_images(counts[1])})")
+    return ", ".join(parts)
+
+
+def _images(counts: Sequence[int]) -> str:
+    """On how many images: of several seeds, each number once."""
+    return "/".join(f"{count:,}" if count else "no" for count in dict.fromkeys(counts)) + " images"
 
 
 def _of_one_seed(margin: float, *, at: float) -> float:
@@ -147,17 +193,17 @@ def _of_one_seed(margin: float, *, at: float) -> float:
     return max(margin * 2 * math.sqrt(share * (1 - share)), ONE_SEED_LEAST)
 
 
-def _figures(runs: Sequence[Run]) -> Iterator[_Figure]:
+def _quantities(runs: Sequence[Run]) -> Iterator[_Quantity]:
     """The figures that every run has, measured on equally many images."""
     results = [run.result for run in runs]
     method = results[0].trial.method
     attacked = ONE_SEED_UNTRAINED if method == "natural" else ONE_SEED
-    yield _Figure(name="natural accuracy", value=partial(_percent, key="natural_accuracy"), margin=ONE_SEED)
-    yield _Figure(name="adversarial accuracy", value=partial(_percent, key="adversarial_accuracy"), margin=attacked)
+    yield _Quantity(name="natural accuracy", value=partial(_percent, key="natural_accuracy"), margin=ONE_SEED)
+    yield _Quantity(name="adversarial accuracy", value=partial(_percent, key="adversarial_accuracy"), margin=attacked)
     images = {result.autoattack.images if result.autoattack else None for result in results}
     match list(images):
         case [int(count)]:
-            yield _Figure(
+            yield _Quantity(
                 name=f"accuracy of {count:,} under AutoAttack",
                 value=partial(_percent, key="autoattack_accuracy"),
                 margin=max(attacked, ONE_SEED_AUTOATTACK),
@@ -166,14 +212,14 @@ def _figures(runs: Sequence[Run]) -> Iterator[_Figure]:
     for domain in dict.fromkeys(certified.domain for certified in results[0].certified):
         match list({certified.images if (certified := result.certified_by(domain)) else None for result in results}):
             case [int(count)]:
-                yield _Figure(
+                yield _Quantity(
                     name=f"certified accuracy of {count:,} by {DOMAIN_TITLES.get(domain, domain)}",
                     value=partial(_certified, domain=domain),
                     margin=ONE_SEED_UNTRAINED,
                     images=count,
                 )
     if method == "soft":
-        yield _Figure(
+        yield _Quantity(
             name="verified training images",
             value=partial(_percent, key="verified_share"),
             margin=ONE_SEED_UNTRAINED,
@@ -189,12 +235,6 @@ def _certified(run: Run, *, domain: str) -> float:
     found = run.result.certified_by(domain)
     assert found is not None
     return 100 * found.accuracy
-
-
-def _deviation(figure: _Figure, pairs: Sequence[Pair], *, tolerance: float, largest: float | None = None) -> Deviation:
-    here, there = fmean(figure.value(run) for run, _ in pairs), fmean(figure.value(record) for _, record in pairs)
-    largest = abs(here - there) if largest is None else largest
-    return Deviation(name=figure.name, here=here, there=there, tolerance=tolerance, largest=largest)
 
 
 def _same_starts(run: Run, record: Run) -> bool:

@@ -1,4 +1,4 @@
-"""Rules about the domains of one certifier on the same models: which verifies more, and which takes longer.
+"""Rules about a certifier's domains on the same models: which verifies more, and which takes longer.
 
 Models of one seed are not independent, so each seed counts once, with the mean over its models: the methods of every
 setting.
@@ -12,7 +12,8 @@ from itertools import pairwise
 from math import inf
 from statistics import fmean
 
-from softadv.decisions import Decision, Finding, binary, conclude, for_each, known, need
+from softadv.decisions import Decision, Finding, binary, conclude, for_each, need
+from softadv.errors import SoftadvError
 from softadv.estimates import estimate, within
 from softadv.evidence import Evidence, NotRun
 from softadv.runs import Certified
@@ -51,8 +52,8 @@ class DomainOrder:
 class DomainSeconds:
     """On the same models, each domain takes more than `times` the seconds of the next one.
 
-    alike: the two neighbours that the certifier computes by the same passes, if any: their ratio tells nothing of the
-    domains, so that it decides nothing, and the claim, which is about it too, can fail but not hold.
+    alike: the two neighbours that the native certifier computes by the same passes, if any: their ratio tells nothing
+    of the domains, so that it decides nothing, and the claim, which is about it too, can fail but not hold.
     """
 
     settings: list[str]
@@ -63,21 +64,25 @@ class DomainSeconds:
     def __post_init__(self) -> None:
         need(1, self.settings, key="settings")
         need(2, self.domains, key="domains")
-        for domain in self.alike:
-            known(domain, self.domains, key="alike")
+        others = [list(pair) for pair in pairwise(self.domains) if list(pair) != self.alike]
+        if self.alike and len(others) == len(self.domains) - 1:
+            raise SoftadvError(f"alike: expected two neighbours of domains, got {', '.join(self.alike)}")
+        need(1, others, key="domains that are not alike")
 
     def decide(self, evidence: Evidence) -> Decision:
         seeds = _models(evidence, self.settings, self.domains)
+        _refuse_other_programs(seeds)
         found = [self._slower(seeds, a, b) for a, b in pairwise(self.domains)]
         if not self.alike:
             return conclude(found, claimed=f"taken as above {self.times:.2f}")
-        note = f"{' and '.join(self.alike)} are computed by the same passes here, so that their order stays open"
+        alike = " and ".join(self.alike)
+        note = f"{alike} are computed by the same passes here: their order, and with it the claim, stays open"
         decided = conclude(found, claimed=f"taken as above {self.times:.2f}", note=note)
         return replace(decided, outcome="inconclusive") if decided.outcome == "holds" else decided
 
     def _slower(self, seeds: Sequence[Sequence[Model]], domain: str, other: str) -> Finding:
         values = _by_seed(seeds, lambda model: _seconds(model[domain]) / _seconds(model[other]))
-        decides = {domain, other} != set(self.alike)
+        decides = [domain, other] != self.alike
         heading = "seconds an image"
         found = estimate(
             values,
@@ -91,7 +96,10 @@ class DomainSeconds:
 
 @dataclass(frozen=True, kw_only=True)
 class DomainTotals:
-    """Over all models that were run, each domain verifies more test images than the next one: a check, no estimate."""
+    """Over the models of all seeds that have every method, each domain verifies more test images than the next one.
+
+    A check of these models, no estimate.
+    """
 
     settings: list[str]
     domains: list[str]
@@ -106,6 +114,14 @@ class DomainTotals:
         holds = all(later < earlier for earlier, later in pairwise(totals.values()))
         shown = ", ".join(f"{domain} {count:,}" for domain, count in totals.items())
         return binary(holds, f"verified by the same {len(models)} models: {shown}")
+
+
+def _refuse_other_programs(seeds: Sequence[Sequence[Model]]) -> None:
+    """Raise NotRun unless one program certified all domains of a model: else seconds tell of the programs."""
+    for model in (model for models in seeds for model in models):
+        programs = dict.fromkeys(certified.certifier or "one unnamed" for certified in model.values())
+        if len(programs) > 1:
+            raise NotRun(f"the domains were certified by different programs, {' and '.join(programs)}")
 
 
 def _by_seed(seeds: Sequence[Sequence[Model]], value: Callable[[Model], float]) -> list[float]:

@@ -123,13 +123,13 @@ def _amount(value: float, unit: str) -> str:
 
 
 def in_range(claimed: tuple[float, float], *, unit: str) -> str:
-    """A range in words, such as "at most 2"."""
+    """A range in words, such as "up to 2"; whether its ends count is not said."""
     if all(map(math.isinf, claimed)):
         return ""
     low, high = (_short(end, unit) for end in claimed)
     if math.isinf(claimed[1]):
-        return f"at least {low}"
-    return f"at most {high}" if math.isinf(claimed[0]) else f"{low} to {high}"
+        return f"from {low} up"
+    return f"up to {high}" if math.isinf(claimed[0]) else f"{low} to {high}"
 
 
 def _short(value: float, unit: str) -> str:

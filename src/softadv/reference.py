@@ -7,9 +7,8 @@ expected_results/reference/<grid>/<trial>.json  a trial's spec, epochs and resul
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ from softadv.runs import (
     result_to_table,
     write_json,
 )
-from softadv.spec import Trial, trial_to_table
+from softadv.series import spec_value
+from softadv.spec import Trial
 
 REFERENCE = "reference"  # below the expected results
 SUMMARY = "summary.json"
@@ -64,8 +64,11 @@ def training_of(trial: Trial) -> Trial:
 
 def training_difference(recorded: Trial, other: Trial) -> str | None:
     """In which key of the training two trials differ, such as "epochs 50 instead of 2"; None if in none."""
-    one, two = trial_to_table(training_of(recorded)), trial_to_table(training_of(other))
-    return next((f"{key} {two[key]} instead of {one[key]}" for key in one if one[key] != two[key]), None)
+    one, two = training_of(recorded), training_of(other)
+    differing = next(
+        (field.name for field in fields(Trial) if getattr(one, field.name) != getattr(two, field.name)), None
+    )
+    return differing and f"{differing} {spec_value(two, differing)} instead of {spec_value(one, differing)}"
 
 
 def write_record(folder: Path, *, result: Result, epochs: Sequence[EpochMetrics]) -> None:
@@ -93,7 +96,7 @@ def read_record(path: Path) -> Record:
         raise SoftadvError(f"{path}: holds {result.trial.name}, which its name does not say")
     if len(epochs) != result.trial.epochs:
         raise SoftadvError(f"{path}: holds {len(epochs)} epochs of {result.trial.epochs}")
-    _check_figures(result, path)
+    _check_figures(result, epochs, path)
     return Record(path=path, epochs=epochs, result=result)
 
 
@@ -148,7 +151,7 @@ def summary_parts(folder: Path) -> tuple[int, int]:
     raise SoftadvError(f"{path}: parts: expected the numbers finished and trials, got {parts!r}")
 
 
-def _check_figures(result: Result, path: Path) -> None:
+def _check_figures(result: Result, epochs: Sequence[EpochMetrics], path: Path) -> None:
     """JSON of another program may have the right keys: what is compared must be numbers that can be."""
     fractions: dict[str, Any] = {
         "natural_accuracy": result.natural_accuracy,
@@ -157,7 +160,12 @@ def _check_figures(result: Result, path: Path) -> None:
     for key, value in fractions.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise SoftadvError(f"{path}: {key}: expected a fraction, got {value!r}")
-    for certified in result.certified:
-        counts: tuple[Any, ...] = (certified.images, certified.verified)
-        if not all(type(count) is int for count in counts) or not 0 <= certified.verified <= certified.images > 0:
-            raise SoftadvError(f"{path}: certified: {dataclasses.asdict(certified)} are no counts of images")
+    counted = [(f"certified by {found.domain}", found.verified, found.images) for found in result.certified]
+    if result.autoattack is not None:
+        counted.append(("autoattack", result.autoattack.correct, result.autoattack.images))
+    counted += [
+        (f"epoch {e.epoch}: verified", e.verified, result.train_images) for e in epochs if e.verified is not None
+    ]
+    for key, count, images in counted:
+        if not all(type(value) is int for value in (count, images)) or not 0 <= count <= images or not images:
+            raise SoftadvError(f"{path}: {key}: {count!r} of {images!r} is no count of images")

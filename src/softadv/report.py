@@ -17,10 +17,9 @@ import jinja2
 
 from softadv import rerun
 from softadv.answer import QUESTION, answer
-from softadv.claims import Claim, Outcome, Verdict
+from softadv.claims import Expectations, Outcome, Verdict
 from softadv.comparisons import Comparison, asks_for_soft, compare, families
 from softadv.costs import cost_groups
-from softadv.decisions import Rule
 from softadv.drawing import METHOD_COLOURS
 from softadv.entries import Entry, State, read_entries
 from softadv.intervals import HEIGHT, WIDTH, Bar, bar_groups, bars
@@ -66,14 +65,14 @@ def write_report(
     verdicts: Sequence[Verdict],
     title: str,
     command: str,
-    claims: Sequence[tuple[Claim, Rule]] = (),
+    expected: Sequence[Expectations] = (),
     notice: str = "",
     out: Path | None = None,
 ) -> Path:
     """Write the report of a grid's run folder; returns the page's path.
 
     verdicts: what was decided about each claim, in the order to show. command: what reruns the grid.
-    claims: what the sensitivity table asks of each setting by itself.
+    expected: whose claims the sensitivity table asks of each setting by itself.
     notice: what a reader must know before anything else, such as that nothing was trained.
     out: where the page and its figures go, else report/ in the folder.
     Raises SoftadvError when the folder holds no trial, or the report cannot be written.
@@ -99,7 +98,7 @@ def write_report(
         domain_titles=DOMAIN_TITLES,
         method_colours=METHOD_COLOURS,
         groups=result_groups(entries),
-        sensitivities=sensitivities(entries, claims),
+        sensitivities=sensitivities(entries, expected),
         costs=cost_groups(entries),
         pictures=drawn,
         bar_width=WIDTH,

@@ -62,7 +62,7 @@ class EpochMetrics:
     update_seconds: float
     evaluation_seconds: float
     certifier: str | None = None  # who split the images, its version and soundness
-    engine: str = ""  # what trained them: device, kernels, commit; a trial may go on elsewhere. "" in old records
+    engine: str = ""  # device, kernels there, commit: a trial may go on elsewhere. "" in old records
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from softadv.claims import Claim
+from softadv.claims import Claim, Expectations
 from softadv.comparisons import Comparison, compare, families
-from softadv.decisions import Rule
 from softadv.entries import Entry
 from softadv.estimates import Answer, Estimate
 from softadv.intervals import Bar, bars, in_range
@@ -46,20 +45,30 @@ class Sensitivity:
     rows: tuple[Variation, ...]
 
     @property
-    def hangs(self) -> tuple[str, ...]:
-        """The variations in which a verdict is not what it is for the base, by their keys."""
-        base = self.rows[0]
-        return tuple(row.changes for row in self.rows[1:] if _differs(base, row))
+    def told(self) -> str:
+        """What the table says of the choices, in a sentence or two; "" where no claim is asked about."""
+        if not any(self.asked):
+            return ""
+        base, *others = self.rows
+        if not _decided(base, base):
+            return "The first row is not decided, so that nothing is told of the choices."
+        named: dict[str, list[str]] = {}
+        for row in others:
+            named.setdefault(_against(base, row), []).append(row.changes)
+        return " ".join(f"{said} {'; '.join(named[said])}." for said in _SAID if said in named)
 
 
-def sensitivities(entries: Sequence[Entry], claims: Sequence[tuple[Claim, Rule]] = ()) -> list[Sensitivity]:
-    """A table for each base setting that has variations; claims: what is asked of each setting by itself."""
+_SAID = ("A verdict changes with", "No verdict changes with", "Not decided:")
+
+
+def sensitivities(entries: Sequence[Entry], expected: Sequence[Expectations] = ()) -> list[Sensitivity]:
+    """A table for each base setting that has variations; expected: whose claims are asked of each by itself."""
     found = []
     for family in families([entry.trial for entry in entries if entry.trial]):
         if family.variations:
             members = (family.base, *family.variations)
             compared = [compare(entries, trial, base=family.base) for trial in members]
-            asked = [_asked(claims, family.base, figure) for figure in ("natural_accuracy", "adversarial_accuracy")]
+            asked = [_asked(expected, family.base, figure) for figure in ("natural_accuracy", "adversarial_accuracy")]
             found.append(
                 Sensitivity(
                     title=setting_title(family.base),
@@ -70,16 +79,23 @@ def sensitivities(entries: Sequence[Entry], claims: Sequence[tuple[Claim, Rule]]
     return found
 
 
-def _asked(claims: Sequence[tuple[Claim, Rule]], base: Trial, figure: str) -> Asked | None:
-    """The first claim about the difference of soft and adversarial training in this figure and this setting."""
-    for claim, rule in claims:
-        match rule:
-            case Gain(method="soft", over="adversarial") if rule.figure == figure and base.setting in rule.settings:
-                return claim, rule
-            case Comparable(method="soft", over="adversarial") if (
-                figure in rule.figures and base.setting in rule.settings
-            ):
-                return claim, rule
+def _asked(expected: Sequence[Expectations], base: Trial, figure: str) -> Asked | None:
+    """The first claim about the difference of soft and adversarial training in this figure and this setting.
+
+    None where the setting was not run as the claim requires. Variations depart from that on purpose.
+    """
+    for found in expected:
+        required = found.required.get(base.setting)
+        if required is not None and required.shortfall(base) is not None:
+            continue
+        for claim, rule in found.claims:
+            match rule:
+                case Gain(method="soft", over="adversarial") if rule.figure == figure and base.setting in rule.settings:
+                    return claim, rule
+                case Comparable(method="soft", over="adversarial") if (
+                    figure in rule.figures and base.setting in rule.settings
+                ):
+                    return claim, rule
     return None
 
 
@@ -87,7 +103,7 @@ def _in_words(asked: Asked | None) -> str:
     if asked is None:
         return ""
     claim, rule = asked
-    return f"as in claim {claim.id}, of each setting by itself: {in_range(rule.claimed, unit='points')} points"
+    return f"as in claim {claim.id}, each setting by itself: {in_range(rule.claimed, unit='points')} points"
 
 
 def _rows(compared: Sequence[Comparison], base: Trial, asked: Sequence[Asked | None]) -> tuple[Variation, ...]:
@@ -110,13 +126,25 @@ def _judged(column: Sequence[Estimate | None], asked: Asked | None) -> list[Judg
     claimed = None if rule is None else rule.claimed
     # One scale for each column, so that its bars can be compared.
     drawn = bars([found and replace(found, claimed=claimed) for found in column])
-    answers = [None if rule is None or found is None else rule.answer(found) for found in column]
+    answers = [rule.answer(found) if rule is not None and found is not None else None for found in column]
     return [Judged(bar=bar, answer=answer) if bar else None for bar, answer in zip(drawn, answers, strict=True)]
 
 
-def _differs(base: Variation, row: Variation) -> bool:
-    pairs = ((base.natural, row.natural), (base.adversarial, row.adversarial))
-    return any(one and other and one.answer != other.answer for one, other in pairs)
+def _decided(base: Variation, row: Variation) -> list[tuple[Answer, Answer]]:
+    """The answers of both in the columns in which both have one that settles something."""
+    pairs = [
+        (one.answer, other.answer)
+        for one, other in ((base.natural, row.natural), (base.adversarial, row.adversarial))
+        if one is not None and other is not None and one.answer is not None and other.answer is not None
+    ]
+    return [pair for pair in pairs if "inconclusive" not in pair]
+
+
+def _against(base: Variation, row: Variation) -> str:
+    decided = _decided(base, row)
+    if any(one != other for one, other in decided):
+        return _SAID[0]
+    return _SAID[1] if len(decided) == len(_decided(base, base)) else _SAID[2]
 
 
 def changes(trial: Trial, base: Trial) -> list[str]:

@@ -188,11 +188,11 @@ class TrialRun:
 
 
 def _engine(device: torch.device) -> str:
-    """What trains an epoch, in words for its record."""
+    """What there is to train an epoch with, in words for its record."""
     parts = [environment.device_name(device)]
     if device.type == "cpu":
         kernels = [name for name, kernel in _KERNELS.items() if kernel.available()]
-        parts += [f"{torch.get_num_threads()} threads", f"compiled: {', '.join(kernels) or 'nothing'}"]
+        parts += [f"{torch.get_num_threads()} threads", f"kernels there: {', '.join(kernels) or 'none'}"]
     return ", ".join([*parts, f"softadv {environment.package_version('softadv')}, commit {environment.commit()}"])
 
 
