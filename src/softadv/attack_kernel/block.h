@@ -1,8 +1,11 @@
-// One block of images on its way uphill: all steps of the attack, forwards, backwards and along the sign.
+// One block of images on its way uphill: forwards, backwards and along the sign, step after step.
 
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <thread>
 
 #include "pass.h"
 
@@ -13,30 +16,56 @@ struct Attack {
     float* point;     // (images, channels, height, width): the start, replaced by what the attack finds
 };
 
+// Which lane attacks which image when: all lanes are busy to the end, however many images there are (McNaughton's
+// rule). Lay the images' steps end to end and cut them into stretches of one length, one for each lane. An image that
+// is cut takes its first steps at the beginning of the later lane's stretch, and its last ones at the end of the
+// earlier's.
+struct Schedule {
+    Schedule(const Attack& attack, int lanes) : steps(attack.steps), work(int64_t(attack.network.images) * steps) {
+        const auto parts = [this](int64_t size) { return (work + size - 1) / size; };
+        length = std::max<int64_t>(steps, parts(int64_t(attack.network.threads) * lanes));
+        workers = parts(length * lanes);
+    }
+
+    // The image in a lane at a time, or -1. Lanes are counted over all workers.
+    int64_t image(int64_t lane, int64_t time) const {
+        const int64_t at = lane * length + time;
+        return time >= 0 && time < length && at < work ? at / steps : -1;
+    }
+
+    // Whether an image takes steps after those in a lane that belong before them.
+    bool is_cut(int64_t lane, int64_t image) const { return (image + 1) * steps > (lane + 1) * length; }
+
+    int64_t steps, work;
+    int64_t length;  // steps of a lane
+    int workers;
+};
+
 // The memory holds the balls' centres, and then the values.
 template <int Lanes>
 class Block : Pass<Lanes> {
   public:
     Block(const Attack& attack, const Prepared& prepared, float* memory)
         : Base(prepared, memory + floats(prepared) - prepared.neurons() * Lanes), attack_(attack),
-          center_(reinterpret_cast<Vec*>(memory)) {}
+          center_(reinterpret_cast<Vec*>(memory)) {
+        std::fill(center_, center_ + attack.network.image.neurons(), Vec{});
+        std::fill(values_[0], values_[0] + attack.network.image.neurons(), Vec{});
+    }
 
     static int64_t floats(const Prepared& prepared) {
         return (prepared.network.image.neurons() + prepared.neurons()) * Lanes;
     }
 
-    // Take steps number `from` to `to` with the images from `first` on.
-    void climb(int64_t first, int count, int from, int to) {
-        this->read(attack_.network.x, first, count, center_);
-        this->read(attack_.point, first, count, values_[0]);
-        this->read_labels(first, count);
-        for (int step = from; step < to; ++step) {
+    // All steps of a worker's lanes. left: of each worker, whether the first image of its first lane has left.
+    void climb(const Schedule& schedule, int worker, std::atomic<bool>* left) {
+        for (int64_t time = 0;; ++time) {
+            change_images(schedule, worker, time, left);
+            if (time == schedule.length) return;
             this->forward();
             this->differentiate_loss(nullptr);
             for (int l = attack_.network.layers - 1; l > 0; --l) this->backward_in_place(l);
             this->backward(0, [this](int64_t k, Vec slope) { advance(k, slope); });
         }
-        write(first, count);
     }
 
   private:
@@ -44,11 +73,24 @@ class Block : Pass<Lanes> {
     using Vec = Vector<Lanes>;
     using Base::values_;
 
-    void write(int64_t first, int count) {
-        const auto* lanes = reinterpret_cast<const float*>(values_[0]);
-        this->each_value(first, count, [&](int lane, int64_t neuron, int64_t at) {
-            attack_.point[at] = lanes[neuron * Lanes + lane];
-        });
+    // Write the images whose steps in a lane are done, and read those that come after them.
+    void change_images(const Schedule& schedule, int worker, int64_t time, std::atomic<bool>* left) {
+        Seats<Lanes> leaving, entering;
+        bool waits = false;  // for the next worker to have made the first steps
+        for (int lane = 0; lane < Lanes; ++lane) {
+            const int64_t number = int64_t(worker) * Lanes + lane;
+            const int64_t before = schedule.image(number, time - 1), now = schedule.image(number, time);
+            if (before == now) continue;
+            if (before >= 0) leaving.add(lane, before);
+            if (now >= 0) entering.add(lane, now);
+            waits = lane == Lanes - 1 && now >= 0 && schedule.is_cut(number, now);
+        }
+        this->write(values_[0], leaving, attack_.point);
+        if (leaving.count && leaving.lane[0] == 0) left[worker].store(true, std::memory_order_release);
+        while (waits && !left[worker + 1].load(std::memory_order_acquire)) std::this_thread::yield();
+        this->read(attack_.network.x, entering, center_);
+        this->read(attack_.point, entering, values_[0]);
+        this->read_labels(entering);
     }
 
     // A step of one neuron of the image along the sign of its slope, back into its ball and into [0, 1].

@@ -9,6 +9,19 @@
 
 #include "network.h"
 
+// Some lanes of a block, in their order, and the number of the image in each.
+template <int Lanes>
+struct Seats {
+    void add(int to, int64_t number) {
+        lane[count] = to;
+        image[count++] = number;
+    }
+
+    int count = 0;
+    int lane[Lanes];
+    int64_t image[Lanes];
+};
+
 // A block of Lanes images in the memory of a worker. Every value is kept neuron by neuron, in the order height,
 // width, channel, the lanes side by side. Backwards, slopes take the place of the values that they are slopes by:
 // of a value, only whether its ReLU let it through is asked again, and last by its own slope.
@@ -27,8 +40,8 @@ class Pass {
 
     static Vec all(float value) { return Vec{} + value; }
 
-    void read_labels(int64_t first, int count) {
-        for (int lane = 0; lane < Lanes; ++lane) labels_[lane] = lane < count ? network_.label[first + lane] : 0;
+    void read_labels(const Seats<Lanes>& seats) {
+        for (int i = 0; i < seats.count; ++i) labels_[seats.lane[i]] = network_.label[seats.image[i]];
     }
 
     void forward() {
@@ -43,25 +56,29 @@ class Pass {
             backward(l, [in = values_[l]](int64_t k, Vec slope) { in[k] = slope; });
     }
 
-    // Images (N, C, H, W) into a plane; lanes without an image are zero.
-    void read(const float* images, int64_t first, int count, Vec* plane) {
+    // From images (N, C, H, W) into the lanes of a plane.
+    void read(const float* images, const Seats<Lanes>& seats, Vec* plane) const {
         auto* lanes = reinterpret_cast<float*>(plane);
-        each_value(first, Lanes, [&](int lane, int64_t neuron, int64_t at) {
-            lanes[neuron * Lanes + lane] = lane < count ? images[at] : 0.0f;
-        });
+        each_value(seats, [&](int64_t in_plane, int64_t in_images) { lanes[in_plane] = images[in_images]; });
     }
 
-    // Call visit(lane, neuron, its place in a tensor of images) for the images from `first` on.
+    // And back.
+    void write(const Vec* plane, const Seats<Lanes>& seats, float* images) const {
+        const auto* lanes = reinterpret_cast<const float*>(plane);
+        each_value(seats, [&](int64_t in_plane, int64_t in_images) { images[in_images] = lanes[in_plane]; });
+    }
+
+    // Call visit(place in a plane's lanes, place in a tensor of images) for every value.
     template <class Visit>
-    void each_value(int64_t first, int count, Visit visit) const {
+    void each_value(const Seats<Lanes>& seats, Visit visit) const {
         const int64_t pixels = int64_t(image_.height) * image_.width;
         constexpr int64_t some = 16;  // that a line of the cache holds: images may lie so that they drive each other out
         for (int c = 0; c < image_.channels; ++c)
             for (int64_t p = 0; p < pixels; p += some)
-                for (int lane = 0; lane < count; ++lane) {
-                    const int64_t at = ((first + lane) * image_.channels + c) * pixels;
+                for (int i = 0; i < seats.count; ++i) {
+                    const int64_t at = (seats.image[i] * image_.channels + c) * pixels;
                     for (int64_t q = p; q < std::min(p + some, pixels); ++q)
-                        visit(lane, q * image_.channels + c, at + q);
+                        visit((q * image_.channels + c) * Lanes + seats.lane[i], at + q);
                 }
     }
 
@@ -177,5 +194,5 @@ class Pass {
     const Network& network_;
     const Plane& image_;
     std::vector<Vec*> values_;  // what each layer reads, and last the logits
-    int64_t labels_[Lanes];
+    int64_t labels_[Lanes] = {};
 };

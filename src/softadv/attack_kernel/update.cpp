@@ -54,8 +54,11 @@ class Block : Pass<Lanes> {
 
     // Add what images `first` to `first + count` contribute; returns the sum of their losses.
     double differentiate(int64_t first, int count) {
-        this->read(network_.x, first, count, values_[0]);
-        this->read_labels(first, count);
+        Seats<Lanes> seats;
+        for (int lane = 0; lane < count; ++lane) seats.add(lane, first + lane);
+        std::fill(values_[0], values_[1], Vector<Lanes>{});
+        this->read(network_.x, seats, values_[0]);
+        this->read_labels(seats);
         this->forward();
         float losses[Lanes];
         this->differentiate_loss(losses);
