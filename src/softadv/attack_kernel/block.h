@@ -33,7 +33,7 @@ struct Schedule {
         return time >= 0 && time < length && at < work ? at / steps : -1;
     }
 
-    // Whether an image takes steps after those in a lane that belong before them.
+    // Whether an image goes beyond the stretch of a lane: its first steps are the next lane's.
     bool is_cut(int64_t lane, int64_t image) const { return (image + 1) * steps > (lane + 1) * length; }
 
     int64_t steps, work;
@@ -83,7 +83,7 @@ class Block : Pass<Lanes> {
             if (before == now) continue;
             if (before >= 0) leaving.add(lane, before);
             if (now >= 0) entering.add(lane, now);
-            waits = lane == Lanes - 1 && now >= 0 && schedule.is_cut(number, now);
+            waits = lane == Lanes - 1 && schedule.is_cut(number, now);
         }
         this->write(values_[0], leaving, attack_.point);
         if (leaving.count && leaving.lane[0] == 0) left[worker].store(true, std::memory_order_release);

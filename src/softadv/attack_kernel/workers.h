@@ -18,9 +18,6 @@ constexpr int kWide = kLanes, kNarrow = kLanes / 2;  // images of a block
 struct Part {
     int64_t first;
     int count, width;
-
-    // The time of a step, in thirds of a wide block's: half the lanes need as many weights loaded.
-    int cost() const { return width == kWide ? 3 : 2; }
 };
 
 // Wide blocks, and a narrow one where that is enough for the rest; narrow ones where there are more threads.
