@@ -7,7 +7,6 @@
 
 #include <atomic>
 #include <cstdint>
-#include <memory>
 #include <new>
 #include <vector>
 
@@ -16,16 +15,18 @@
 
 namespace {
 
-// One block for each worker.
 template <int Lanes>
 void climb(const Attack& attack, const Prepared& prepared, const Schedule& schedule) {
-    std::vector<std::unique_ptr<Memory>> memories;
-    for (int i = 0; i < schedule.workers; ++i) memories.emplace_back(new Memory(Block<Lanes>::floats(prepared)));
+    std::vector<Memory> memories;
+    std::vector<Block<Lanes>> blocks;  // one for each worker, made here: memory may run out, but not on a thread
+    for (int i = 0; i < schedule.workers; ++i) {
+        memories.emplace_back(Block<Lanes>::floats(prepared));
+        blocks.emplace_back(attack, prepared, memories.back().get());
+    }
     std::vector<std::atomic<bool>> left(schedule.workers);
     // A worker waits for the next one only, which is taken before it.
-    share_out(attack.network, schedule.workers, [&](int worker) {
-        Block<Lanes>(attack, prepared, memories[worker]->get()).climb(schedule, worker, left.data());
-    });
+    share_out(attack.network, schedule.workers,
+              [&](int worker) { blocks[worker].climb(schedule, worker, left.data()); });
 }
 
 }  // namespace
