@@ -21,6 +21,23 @@ struct Update {
     float* loss;  // where the mean over the images goes
 };
 
+// Images `first` to `first + count` in a block of `width` lanes.
+struct Part {
+    int64_t first;
+    int count, width;
+};
+
+// Wide blocks, and a narrow one where that is enough for the rest; narrow ones where there are more threads.
+std::vector<Part> parts(const Network& network) {
+    std::vector<Part> found;
+    const int width = int64_t(kWide) * network.threads > network.images ? kNarrow : kWide;
+    for (int64_t first = 0; first < network.images; first += found.back().count) {
+        const int count = std::min<int64_t>(width, network.images - first);
+        found.push_back({first, count, count <= kNarrow ? kNarrow : kWide});
+    }
+    return found;
+}
+
 // Where a worker's gradients lie: for each layer its weights', in rows of whole vectors, and its biases'.
 class Places {
   public:
@@ -161,7 +178,7 @@ extern "C" int32_t differentiate(const Update* update) {
         const Prepared prepared(network);
         const Places places(prepared);
         const std::vector<Part> blocks = parts(network);
-        const int count = std::min<int64_t>(workers_of(network), blocks.size());
+        const int count = std::min<int64_t>(network.threads, blocks.size());
         Workers workers;
         for (int i = 0; i < count; ++i) workers.emplace_back(new Worker(prepared, places));
         // Each worker has blocks of its own, so that sums do not depend on which thread is faster.

@@ -1,8 +1,7 @@
-// What the kernels' workers have in common: blocks of images, memory, threads.
+// What the kernels' workers have in common: memory, threads, and how many lanes a block of images has.
 
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -12,30 +11,7 @@
 
 #include "network.h"
 
-constexpr int kWide = kLanes, kNarrow = kLanes / 2;  // images of a block
-
-// Images `first` to `first + count` in a block of `width` lanes.
-struct Part {
-    int64_t first;
-    int count, width;
-};
-
-// Wide blocks, and a narrow one where that is enough for the rest; narrow ones where there are more threads.
-inline std::vector<Part> parts(const Network& network) {
-    std::vector<Part> found;
-    const int width = int64_t(kWide) * network.threads > network.images ? kNarrow : kWide;
-    for (int64_t first = 0; first < network.images; first += found.back().count) {
-        const int count = std::min<int64_t>(width, network.images - first);
-        found.push_back({first, count, count <= kNarrow ? kNarrow : kWide});
-    }
-    return found;
-}
-
-// Workers that find something to do.
-inline int workers_of(const Network& network) {
-    const int64_t most = (int64_t(network.images) + kNarrow - 1) / kNarrow;
-    return std::max<int64_t>(1, std::min<int64_t>(network.threads, most));
-}
+constexpr int kWide = kLanes, kNarrow = kLanes / 2;  // lanes of a block
 
 // Floats at an address where vectors may lie.
 class Memory {
