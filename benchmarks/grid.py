@@ -18,7 +18,8 @@ from tempfile import TemporaryDirectory
 from benchmarks.measure import print_machine
 from softadv.environment import pick_device
 from softadv.grid import prepare, run_grid
-from softadv.runs import EpochMetrics, RunFolder
+from softadv.records import EpochMetrics
+from softadv.run_folder import RunFolder
 from softadv.spec import load_grid
 
 

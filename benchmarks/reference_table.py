@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from softadv._io import read_json
 from softadv.closing import verdicts_on
 from softadv.entries import read_entries
-from softadv.runs import read_json
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
 _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "certified_accuracy", "verified_share")

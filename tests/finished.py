@@ -8,7 +8,7 @@ from typing import Any
 from softadv.decisions import Decision, Rule
 from softadv.evidence import Evidence, Run
 from softadv.method_rules import Comparable, Gain
-from softadv.runs import Autoattacked, Certified, EpochMetrics, Parity, Result
+from softadv.records import Autoattacked, Certified, EpochMetrics, Parity, Result
 from softadv.spec import Method, Trial
 
 

@@ -24,13 +24,13 @@ from softadv.deviations import (
 )
 from softadv.entries import read_entries
 from softadv.evidence import Run, finished_runs
+from softadv.records import Autoattacked
 from softadv.reference import (
     Record,
     read_grid_reference,
     read_reference,
     training_difference,
 )
-from softadv.runs import Autoattacked
 from softadv.spec import METHODS
 
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 
 from softadv import certifiers, certify, verdicts
+from softadv._io import tensors_sha256, write_tensors
 from softadv.certifiers import Asked
 from softadv.certify import certify as natively
 from softadv.environment import package_version
 from softadv.errors import SoftadvError
-from softadv.runs import tensors_sha256, write_tensors
 from softadv.verdict_file import VerdictFile
 from softadv.verdicts import Question, Row, certify_rows, summarize
 from tests.test_cli import run

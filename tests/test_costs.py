@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from softadv.costs import attack_steps, certified_images
-from softadv.runs import EpochMetrics
+from softadv.records import EpochMetrics
 from softadv.spec import Method, Trial
 from tests.test_report import IMAGES, make_epoch, make_trial
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from softadv import compiled_attack, training
+from softadv._io import tensors_sha256
 from softadv.attacks import make_attack
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.cuda_graphs import WARM_UP, Replays, bucket
 from softadv.models import conv_small
-from softadv.runs import tensors_sha256
 from softadv.spec import Trial
 from softadv.stacked import Stack, Team
 from softadv.training import attack_of, new_learner, train_epoch

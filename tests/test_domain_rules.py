@@ -9,7 +9,7 @@ import pytest
 
 from softadv.domain_rules import DomainOrder, DomainSeconds, DomainTotals
 from softadv.evidence import NotRun, Run
-from softadv.runs import Certified, Result
+from softadv.records import Certified, Result
 from softadv.spec import Method
 from tests.finished import a_run, decide, outcome
 

@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from softadv import from_weights
+from softadv._io import read_json, write_json, write_tensors
 from softadv.claims import expected_folder
 from softadv.entries import read_entries
 from softadv.keeping import keep
 from softadv.reference import REFERENCE
-from softadv.runs import RunFolder, read_json, write_json, write_tensors
+from softadv.run_folder import RunFolder
 from tests.test_cli import run
 from tests.test_grid import TINY
 

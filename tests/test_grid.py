@@ -11,7 +11,7 @@ from softadv import grid as grids
 from softadv.entries import read_entries
 from softadv.errors import SoftadvError
 from softadv.grid import Prepared, grid_command, grid_name, prepare, run_grid
-from softadv.runs import RunFolder
+from softadv.run_folder import RunFolder
 from softadv.spec import Grid, parse_grid
 
 TINY = """

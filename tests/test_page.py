@@ -20,8 +20,8 @@ import pytest
 from softadv.claims import Claim, Expectations, Outcome, Verdict
 from softadv.estimates import Estimate
 from softadv.method_rules import Gain
+from softadv.records import Autoattacked
 from softadv.report import write_report
-from softadv.runs import Autoattacked
 from softadv.spec import METHODS, Trial
 from tests.test_report import finish, make_run, make_trial
 

@@ -17,7 +17,7 @@ from softadv.radius_rules import (
     VerifiedAtMost,
     VerifiedFalls,
 )
-from softadv.runs import EpochMetrics, Result
+from softadv.records import EpochMetrics, Result
 from softadv.spec import Method
 from tests.finished import a_run, decide, each_seed, outcome
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from softadv._io import read_json, read_tensors, tensors_sha256, write_json
 from softadv.claims import expected_folder
 from softadv.entries import read_entries
 from softadv.errors import SoftadvError
@@ -22,7 +23,7 @@ from softadv.reference import (
     read_record,
     read_reference,
 )
-from softadv.runs import RunFolder, read_json, read_tensors, tensors_sha256, write_json
+from softadv.run_folder import RunFolder
 from tests.test_cli import run
 
 SOFT = "digits-tiny-soft-seed0"

@@ -14,12 +14,14 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
+from softadv._io import write_tensors, write_text
 from softadv.claims import Claim, Outcome, Verdict
 from softadv.entries import read_entry
 from softadv.errors import SoftadvError
 from softadv.estimates import Estimate
+from softadv.records import Autoattacked, Certified, EpochMetrics, Parity, Result
 from softadv.report import write_report
-from softadv.runs import Autoattacked, Certified, EpochMetrics, Parity, Result, RunFolder, write_tensors, write_text
+from softadv.run_folder import RunFolder
 from softadv.spec import METHODS, Method, Trial
 
 IMAGES = 200

@@ -19,8 +19,8 @@ from softadv.radius_rules import (
     VerifiedAtMost,
     VerifiedFalls,
 )
+from softadv.records import Parity
 from softadv.rules import RULES, ExportParity, Measured, MeasuredRange, NeuronCount
-from softadv.runs import Parity
 from tests.finished import ONE_TWO_THREE, a_run, alike, decide, natural_gain, outcome, soft_and_hard
 
 

@@ -6,23 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from softadv import runs
+from softadv import run_folder
+from softadv._io import read_json, read_tensors, tensors_sha256, write_json, write_tensors
 from softadv.errors import SoftadvError
-from softadv.runs import (
-    Certified,
-    EpochMetrics,
-    Parity,
-    Result,
-    RunFolder,
-    delete_run,
-    grid_runs,
-    read_json,
-    read_result,
-    read_tensors,
-    tensors_sha256,
-    write_json,
-    write_tensors,
-)
+from softadv.records import Certified, EpochMetrics, Parity, Result, read_result
+from softadv.run_folder import RunFolder, delete_run, grid_runs
 from softadv.spec import Trial
 
 TRIAL = Trial(setting="a", dataset="digits", method="soft", seed=0, eps=0.1, alpha=0.01, steps=20, epochs=2)
@@ -207,10 +195,10 @@ def test_a_folder_of_another_trial_is_refused_by_the_key_that_differs(run, key, 
 
 def test_the_same_trial_goes_on_where_it_was(run):
     run.write_metrics(METRICS)
-    (run.path / runs.TRACEBACK).write_text("it failed")
+    (run.path / run_folder.TRACEBACK).write_text("it failed")
     run.begin(TRIAL)
     assert run.metrics() == METRICS
-    assert not (run.path / runs.TRACEBACK).exists()
+    assert not (run.path / run_folder.TRACEBACK).exists()
 
 
 def test_a_run_is_deleted_whole(run):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from softadv._io import write_tensors
 from softadv.errors import SoftadvError
 from softadv.models import conv_small
-from softadv.runs import write_tensors
 from softadv.saved import load_saved
 
 CPU = torch.device("cpu")

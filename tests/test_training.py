@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softadv import compiled, training
+from softadv._io import tensors_sha256
 from softadv.attacks import make_attack
 from softadv.models import conv_small
 from softadv.partition import partition
-from softadv.runs import tensors_sha256
 from softadv.spec import Trial
 from softadv.training import Learner, generator_for, new_learner, train_epoch
 

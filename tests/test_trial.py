@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from softadv import compiled_attack, compiled_update
+from softadv._io import read_tensors
 from softadv.cuda_graphs import Replays
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
-from softadv.runs import EpochMetrics, Result, RunFolder, read_tensors
+from softadv.records import EpochMetrics, Result
+from softadv.run_folder import RunFolder
 from softadv.spec import Trial
 from softadv.trial import TrialRun, expected_work, run_trial
 from tests.test_cuda_graphs import Repeater

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from softadv._io import read_tensors, write_tensors
 from softadv.errors import SoftadvError
 from softadv.partition import Partition
-from softadv.runs import read_tensors, write_tensors
 from softadv.training import Learner
 
 

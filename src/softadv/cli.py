@@ -16,6 +16,7 @@ import torch
 import typer
 
 from softadv import environment, output
+from softadv._io import tensors_sha256, write_tensors
 from softadv.arguments import (
     AlphaText,
     AskAutoattack,
@@ -71,7 +72,7 @@ from softadv.models import IMAGE_SHAPES
 from softadv.parity import compare_engines, parity_tables
 from softadv.progress import ATTACK_COST, CERTIFICATION_COST, stage
 from softadv.reference import REFERENCE, read_reference
-from softadv.runs import MODEL, RunFolder, delete_run, tensors_sha256, write_tensors
+from softadv.run_folder import MODEL, RunFolder, delete_run
 from softadv.spec import load_grid, trial_from_table
 from softadv.training import attack_of
 from softadv.trial import expected_work, run_trial

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from softadv import environment
+from softadv._io import tensors_sha256, write_tensors
 from softadv.attacks import AUTOATTACK, make_attack
 from softadv.certifiers import certify
 from softadv.data import ImageData
@@ -15,18 +16,8 @@ from softadv.evaluation import adversarial_accuracy, attack_images, certified_ac
 from softadv.export import check_parity, export_onnx
 from softadv.models import IMAGE_SHAPES, count_neurons
 from softadv.progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
-from softadv.runs import (
-    EXAMPLES,
-    MODEL,
-    WEIGHTS,
-    Autoattacked,
-    Certified,
-    Parity,
-    Result,
-    RunFolder,
-    tensors_sha256,
-    write_tensors,
-)
+from softadv.records import Autoattacked, Certified, Parity, Result
+from softadv.run_folder import EXAMPLES, MODEL, WEIGHTS, RunFolder
 from softadv.spec import Trial
 from softadv.training import attack_of, generator_for
 

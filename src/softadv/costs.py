@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from softadv.entries import Entry
-from softadv.runs import EpochMetrics, Result
+from softadv.records import EpochMetrics, Result
 from softadv.series import Series, by_method, by_setting, setting_title
 from softadv.spec import Method, Trial
 

@@ -16,7 +16,7 @@ from softadv.decisions import Decision, Finding, binary, conclude, for_each, nee
 from softadv.errors import SoftadvError
 from softadv.estimates import estimate, within
 from softadv.evidence import Evidence, NotRun
-from softadv.runs import Certified
+from softadv.records import Certified
 
 Model = dict[str, Certified]  # what each domain verified of one model
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from softadv.errors import SoftadvError
+from softadv.records import EpochMetrics, Result
 from softadv.reference import is_reference, read_record, record_files
-from softadv.runs import TRACEBACK, EpochMetrics, Result, RunFolder, grid_runs
+from softadv.run_folder import TRACEBACK, RunFolder, grid_runs
 from softadv.series import Series, by_setting
 from softadv.spec import METHODS, Trial
 

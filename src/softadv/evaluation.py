@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from softadv.attacks import Attack
 from softadv.certifiers import Asked, Engine, chosen_certifier
 from softadv.certify import Domain
-from softadv.runs import Certified
+from softadv.records import Certified
 
 # Large enough to keep two cores busy, small enough for their caches.
 _BATCH = 500

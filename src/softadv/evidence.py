@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 
 from softadv.entries import Entry
-from softadv.runs import EpochMetrics, Result
+from softadv.records import EpochMetrics, Result
 from softadv.spec import METHODS, Trial
 
 # The figures of a run that claims speak of, in words; value_of looks them up.

@@ -12,11 +12,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from softadv._io import write_bytes
 from softadv.certify.network import Network, Node
 from softadv.certify.reading import read_network
 from softadv.certify.steps import Conv, Dense, Flatten, Relu, Scale
 from softadv.errors import SoftadvError
-from softadv.runs import Parity, write_bytes
+from softadv.records import Parity
 
 # The newest that ERAN's reader, written for onnx 1.5 to 1.8, takes.
 _OPSET = 13

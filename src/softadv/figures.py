@@ -29,7 +29,7 @@ from softadv.drawing import (
     within_percent,
     wrapped,
 )
-from softadv.runs import EpochMetrics
+from softadv.records import EpochMetrics
 from softadv.series import (
     METHOD_TITLES,
     Series,

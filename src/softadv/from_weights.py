@@ -11,14 +11,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from softadv._io import tensors_sha256
 from softadv.conclusion import conclude, conclusion_work
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.evaluation import adversarial_accuracy, natural_accuracy
 from softadv.grid import GridReport, GridRun, Prepared, for_each_trial
 from softadv.progress import Report, stage
+from softadv.records import Result
 from softadv.reference import FROM_WEIGHTS, Record, training_of
-from softadv.runs import Result, RunFolder, tensors_sha256
+from softadv.run_folder import RunFolder
 from softadv.saved import load_saved
 from softadv.spec import Grid, Trial
 from softadv.training import attack_of, generator_for

@@ -13,11 +13,12 @@ from typing import Protocol
 
 import torch
 
+from softadv._io import make_folder, read_json, write_json, write_text
 from softadv.certifiers import check_certifier
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.progress import Report
-from softadv.runs import GRID, TRACEBACK, RunFolder, delete_run, make_folder, read_json, write_json, write_text
+from softadv.run_folder import GRID, TRACEBACK, RunFolder, delete_run
 from softadv.spec import Grid, Trial
 from softadv.stacked import can_be_stacked
 from softadv.training import attack_of

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from softadv._io import make_folder, read_json, read_tensors, tensors_sha256, write_json, write_tensors
 from softadv.entries import read_entries
 from softadv.errors import SoftadvError
 from softadv.evidence import FIGURES, NotRun, Run, value_of
@@ -22,7 +23,7 @@ from softadv.reference import (
     weights_path,
     write_record,
 )
-from softadv.runs import GRID, WEIGHTS, make_folder, read_json, read_tensors, tensors_sha256, write_json, write_tensors
+from softadv.run_folder import GRID, WEIGHTS
 from softadv.series import mean_and_deviation
 from softadv.spec import METHODS, Trial, load_grid, packaged_grids
 

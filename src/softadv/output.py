@@ -12,7 +12,7 @@ from rich.table import Table
 from softadv.claims import Outcome, Verdict
 from softadv.doctor import Finding
 from softadv.keeping import Kept
-from softadv.runs import Result
+from softadv.records import Result
 from softadv.verdicts import STANDINGS, Summary
 
 # A word and a sign, so that a verdict never hangs on a colour.

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from softadv import figure_data, figures
+from softadv._io import read_tensors
 from softadv.comparisons import Family, families, place
 from softadv.drawing import png, svg
 from softadv.entries import Entry
 from softadv.errors import SoftadvError
-from softadv.runs import EXAMPLES, read_tensors
+from softadv.run_folder import EXAMPLES
 from softadv.series import (
     DATASET_TITLES,
     DOMAIN_TITLES,

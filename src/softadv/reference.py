@@ -12,19 +12,17 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from softadv._io import make_folder, read_json, write_json
 from softadv.errors import SoftadvError
-from softadv.runs import (
-    GRID,
+from softadv.records import (
     EpochMetrics,
     Result,
-    make_folder,
     metrics_from_table,
     metrics_to_table,
-    read_json,
     result_from_table,
     result_to_table,
-    write_json,
 )
+from softadv.run_folder import GRID
 from softadv.series import spec_value
 from softadv.spec import Trial
 

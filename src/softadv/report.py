@@ -16,6 +16,7 @@ from typing import get_args
 import jinja2
 
 from softadv import rerun
+from softadv._io import make_folder, write_bytes, write_text
 from softadv.answer import QUESTION, answer
 from softadv.claims import Expectations, Outcome, Verdict
 from softadv.comparisons import Comparison, asks_for_soft, compare, families
@@ -25,7 +26,6 @@ from softadv.entries import Entry, State, read_entries
 from softadv.intervals import HEIGHT, WIDTH, Bar, bar_groups, bars
 from softadv.pictures import pictures
 from softadv.results_table import attack_title, certified_domains, has_autoattack, result_groups
-from softadv.runs import make_folder, write_bytes, write_text
 from softadv.sensitivity import sensitivities
 from softadv.series import DATASET_TITLES, DOMAIN_TITLES, Series, by_setting, spec_value
 from softadv.spec import Trial, trial_to_table

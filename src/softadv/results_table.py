@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softadv.entries import Entry
-from softadv.runs import Result
+from softadv.records import Result
 from softadv.series import DOMAIN_TITLES, Series, by_method, by_setting, mean_and_deviation, setting_title
 from softadv.spec import Method
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from softadv._io import read_tensors
 from softadv.errors import SoftadvError
 from softadv.models import conv_small
-from softadv.runs import WEIGHTS, RunFolder, read_tensors
+from softadv.run_folder import WEIGHTS, RunFolder
 from softadv.spec import Trial
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import get_args, get_type_hints
 
-from softadv.runs import EpochMetrics
+from softadv.records import EpochMetrics
 from softadv.spec import METHODS, Method, Trial
 
 METHOD_TITLES: dict[Method, str] = {

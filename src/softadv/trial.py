@@ -18,7 +18,8 @@ from softadv.errors import SoftadvError
 from softadv.evaluation import adversarial_accuracy, natural_accuracy
 from softadv.models import conv_small
 from softadv.progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
-from softadv.runs import CHECKPOINT, EpochMetrics, Result, RunFolder
+from softadv.records import EpochMetrics, Result
+from softadv.run_folder import CHECKPOINT, RunFolder
 from softadv.spec import Trial
 from softadv.stacked import Team
 from softadv.training import (

@@ -20,10 +20,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from softadv._io import read_json, write_bytes, write_json, write_text
 from softadv.certifiers import Asked
 from softadv.errors import SoftadvError
 from softadv.progress import Report
-from softadv.runs import read_json, write_bytes, write_json, write_text
 from softadv.verdicts import STANDINGS, Question, Row, Standing, certify_rows, summarize
 
 _COLUMNS = [field.name for field in dataclasses.fields(Row)]

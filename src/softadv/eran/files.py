@@ -19,10 +19,10 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from softadv._io import write_bytes
 from softadv.certify.rounding import box
 from softadv.errors import SoftadvError
 from softadv.export import export_onnx
-from softadv.runs import write_bytes
 
 Floats = npt.NDArray[np.float64]
 
