@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from softadv.certifiers import Asked
 from softadv.certify import certify as natively
 from softadv.environment import package_version
 from softadv.errors import SoftadvError
-from softadv.verdict_file import VerdictFile
+from softadv.verdict_file import VerdictFile, opened
 from softadv.verdicts import Question, Row, certify_rows, summarize
 from tests.test_cli import run
 
@@ -181,6 +182,94 @@ def test_rows_come_back_as_they_were_written(tmp_path, suffix: str) -> None:
     file.finish()
     assert str(VerdictFile(tmp_path / f"r{suffix}", QUESTION, fresh=False).rows) == str(rows)
     assert read(tmp_path / f"r{suffix}")[1]["margin"] == ""
+
+
+def finished(path: Path, rows: list[Row]) -> Path:
+    """A finished file of some rows; returns where they lie as softadv goes on from them."""
+    file = VerdictFile(path, QUESTION, fresh=False)
+    file.append(rows)
+    file.finish()
+    return path
+
+
+@pytest.mark.parametrize("rest", ["4,4,3,unver", "\0" * 30, "4,4,3,unverified,,0.0"], ids=repr)
+@pytest.mark.parametrize("summed_up", [True, False])
+def test_a_torn_last_row_is_gone_from_a_file_that_is_declared_complete(tmp_path, rest: str, summed_up: bool) -> None:
+    whole, path = finished(tmp_path / "whole.csv", rows_of(4)), finished(tmp_path / "r.csv", rows_of(4))
+    path.write_text(path.read_text() + rest)
+    if not summed_up:
+        (tmp_path / "r.csv.json").write_text(json.dumps({"question": vars(QUESTION)}))
+    VerdictFile(path, QUESTION, fresh=False).finish()  # fewer images are asked for: nothing is added
+    assert path.read_bytes() == whole.read_bytes()
+    assert (tmp_path / "r.csv.json").read_bytes() == (tmp_path / "whole.csv.json").read_bytes()
+
+
+def doubled(rows: list[Row]) -> list[Row]:
+    """What two processes at once have left, each writing two rows at a time."""
+    return [row for at in range(0, len(rows), 2) for row in rows[at : at + 2] * 2]
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.parquet", "r.parquet.part"])
+def test_doubled_rows_are_found_and_written_once(tmp_path, name: str) -> None:
+    from softadv.verdict_file import _HEADER, _csv, _parquet
+
+    path = finished(tmp_path / name.removesuffix(".part"), rows_of(6))
+    twice = doubled(rows_of(6))
+    text = f"{_HEADER}\n{_csv(twice)}"
+    (tmp_path / name).write_bytes(_parquet(twice) if name.endswith("parquet") else text.encode())
+    file = VerdictFile(path, QUESTION, fresh=False)
+    assert str(file.rows) == str(rows_of(6))
+    file.finish()
+    assert [row["index"] for row in read(path)] == ["0", "1", "2", "3", "4", "5"]
+    assert files(tmp_path) == [path.name, f"{path.name}.json"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_in_another_order_or_with_two_verdicts_are_refused(tmp_path, suffix: str) -> None:
+    from softadv.verdict_file import _HEADER, _csv, _parquet
+
+    path = finished(tmp_path / f"r{suffix}", rows_of(4))
+    torn = Row(1, 1, 1, "verified", 0.5, 0.1)
+    for rows in (
+        rows_of(4)[::-1],
+        [*rows_of(2), *rows_of(4)[3:]],
+        [*rows_of(2), torn],
+        [Row(-1, 0, 0, "verified", 1, 1)],
+    ):
+        path.write_bytes(_parquet(rows) if suffix == ".parquet" else f"{_HEADER}\n{_csv(rows)}".encode())
+        before = path.read_bytes()
+        with pytest.raises(SoftadvError, match=r"not as softadv wrote it \(image -?\d stands where image \d .*--fresh"):
+            VerdictFile(path, QUESTION, fresh=False)
+        assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("column", "cells"), [("index", ["a", "b"]), ("label", [None, 1]), ("verdict", ["verified", "true"])]
+)
+def test_a_parquet_file_of_other_things_is_refused(tmp_path, column: str, cells: list[object]) -> None:
+    import pyarrow as pa
+
+    path = finished(tmp_path / "r.parquet", rows_of(2))
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.schema.get_field_index(column), column, pa.array(cells)), path)
+    with pytest.raises(SoftadvError, match=r"r\.parquet: not the rows of softadv certify, or damaged"):
+        VerdictFile(path, QUESTION, fresh=False)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_file_that_another_process_writes_is_refused_in_one_line(model, tmp_path, capsys, suffix: str) -> None:
+    out = tmp_path / f"r{suffix}"
+    arguments = ["certify", model, *BOX, "--limit", "20", "--out", str(out)]
+    with opened(out, QUESTION, fresh=False):
+        for more in ([], ["--fresh"]):
+            assert run(*arguments, *more) == 2
+            told = capsys.readouterr().err
+            assert f"{out}: in use by process {os.getpid()} on " in told
+            assert told.count("\n") == 1
+        assert not out.exists()
+    assert run(*arguments) == 0
+    assert len(read(out)) == 20
+    assert files(tmp_path) == [out.name, f"{out.name}.json"]
 
 
 # Certifies images 16 by 16, and kills itself without warning in the third chunk.

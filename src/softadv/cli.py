@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -76,7 +77,7 @@ from softadv.run_folder import MODEL, RunFolder, delete_run
 from softadv.spec import load_grid, trial_from_table
 from softadv.training import attack_of
 from softadv.trial import expected_work, run_trial
-from softadv.verdict_file import VerdictFile, answer, check_name
+from softadv.verdict_file import answer, check_name, opened
 from softadv.verdicts import Question, Split, summarize
 
 app = typer.Typer(
@@ -273,10 +274,10 @@ def certify(
             split=split, eps=radius, domain=computed, rounding=rounding,
             certifier=str(asked.provenance(rounding=rounding)),
         )  # fmt: skip
-        file = None if out is None else VerdictFile(out, question, fresh=fresh)
-        with Display(output.console(), work=len(x)) as display:
+        file = nullcontext() if out is None else opened(out, question, fresh=fresh)
+        with file as there, Display(output.console(), work=len(x)) as display:
             report = display.of(str(model))
-            rows = answer(saved.model, x, y, question=question, asked=asked, file=file, report=report)
+            rows = answer(saved.model, x, y, question=question, asked=asked, file=there, report=report)
     about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"
     output.show_certification(f"{model}: {about}", summarize(rows), out=out)
 

@@ -5,6 +5,7 @@ results.csv.json       the question they answer; and their summary, once all tha
 results.parquet        the rows; there once they are complete
 results.parquet.part   the rows until then, as CSV
 results.parquet.json   as above
+.results.csv.lock      there while a process writes the file
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import io
 import math
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ from torch import Tensor, nn
 from softadv._io import read_json, write_bytes, write_json, write_text
 from softadv.certifiers import Asked
 from softadv.errors import SoftadvError
+from softadv.locks import held
 from softadv.progress import Report
 from softadv.verdicts import STANDINGS, Question, Row, Standing, certify_rows, summarize
 
@@ -43,10 +46,18 @@ def check_name(path: Path) -> None:
         _pyarrow()
 
 
+@contextmanager
+def opened(path: Path, question: Question, *, fresh: bool) -> Iterator[VerdictFile]:
+    """The file of a question, for this process alone. Raises what VerdictFile raises, and SoftadvError if in use."""
+    check_name(path)
+    with held(path.with_name(f".{path.name}.lock"), what=path):
+        yield VerdictFile(path, question, fresh=fresh)
+
+
 class VerdictFile:
     """The rows of one question, in memory and in a file. Nothing is written before the first append.
 
-    rows: those that are there, whole and from image 0 on.
+    rows: those that are there, whole and from image 0 on. Two that write one file at once spoil it: see opened.
     """
 
     def __init__(self, path: Path, question: Question, *, fresh: bool) -> None:
@@ -61,6 +72,7 @@ class VerdictFile:
         self._lines = path.with_name(f"{path.name}.part") if self._parquet else path
         self._about = path.with_name(f"{path.name}.json")
         self._begun = False
+        self._clean = True  # the rows in the file are these ones, and nothing else is in it
         self._check()
         self.rows: list[Row] = [] if fresh else self._read()
 
@@ -78,20 +90,23 @@ class VerdictFile:
         self.rows += rows
 
     def finish(self) -> None:
-        """Record the summary of the rows, and make the Parquet file; a finished file is left as it is."""
+        """Record the summary of the rows, and make the Parquet file; a finished and whole file is left as it is."""
         summary = dataclasses.asdict(summarize(self.rows))
         leftover = self._parquet and self._lines.exists()
-        if not leftover and read_json(self._about).get("summary") == summary:
+        if self._clean and not leftover and read_json(self._about).get("summary") == summary:
             return
         if self._parquet:
             write_bytes(self._path, _parquet(self.rows))
+        elif not self._clean:
+            write_text(self._path, _text(self.rows))
+        self._clean = True
         write_json(self._about, {"question": self._question, "summary": summary})
         if self._parquet:
             self._lines.unlink(missing_ok=True)
 
     def _check(self) -> None:
         """Raise SoftadvError unless what is there, if anything, may be gone on with or replaced."""
-        if not self._about.exists():
+        if not os.path.lexists(self._about):
             for path in (self._path, self._lines):
                 if os.path.lexists(path):
                     raise SoftadvError(f"{path}: not written by softadv certify (no {self._about.name} beside it)")
@@ -106,8 +121,16 @@ class VerdictFile:
 
     def _read(self) -> list[Row]:
         if self._lines.exists():
-            return _read_csv(self._lines)
-        return _read_parquet(self._path) if self._path.exists() else []
+            text, lines = _read_csv(self._lines)
+            rows = _in_order(lines, where=self._lines)
+            self._clean = text == _text(rows)
+            return rows
+        if not self._path.exists():
+            return []
+        there = _read_parquet(self._path)
+        rows = _in_order(there, where=self._path)
+        self._clean = len(rows) == len(there)
+        return rows
 
     def _begin(self) -> None:
         """Write anew what earlier runs left, without half a line at its end."""
@@ -116,8 +139,8 @@ class VerdictFile:
             for path in (self._path, self._lines, self._about):
                 path.unlink(missing_ok=True)
         write_json(self._about, {"question": self._question})
-        write_text(self._lines, f"{_HEADER}\n{_csv(self.rows)}")
-        self._begun = True
+        write_text(self._lines, _text(self.rows))
+        self._begun = self._clean = True
 
 
 def answer(
@@ -167,22 +190,45 @@ def _csv(rows: Sequence[Row]) -> str:
     )
 
 
-def _read_csv(path: Path) -> list[Row]:
-    """The rows before the first that is not whole."""
+def _text(rows: Sequence[Row]) -> str:
+    return f"{_HEADER}\n{_csv(rows)}"
+
+
+def _read_csv(path: Path) -> tuple[str, list[Row]]:
+    """What a file holds, and the rows before the first that is not whole."""
     try:
-        # What comes after the last newline was cut off while it was written.
-        header, *lines = path.read_bytes().decode(errors="replace").split("\n")[:-1] or [""]
+        text = path.read_bytes().decode(errors="replace")
     except OSError as error:
         raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
+    # What comes after the last newline was cut off while it was written.
+    header, *lines = text.split("\n")[:-1] or [""]
     if header != _HEADER:
         raise SoftadvError(f"{path}: not the rows of softadv certify (they begin with {_HEADER})")
     rows: list[Row] = []
     for line in lines:
         row = _parse(line)
-        if row is None or row.index != len(rows):
+        if row is None:
             break  # a power cut can leave zeros where the last lines were
         rows.append(row)
-    return rows
+    return text, rows
+
+
+def _in_order(rows: Sequence[Row], *, where: Path) -> list[Row]:
+    """One row an image, from image 0 on. Two processes at once may have left an image twice, with one verdict."""
+    kept: list[Row] = []
+    for row in rows:
+        if row.index == len(kept):
+            kept.append(row)
+        elif not 0 <= row.index < len(kept) or _verdict(row) != _verdict(kept[row.index]):
+            raise SoftadvError(
+                f"{where}: not as softadv wrote it (image {row.index} stands where image {len(kept)} is expected); "
+                "use --fresh or another file"
+            )
+    return kept
+
+
+def _verdict(row: Row) -> tuple[int, int, Standing]:
+    return row.label, row.predicted, row.verdict
 
 
 def _parse(line: str) -> Row | None:
@@ -198,10 +244,9 @@ def _parse(line: str) -> Row | None:
 
 def _parquet(rows: Sequence[Row]) -> bytes:
     pa, parquet = _pyarrow()
-    kinds = {"verdict": pa.string(), "margin": pa.float64(), "seconds": pa.float64()}
     table = {
-        name: pa.array([getattr(row, name) for row in rows], kinds.get(name, pa.int64()), from_pandas=True)  # NaN: null
-        for name in _COLUMNS
+        name: pa.array([getattr(row, name) for row in rows], kind, from_pandas=True)  # NaN: null
+        for name, kind in _kinds(pa).items()
     }
     file = io.BytesIO()
     parquet.write_table(pa.table(table), file)
@@ -212,12 +257,21 @@ def _read_parquet(path: Path) -> list[Row]:
     pa, parquet = _pyarrow()
     try:
         table = parquet.read_table(path)
-        columns = {name: table[name].to_pylist() for name in _COLUMNS}
+        columns = {name: table[name].cast(kind).to_pylist() for name, kind in _kinds(pa).items()}
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise SoftadvError(f"{path}: not the rows of softadv certify, or damaged ({reason})") from error
     columns["margin"] = [math.nan if margin is None else margin for margin in columns["margin"]]
-    return [Row(*cells) for cells in zip(*columns.values(), strict=True)]
+    rows = [Row(*cells) for cells in zip(*columns.values(), strict=True)]
+    if any(None in (row.index, row.label, row.predicted, row.seconds) or row.verdict not in STANDINGS for row in rows):
+        raise SoftadvError(f"{path}: not the rows of softadv certify, or damaged (a cell is empty or no verdict)")
+    return rows
+
+
+def _kinds(pa: Any) -> dict[str, Any]:
+    """The type of each column."""
+    other = {"verdict": pa.string(), "margin": pa.float64(), "seconds": pa.float64()}
+    return {name: other.get(name, pa.int64()) for name in _COLUMNS}
 
 
 def _pyarrow() -> tuple[Any, Any]:
