@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from softadv.errors import SoftadvError
+from softadv.ranges import MOST_EPOCHS, MOST_IMAGES, MOST_STEPS
 from softadv.spec import (
     METHODS,
     Grid,
@@ -139,7 +140,7 @@ def test_a_grid_is_read_from_a_file_of_ones_own(tmp_path):
         ("seeds = [0, 1]", "seeds = [true]", "seed: expected a whole number, got True"),
         ("seeds = [0, 1]", "seeds = [0.5]", "seed: expected a whole number, got 0.5"),
         ("seeds = [0, 1]", "seeds = [-1]", "seed: must be at least 0"),
-        ("seeds = [0, 1]", "seeds = [2147483648]", "seed: must be below"),
+        ("seeds = [0, 1]", "seeds = [2147483648]", "seed: must be at most 2,147,483,647"),
         ("seeds = [0, 1]", "seeds = []", "no trials"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "two trials are named small-natural-seed0"),
         ('"large"', '"small"', "two trials are named small-natural-seed0"),
@@ -149,10 +150,19 @@ def test_a_grid_is_read_from_a_file_of_ones_own(tmp_path):
         ('dataset = "digits"', 'dataset = ["digits"]', "dataset: unknown value ['digits']"),
         ("steps = 5", "steps = 5.0", "steps: expected a whole number"),
         ("steps = 5", "steps = 0", "steps: must be at least 1"),
+        ("steps = 5", "steps = 4294967296", "steps: must be at most 1,000,000"),  # 32 bits make it 0
+        ("steps = 5", f"steps = 1{'0' * 400}", "steps: must be at most 1,000,000"),
+        ("steps = 5", f"steps = {'9' * 5000}", "not valid TOML"),
+        ("epochs = 2", f"epochs = 1{'0' * 400}", "epochs: must be at most 1,000,000"),
+        ("epochs = 2", "epochs = 2\nbatch_size = 4294967296", "batch_size: must be at most"),
+        ("epochs = 2", f"epochs = 2\nlr = 1{'0' * 400}", "lr: expected a number"),
         ("epochs = 2", 'epochs = "2"', "epochs: expected a whole number"),
         ("eps = 0.1", "eps = 1.5", "eps"),
-        ("eps = 0.1", "eps = -0.1", "eps: must be at least 0"),
+        ("eps = 0.1", "eps = -0.1", "eps: must be 0 or more"),
         ("eps = 0.1", "eps = nan", "eps"),
+        ("eps = 0.1", "eps = 8", "did you mean 8/255?"),
+        ("eps = 0.1", 'eps = "1e999999999"', "eps: expected a number or a fraction"),
+        ("alpha = 0.001", "alpha = 2", "alpha: 2 is more than the width"),
         ("eps = 0.1", "eps = inf", "eps"),
         ("eps = 0.1", 'eps = "1/0"', "eps: expected a number or a fraction"),
         ("eps = 0.1", 'eps = "1e999"', "eps"),
@@ -322,13 +332,13 @@ def test_a_selection_of_a_method_that_no_trial_has_is_refused():
         seed=st.integers(0, 2**31 - 1),
         eps=st.floats(0, 1),
         alpha=st.floats(0, 1),
-        steps=st.integers(1),
-        epochs=st.integers(1),
+        steps=st.integers(1, MOST_STEPS),
+        epochs=st.integers(1, MOST_EPOCHS),
         lr=st.floats(0, 10, exclude_min=True),
         momentum=st.floats(0, 1, exclude_max=True),
         update=st.sampled_from(["mixed", "two-pass"]),
         random_start=st.booleans(),
-        train_images=st.none() | st.integers(1),
+        train_images=st.none() | st.integers(1, MOST_IMAGES),
         certified_domains=st.lists(st.sampled_from(["box", "deepzono", "deeppoly"])).map(tuple),
     )
 )

@@ -15,8 +15,9 @@ from softadv.certify import Domain
 from softadv.data import ImageData, load_dataset
 from softadv.environment import pick_device
 from softadv.errors import SoftadvError
+from softadv.ranges import number
 from softadv.saved import Saved, load_saved
-from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, number, packaged_grids
+from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, packaged_grids
 
 Model = Annotated[Path, typer.Argument(help="A run folder, or a .safetensors file of weights.", show_default=False)]
 GridName = Annotated[

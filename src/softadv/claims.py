@@ -12,8 +12,8 @@ from softadv.decisions import Rule
 from softadv.errors import SoftadvError
 from softadv.estimates import Estimate
 from softadv.evidence import Evidence, NotRun, Required, Run
+from softadv.ranges import number
 from softadv.rules import RULES
-from softadv.spec import number
 
 T = TypeVar("T")
 Outcome = Literal["holds", "fails", "inconclusive", "not run"]

@@ -9,8 +9,9 @@ import tomllib
 from dataclasses import fields
 from pathlib import PurePath
 
+from softadv.ranges import number
 from softadv.series import fraction
-from softadv.spec import Trial, number, trial_to_table
+from softadv.spec import Trial, trial_to_table
 
 _OPTIONS = ("dataset", "method", "eps", "alpha", "steps", "epochs", "seed")  # of softadv train itself
 

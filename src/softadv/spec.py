@@ -6,12 +6,22 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from softadv.errors import SoftadvError
+from softadv.ranges import (
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_SEED,
+    MOST_SEEDS,
+    MOST_STEPS,
+    check_count,
+    check_radius,
+    number,
+    shown,
+)
 
 Method = Literal["natural", "adversarial", "soft"]
 # Kept equal to the certifier's by a test: a spec is read without loading the certifier.
@@ -69,20 +79,16 @@ class Trial:
         _check_types(self)
         if not _is_name(self.setting):
             raise SoftadvError(f"setting: {self.setting!r} is not a name of letters, digits, '.', '_' and '-'")
-        for key in ("steps", "epochs", "batch_size", "split_every"):
-            _at_least(self, key, 1)
-        for key in ("train_images", "test_images", "certified_images"):
-            _at_least(self, key, 1)
-        for key in ("seed", "eps", "alpha", "natural_epochs", "autoattack_images"):
-            _at_least(self, key, 0)
-        if self.eps > 1 or self.alpha > 1:
-            raise SoftadvError(f"eps and alpha are in units of [0, 1] pixels, got {self.eps:g} and {self.alpha:g}")
+        for key, least, most in _COUNTS:
+            value = getattr(self, key)
+            if value is not None:
+                check_count(value, key=key, least=least, most=most)
+        for key in ("eps", "alpha"):
+            check_radius(getattr(self, key), key=key)
         if not 0 < self.lr < float("inf"):
             raise SoftadvError(f"lr: must be positive, got {self.lr:g}")
         if not 0 <= self.momentum < 1:
             raise SoftadvError(f"momentum: must be in [0, 1), got {self.momentum:g}")
-        if self.seed >= 2**31:
-            raise SoftadvError(f"seed: must be below 2**31, got {self.seed}")
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -131,8 +137,7 @@ class Grid:
             if not trials:
                 raise SoftadvError(f"methods: grid {self.name} has no trial of {', '.join(methods) or 'no method'}")
         if seeds is not None:
-            if seeds < 1:
-                raise SoftadvError(f"seeds: at least 1 is needed, got {seeds}")
+            check_count(seeds, key="seeds", least=1, most=MOST_SEEDS)
             first = trials[0].seed
             once = [trial for trial in trials if trial.seed == first]
             trials = [replace(trial, seed=seed) for seed in range(seeds) for trial in once]
@@ -190,7 +195,7 @@ def parse_grid(text: str, *, source: str) -> Grid:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a number of 5,000 digits is one, too
         raise SoftadvError(f"{source}: not valid TOML ({error})") from error
     _refuse_unknown(table, {"name", "description", "include", "methods", "seeds", "defaults", "setting"}, where=source)
     name = _take(table, "name", str, where=source)
@@ -223,7 +228,7 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
     trials = []
     for index, setting in enumerate(_take(table, "setting", list, where=source)):
         if not isinstance(setting, dict):
-            raise SoftadvError(f"{source}: setting {index} must be a table, got {setting!r}")
+            raise SoftadvError(f"{source}: setting {index} must be a table, got {shown(setting)}")
         where = f"{source}: setting {setting.get('setting', index)!r}"
         its_methods = _take({"methods": methods, **setting}, "methods", list, where=where)
         table_of_setting = {**defaults, **{key: value for key, value in setting.items() if key != "methods"}}
@@ -244,7 +249,7 @@ def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
         values["certified_domains"] = tuple(values["certified_domains"])
     for key in ("lr", "momentum"):
         if type(values.get(key)) is int:
-            values[key] = float(values[key])
+            values[key] = number(values[key], key=f"{where}: {key}")
     missing = [f.name for f in fields(Trial) if f.name not in values and f.name in _REQUIRED]
     if missing:
         raise SoftadvError(f"{where}: {missing[0]} is missing")
@@ -252,21 +257,6 @@ def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
         return Trial(**values)
     except SoftadvError as error:
         raise SoftadvError(f"{where}: {error}") from error
-
-
-_HUGE = 10**300
-
-
-def number(value: object, *, key: str) -> float:
-    """A number, or a fraction such as "8/255", as a float."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _HUGE:
-        return float(value)
-    if isinstance(value, str):
-        try:
-            return float(Fraction(value.replace(" ", "")))
-        except (ValueError, ZeroDivisionError, OverflowError):
-            pass
-    raise SoftadvError(f"{key}: expected a number or a fraction such as 8/255, got {value!r}")
 
 
 def trial_to_table(trial: Trial) -> dict[str, Any]:
@@ -277,6 +267,20 @@ def trial_to_table(trial: Trial) -> dict[str, Any]:
 def _is_name(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None
 
+
+# Of the keys that count: the least and the most.
+_COUNTS = (
+    ("steps", 1, MOST_STEPS),
+    ("epochs", 1, MOST_EPOCHS),
+    ("seed", 0, MOST_SEED),
+    ("batch_size", 1, MOST_IMAGES),
+    ("natural_epochs", 0, MOST_EPOCHS),
+    ("split_every", 1, MOST_EPOCHS),
+    ("train_images", 1, MOST_IMAGES),
+    ("test_images", 1, MOST_IMAGES),
+    ("certified_images", 1, MOST_IMAGES),
+    ("autoattack_images", 0, MOST_IMAGES),
+)
 
 _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
 
@@ -291,14 +295,8 @@ def _take(table: Mapping[str, Any], key: str, kind: type, *, where: str) -> Any:
     if key not in table:
         raise SoftadvError(f"{where}: {key} is missing")
     if not isinstance(table[key], kind):
-        raise SoftadvError(f"{where}: {key} must be a {kind.__name__}, got {table[key]!r}")
+        raise SoftadvError(f"{where}: {key} must be a {kind.__name__}, got {shown(table[key])}")
     return table[key]
-
-
-def _at_least(trial: Trial, key: str, least: int) -> None:
-    value = getattr(trial, key)
-    if value is not None and not value >= least:
-        raise SoftadvError(f"{key}: must be at least {least}, got {value:g}")
 
 
 def _check_types(trial: Trial) -> None:
@@ -309,7 +307,7 @@ def _check_types(trial: Trial) -> None:
                 raise SoftadvError(f"{key}: unknown value {value!r}, expected one of {', '.join(get_args(kind))}")
         elif get_origin(kind) is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise SoftadvError(f"{key}: expected a list of strings, got {value!r}")
+                raise SoftadvError(f"{key}: expected a list of strings, got {shown(value)}")
         elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             expected = "a whole number" if kind in (int, int | None) else f"a {kind.__name__}"
-            raise SoftadvError(f"{key}: expected {expected}, got {value!r}")
+            raise SoftadvError(f"{key}: expected {expected}, got {shown(value)}")
