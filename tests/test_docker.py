@@ -111,6 +111,53 @@ def test_a_commit_that_a_repository_does_not_give_stops_the_build(tmp_path: Path
     assert not (other / "environment").exists()
 
 
+# As GPUPoly's, with a check that a build with NDEBUG leaves out; here in C++, since nvcc is not everywhere.
+GPUPOLY = """cmake_minimum_required(VERSION 3.17)
+project(GPUPoly LANGUAGES CXX)
+add_library(gpupoly SHARED check.cpp)
+# set_target_properties(gpupoly PROPERTIES CUDA_ARCHITECTURES 61)
+option(STRONG_FP_SOUNDNESS "" OFF)
+file(WRITE ${CMAKE_SOURCE_DIR}/flags "${CMAKE_CUDA_FLAGS_RELEASE} ${CMAKE_CUDA_FLAGS}")
+"""
+CHECK = """#include <cstdio>
+void check(int error) {
+#if ALWAYS_SILENT || defined(NDEBUG)
+    (void)error;
+#else
+    if (error) std::puts("GPUassert");
+#endif
+}
+"""
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_gpupoly_is_built_with_its_checks_and_the_headers_that_it_forgets(tmp_path: Path, silent: bool) -> None:
+    """The real function with the real CMake, on a library like GPUPoly; and a library without checks is no success."""
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        pytest.skip("needs CMake and a C++ compiler")
+    folder = tmp_path / "ELINA" / "gpupoly"
+    folder.mkdir(parents=True)
+    (folder / "CMakeLists.txt").write_text(GPUPOLY)
+    (folder / "check.cpp").write_text(f"#define ALWAYS_SILENT {int(silent)}\n{CHECK}")
+    text = (DOCKER / "eran" / "build.sh").read_text()
+    functions = re.findall(r"^(?:fail|replace|build_gpupoly)\(\) \{.*?^\}", text, re.M | re.S)
+    around = "set -euo pipefail; prefix=$PWD architectures='80;90'\nnvcc() { :; }; check_architectures() { :; }\n"
+    done = run(["bash", "-c", around + "\n".join(functions) + "\nbuild_gpupoly"], cwd=tmp_path)
+    assert (done.returncode != 0) == silent, done.stdout + done.stderr
+    if silent:
+        assert done.stderr.endswith("libgpupoly.so does not check what CUDA answers: it was built with NDEBUG\n")
+        return
+    flags = (folder / "flags").read_text()
+    assert "NDEBUG" not in flags
+    assert flags == "-O3 -include thrust/sequence.h -include thrust/count.h"
+    assert (tmp_path / "environment").read_text() == "SOFTADV_GPUPOLY_STRONG=1\n"
+
+
+def test_torch_is_not_among_erans_packages() -> None:
+    for name in ("requirements.in", "requirements.lock"):
+        assert not re.search("^torch", (DOCKER / "eran" / name).read_text(), re.MULTILINE)
+
+
 def test_what_the_machine_has_set_is_passed_on_as_secrets(tmp_path: Path) -> None:
     authorities = tmp_path / "ca.crt"
     authorities.write_text("a certificate")

@@ -61,9 +61,16 @@ build_gpupoly() {
     # The file sets one architecture on each target, which CMAKE_CUDA_ARCHITECTURES alone does not change.
     # shellcheck disable=SC2016 # for CMake to expand
     replace 'CUDA_ARCHITECTURES [0-9]+' 'CUDA_ARCHITECTURES "${CMAKE_CUDA_ARCHITECTURES}"' CMakeLists.txt
-    cmake -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CUDA_ARCHITECTURES=$architectures" -DSTRONG_FP_SOUNDNESS=ON .
+    # Two headers that its sources use without naming them: older versions of Thrust came with them, CUDA 12.4's and
+    # newer do not. And optimised, but without the NDEBUG of CMake's Release, which empties its checks of CUDA's errors:
+    # a failed allocation or launch would go unnoticed in a verdict.
+    cmake -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O3 -DCMAKE_CUDA_FLAGS_RELEASE=-O3 \
+        '-DCMAKE_CUDA_FLAGS=-include thrust/sequence.h -include thrust/count.h' \
+        "-DCMAKE_CUDA_ARCHITECTURES=$architectures" -DSTRONG_FP_SOUNDNESS=ON .
     cmake --build . --target gpupoly --parallel "$(nproc)"
     check_architectures
+    # What such a check says when it fails.
+    grep -q GPUassert libgpupoly.so || fail "libgpupoly.so does not check what CUDA answers: it was built with NDEBUG"
     # The worker tells what a verdict is worth by this: whether the option is there, and on.
     if grep -q '^STRONG_FP_SOUNDNESS:BOOL=ON$' CMakeCache.txt; then
         echo SOFTADV_GPUPOLY_STRONG=1 >>"$prefix/environment"
