@@ -11,9 +11,10 @@ Protocol 1
 ==========
 Lines of UTF-8, each one JSON object. What the engines print goes to standard error.
 
-The worker says hello once, when the engines are loaded. `missing` says why the others are not there;
-`version` has the commits that were built, as far as the environment names them; `soundness` says under
-which arithmetic a verdict holds, where the request asks for a sound one and where it does not:
+The worker says hello once, when the engines are loaded. `missing` says why the others are not there, with
+"NoDevice: ..." of gpupoly where no CUDA device answers; `version` has the commits that were built, as far as
+the environment names them; `soundness` says under which arithmetic a verdict holds, where the request asks
+for a sound one and where it does not:
 
     {"protocol": 1, "engines": {"gpupoly": {"version": "ELINA 0123abc",
         "soundness": {"sound": "...", "none": "..."}}}, "missing": {"eran-deeppoly": "ImportError: ..."}}
@@ -82,10 +83,15 @@ class Eran:
         return int(found[0]) == label, None
 
 
+class NoDevice(Exception):
+    """No CUDA device answers. GPUPoly can be loaded all the same, and dies of it when it is asked."""
+
+
 class GpuPoly:
     """DeepPoly on a GPU."""
 
     def __init__(self):
+        _need_cuda_device()
         import onnx  # noqa: PLC0415
         from onnx2gpupoly import onnx2gpupoly  # noqa: PLC0415
 
@@ -202,6 +208,18 @@ def die_with_parent():
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _need_cuda_device():
+    """Raise NoDevice where there is no CUDA device, by asking the driver, which is all that GPUPoly cannot bring."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        raise NoDevice("CUDA's driver (libcuda.so.1) is not here") from None
+    count = ctypes.c_int(0)
+    error = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if error or count.value < 1:
+        raise NoDevice(f"CUDA's driver finds no device (error {error})")
 
 
 def _single(values, direction):

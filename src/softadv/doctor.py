@@ -98,7 +98,9 @@ def _eran() -> list[Finding]:
         Finding(
             name,
             f"not to be asked: {offer}",
-            "correct SOFTADV_ERAN, or build the container anew (docker/eran/build.sh)",
+            "it needs a GPU (docker run needs --gpus all); softadv's own certifier and ERAN do without"
+            if eran.NO_DEVICE in offer
+            else "correct SOFTADV_ERAN, or build the container anew (docker/eran/build.sh)",
         )
         if isinstance(offer, str)
         else Finding(name, offer.version)

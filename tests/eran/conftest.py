@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,25 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
     monkeypatch.setattr(asking, "Worker", Recorded)
     yield using
     assert not alive(using.started)
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Callable[[int, int], dict[str, str]]:
+    """Makes a stand-in for CUDA's driver; returns the environment in which it is found."""
+
+    def make(error: int, devices: int) -> dict[str, str]:
+        compiler = shutil.which("cc") or shutil.which("c++")
+        if compiler is None:
+            pytest.skip("needs a C compiler")
+        source = tmp_path / "driver.c"
+        source.write_text(
+            f"int cuInit(unsigned flags) {{ return {error}; }}\n"
+            f"int cuDeviceGetCount(int *count) {{ *count = {devices}; return 0; }}\n"
+        )
+        subprocess.run([compiler, "-xc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source], check=True)
+        return {"LD_LIBRARY_PATH": str(tmp_path)}
+
+    return make
 
 
 @pytest.fixture(scope="session")

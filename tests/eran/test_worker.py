@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import json
 import os
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softadv.eran.protocol import ENGINES, PROTOCOL
+from softadv.eran.protocol import ENGINES, NO_DEVICE, PROTOCOL
 from tests.eran.conftest import STAND_IN, alive, gone_within
 from tests.eran.stand_in import FIRST, real_worker
 
@@ -137,9 +138,9 @@ def test_eran_is_asked_in_its_own_order_whatever_it_prints(tmp_path, fakes):
     assert failed["error"] == f"RuntimeError: deepzono {lower} {upper} True"
 
 
-def test_gpupoly_is_asked_in_single_precision_rounded_outwards(tmp_path, fakes):
+def test_gpupoly_is_asked_in_single_precision_rounded_outwards(tmp_path, fakes, driver):
     write(tmp_path, np.array([[0.1, 0.25], [8.9, 0.1]]), np.array([[0.1, 0.25], [9.1, 0.1]]), [2, 3])
-    with Child(str(WORKER), "gpupoly", **fakes, SOFTADV_GPUPOLY_STRONG="1") as child:
+    with Child(str(WORKER), "gpupoly", **fakes, **driver(0, 1), SOFTADV_GPUPOLY_STRONG="1") as child:
         assert "level 4" in child.hear()["engines"]["gpupoly"]["soundness"]["sound"]
         child.tell(request=1, engine="gpupoly", sound=True, model="one", boxes=str(tmp_path), images=[0])
         assert [child.hear().get("ready"), child.hear()["verdict"]] == [True, "verified"]
@@ -152,10 +153,28 @@ def test_gpupoly_is_asked_in_single_precision_rounded_outwards(tmp_path, fakes):
     assert error == f"RuntimeError: graph of two float32 float32 {down} {up} False"
 
 
-def test_what_cannot_be_read_or_is_not_there_is_said(tmp_path, fakes):
+@pytest.mark.parametrize(("error", "devices"), [(100, 1), (0, 0)])
+def test_without_a_cuda_device_gpupoly_is_missing(fakes, driver, error, devices):
+    with Child(str(WORKER), "gpupoly", "eran-deeppoly", **fakes, **driver(error, devices)) as child:
+        hello = child.hear()
+    assert list(hello["engines"]) == ["eran-deeppoly"]
+    assert hello["missing"] == {"gpupoly": f"{NO_DEVICE}CUDA's driver finds no device (error {error})"}
+
+
+def test_without_cudas_driver_gpupoly_is_missing(fakes):
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        with Child(str(WORKER), "gpupoly", **fakes) as child:
+            assert child.hear()["missing"] == {"gpupoly": f"{NO_DEVICE}CUDA's driver (libcuda.so.1) is not here"}
+    else:
+        pytest.skip("CUDA's driver is here")
+
+
+def test_what_cannot_be_read_or_is_not_there_is_said(tmp_path, fakes, driver):
     (tmp_path / "eran.py").write_text("raise SystemExit('no licence')")
     write(tmp_path, np.zeros((1, 2)), np.zeros((1, 2)), [2])
-    with Child(str(WORKER), **fakes) as child:
+    with Child(str(WORKER), **fakes, **driver(0, 1)) as child:
         hello = child.hear()
         assert list(hello["engines"]) == ["gpupoly"]
         assert hello["missing"] == dict.fromkeys(("eran-deeppoly", "eran-deepzono"), "SystemExit: no licence")

@@ -11,6 +11,8 @@ from typing import Any, Literal, cast, get_args
 from softadv.errors import SoftadvError
 
 PROTOCOL = 1
+# What the reason begins with for which GPUPoly is missing, where no CUDA device answers.
+NO_DEVICE = "NoDevice: "
 
 EngineName = Literal["gpupoly", "eran-deeppoly", "eran-deepzono"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
