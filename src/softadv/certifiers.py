@@ -56,7 +56,9 @@ def certify(
     engine: "native", softadv's own (softadv.certify.api.certify says what it takes); or, in the container, or
     wherever SOFTADV_ERAN names a worker, "gpupoly", and "eran" for the domains deeppoly and deepzono. Those
     give no margins (NaN), answer only for models that softadv can export, and count an image that takes
-    longer than seconds_per_image as unverified. Raises SoftadvError where an engine cannot be asked.
+    longer than seconds_per_image (of the engine's own time, not what it waits for a processor) as unverified.
+    memory_budget, in bytes, is then the size past which the engine's process is started anew between two
+    images. Raises SoftadvError where an engine cannot be asked.
     """
     with Asked(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as asked:
         return asked.certify(
@@ -120,7 +122,7 @@ class Asked:
         memory_budget: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Certificates, Provenance]:
-        """What softadv.certify answers, and who says so; an engine computes one domain, and uses its own memory."""
+        """What softadv.certify answers, and who says so; an engine computes one domain, its own."""
         if self._bridge is None:
             found = certify_natively(
                 model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
@@ -128,7 +130,7 @@ class Asked:
             )  # fmt: skip
             return found, _native(rounding)
         found, report = self._bridge.certify(
-            model, x, y, eps=eps, clip=clip, rounding=rounding, on_progress=on_progress
+            model, x, y, eps=eps, clip=clip, rounding=rounding, memory_limit=memory_budget, on_progress=on_progress
         )  # fmt: skip
         return found, _of_engine(report)
 

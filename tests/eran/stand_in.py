@@ -13,6 +13,7 @@ import argparse
 import ctypes
 import importlib.util
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -30,6 +31,8 @@ from onnx import numpy_helper
 
 Array = npt.NDArray[Any]
 FOREVER = 600
+# Seconds of work under "starve", which take some thirty times as long by the clock; numbers kept an image under "grow".
+WORK, KEPT = 0.06, 2**24
 # Image number k has a first pixel of FIRST + k STEP, so that the stand-in knows it whatever row it is in.
 FIRST, STEP = 0.5, 0.001
 
@@ -181,6 +184,7 @@ class Faulty:
             os._exit(5)
         self.engine, self.faults = make(), faults
         self.version, self.soundness = self.engine.version, self.engine.soundness
+        self.kept: list[Array] = []
 
     def load(self, path: str) -> None:
         """As the engine's."""
@@ -193,6 +197,8 @@ class Faulty:
         fault = self.faults.fault
         if fault == "misread":
             return self.engine.verify(lower[::-1], upper[::-1], label, sound)
+        if fault == "grow":
+            self.kept.append(np.ones(KEPT))
         number = round((float(lower.flat[0] + upper.flat[0]) / 2 - FIRST) / STEP)
         # Points are what the engine is tried with; the fault is for the question itself.
         if number == self.faults.at and lower.flat[0] < upper.flat[0] and self.faults.armed():
@@ -217,6 +223,21 @@ def _flood() -> None:
         os.write(2, b"0123456789abcdef" * 4096)
 
 
+def _starve() -> None:
+    """Work for a moment, beside another process that gets nearly all of the one processor that both may use."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rival = subprocess.Popen(["sh", "-c", "echo; while :; do :; done"], stdout=subprocess.PIPE)
+    assert rival.stdout is not None
+    while not select.select([rival.stdout], [], [], 0)[0]:
+        pass  # not a wait, which would be this process's own
+    os.nice(15)
+    end = time.process_time() + WORK
+    while time.process_time() < end:
+        pass
+    rival.kill()
+    rival.wait()
+
+
 def _child() -> None:
     """Leave a child behind that holds everything open, and hang."""
     subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({FOREVER})"])
@@ -229,6 +250,7 @@ _DEEDS: dict[str, Callable[[], object]] = {
     "hang": lambda: time.sleep(FOREVER),
     "hang with the lock": lambda: ctypes.PyDLL(None).sleep(FOREVER),
     "hang with a child": _child,
+    "starve": _starve,
     "flood": _flood,
     "fail": _fail,
     "noise": _noise,
@@ -254,7 +276,7 @@ _HELLOS: dict[str, Callable[[str], str]] = {
     "no hello": lambda _: "Segmentation fault\n",
     "silence": lambda _: "",
 }
-FAULTS = (*_DEEDS, *_LINES, *_HELLOS, "unloadable", "unreadable", "misread")
+FAULTS = (*_DEEDS, *_LINES, *_HELLOS, "unloadable", "unreadable", "misread", "grow")
 
 
 def main() -> None:

@@ -93,6 +93,7 @@ MISHAPS = [
     ("hang with the lock", "always", "timeout"),
     ("hang with a child", "always", "timeout"),
     ("flood", "always", "timeout"),
+    ("starve", "always", "verified"),
     ("noise", "always", "verified"),
     ("out of order", "always", "verified"),
 ]
@@ -184,6 +185,19 @@ def test_more_images_than_are_written_at_a_time_keep_their_verdicts(question, ex
     assert len(use.started) == 3
 
 
+def test_a_worker_that_keeps_growing_is_started_anew_and_no_verdict_is_lost(question, expected, use):
+    use("--fault", "grow")
+    model, x, y = question
+    with Bridge("eran-deepzono") as bridge:
+        assert bridge.certify(model, x, y, eps=EPS)[1].verified.tolist() == expected
+        assert len(use.started) == 1  # gigabytes are allowed
+        report = bridge.certify(model, x, y, eps=EPS, memory_limit=1)[1]
+    assert report.verified.tolist() == expected
+    assert (report.timeouts, report.failed) == (0, 0)
+    # A worker may grow by half before it is ended, so none is ended for what it needs from the start.
+    assert 3 <= len(use.started) <= 1 + COUNT
+
+
 def test_an_engine_without_margins_has_none(question, use):
     use()
     model, x, y = question
@@ -248,6 +262,7 @@ def test_what_certify_would_refuse_is_refused(question, use):
         "engine: unknown name 'eran'": {"engine": "eran"},
         "engine: time limits must be positive": {"seconds_per_image": 0.0},
         "y: labels lie in": {"y": y + 9},
+        "memory_limit: expected a positive number of bytes, got 0": {"memory_limit": 0},
         "engine: the model is in float64": {"model": copy.deepcopy(model).double()},
     }.items():
         given = {"model": model, "x": x, "y": y, "engine": "gpupoly", "eps": EPS} | changed

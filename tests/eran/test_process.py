@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from softadv.eran import certify_with
+from softadv.eran.proc import OwnTime, processor_seconds, resident_bytes
 from softadv.eran.process import worker_command
 from softadv.errors import SoftadvError
 from tests.eran.conftest import EPS, alive, gone_within, stand_in
@@ -45,6 +47,38 @@ def test_a_worker_that_is_not_there_is_one_clear_line(question, monkeypatch, nam
         certify_with(model, x, y, engine="gpupoly", eps=EPS)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def spent_after(seconds: float, *command: str) -> float:
+    """The own time of a child process after so long by the clock, looked at as a worker is."""
+    with subprocess.Popen([*command], start_new_session=True) as child:
+        try:
+            clock, deadline = OwnTime(child.pid), time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                spent = clock.spent()
+                time.sleep(0.02)
+            return spent
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_waiting_is_a_processs_own_time_unless_it_is_for_a_processor():
+    assert spent_after(1.0, "sleep", "60") >= 0.9
+    one = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    # It shares a processor with another of its kind that has thirty times its weight.
+    both = "while :; do :; done & exec nice -n 15 sh -c 'while :; do :; done'"
+    assert spent_after(1.0, *one, "sh", "-c", both) <= 0.5
+
+
+def test_what_a_process_takes_is_looked_up():
+    assert 1e6 < resident_bytes(os.getpid()) < 1e12
+    before = processor_seconds(os.getpid())
+    while time.process_time() < before + 0.1:
+        pass
+    assert processor_seconds(os.getpid()) > before
+    assert resident_bytes(2**22 + 1) is None  # above what Linux gives out
+    assert processor_seconds(2**22 + 1) is None
+    assert OwnTime(2**22 + 1).spent() >= 0  # all time counts
 
 
 ASKS_FOR_EVER = """

@@ -1,6 +1,7 @@
 """Answers from a worker that may die, hang or talk nonsense: one for each image, or the end of the run.
 
-An image past its time limit is answered with "timeout", and the worker is killed. When the worker dies it
+An image past its time limit is answered with "timeout", and the worker is killed. A worker that has grown too
+large (ERAN keeps up to 14 MB of every image) is ended, and the next goes on where it was. When the worker dies it
 is started again, and the image it was at is tried once more; if it dies there again, the image is answered
 with "failed". A worker that dies twice before it answers anything ends the run, and so does one that fails
 on many images in succession, or says what is no answer. Answers may come in any order, since each names its
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from softadv.eran.proc import resident_bytes
 from softadv.eran.process import Worker, WorkerDied, WorkerLate, worker_command
 from softadv.eran.protocol import Answer, EngineName, Offer, read_answer, read_hello, read_ready
 from softadv.errors import SoftadvError
@@ -22,17 +24,24 @@ from softadv.errors import SoftadvError
 # So many failures without an answer between them are the engine's doing, not the images'.
 _MOST_FAILURES = 10
 
+# A worker that needs more than its limit for the model alone may grow by this share of that before it is ended.
+_LEAST_GROWTH = 1.5
+
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Which images to answer. model: an ONNX file; boxes: a folder with arrays; images: rows of them."""
+    """Which images to answer. model: an ONNX file; boxes: a folder with arrays; images: rows of them.
+
+    memory_limit: the resident size, in bytes, past which a worker is ended between two images.
+    """
 
     model: Path
     boxes: Path
     images: Sequence[int]
     sound: bool
+    memory_limit: int
 
 
 class Asker:
@@ -49,15 +58,17 @@ class Asker:
         self._worker: Worker | None = None
         self._offer: Offer | None = None
         self._requests = 0
+        self._most_bytes = math.inf
         self._answering = False
         self._failures = 0
 
     def offer(self) -> Offer:
         """What the engine says of itself. Raises SoftadvError where it is not there."""
-        try:
-            self._twice(self._start)
-        except SoftadvError as error:
-            raise self._named(error) from error
+        if self._offer is None:
+            try:
+                self._twice(self._start)
+            except SoftadvError as error:
+                raise self._named(error) from error
         assert self._offer is not None
         return self._offer
 
@@ -86,6 +97,8 @@ class Asker:
                     del waiting[answer.index]
                     self._answering = bool(waiting)
                     yield self._counted(answer)
+                    if self._outgrown():
+                        break
             except WorkerLate:
                 self.stop()
                 first = next(iter(waiting))
@@ -101,7 +114,8 @@ class Asker:
 
     def _open(self, request: Request, images: Sequence[int]) -> Worker:
         """A worker that has read the files and is about to answer."""
-        if self._answering:  # an earlier request, which whoever made it has given up
+        # An earlier request may stand open, which whoever made it has given up.
+        if self._answering or self._outgrown():
             self.stop()
         worker = self._start()
         self._requests += 1
@@ -117,6 +131,7 @@ class Asker:
         )
         self._answering = True
         read_ready(worker.hear(seconds=self._seconds_to_start), request=self._requests)
+        self._most_bytes = max(request.memory_limit, _LEAST_GROWTH * (resident_bytes(worker.pid) or 0))
         return worker
 
     def _start(self) -> Worker:
@@ -133,6 +148,11 @@ class Asker:
                 raise SoftadvError(f"its worker came back as another: {offer} instead of {self._offer}")
             self._offer = offer
         return self._worker
+
+    def _outgrown(self) -> bool:
+        """Whether the worker is larger than it may be."""
+        size = None if self._worker is None else resident_bytes(self._worker.pid)
+        return size is not None and size > self._most_bytes
 
     def _twice(self, action: Callable[[], _T]) -> _T:
         """Do what needs a worker, if need be with a second one. Raises SoftadvError where that dies too, or is late."""

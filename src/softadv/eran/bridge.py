@@ -26,6 +26,8 @@ from softadv.errors import SoftadvError
 # Images whose boxes are written at a time: a few megabytes.
 _BATCH = 256
 _IMAGES_AT_ONCE = 512
+# Of the engine's process, before it is started anew. The least of ERAN's is some 0.5 GiB.
+_MEMORY_LIMIT = 4 * 2**30
 # Images with which an engine has to show that it reads a model as PyTorch does.
 _PROBES = 4
 
@@ -59,11 +61,14 @@ def certify_with(
     clip: tuple[float, float] = (0.0, 1.0),
     rounding: Rounding = "sound",
     seconds_per_image: float = 60.0,
+    memory_limit: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Certificates, EngineReport]:
     """Certify images by an engine: Bridge.certify, for those who ask once."""
     with Bridge(engine, seconds_per_image=seconds_per_image) as bridge:
-        return bridge.certify(model, x, y, eps=eps, clip=clip, rounding=rounding, on_progress=on_progress)
+        return bridge.certify(
+            model, x, y, eps=eps, clip=clip, rounding=rounding, memory_limit=memory_limit, on_progress=on_progress
+        )
 
 
 def available(*, seconds_to_start: float = 300.0) -> dict[EngineName, Offer | str]:
@@ -84,7 +89,8 @@ class Bridge:
     """One engine, in a worker that SOFTADV_ERAN names. Use as a context manager: it ends the worker."""
 
     def __init__(self, engine: EngineName, *, seconds_per_image: float = 60.0, seconds_to_start: float = 300.0) -> None:
-        """seconds_to_start: how long the engine may take to be loaded, and to read a model.
+        """seconds_per_image: of the engine's own time, without what it waits for a processor on a busy machine.
+        seconds_to_start: how long the engine may take to be loaded, and to read a model, likewise.
 
         Raises SoftadvError for an unknown engine, a limit that is not positive, and where there is no ERAN.
         """
@@ -124,26 +130,32 @@ class Bridge:
         eps: float,
         clip: tuple[float, float] = (0.0, 1.0),
         rounding: Rounding = "sound",
+        memory_limit: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Certificates, EngineReport]:
         """What softadv.certify would answer, and what there is to say of the engine.
 
         model: a float32 module that can be exported. x: float (N, C, H, W), pixels within clip; y: int64 (N,).
         eps: radius, in the units of x. rounding: "none" lets GPUPoly leave rounding errors unbounded; ERAN
-        bounds them always. on_progress: called with the number of images done so far.
+        bounds them always. memory_limit: the resident size of the engine's process, in bytes, past which it is
+        started anew between two images (by default 4 GiB, and half as much again as it needs for the model where
+        that is more). on_progress: called with the number of images done so far.
 
         Misclassified images are not asked about. Margins are NaN where the engine gives none. Raises
         SoftadvError for inputs out of range, a model that the engine does not read or reads as another, a
         worker that talks nonsense, and one that fails on many images in succession.
         """
         check_images(x, y)
+        if memory_limit is not None and memory_limit <= 0:
+            raise SoftadvError(f"memory_limit: expected a positive number of bytes, got {memory_limit}")
         like = next(model.parameters(), x)
         network = write_model(model, self._folder, image_shape=(x.shape[1], x.shape[2], x.shape[3]))
         outputs = _outputs(model, x, like)
         labels = y.cpu()
         _check_ranges(x, labels, eps=eps, clip=clip, rounding=rounding, classes=outputs.shape[1])
         correct = outputs.argmax(1) == labels
-        question = _Question(self._asker, self._folder, network, clip, rounding == "sound")
+        limit = _MEMORY_LIMIT if memory_limit is None else memory_limit
+        question = _Question(self._asker, self._folder, network, clip, rounding == "sound", limit)
         asked = correct.nonzero().flatten()
         if network.path != self._trusted:
             question.check_reading(x, labels, outputs, asked)
@@ -187,12 +199,19 @@ class _Question:
     network: EngineModel
     clip: tuple[float, float]
     sound: bool
+    memory_limit: int
 
     def answers(self, x: Tensor, labels: Tensor, *, eps: float) -> Iterator[Answer]:
         """One answer for each image, in any order."""
         write_boxes(self.folder, *self.network.boxes(x, eps=eps, clip=self.clip), labels)
-        images = range(len(labels))
-        return self.asker.answers(Request(model=self.network.path, boxes=self.folder, images=images, sound=self.sound))
+        request = Request(
+            model=self.network.path,
+            boxes=self.folder,
+            images=range(len(labels)),
+            sound=self.sound,
+            memory_limit=self.memory_limit,
+        )
+        return self.asker.answers(request)
 
     def check_reading(self, x: Tensor, labels: Tensor, outputs: Tensor, asked: Tensor) -> None:
         """Raise SoftadvError where the engine proves that an image itself is of another class than it is.

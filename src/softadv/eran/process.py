@@ -9,12 +9,12 @@ import selectors
 import shlex
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from softadv.eran.proc import OwnTime
 from softadv.eran.protocol import nonsense
 from softadv.errors import SoftadvError
 
@@ -27,6 +27,8 @@ _LONGEST_WORDS = 500
 _READ = 2**16
 # It may say more than anyone can read.
 _MOST_READS = 64
+# How often it is looked at, while it says nothing.
+_SECONDS_BETWEEN_LOOKS = 0.25
 # What a process that has closed its output may take to say how it ended, and one that is killed to be gone: longer
 # only if it waits for a device that does not answer.
 _SECONDS_TO_END = 1.0
@@ -38,7 +40,7 @@ class WorkerDied(Exception):
 
 
 class WorkerLate(Exception):
-    """The worker said nothing for as long as it may."""
+    """The worker said nothing for as long as it may, not counting what it waited for a processor."""
 
 
 def worker_command() -> list[str]:
@@ -107,13 +109,13 @@ class Worker:
             raise self._death() from None
 
     def hear(self, *, seconds: float) -> bytes:
-        """The next line. Raises WorkerLate after so many seconds without one, and WorkerDied."""
-        deadline = time.monotonic() + seconds
+        """The next line. Raises WorkerDied, and WorkerLate after so many seconds of its own time without one."""
+        taken = OwnTime(self.pid)
         while b"\n" not in self._said:
-            left = deadline - time.monotonic()
+            left = seconds - taken.spent()
             if left <= 0:
                 raise WorkerLate
-            for key, _ in self._selector.select(left):
+            for key, _ in self._selector.select(min(left, _SECONDS_BETWEEN_LOOKS)):
                 if key.fileobj is self._errors:
                     self._listen()
                     continue
