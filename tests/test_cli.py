@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from softadv.cli import main
+from softadv.models import conv_small
 from tests.test_grid import TINY
 
 
@@ -95,12 +98,24 @@ def test_evaluate_certify_attack_and_export_take_a_run_folder(
     assert (tmp_path / "m.onnx").exists()
 
 
-def test_a_weights_file_needs_its_numbers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    weights = str(model / "weights.safetensors")
-    assert run("evaluate", weights, "--limit", "8") == 2
-    assert "--eps is needed" in capsys.readouterr().err
-    numbers = ["--eps", "0.02", "--alpha", "0.01", "--steps", "2"]
-    assert run("evaluate", weights, "--limit", "8", *numbers) == 0
+def test_a_weights_file_of_softadv_needs_no_numbers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", str(model / "weights.safetensors"), "--limit", "8") == 0
+    assert "8 test images of digits, eps" in capsys.readouterr().out
+
+
+def test_other_weights_need_theirs_and_all_are_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOFTADV_DATA", raising=False)
+    save_file(conv_small("mnist", seed=0).state_dict(), "w.safetensors")
+    assert run("evaluate", "w.safetensors") == 2
+    assert "w.safetensors: --dataset, --eps, --alpha and --steps are needed" in capsys.readouterr().err
+    assert run("certify", "w.safetensors", "--dataset", "mnist") == 2
+    assert "w.safetensors: --eps is needed" in capsys.readouterr().err
+    assert not Path("data").exists()  # said before any download
+    numbers = ["--dataset", "digits", "--eps", "0.02", "--alpha", "0.01", "--steps", "2"]
+    assert run("evaluate", "w.safetensors", "--limit", "8", *numbers) == 0
 
 
 def test_doctor_gives_advice_for_what_is_missing(
@@ -121,7 +136,7 @@ WRONG = {
     "a missing grid file": (["reproduce", "nope.toml"], "cannot read nope.toml (No such file or directory)"),
     "an unknown method": (["reproduce", "smoke", "--methods", "softly"], "unknown method 'softly'"),
     "no method": (["reproduce", "smoke", "--methods", ""], "unknown method ''"),
-    "no seeds": (["reproduce", "smoke", "--seeds", "0"], "at least 1 is needed, got 0"),
+    "no seeds": (["reproduce", "smoke", "--seeds", "0"], "seeds: must be at least 1, got 0"),
     "no epochs": (["reproduce", "smoke", "--epochs", "0"], "epochs: must be at least 1, got 0"),
     "seeds that are no number": (["reproduce", "smoke", "--seeds", "two"], "Invalid value for '--seeds'"),
     "an unknown device": (["reproduce", "smoke", "--device", "tpu"], "unknown name 'tpu'"),
@@ -130,12 +145,12 @@ WRONG = {
     "a data folder that is not there": (["reproduce", "mnist", "--data", "nowhere"], "data folder nowhere: no such"),
     "an unwritable folder": (["reproduce", "smoke", "--out", "file/below"], "file/below"),
     "an eps that is no number": (["train", "x", "--eps", "a/b"], "eps: expected a number or a fraction"),
-    "an eps out of range": (["train", "x", "--eps", "2"], "in units of [0, 1] pixels"),
+    "an eps out of range": (["train", "x", "--eps", "2"], "did you mean 2/255?"),
     "an unknown key": (["train", "x", "--set", "bach_size=3"], "unknown key 'bach_size'"),
     "an unknown attack": (["train", "x", "--set", "attack=torchattacks:Nope"], "has no attack 'Nope'"),
     "a setting without a value": (["train", "x", "--set", "lr"], "expected KEY=VALUE, got 'lr'"),
     "a model that is not there": (["certify", "nowhere"], "nowhere: no such file"),
-    "a folder that is no run": (["evaluate", "."], "spec.json: cannot be read"),
+    "a folder that is no run": (["evaluate", "."], ".: not a run folder (no spec.json in it)"),
     "a file that is no model": (["certify", "file"], "file: not a safetensors file"),
     "an unknown domain": (
         ["certify", "file", "--domain", "ball"],
@@ -155,9 +170,15 @@ WRONG = {
         ["reproduce", "smoke", "--autoattack"],
         "--autoattack and --other-images are for --from-weights",
     ),
+    "expected results that are not there": (["compare", ".", "--expected", "/nowhere"], "--expected /nowhere: no such"),
+    "an attack into a folder": (["attack", "file", "--save", "."], "--save .: is a folder, name a file"),
+    "a model exported into no folder": (
+        ["export", "file", "--out", "no/m.onnx"],
+        "--out no/m.onnx: no is not a folder",
+    ),
     "weights that nobody stored": (
         ["reproduce", "smoke", "--epochs", "1", "--from-weights"],
-        "no reference weights for any trial of smoke with this spec; train them instead",
+        "of smoke with this spec; train them instead (there are weights for mnist, paper-short)",
     ),
 }
 
@@ -184,6 +205,71 @@ def test_an_interrupted_command_says_so_and_goes_on_later(
     def interrupted(*arguments: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("softadv.cli.run_trial", interrupted)
+    monkeypatch.setattr("softadv.grid_commands.run_trial", interrupted)
     assert run("train", str(tmp_path / "x")) == 130
     assert "interrupted; given again" in capsys.readouterr().err
+
+
+PATHS = [
+    ["reproduce", "--out"], ["reproduce", "--data"], ["reproduce", "--expected"], ["train"],
+    ["train", "x", "--data"],
+    ["evaluate"], ["certify"], ["certify", "file", "--out"], ["parity"], ["attack"], ["attack", "file", "--save"],
+    ["export"], ["export", "file", "--out"], ["compare"], ["compare", ".", "--out"], ["report"],
+    ["report", ".", "--out"],
+    ["keep"], ["keep", ".", "--reference"], ["doctor", "--data"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", PATHS, ids=" ".join)
+def test_an_empty_path_is_not_the_working_directory(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(*arguments, "") == 2
+    assert "a path is needed, this is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("softadv 0.")
+
+
+@pytest.mark.parametrize("command", ["reproduce", "train", "certify"])
+def test_a_flag_takes_no_value(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command, "--help") == 0
+    told = capsys.readouterr().out
+    assert "--fresh  " in told
+    assert "bool" not in told
+
+
+def test_a_full_disk_under_standard_output_ends_the_command_but_fails_no_trial(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run("reproduce", str(folder.parent / "tiny.toml"), "--out", str(tmp_path / "r"), "--epochs", "1") == 2
+    assert capsys.readouterr().err == "softadv: standard output: No space left on device\n"
+    assert (tmp_path / "r" / "grid.json").exists()  # it had begun
+    assert not list((tmp_path / "r").glob("*/traceback.txt"))
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["train", "--help"]], ids=" ".join)
+def test_a_closed_pipe_is_one_line_and_the_exit_code_of_one(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert run(*arguments) == 141
+    assert capsys.readouterr().err == "softadv: standard output: Broken pipe\n"
+
+
+def test_an_ascii_terminal_is_shown_what_it_can_show(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(tmp_path / "log", "w", encoding="ascii") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        assert run("compare", str(folder)) == 0
+    assert "? holds" in (tmp_path / "log").read_text(encoding="ascii")

@@ -5,35 +5,52 @@ from __future__ import annotations
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
+from torch import nn
 
 from softadv.attacks import Attack, make_attack
 from softadv.certify import Domain
+from softadv.claims import expected_folder
 from softadv.data import ImageData, load_dataset
 from softadv.environment import pick_device
 from softadv.errors import SoftadvError
 from softadv.ranges import number
-from softadv.saved import Saved, load_saved
+from softadv.saved import Saved, find_saved
 from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, packaged_grids
 
-Model = Annotated[Path, typer.Argument(help="A run folder, or a .safetensors file of weights.", show_default=False)]
+
+def _path(text: str) -> Path:
+    # Path("") is the working directory: an unset variable in a script would make that somebody's run folder.
+    if not text:
+        raise typer.BadParameter("a path is needed, this is empty")
+    return Path(text)
+
+
+def path_argument(text: str) -> Any:
+    """A path that a command cannot do without. text: its help."""
+    return typer.Argument(help=text, show_default=False, parser=_path)
+
+
+def path_option(name: str, text: str) -> Any:
+    """An option that names a path. text: its help."""
+    return typer.Option(name, help=text, parser=_path, metavar="PATH")
+
+
+Model = Annotated[Path, path_argument("A run folder, or a .safetensors file of weights.")]
 GridName = Annotated[
     str,
     typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.", envvar="SOFTADV_GRID"),
 ]
-GridFolder = Annotated[
-    Path, typer.Argument(help="The folder of a grid's runs, such as runs/smoke.", show_default=False)
-]
+GridFolder = Annotated[Path, path_argument("The folder of a grid's runs, such as runs/smoke.")]
 FinishedFolder = Annotated[
-    Path,
-    typer.Argument(
-        help="The folder of a grid's runs, such as runs/smoke, or of its reference results.", show_default=False
-    ),
+    Path, path_argument("The folder of a grid's runs, such as runs/smoke, or of its reference results.")
 ]
-GridOut = Annotated[Path | None, typer.Option("--out", help="Folder for the runs; else runs/GRID.")]
+GridOut = Annotated[Path | None, path_option("--out", "Folder for the runs; else runs/GRID.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.")]
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, such as natural,soft.")]
@@ -56,12 +73,12 @@ AskAutoattack = Annotated[
 OtherImages = Annotated[
     bool, typer.Option("--other-images", help="With --from-weights: also on images that are not the reference's.")
 ]
-PageOut = Annotated[Path | None, typer.Option("--out", help="Folder for the report; else report/ in the runs' folder.")]
+PageOut = Annotated[Path | None, path_option("--out", "Folder for the report; else report/ in the runs' folder.")]
 ReferenceFolder = Annotated[
-    Path | None, typer.Option("--reference", help="Folder of reference results; else expected_results/reference.")
+    Path | None, path_option("--reference", "Folder of reference results; else expected_results/reference.")
 ]
 DataRoot = Annotated[
-    Path | None, typer.Option("--data", help="Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
+    Path | None, path_option("--data", "Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
 ]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 DatasetName = Annotated[
@@ -85,22 +102,61 @@ Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so ma
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")]
 Expected = Annotated[
-    Path | None, typer.Option("--expected", help="Folder of expected results; else the checkout's expected_results.")
+    Path | None, path_option("--expected", "Folder of expected results; else the checkout's expected_results.")
 ]
 
 
-def load(model: Path, *, dataset: str | None, data: Path | None, device: str) -> tuple[Saved, ImageData]:
-    """A model on its device, and all images of its dataset, which stay in main memory."""
-    saved = load_saved(model, dataset=dataset, device=pick_device(device))
-    return saved, load_dataset(saved.dataset, data)
+def open_saved(path: Path, *, dataset: str | None, **needed: object) -> Saved:
+    """The weights that a command is given, with the dataset of their network.
+
+    needed: the other options that the command cannot do without, such as eps; None where one was not given.
+    Raises SoftadvError for weights that cannot be read, and, naming all at once, for options that nobody gave and
+    no trial says.
+    """
+    saved = find_saved(path)
+    saved = replace(saved, dataset=dataset or saved.dataset)
+    options = {"dataset": saved.dataset, **(needed if saved.trial is None else {})}
+    missing = [f"--{name}" for name, given in options.items() if given is None]
+    if missing:
+        listed = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
+        verb = "is" if len(missing) == 1 else "are"
+        raise SoftadvError(f"{path}: {listed} {verb} needed, since nothing here says what trained these weights")
+    return saved
 
 
-def load_for_test(
-    model: Path, *, dataset: str | None, data: Path | None, limit: int | None, device: str
-) -> tuple[Saved, ImageData]:
-    """A model, and the images of its dataset with the first `limit` test images, both on the device."""
-    saved, images = load(model, dataset=dataset, data=data, device=device)
-    return saved, images.first(test=None if limit is None else min(limit, len(images.test_x))).to(pick_device(device))
+def on_device(saved: Saved, device: str) -> nn.Sequential:
+    """The model on its device. Raises SoftadvError for the weights of another network."""
+    assert saved.dataset is not None
+    return saved.model(saved.dataset, device=pick_device(device))
+
+
+def images_for(saved: Saved, data: Path | None) -> ImageData:
+    """All images of the dataset, in main memory: what may be a download, so the last thing to ask for."""
+    assert saved.dataset is not None
+    return load_dataset(saved.dataset, data)
+
+
+def test_images_for(
+    saved: Saved, data: Path | None, *, limit: int | None, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first `limit` test images with their labels, on the device."""
+    images = images_for(saved, data)
+    return images.test_x[:limit].to(pick_device(device)), images.test_y[:limit].to(pick_device(device))
+
+
+def check_target(option: str, path: Path) -> None:
+    """Raise SoftadvError, before any work, where a file cannot be written for want of a folder, or is one."""
+    if not path.parent.is_dir():
+        raise SoftadvError(f"{option} {path}: {path.parent} is not a folder")
+    if path.is_dir():
+        raise SoftadvError(f"{option} {path}: is a folder, name a file")
+
+
+def chosen_expected(given: Path | None) -> Path:
+    """The folder of expected results asked for, else the checkout's. Raises SoftadvError where it is no folder."""
+    if given is not None and not given.is_dir():
+        raise SoftadvError(f"--expected {given}: no such folder")
+    return given or expected_folder()
 
 
 def chosen_radius(saved: Saved, given: str | None) -> float:
@@ -157,5 +213,5 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 def _of_trial(saved: Saved, option: str) -> Trial:
     if saved.trial is None:
-        raise SoftadvError(f"{option} is needed, since a weights file has no spec to take it from")
+        raise SoftadvError(f"{option} is needed")
     return saved.trial

@@ -18,6 +18,7 @@ from softadv.models import IMAGE_SHAPES, count_neurons
 from softadv.progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
 from softadv.records import Autoattacked, Certified, Parity, Result
 from softadv.run_folder import EXAMPLES, MODEL, WEIGHTS, RunFolder
+from softadv.saved import about_weights
 from softadv.spec import Trial
 from softadv.training import attack_of, generator_for
 
@@ -41,8 +42,7 @@ def conclude(
     The result itself is returned and not written.
     """
     weights = model.state_dict()
-    about = {"dataset": trial.dataset, "normalize": str(trial.normalize).lower()}
-    write_tensors(run.path / WEIGHTS, weights, metadata=about)
+    write_tensors(run.path / WEIGHTS, weights, metadata=about_weights(trial))
     report("exporting", 0)
     parity = _export(model, trial=trial, run=run, data=data)
     _write_examples(model, trial=trial, run=run, data=data)

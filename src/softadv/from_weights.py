@@ -59,7 +59,11 @@ def stored_trials(
     there = {trial: record for trial, record in found.items() if record is not None}
     lacking = [trial for trial in grid.trials if trial not in there]
     if not there:
-        raise SoftadvError(f"no reference weights for any trial of {grid.name} with this spec; train them instead")
+        stored = ", ".join(sorted({record.path.parent.name for record in records if record.weights.is_file()}))
+        there_are = f"there are weights for {stored}" if stored else "no grid has weights"
+        raise SoftadvError(
+            f"no reference weights for any trial of {grid.name} with this spec; train them instead ({there_are})"
+        )
     differing = _other_images(there, data_root)
     refused = {} if other_images else differing
     kept = {trial: record for trial, record in there.items() if trial.dataset not in refused}
@@ -106,7 +110,7 @@ def evaluate_trial(trial: Trial, *, record: Record, run: RunFolder, data: ImageD
     if finished is not None:
         report("finished before", _work(trial, data), before=True)
         return finished
-    model = load_saved(record.weights, dataset=trial.dataset, device=data.test_x.device).model
+    model = load_saved(record.weights, dataset=trial.dataset, device=data.test_x.device)
     found = tensors_sha256(model.state_dict())
     if found != record.result.weights_sha256:
         raise SoftadvError(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,12 +20,65 @@ from softadv.records import Result
 from softadv.verdicts import STANDINGS, Summary
 
 # A word and a sign, so that a verdict never hangs on a colour.
+_CLOSED = 141  # as a shell shows a program that a closed pipe ended
+
 _STYLES: dict[Outcome, str] = {
     "holds": "[green]✓ holds[/]",
     "fails": "[bold red]✗ fails[/]",
     "inconclusive": "[yellow]? inconclusive[/]",
     "not run": "[dim]– not run[/]",
 }
+
+
+class OutputLost(BaseException):
+    """Standard output cannot be written. code: the command's exit code.
+
+    No Exception: it ends the command, where a trial's failure would let the next trial begin.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output: {error.strerror}")
+        self.code = _CLOSED if isinstance(error, BrokenPipeError) else 2
+
+
+class _Watched:
+    """A stream that raises OutputLost where it cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return cast(int, self._try(self._stream.write, text))
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, operation: Callable[..., object], *arguments: str) -> object:
+        try:
+            return operation(*arguments)
+        except OSError as error:
+            # Or Python tries to write the rest when it ends, and has its own way of saying that it cannot.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise OutputLost(error) from error
+
+
+@contextmanager
+def watched_output() -> Iterator[None]:
+    """For a while standard output raises OutputLost where it cannot be written; at the end it is flushed."""
+    stream = sys.stdout
+    if stream is None:  # a process may be started without one
+        yield
+        return
+    sys.stdout = cast(TextIO, _Watched(stream))
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout = stream
 
 
 def console() -> Console:
@@ -109,5 +166,11 @@ def say(line: str) -> None:
 
 
 def complain(line: str) -> None:
-    """One line on standard error."""
-    Console(stderr=True, highlight=False).print(f"softadv: {escape(line)}", soft_wrap=True)
+    """One line on standard error; where that cannot be written there is nobody to tell."""
+    with suppress(OSError):
+        Console(stderr=True, highlight=False).print(f"softadv: {escape(plain(line))}", soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """A text on one line, without what would move a terminal's cursor: a file's name may hold anything."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
