@@ -1,90 +1,64 @@
-"""How kernels are compiled and kept, and what is said where they cannot be."""
+"""What is said where a kernel cannot be had. tests/test_kernel_cache.py has how kernels are compiled and kept."""
 
-import stat
-from pathlib import Path
+from __future__ import annotations
+
+import warnings
 
 import pytest
 
 from softadv import compiled
-from softadv.errors import SoftadvError
+from softadv.errors import SoftadvError, SoftadvWarning
+from tests.test_cli import run
 
 
 @pytest.fixture
-def source(tmp_path):
-    """A kernel's main file, in a folder of its own."""
-    path = tmp_path / "package" / "kernel.cpp"
-    path.parent.mkdir()
-    path.write_text("// nothing\n")
-    return path
+def without_compiler(monkeypatch):
+    """A machine where no kernel can be had."""
+    compiled._fall_back.cache_clear()
+    monkeypatch.setattr(compiled, "load", lambda source: "no C++ compiler found")
+    yield
+    compiled._fall_back.cache_clear()
 
 
-def script(path: Path, text: str) -> Path:
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return path
+def test_a_reason_is_one_line(monkeypatch, tmp_path):
+    def fail(source):
+        raise SoftadvError("one\ntwo")
+
+    monkeypatch.setattr(compiled.kernel_cache, "load", fail)
+    assert compiled.missing(tmp_path / "kernel.cpp") == "one two"
 
 
-def test_without_a_compiler_the_reason_is_one_line(monkeypatch, source):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setattr(compiled.shutil, "which", lambda name: None)
-    with pytest.raises(SoftadvError, match=r"^no C\+\+ compiler found"):
-        compiled.library(source)
+def test_who_falls_back_to_slow_code_hears_it_once_with_the_factor(without_compiler, tmp_path):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for name in ("attack.cpp", "update.cpp", "attack.cpp"):
+            assert not compiled.available(tmp_path / name)
+    (only,) = told
+    assert only.category is SoftadvWarning
+    assert str(only.message) == (
+        "plain PyTorch computes, since no C++ compiler found: certification takes about 8 times as long, an attack "
+        "about 3 times"
+    )
 
 
-def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path, source):
-    compiler = script(tmp_path / "broken", "echo 'kernel.cpp: error: no such thing' >&2; exit 1")
-    monkeypatch.setenv("CXX", str(compiler))
-    with pytest.raises(SoftadvError, match=r"cannot compile the kernel: kernel\.cpp: error: no such thing"):
-        compiled.library(source)
+def test_who_asks_for_slow_code_does_not(without_compiler, tmp_path):
+    with warnings.catch_warnings(record=True) as told, compiled.disabled():
+        warnings.simplefilter("always")
+        assert not compiled.available(tmp_path / "attack.cpp")
+    assert told == []
 
 
-def test_the_kernel_is_kept_and_not_compiled_twice(monkeypatch, tmp_path, source):
-    calls = tmp_path / "calls"
-    # The last argument is the file to make.
-    compiler = script(tmp_path / "compiler", f'echo x >>{calls}; for file; do :; done; echo made >"$file"')
-    monkeypatch.setenv("CXX", str(compiler))
-    first, second = compiled.library(source), compiled.library(source)
-    assert first == second
-    assert first.parent == source.parent / "__pycache__"
-    assert calls.read_text() == "x\n"
-    assert [path.name for path in first.parent.iterdir()] == [first.name]  # nothing half-written is left
-    source.write_text("// something else\n")
-    assert compiled.library(source) != first
+@pytest.mark.filterwarnings("always:plain PyTorch computes")
+def test_the_command_line_says_it_in_one_line(without_compiler, tiny, capsys):
+    assert run("evaluate", str(tiny / "digits-tiny-soft-seed0"), "--limit", "4") == 0
+    told = capsys.readouterr().err
+    assert told.startswith("softadv: plain PyTorch computes, since no C++ compiler found: certification takes about 8 ")
+    assert told.count("\n") == 1
 
 
-def test_a_folder_that_cannot_be_written_is_passed_over(monkeypatch, tmp_path, source):
-    compiler = script(tmp_path / "compiler", 'for file; do :; done; echo made >"$file"')
-    monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    mkdir = Path.mkdir
-
-    def refuse(self, *arguments, **options):
-        if self.name == "__pycache__":
-            raise PermissionError(self)
-        mkdir(self, *arguments, **options)
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    assert compiled.library(source).parent == tmp_path / "cache" / "softadv"
-
-
-def test_what_stands_beside_the_source_is_part_of_the_kernel(monkeypatch, tmp_path, source):
-    monkeypatch.setenv("CXX", str(script(tmp_path / "compiler", 'for file; do :; done; echo made >"$file"')))
-    alone = compiled.library(source)
-    source.with_name("more.h").write_text("// more\n")
-    assert compiled.library(source) != alone
-
-
-def test_a_library_that_cannot_be_loaded_is_missing_with_a_reason_of_one_line(monkeypatch, tmp_path, source):
-    monkeypatch.setenv("CXX", str(script(tmp_path / "compiler", 'for file; do :; done; echo made >"$file"')))
-    assert not compiled.available(source)
-    reason = compiled.missing(source)
-    assert reason
-    assert "\n" not in reason
-
-
-def test_disabled_is_undone(monkeypatch, source):
+def test_disabled_is_undone(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "load", lambda source: None)  # any library
     with compiled.disabled():
-        assert not compiled.available(source)
-    assert compiled.available(source)
-    assert compiled.missing(source) is None
+        assert not compiled.available(tmp_path)
+    assert compiled.available(tmp_path)
+    assert compiled.missing(tmp_path) is None

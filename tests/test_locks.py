@@ -17,7 +17,11 @@ from softadv.errors import SoftadvError
 from softadv.locks import held
 
 HOLDER = """
-import sys, time
+import importlib.util, sys, types
+package = types.ModuleType("softadv")  # without its __init__.py, and so without the seconds that PyTorch takes
+package.__path__ = importlib.util.find_spec("softadv").submodule_search_locations
+sys.modules["softadv"] = package
+import time
 from pathlib import Path
 from softadv.locks import held
 with held(Path(sys.argv[1]), what=Path("runs")):

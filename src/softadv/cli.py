@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a tick that a terminal cannot show is no reason to stop
     try:
-        with output.watched_output():
+        with output.watched_output(), output.warnings_as_lines():
             code = _run(arguments)
     except output.OutputLost as lost:
         output.complain(str(lost))
@@ -89,6 +89,8 @@ def _softadv(
 
 
 @app.command()
-def doctor(data: DataRoot = None) -> None:
+def doctor(data: DataRoot = None) -> int:
     """What this machine has, with advice for each thing missing."""
-    output.show_findings(examine(data))
+    findings = examine(data)
+    output.show_findings(findings)
+    return int(any(finding.failed for finding in findings))

@@ -1,37 +1,37 @@
-"""Compiled kernels: from a folder of C++ sources to a library that is loaded, or one line of why there is none.
+"""Compiled kernels: from a C++ file to functions that are called, or one line of why there are none.
 
-A kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is, and
-kept in __pycache__ beside its source, or in the user's cache folder where that cannot be written.
+A kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is (kernel_cache.py).
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from softadv.errors import SoftadvError
+from softadv import kernel_cache
+from softadv.errors import SoftadvError, SoftadvWarning
+from softadv.kernel_cache import Kept
 
-# Some compilers have -ffast-math by default, but the kernels count on IEEE arithmetic, with NaN and infinity.
-_FLAGS = ("-O3", "-fno-fast-math", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
-_COMPILERS = ("c++", "g++", "clang++")
-_COMPILE_SECONDS = 300
+# As measured (README, "Measured"), on the MNIST network.
+_SLOWER = "certification takes about 8 times as long, an attack about 3 times"
 
 _enabled: ContextVar[bool] = ContextVar("softadv_compiled", default=True)
 
 
 def available(source: Path) -> bool:
-    """Whether a kernel is used, on the CPU."""
-    return _enabled.get() and not isinstance(load(source), str)
+    """Whether a kernel is used, on the CPU; where it is wanted and cannot be had, a warning says so, once."""
+    if not _enabled.get():
+        return False
+    found = load(source)
+    if isinstance(found, str):
+        _fall_back(found)
+    return not isinstance(found, str)
 
 
 def missing(source: Path) -> str | None:
@@ -51,65 +51,25 @@ def disabled() -> Iterator[None]:
 
 
 @cache
-def load(source: Path) -> ctypes.CDLL | str:
+def load(source: Path) -> Kept | str:
     """The loaded library of a kernel, or one line that says why there is none.
 
     source: its main file; the headers beside it are what it includes.
     """
     try:
-        return ctypes.CDLL(str(library(source)))
-    except (SoftadvError, OSError, subprocess.SubprocessError) as error:
+        return kernel_cache.load(source)
+    except (SoftadvError, OSError) as error:
         return " ".join(str(error).split())
 
 
-def call(source: Path, function: str, what: ctypes.Structure) -> None:
+def call(source: Path, function: str, what: ctypes.Structure, *more: ctypes._SimpleCData[Any]) -> None:
     """Call a function of an available kernel, which returns 0, or else has run out of memory: MemoryError."""
     found = load(source)
     assert not isinstance(found, str)
-    if getattr(found, function)(ctypes.byref(what)):
-        raise MemoryError(f"the compiled kernel {source.stem} ran out of memory")
+    if getattr(found.library, function)(ctypes.byref(what), *more):
+        raise MemoryError(f"the compiled {source.name} ran out of memory")
 
 
-def library(source: Path) -> Path:
-    """A kernel's shared library, compiled unless it is there. Raises SoftadvError where it cannot be."""
-    names = (os.environ.get("CXX", ""), *_COMPILERS)
-    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
-    if compiler is None:
-        raise SoftadvError("no C++ compiler found (Debian: apt-get install g++)")
-    # Another machine may share this folder: the processor is part of the name.
-    sources = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
-    made_of = (sources, _FLAGS, compiler, platform.machine(), _processor())
-    name = f"{source.stem}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]}.so"
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folders = (source.parent / "__pycache__", cache_home / "softadv")
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    for folder in folders:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as work:
-                return _compile(compiler, source, Path(work) / name).replace(folder / name)
-        except OSError:  # no right to, or a file system that is read-only
-            continue
-    raise SoftadvError(f"no folder to keep the compiled kernel in: {' and '.join(map(str, folders))} are not writable")
-
-
-def _compile(compiler: str, source: Path, target: Path) -> Path:
-    done = subprocess.run(
-        [compiler, *_FLAGS, str(source), "-o", str(target)],
-        capture_output=True, text=True, timeout=_COMPILE_SECONDS, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        reason = next((line for line in done.stderr.splitlines() if "error" in line), f"exit code {done.returncode}")
-        raise SoftadvError(f"{compiler} cannot compile the kernel: {reason}")
-    return target
-
-
-def _processor() -> str:
-    """What -march=native depends on."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+@cache
+def _fall_back(reason: str) -> None:
+    warnings.warn(f"plain PyTorch computes, since {reason}: {_SLOWER}", SoftadvWarning, stacklevel=4)

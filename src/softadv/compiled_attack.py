@@ -15,17 +15,17 @@ from torch import Tensor, nn
 from softadv import compiled
 from softadv.compiled_chain import Chain, Network
 
-_SOURCE = Path(__file__).with_name("attack_kernel") / "attack.cpp"
+SOURCE = Path(__file__).with_name("attack_kernel") / "attack.cpp"
 
 
 def available() -> bool:
     """Whether the compiled kernel is used for models on the CPU."""
-    return compiled.available(_SOURCE)
+    return compiled.available(SOURCE)
 
 
 def missing() -> str | None:
     """Why there is no compiled kernel, or None where there is one."""
-    return compiled.missing(_SOURCE)
+    return compiled.missing(SOURCE)
 
 
 def climb(
@@ -45,7 +45,7 @@ def climb(
         return None
     point = start.contiguous()
     attack = _CAttack(network=chain.network(), steps=steps, eps=eps, alpha=alpha, point=point.data_ptr())
-    compiled.call(_SOURCE, "climb", attack)
+    compiled.call(SOURCE, "climb", attack)
     return point
 
 

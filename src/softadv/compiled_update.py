@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from softadv import compiled
 from softadv.compiled_chain import Chain, Network
 
-_SOURCE = Path(__file__).with_name("attack_kernel") / "update.cpp"
+SOURCE = Path(__file__).with_name("attack_kernel") / "update.cpp"
 
 
 def available() -> bool:
     """Whether the compiled kernel is used for models on the CPU."""
-    return compiled.available(_SOURCE)
+    return compiled.available(SOURCE)
 
 
 def missing() -> str | None:
     """Why there is no compiled kernel, or None where there is one."""
-    return compiled.missing(_SOURCE)
+    return compiled.missing(SOURCE)
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
@@ -53,7 +53,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
         return None  # such as weights that are computed from others
     loss = torch.empty((), dtype=torch.float32, device="cpu")
     update = _CUpdate(network=chain.network(), loss=loss.data_ptr())
-    compiled.call(_SOURCE, "differentiate", update)
+    compiled.call(SOURCE, "differentiate", update)
     for parameter in model.parameters():
         parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
     return loss

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-from softadv import compiled_attack, compiled_update, environment, eran
+from softadv import compiled, compiled_attack, compiled_update, environment, eran
 from softadv.certify import native
 from softadv.data import check_sizes, find_dataset, search_places
 from softadv.errors import SoftadvError
+
+_OTHER_FOLDER = "name another folder, or see whose it is (in a container: --user, and :Z on the mount for SELinux)"
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Finding:
     subject: str
     found: str
     advice: str | None = None
+    failed: bool = False  # what was asked for by name is not there
 
 
 def examine(data_root: Path | None) -> list[Finding]:
@@ -30,11 +33,12 @@ def examine(data_root: Path | None) -> list[Finding]:
         Finding("Python", environment.python_version()),
         *(_package(name) for name in environment.PACKAGES),
         _processor(),
-        _kernel("certifier", native.missing(), "about 8 times"),
-        _kernel("attack", compiled_attack.missing(), "more than twice"),
-        _kernel("update", compiled_update.missing(), "about twice"),
+        _kernel("certifier", native.SOURCE, "about 8 times"),
+        _kernel("attack", compiled_attack.SOURCE, "about 3 times"),
+        _kernel("update", compiled_update.SOURCE, "about twice"),
         _gpu(),
         Finding("dataset digits", "bundled with scikit-learn"),
+        *_data_folder(data_root),
         _dataset("mnist", data_root),
         _dataset("cifar10", data_root),
         *_eran(),
@@ -52,10 +56,17 @@ def _processor() -> Finding:
     return Finding("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
 
 
-def _kernel(subject: str, missing: str | None, faster: str) -> Finding:
-    if missing is None:
-        return Finding(subject, "compiled for this processor")
-    return Finding(subject, f"plain PyTorch, since {missing}", f"on a CPU, the compiled one is {faster} as fast")
+def _kernel(subject: str, source: Path, faster: str) -> Finding:
+    kernel = compiled.load(source)
+    if isinstance(kernel, str):
+        return Finding(subject, f"plain PyTorch, since {kernel}", f"on a CPU, the compiled one is {faster} as fast")
+    if kernel.folder is None:
+        return Finding(
+            subject,
+            f"compiled for this processor, for this process alone: {kernel.why}",
+            "every start compiles it anew; name a folder of your own with XDG_CACHE_HOME, for it to be kept in",
+        )
+    return Finding(subject, f"compiled for this processor, kept in {kernel.folder}")
 
 
 def _gpu() -> Finding:
@@ -71,14 +82,27 @@ def _gpu() -> Finding:
     )
 
 
+def _data_folder(root: Path | None) -> list[Finding]:
+    """What speaks against the folder that --data names, if anything does."""
+    if root is None:
+        return []
+    try:
+        os.listdir(root)
+    except OSError as error:
+        return [Finding("data folder", f"{root}: cannot be read ({error.strerror})", _OTHER_FOLDER, failed=True)]
+    return []
+
+
 def _dataset(name: str, root: Path | None) -> Finding:
-    place = find_dataset(name, root)
-    if place is not None:
-        try:
+    try:
+        place = find_dataset(name, root)
+        if place is not None:
             check_sizes(name, place)
-        except SoftadvError as error:
-            return Finding(f"dataset {name}", str(error), "replace that file, or name another folder with --data")
-        return Finding(f"dataset {name}", f"in {place}")
+            return Finding(f"dataset {name}", f"in {place}")
+    except SoftadvError as error:
+        return Finding(f"dataset {name}", str(error), "replace that file, or name another folder with --data")
+    except OSError as error:
+        return Finding(f"dataset {name}", f"{error.filename}: cannot be read ({error.strerror})", _OTHER_FOLDER)
     searched = ", ".join(str(place) for place in search_places(root))
     return Finding(
         f"dataset {name}",

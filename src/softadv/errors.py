@@ -6,3 +6,7 @@ class SoftadvError(ValueError):
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+
+class SoftadvWarning(UserWarning):
+    """Something that the caller should hear of, in one line; the command line prints it without a traceback."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from softadv.claims import Outcome, Verdict
 from softadv.doctor import Finding
+from softadv.errors import SoftadvWarning
 from softadv.keeping import Kept
 from softadv.records import Result
 from softadv.verdicts import STANDINGS, Summary
@@ -174,3 +176,25 @@ def complain(line: str) -> None:
 def plain(text: str) -> str:
     """A text on one line, without what would move a terminal's cursor: a file's name may hold anything."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show softadv's own warnings as lines on standard error, without the place in the code that others have."""
+
+    def show(  # noqa: PLR0917 (as warnings calls it)
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, SoftadvWarning):
+            complain(str(message))
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield

@@ -19,7 +19,7 @@ from softadv.certify.rounding import Arithmetic
 from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale
 from softadv.errors import SoftadvError
 
-_SOURCE = Path(__file__).with_name("kernel") / "kernel.cpp"
+SOURCE = Path(__file__).with_name("kernel") / "kernel.cpp"
 
 # As in the kernel.
 _ADDENDS = 16
@@ -31,12 +31,12 @@ disabled = compiled.disabled
 
 def available() -> bool:
     """Whether the compiled kernel is used for models on the CPU."""
-    return compiled.available(_SOURCE)
+    return compiled.available(SOURCE)
 
 
 def missing() -> str | None:
     """Why there is no compiled kernel, or None where there is one."""
-    return compiled.missing(_SOURCE)
+    return compiled.missing(SOURCE)
 
 
 class NativeEngine(Engine):
@@ -138,10 +138,7 @@ class _Program:
     def call(self, function: str, *arguments: int | Tensor) -> None:
         """Call a function of the kernel. Raises MemoryError where it runs out of memory."""
         values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int32(a) for a in arguments]
-        library = _library()
-        assert not isinstance(library, str)
-        if getattr(library, f"{function}_{self._suffix}")(ctypes.byref(self._program), *values):
-            raise MemoryError("the certifier's kernel ran out of memory")
+        compiled.call(SOURCE, f"{function}_{self._suffix}", self._program, *values)
 
     def _hold(self, array: ctypes.Array[Any]) -> int:
         self._held.append(array)
@@ -192,7 +189,3 @@ def _chosen(pool: MaxPool, choice: Tensor) -> Tensor:
     y = torch.arange(rows)[:, None, None] * pool.stride[0] - pool.padding[0] + tap // pool.kernel[1]
     x = torch.arange(columns)[:, None] * pool.stride[1] - pool.padding[1] + tap % pool.kernel[1]
     return ((y * width + x) * channels + torch.arange(channels)).to(torch.int32).contiguous()
-
-
-def _library() -> ctypes.CDLL | str:
-    return compiled.load(_SOURCE)
