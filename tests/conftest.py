@@ -15,6 +15,8 @@ from softadv.models import conv_small
 from softadv.spec import Trial
 from softadv.training import new_learner, train_epoch
 
+pytest_plugins = ("tests.skips",)
+
 # The tests' networks are small: a second thread gains little, and loses much on a busy machine.
 torch.set_num_threads(1)
 
@@ -24,6 +26,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--container", action="store_true", help="build the image for a CPU, and run it (tests/container; minutes)"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have one worker build the image, from the start."""
+    if config.getoption("--container") and config.getoption("dist") != "no":
+        config.option.dist, config.option.loadscopereorder = "loadfile", False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What takes longest comes first, since other workers can do the rest meanwhile."""
+    if config.getoption("--container"):
+        items.sort(key=lambda item: "container" not in item.path.parts)
 
 
 @pytest.fixture(scope="session")

@@ -158,6 +158,35 @@ def test_torch_is_not_among_erans_packages() -> None:
         assert not re.search("^torch", (DOCKER / "eran" / name).read_text(), re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    ("here", "docker", "engine", "installed"),
+    [
+        (["g++"], False, "", "cmake chromium buildah debootstrap"),
+        (["g++", "cmake", "google-chrome"], False, "", "buildah debootstrap"),
+        (["cmake", "chromium"], False, "none", "g++"),
+        (["g++", "cmake", "chromium"], True, "", None),
+    ],
+)
+def test_ci_installs_what_its_tests_need(
+    tmp_path: Path, here: list[str], docker: bool, engine: str, installed: str | None
+) -> None:
+    for tool, said in {**dict.fromkeys(here, ""), "docker": "exit 0" if docker else "exit 1"}.items():
+        (tmp_path / tool).write_text(f"#!{shutil.which('sh')}\n{said}\n")
+    (tmp_path / "id").write_text(f"#!{shutil.which('sh')}\necho 0\n")
+    (tmp_path / "apt-get").write_text(f'#!{shutil.which("sh")}\necho "$@" >>{tmp_path}/asked\n')
+    for tool in tmp_path.iterdir():
+        tool.chmod(0o755)
+    (function,) = re.findall(r"^install_tools\(\) \{.*?^\}", (ROOT / ".ci" / "run").read_text(), re.M | re.S)
+    bash = shutil.which("bash")
+    assert bash is not None
+    script = f"set -euo pipefail\n{function}\ninstall_tools"
+    done = run([bash, "-c", script], env={"PATH": str(tmp_path), "SOFTADV_ENGINE": engine})
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+    wanted = [] if installed is None else ["-qq update", f"-qq install --yes --no-install-recommends {installed}"]
+    assert asked == wanted
+
+
 def test_what_the_machine_has_set_is_passed_on_as_secrets(tmp_path: Path) -> None:
     authorities = tmp_path / "ca.crt"
     authorities.write_text("a certificate")
