@@ -3,7 +3,8 @@
 #
 #   ./reproduce.sh                 the smoke grid: train, attack, certify, compare, report
 #   ./reproduce.sh GRID [OPTIONS]  the same as `softadv reproduce GRID [OPTIONS]`
-#   ./reproduce.sh test [OPTIONS]  every test; OPTIONS go to pytest, --container builds and runs the image, too
+#   ./reproduce.sh test [OPTIONS]  every test, on all processors; OPTIONS go to pytest (-n 0: in one process),
+#                                  --container builds and runs the image, too
 #   ./reproduce.sh --docker [GRID] [OPTIONS]  the same in a container, by Docker or Podman (docker/run.sh)
 #
 # Set-up makes a virtual environment in .venv with the exact versions and hashes of
@@ -67,6 +68,8 @@ set_up
 if [ "${1:-}" = test ]; then
     shift
     cd "$root" # pytest reads its settings from the checkout
-    exec "$venv/bin/python" -m pytest "$@"
+    # A process for each processor, up to 8, and in each one thread.
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    exec "$venv/bin/python" -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal "$@"
 fi
 exec "$venv/bin/softadv" reproduce "$@"
