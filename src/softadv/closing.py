@@ -8,6 +8,7 @@ from pathlib import Path
 from softadv import output
 from softadv.agreement import agree
 from softadv.claims import Verdict, expectations_of, judge
+from softadv.display import Display
 from softadv.entries import Entry, read_entries
 from softadv.errors import SoftadvError
 from softadv.evidence import finished_runs
@@ -54,25 +55,30 @@ def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> li
 def write_page(
     folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, expected: Path, out: Path | None
 ) -> Path:
-    """Write the report's page and figures into `out`, else into report/ in the folder; returns the page's path.
+    """Write the report's page and figures, saying so, into `out`, else into report/ in the folder; returns the page's path.
 
     Raises SoftadvError for a reference without an out, since a reference holds what was measured and nothing else.
     """
-    from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
-
     if out is None and is_reference(folder):
         raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
     command = summary_text(folder, "command") if is_reference(folder) else grid_command(folder)
     notice = _notice(folder, entries)
-    return write_report(
-        folder,
-        verdicts=verdicts,
-        title=_name(folder),
-        command=command,
-        expected=expectations_of(_grid(folder), expected),
-        notice=notice,
-        out=out,
-    )
+    expectations = expectations_of(_grid(folder), expected)
+    title = _name(folder)
+    with Display(output.console(), work=None) as display:
+        display.advance(title, "drawing figures", 0)
+        from softadv.report import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
+
+        return write_report(
+            folder,
+            verdicts=verdicts,
+            title=title,
+            command=command,
+            expected=expectations,
+            notice=notice,
+            out=out,
+            report=display.of(title),
+        )
 
 
 def _grid(folder: Path) -> str:

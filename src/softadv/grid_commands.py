@@ -95,7 +95,8 @@ def reproduce(
     output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}")
     for line in stored.remarks if stored else ():
         output.say(line)
-    with Display(output.console(), work=stored.work(prepared) if stored else prepared.work) as display:
+    work = stored.work(prepared) if stored else prepared.work
+    with Display(output.console(), work=work, trials=[trial.name for trial in chosen.trials]) as display:
         report = display.advance
         ran = evaluate_grid(prepared, stored, report=report) if stored else run_grid(prepared, report=report)
     refused = [*ran.refused.values(), *(stored.refused if stored else ())]

@@ -16,6 +16,10 @@ class Report(Protocol):
         """
 
 
+def silent(what: str, work: float, *, before: bool = False, note: str = "") -> None:
+    """A Report that tells nobody."""
+
+
 # Rough costs of one image, in attack steps on it: they steer the time that is said to be left.
 ATTACK_COST = 20  # where the number of steps is not known
 UPDATE_COST = 4

@@ -25,6 +25,7 @@ from softadv.drawing import METHOD_COLOURS
 from softadv.entries import Entry, State, read_entries
 from softadv.intervals import HEIGHT, WIDTH, Bar, bar_groups, bars
 from softadv.pictures import pictures
+from softadv.progress import Report, silent
 from softadv.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.sensitivity import sensitivities
 from softadv.series import DATASET_TITLES, DOMAIN_TITLES, Series, by_setting, spec_value
@@ -68,17 +69,21 @@ def write_report(
     expected: Sequence[Expectations] = (),
     notice: str = "",
     out: Path | None = None,
+    report: Report = silent,
 ) -> Path:
     """Write the report of a grid's run folder; returns the page's path.
 
     verdicts: what was decided about each claim, in the order to show. command: what reruns the grid.
     expected: whose claims the sensitivity table asks of each setting by itself.
     notice: what a reader must know before anything else, such as that nothing was trained.
-    out: where the page and its figures go, else report/ in the folder.
+    out: where the page and its figures go, else report/ in the folder. report: told of each figure that is drawn.
     Raises SoftadvError when the folder holds no trial, or the report cannot be written.
     """
     entries = read_entries(folder)
-    drawn = list(pictures(entries))
+    drawn = []
+    for picture in pictures(entries):
+        drawn.append(picture)
+        report(f"drawing figures: {picture.stem}", 1)
     differences = _differences(entries)
     page = _template().render(
         title=title,
@@ -108,13 +113,13 @@ def write_report(
         environment=_environment(entries),
         data=_data(entries),
     )
-    report = folder / "report" if out is None else out
-    make_folder(report)
+    place = folder / "report" if out is None else out
+    make_folder(place)
     for picture in drawn:
         for name, data in picture.files.items():
-            write_bytes(report / name, data)
-    write_text(report / "index.html", page)
-    return report / "index.html"
+            write_bytes(place / name, data)
+    write_text(place / "index.html", page)
+    return place / "index.html"
 
 
 def _differences(entries: Sequence[Entry]) -> list[Differences]:
