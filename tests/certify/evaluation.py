@@ -16,26 +16,51 @@ from tests.certify.layers import Add, Affine, Array, Layers, MaxPool, Relu
 Dot = Callable[[Array, Array, Array], Array]
 
 
-def evaluate(layers: Layers, points: Array, dot: Dot, pushes: list[Array] | None = None) -> list[Array]:
+def evaluate(
+    layers: Layers, points: Array, dot: Dot, pushes: list[Array] | None = None, *, merge: bool = False
+) -> list[Array]:
     """All activations (P, D), in the type of the points.
 
-    pushes: for each activation, the signs that its rounding errors should have.
+    pushes: for each activation, the signs that its rounding errors should have. merge: fold scalings into the layer
+    before them, and make one sum of an addition and the layers whose outputs it adds.
     """
     values = [points]
     for at, layer in enumerate(layers, start=1):
+        push = np.zeros((1, 1)) if pushes is None else pushes[at]
         match layer:
             case Affine():
-                weight = np.hstack([layer.weight, layer.bias[:, None]]).astype(points.dtype)
-                inputs = np.hstack([values[layer.source], np.ones((len(points), 1), points.dtype)])
-                push = np.zeros((1, 1)) if pushes is None else pushes[at]
-                values.append(dot(inputs, weight, push))
+                values.append(dot(*_terms(layers, at, values, fold=merge), push))
             case Relu():
                 values.append(np.maximum(values[layer.source], 0))
             case MaxPool():
                 values.append(np.stack([values[layer.source][:, window].max(1) for window in layer.windows], 1))
+            case Add() if merge:
+                inputs, weights = zip(*(_operand(layers, i, values) for i in (layer.first, layer.second)), strict=True)
+                values.append(dot(np.hstack(inputs), np.hstack(weights), push))
             case Add():
                 values.append(values[layer.first] + values[layer.second])
     return values
+
+
+def _terms(layers: Layers, at: int, values: list[Array], *, fold: bool) -> tuple[Array, Array]:
+    """The inputs (P, D) and weights (O, D) whose products an affine layer sums, its bias among them."""
+    layer, dtype = layers[at - 1], values[0].dtype
+    assert isinstance(layer, Affine)
+    before = layers[layer.source - 1] if layer.source else None
+    if fold and layer.scaling and isinstance(before, Affine):
+        inputs, weight = _terms(layers, layer.source, values, fold=True)
+        folded = weight * np.diag(layer.weight).astype(dtype)[:, None]
+        folded[:, -1] += layer.bias.astype(dtype)
+        return inputs, folded
+    inputs = np.hstack([values[layer.source], np.ones((len(values[0]), 1), dtype)])
+    return inputs, np.hstack([layer.weight, layer.bias[:, None]]).astype(dtype)
+
+
+def _operand(layers: Layers, at: int, values: list[Array]) -> tuple[Array, Array]:
+    """The same for what an operand brings into a sum: the layer that makes it, or itself."""
+    if at and isinstance(layers[at - 1], Affine):
+        return _terms(layers, at, values, fold=True)
+    return values[at], np.eye(values[at].shape[1], dtype=values[0].dtype)
 
 
 def slopes(layers: Layers, values: list[Array], objective: Array) -> list[Array]:

@@ -25,11 +25,12 @@ Windows = list[list[int]]
 
 @dataclass(frozen=True)
 class Affine:
-    """weight @ x + bias of activation `source`; weight: (O, D)."""
+    """weight @ x + bias of activation `source`; weight: (O, D), diagonal where it scales each of them."""
 
     weight: Array
     bias: Array
     source: int
+    scaling: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def _append(layers: Layers, module: nn.Module, at: int, shape: Shape, number: Nu
             layers.append(MaxPool(windows, at))
         case _:
             weight, bias, shape = _affine(module, shape, number)
-            layers.append(Affine(weight, bias, at))
+            layers.append(Affine(weight, bias, at, scaling=isinstance(module, nn.BatchNorm2d | Normalize)))
     return len(layers), shape
 
 

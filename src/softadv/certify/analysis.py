@@ -22,11 +22,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from softadv.certify.merging import terms
 from softadv.certify.network import Network, Node
 from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lines
-from softadv.certify.rounding import Arithmetic, overflow_limit
+from softadv.certify.rounding import Arithmetic, Errors, overflow_limit
 from softadv.certify.rows import Rows, Windows
-from softadv.certify.steps import Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale
+from softadv.certify.steps import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
 from softadv.errors import SoftadvError
 
 Domain = Literal["box", "deepzono", "deeppoly"]
@@ -134,11 +135,10 @@ class _Analysis:
                 self.bounds.append(self._relax(at, node, node.step))
             case step:
                 lower, upper = step.interval(*(bound for i in node.inputs for bound in self.bounds[i]))
-                if self.rounding is not None and not isinstance(step, Relu | MaxPool):
-                    errors = step.errors(self.rounding, *(bound for i in node.inputs for bound in self._evaluated(i)))
-                    if errors is not None:
-                        self.relaxed.errors[at] = errors.of_forms
-                        lower, upper = lower - errors.of_bounds, upper + errors.of_bounds
+                errors = None if self.rounding is None else self._errors(at, step, self.rounding)
+                if errors is not None:
+                    self.relaxed.errors[at] = errors.of_forms
+                    lower, upper = lower - errors.of_bounds, upper + errors.of_bounds
                 self.bounds.append((lower, upper))
                 if self._is_exact(node):
                     self._exact.add(at)
@@ -211,6 +211,15 @@ class _Analysis:
             (maker,) = self.network.nodes[maker - 1].inputs
         follows_relu = maker > 0 and isinstance(self.network.nodes[maker - 1].step, Relu)
         return (lower.clamp(min=0), upper) if follows_relu else (lower, upper)
+
+    def _errors(self, at: int, step: Step, rounding: Arithmetic) -> Errors | None:
+        """How far an activation may be off, and a form through its step; None where neither may be."""
+        match step:
+            case Conv() | Dense() | Scale() | Add():
+                return step.errors(rounding, terms(self.network, at, rounding, self._evaluated))
+            case Copy():
+                return step.errors(rounding, *self._evaluated(*self.network.nodes[at - 1].inputs))
+        return None
 
     def _is_exact(self, node: Node) -> bool:
         """Whether an interval is all there is to know: one linear layer over the box, and any scaling."""

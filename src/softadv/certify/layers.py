@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.certify.rounding import overflow_limit
 from softadv.certify.steps import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
@@ -86,7 +85,8 @@ def _conv(where: str, layer: nn.Conv2d, shape: Shape) -> Step:
 def _normalize(where: str, layer: Normalize, shape: Shape, *, like: Tensor) -> Step:
     _check_channels(where, len(layer.mean), shape)
     mean, std = layer.mean.double(), layer.std.double()
-    return _scale(shape, 1 / std, torch.zeros_like(mean), mean, parts=(layer.mean, layer.std), like=like)
+    one, zero = torch.ones_like(mean), torch.zeros_like(mean)
+    return _scale(shape, (one, 1 / std), zero, mean, parts=(layer.mean, layer.std), like=like)
 
 
 def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape, *, like: Tensor) -> Step:
@@ -94,26 +94,35 @@ def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape, *, like: Tensor
     if layer.running_mean is None or layer.running_var is None:
         raise SoftadvError(f"{where}: keeps no running statistics, so what it computes depends on the batch")
     _check_channels(where, len(layer.running_mean), shape)
-    mean, factor = layer.running_mean.double(), (layer.running_var.double() + layer.eps).rsqrt()
-    shift = torch.zeros_like(mean)
-    if layer.weight is not None:
-        factor = factor * layer.weight.detach().double()
-    if layer.bias is not None:
-        shift = layer.bias.detach().double()
-    return _scale(shape, factor, shift, mean, parts=None, like=like)
+    mean, variance = layer.running_mean.double(), layer.running_var.double() + layer.eps
+    weight = torch.ones_like(mean) if layer.weight is None else layer.weight.detach().double()
+    shift = torch.zeros_like(mean) if layer.bias is None else layer.bias.detach().double()
+    # Whatever is flushed to zero, the variance or eps, is then less than one rounding of their sum.
+    numbers = torch.finfo(like.dtype)
+    invertible = variance >= 4 * numbers.tiny / numbers.eps
+    inverse = variance.rsqrt().masked_fill(~invertible, torch.inf)
+    return _scale(shape, (weight, inverse), shift, mean, parts=None, like=like)
 
 
 def _scale(
-    shape: Shape, factor: Tensor, shift: Tensor, mean: Tensor, *, parts: tuple[Tensor, Tensor] | None, like: Tensor
+    shape: Shape,
+    factors: tuple[Tensor, Tensor],
+    shift: Tensor,
+    mean: Tensor,
+    *,
+    parts: tuple[Tensor, Tensor] | None,
+    like: Tensor,
 ) -> Step:
-    """(x - mean) * factor + shift, channel by channel, computed in float64 and kept in the type of like."""
+    """(x - mean) * factors + shift, channel by channel, computed in float64 and kept in the type of like."""
+    factor = factors[0] * factors[1]
     largest = shift.abs() + (mean * factor).abs()
-    # x - mean may overflow where the result does not.
-    largest = largest.masked_fill(mean.abs() > overflow_limit(like.dtype), torch.inf)
+    # An evaluator may multiply by either factor first, before or after it subtracts the mean.
+    size, first, second = (values.abs().clamp(min=1) for values in (mean, *factors))
+    stretch = 2 * size * first * second
     bias = shift - mean * factor
     return Scale(
-        factor.to(like.dtype)[:, None, None].expand(shape), bias.to(like.dtype), largest.to(like.dtype), parts, shape,
-        shape,
+        factor.to(like.dtype)[:, None, None].expand(shape), bias.to(like.dtype), largest.to(like.dtype), parts,
+        stretch.to(like.dtype), shape, shape,
     )  # fmt: skip
 
 
@@ -128,7 +137,7 @@ def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, *, like: Tensor
         return [mean]
     inside = F.avg_pool2d(weight.new_ones(1, *shape), kernel, stride, padding)[0]
     zero = weight.new_zeros(shape[0])
-    return [mean, Scale(1 / inside, zero, zero, None, out_shape, out_shape)]
+    return [mean, Scale(1 / inside, zero, zero, None, None, out_shape, out_shape)]
 
 
 def _max_pool(where: str, layer: nn.MaxPool2d, shape: Shape) -> Step:

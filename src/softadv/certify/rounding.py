@@ -39,16 +39,38 @@ themselves. Underflow inside the analysis, in fewer than 2^40 operations, costs 
 Where a bound or a sum of magnitudes is not below `overflow_limit`, nothing is proven: the margin is then
 NaN, and the image not verified.
 
+Merged layers. An evaluator may make one sum of several (merging.py):
+- An addition and the convolutions and linear layers that it adds. Partial sums of products then meet the other
+  operand many times. ONNX Runtime does so with Gemm or MatMul and Add from the basic level on, with Conv and Add
+  at the last one, which is its default, a block of channels at a time; inductor with addmm, mm_plus_mm and
+  oneDNN's sums. So an addition is one sum of all terms of its operands.
+- A convolution and the batch normalisations and Normalize layers behind it. PyTorch's exporter, ONNX Runtime from
+  the basic level on, and inductor where it freezes weights multiply their factors into its weight, one by one and
+  in any order. That is one sum, too, of products that are rounded up to eight times; the scaling pays for the
+  costlier of the two ways.
+- Both, as in residual blocks. A ReLU or a max pooling that is merged behind them stays exact.
+For the proof, what is not kept in memory has its exact value, and the merged sum has all the errors. So much is
+asked of evaluators, and done by all levels and passes: what is used several times is computed once; sums of sums are
+taken as they are written; no layer is folded into one behind it, and no two weights are multiplied. Their other
+fusions (layer norms, attention, GELU, a scale after a product of matrices, quantised layers) match nothing that
+the certifier reads.
+A batch normalisation takes its factors in any order even when it stands alone, so that what lies between may be
+larger or smaller than both ends. Where that may overflow, or where the variance plus eps is so small that numbers
+flushed to zero are seen in it, nothing is proven.
+
 What it covers. Direct convolutions, matrix products of any blocking (im2col, implicit GEMM) and their
-gradual or parallel reductions, in PyTorch or onnxruntime; not Winograd and FFT convolutions, whose
-errors are not bounded by sums of |a_i b_i|, and not TF32, bfloat16 or autocast, whose u is another:
-`check_evaluation` and api.py refuse where PyTorch may use them, for the analysis as for the evaluation.
-A batch normalisation may be evaluated as (x - mean) * scale + bias or as x * alpha + beta; folded into
-the weights of the layer before it, it is another network, which has to be certified itself.
+gradual or parallel reductions: PyTorch on CPUs and NVIDIA GPUs, torch.compile with inductor, ONNX Runtime's
+provider for CPUs at every level of optimisation. Not Winograd and FFT convolutions, whose errors are not
+bounded by sums of |a_i b_i|, and not TF32, bfloat16, autocast, emulated or otherwise coarse products, whose u
+is another: `check_evaluation` and api.py refuse where PyTorch may use them, for the analysis as for the
+evaluation. ONNX Runtime's other providers (the one for CUDA uses TF32 unless told not to) and its session
+options for bfloat16 products are not looked at. What a model's own code does only under a compiler, an
+exporter or a jit, because it asks for them, is another network.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -73,6 +95,49 @@ class Errors:
 
     of_forms: Tensor
     of_bounds: Tensor
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an output of a linear layer or of an addition is the sum of; all broadcast to (N, C, H, W).
+
+    positive, negative: the most that its positive and its negative terms can sum to, of that shape.
+    count: how many of them may differ from zero, floats; most: the largest that can be.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    count: Tensor
+    most: int
+
+    @staticmethod
+    def of_value(arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
+        """A value that enters a sum as it is, from its bounds (N, C, H, W)."""
+        return Terms(arithmetic.raised(upper), arithmetic.raised(-lower), lower.new_ones(()), 1)
+
+    def beside(self, other: Terms) -> Terms:
+        """The terms of both."""
+        positive, negative = self.positive + other.positive, self.negative + other.negative
+        return Terms(positive, negative, self.count + other.count, self.most + other.most)
+
+    def at_most(self, other: Terms) -> Terms:
+        """Either the ones or the others, whichever the evaluator takes."""
+        return Terms(
+            torch.maximum(self.positive, other.positive), torch.maximum(self.negative, other.negative),
+            torch.maximum(self.count, other.count), max(self.most, other.most),
+        )  # fmt: skip
+
+    def with_constant(self, size: Tensor, count: int) -> Terms:
+        """With terms of either sign, as large as size (C,), and of any number."""
+        size = size[:, None, None]
+        return Terms(self.positive + size, self.negative + size, self.count + count, self.most + count)
+
+    def reshaped(self, shape: tuple[int, int, int]) -> Terms:
+        """The same for a flattened activation."""
+        positive, negative, count = (
+            values.expand_as(self.positive).reshape(-1, *shape) for values in (self.positive, self.negative, self.count)
+        )
+        return Terms(positive, negative, count, self.most)
 
 
 @dataclass(frozen=True)
@@ -101,30 +166,21 @@ class Arithmetic:
             )
         return value * _SECOND_ORDER
 
+    @property
+    def least(self) -> float:
+        """What magnitudes are raised to."""
+        return torch.finfo(self.dtype).tiny * 2.0**22 / self.unit
+
     def raised(self, values: Tensor) -> Tensor:
         """The positive part of values, raised so that underflow is paid for."""
-        return values.clamp(min=torch.finfo(self.dtype).tiny * 2.0**22 / self.unit)
+        return values.clamp(min=self.least)
 
-    def sum_errors(
-        self,
-        positive: Tensor,
-        negative: Tensor,
-        bias: Tensor | None,
-        *,
-        terms: Tensor,
-        most: int,
-        back: tuple[int, int],
-    ) -> Errors:
-        """The errors of a linear layer.
-
-        positive, negative: the most that the positive and the negative terms of each output can sum to,
-        the bias among them. terms: how many of them may differ from zero, floats that broadcast to the
-        outputs; most: the largest that can be. back: terms and taps of a coefficient on the way back.
-        """
-        whole = positive + negative
+    def sum_errors(self, terms: Terms, bias: Tensor | None, *, back: tuple[int, int]) -> Errors:
+        """The errors of sums. back: terms and taps of a coefficient on the way back through the step."""
+        whole = terms.positive + terms.negative
         whole = whole.masked_fill(~(whole < overflow_limit(self.dtype)), torch.inf)
-        additions = terms * self.unit * (_SECOND_ORDER * (1 + 2 * self.gamma(most)))
-        evaluation = additions * torch.maximum(positive, negative) + self.gamma(4) * whole
+        additions = terms.count * self.unit * (_SECOND_ORDER * (1 + 2 * self.gamma(terms.most)))
+        evaluation = additions * torch.maximum(terms.positive, terms.negative) + self.gamma(4) * whole
         of_forms = evaluation + self.gamma(self.depth_of_sum(*back) + 2) * whole
         if bias is not None:
             of_forms = of_forms + bias.abs() * self.gamma(self.depth)
@@ -179,13 +235,23 @@ def _sum_below(a: Tensor, b: float) -> Tensor:
 
 
 def evaluation_settings() -> tuple[object, ...]:
-    """Everything in PyTorch that says in which arithmetic a model is evaluated."""
+    """Everything in PyTorch that says how a model is evaluated, beside its operations."""
     cuda, cudnn, mkldnn = (cast(Any, m) for m in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
     return (
         torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"), torch._C._get_mkldnn_enabled(),
         mkldnn.matmul.fp32_precision, mkldnn.conv.fp32_precision, cuda.matmul.fp32_precision, cudnn.enabled,
-        cudnn.conv.fp32_precision,
+        cudnn.conv.fp32_precision, torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack(),
     )  # fmt: skip
+
+
+# Variables by which libraries below PyTorch compute float32 products more coarsely, and what keeps them from it.
+_COARSE: dict[str, dict[str, tuple[str, ...]]] = {
+    "cpu": {
+        "DNNL_DEFAULT_FPMATH_MODE": ("", "strict"), "ONEDNN_DEFAULT_FPMATH_MODE": ("", "strict"),
+        "MKL_BLAS_COMPUTE_MODE": ("", "standard"),
+    },
+    "cuda": {"NVIDIA_TF32_OVERRIDE": ("", "0"), "CUBLAS_EMULATE_SINGLE_PRECISION": ("", "0")},
+}  # fmt: skip
 
 
 def check_evaluation(dtype: torch.dtype, device: torch.device) -> None:
@@ -193,18 +259,22 @@ def check_evaluation(dtype: torch.dtype, device: torch.device) -> None:
     wanted = "; rounding='sound' needs plain float32 or float64 (or ask for rounding='none')"
     if dtype not in (torch.float32, torch.float64):
         raise SoftadvError(f"rounding: the model is in {str(dtype).removeprefix('torch.')}{wanted}")
+    if device.type not in _COARSE or (device.type == "cuda" and torch.version.hip is not None):
+        kind = "ROCm" if device.type == "cuda" else device.type
+        raise SoftadvError(f"rounding: nothing is known of the arithmetic of {kind}, only of CPUs and CUDA{wanted}")
     if torch.is_autocast_enabled(device.type):
         raise SoftadvError(f"rounding: autocast is on{wanted}")
-    backends = torch.backends
+    if dtype == torch.float64:
+        return
+    for name, harmless in _COARSE[device.type].items():
+        if os.environ.get(name, "").strip().lower() not in harmless:
+            raise SoftadvError(f"rounding: the environment has {name}={os.environ[name]}{wanted}")
     # PyTorch's stubs know nothing of these settings.
-    cuda, cudnn, mkldnn = (cast(Any, module) for module in (backends.cuda, backends.cudnn, backends.mkldnn))
-    products, convolutions = (
-        ("torch.backends.cuda.matmul", cuda.matmul),
-        ("torch.backends.cudnn.conv", cudnn.conv),
-    ) if device.type == "cuda" else (
-        ("torch.backends.mkldnn.matmul", mkldnn.matmul),
-        ("torch.backends.mkldnn.conv", mkldnn.conv),
-    )  # fmt: skip
-    for name, backend in (products, convolutions):
-        if dtype == torch.float32 and backend.fp32_precision not in ("none", "ieee"):
+    cuda, cudnn, mkldnn = (cast(Any, m) for m in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
+    settings = {
+        "cpu": {"torch.backends.mkldnn.matmul": mkldnn.matmul, "torch.backends.mkldnn.conv": mkldnn.conv},
+        "cuda": {"torch.backends.cuda.matmul": cuda.matmul, "torch.backends.cudnn.conv": cudnn.conv},
+    }
+    for name, backend in settings[device.type].items():
+        if backend.fp32_precision not in ("none", "ieee"):
             raise SoftadvError(f"rounding: {name}.fp32_precision is {backend.fp32_precision!r}{wanted}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from softadv.certify.pooling import maximum_lines, pooled_windows
 from softadv.certify.relu import Lines
-from softadv.certify.rounding import Arithmetic, Errors
+from softadv.certify.rounding import Arithmetic, Errors, Terms, overflow_limit
 from softadv.certify.rows import Rows, Windows
 from softadv.convolution import TransposedConv
 
@@ -59,13 +59,17 @@ class Conv:
         spread = self._apply((upper - lower) / 2, self.weight.abs(), None)
         return middle - spread, middle + spread
 
-    def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Errors:
+    def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
         outputs, inputs, kh, kw = self.weight.shape
         ones = self.weight.new_ones(self.groups, inputs, kh, kw)
-        terms = self._apply(_live(lower, upper), ones, None).repeat_interleave(outputs // self.groups, 1)
+        live = self._apply(_live(lower, upper), ones, None).repeat_interleave(outputs // self.groups, 1)
+        return _terms(self, arithmetic, lower, upper, live=live)
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        outputs, _, kh, kw = self.weight.shape
         # An input meets every stride-th tap of the kernel.
         taps = kh * kw if self.dilation != (1, 1) else -(-kh // self.stride[0]) * -(-kw // self.stride[1])
-        return _sum_errors(self, arithmetic, lower, upper, terms=terms, back=(outputs // self.groups, taps))
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(outputs // self.groups, taps))
 
     def backward(self, rows: Rows) -> Rows:
         flat = rows.coefs.flatten(0, 2).permute(0, 3, 1, 2)
@@ -101,9 +105,11 @@ class Dense:
         spread = self._apply((upper - lower) / 2, self.weight.abs(), None)
         return middle - spread, middle + spread
 
-    def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Errors:
-        terms = _live(lower, upper).sum(1, keepdim=True)
-        return _sum_errors(self, arithmetic, lower, upper, terms=terms, back=(self.weight.shape[0], 1))
+    def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
+        return _terms(self, arithmetic, lower, upper, live=_live(lower, upper).sum(1, keepdim=True))
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(self.weight.shape[0], 1))
 
     def backward(self, rows: Rows) -> Rows:
         return Rows(torch.matmul(rows.coefs, self.weight), rows.const, rows.windows)
@@ -120,12 +126,16 @@ class Scale:
     """y = factor * x + bias: Normalize, a batch normalisation, the mean of a pooling window's edge.
 
     parts: (mean, std) of a Normalize layer, which an exporter writes as it stands; else None.
+    stretch: the most that anything on the way from x to y is larger than x and 1, in whatever order the
+        parts of the factor are multiplied, (C,); infinite where nothing can be said. None for a pooling's
+        edge, whose factor is one number for each neuron.
     """
 
     factor: Tensor  # (C, H, W)
     bias: Tensor  # (C,)
     largest_bias: Tensor  # (C,), what rounding of the bias is relative to
     parts: tuple[Tensor, Tensor] | None
+    stretch: Tensor | None
     in_shape: Shape
     out_shape: Shape
 
@@ -134,14 +144,18 @@ class Scale:
         spread = self.factor.abs() * ((upper - lower) / 2)
         return middle - spread, middle + spread
 
-    def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Errors:
-        factor = arithmetic.raised(self.factor.abs())
-        whole = arithmetic.raised(_largest(lower, upper)) * factor + arithmetic.raised(self.largest_bias)[:, None, None]
+    def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
+        largest = arithmetic.raised(_largest(lower, upper))
+        whole = largest * arithmetic.raised(self.factor.abs()) + arithmetic.raised(self.largest_bias)[:, None, None]
+        if self.stretch is not None:
+            between = self.stretch[:, None, None] * largest.clamp(min=1)
+            between = between.masked_fill(~(between < overflow_limit(arithmetic.dtype)), torch.inf)
+            whole = whole + between * arithmetic.least
         # Variance plus eps, its root, the quotient and two products, however they are arranged: fewer than 16.
-        sixteen = whole.new_tensor(16.0)
-        return arithmetic.sum_errors(
-            whole, whole, self.bias[:, None, None], terms=sixteen, most=16, back=(1, 16)
-        )  # fmt: skip
+        return Terms(whole, whole, whole.new_tensor(16.0), 16)
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(1, 16))
 
     def backward(self, rows: Rows) -> Rows:
         return Rows(rows.coefs * rows.windows.cut(self.factor[None]).unsqueeze(2), rows.const, rows.windows)
@@ -161,9 +175,6 @@ class Flatten:
 
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         return lower.reshape(-1, *self.out_shape), upper.reshape(-1, *self.out_shape)
-
-    def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> None:
-        return None
 
     def backward(self, rows: Rows) -> Rows:
         coefs = rows.coefs.reshape(*rows.coefs.shape[:3], *self.in_shape)
@@ -212,9 +223,8 @@ class Add:
     def interval(self, lower: Tensor, upper: Tensor, other_lower: Tensor, other_upper: Tensor) -> Interval:
         return lower + other_lower, upper + other_upper
 
-    def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *other: Tensor) -> Errors:
-        whole = arithmetic.raised(_largest(lower, upper)) + arithmetic.raised(_largest(*other))
-        return arithmetic.sum_errors(whole, whole, None, terms=whole.new_tensor(2.0), most=2, back=(1, 2))
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        return arithmetic.sum_errors(terms, None, back=(1, 2))
 
     def backward(self, rows: Rows) -> Rows:
         return rows
@@ -295,19 +305,15 @@ def _along(rows: Rows, lines: Lines) -> Rows:
     return Rows(slope.mul_(rows.coefs), const, rows.windows)
 
 
-def _sum_errors(
-    step: Conv | Dense, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *, terms: Tensor, back: tuple[int, int]
-) -> Errors:
-    """The errors of sums of weighted inputs, from bounds of the evaluated inputs."""
+def _terms(step: Conv | Dense, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *, live: Tensor) -> Terms:
+    """The terms of sums of weighted inputs, from bounds of the evaluated ones; live: how many may differ from zero."""
     raised = arithmetic.raised
     plus, minus, high = raised(step.weight), raised(-step.weight), raised(upper)
     positive, negative = step._apply(high, plus, raised(step.bias)), step._apply(high, minus, raised(-step.bias))
     if (lower < 0).any():
         low = raised(-lower)
         positive, negative = positive + step._apply(low, minus, None), negative + step._apply(low, plus, None)
-    return arithmetic.sum_errors(
-        positive, negative, step.bias[:, None, None], terms=terms + 1, most=step.weight[0].numel() + 1, back=back
-    )  # fmt: skip
+    return Terms(positive, negative, live + 1, step.weight[0].numel() + 1)
 
 
 def _live(lower: Tensor, upper: Tensor) -> Tensor:

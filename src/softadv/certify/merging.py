@@ -1,0 +1,75 @@
+"""The sums that an evaluator may take at once: layers that it merges into one (rounding.py says which, and why)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from softadv.certify.network import Network
+from softadv.certify.rounding import Arithmetic, Terms, overflow_limit
+from softadv.certify.steps import Add, Conv, Dense, Flatten, Interval, Scale
+
+# What an activation may be in the evaluation, by its number.
+Evaluated = Callable[[int], Interval]
+
+# A folded weight is a quotient by the root of a sum and two products, its bias two sums more; counted as additions,
+# of which two are as much as one rounding of every term of either sign.
+_OF_FOLDING = 16
+
+
+def terms(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluated) -> Terms:
+    """All terms whose sum is activation `at`, made by an addition or by a linear layer that rounds."""
+    node = network.nodes[at - 1]
+    match node.step:
+        case Add():
+            first, second = (_operand(network, i, arithmetic, evaluated) for i in node.inputs)
+            return first.beside(second)
+        case Scale() as step:
+            alone = step.terms(arithmetic, *evaluated(node.inputs[0]))
+            folded = _folded(network, at, arithmetic)
+            if folded is None:
+                return alone
+            layer, constant, entering = folded
+            return alone.at_most(layer.terms(arithmetic, *evaluated(entering)).with_constant(constant, _OF_FOLDING))
+        case Conv() | Dense() as step:
+            return step.terms(arithmetic, *evaluated(node.inputs[0]))
+    raise AssertionError(f"{node.name} sums nothing")
+
+
+def _operand(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluated) -> Terms:
+    """What an operand brings into an addition: the terms of the linear layer that makes it, else itself."""
+    match network.nodes[at - 1].step if at else None:
+        case Conv() | Dense() | Scale():
+            return terms(network, at, arithmetic, evaluated)
+        case Flatten() as step:
+            return _operand(network, network.nodes[at - 1].inputs[0], arithmetic, evaluated).reshaped(step.out_shape)
+    return Terms.of_value(arithmetic, *evaluated(at))
+
+
+def _folded(network: Network, at: int, arithmetic: Arithmetic) -> tuple[Conv | Dense, Tensor, int] | None:
+    """A layer with the scalings behind it folded into its weight, and without a bias; None where there is none.
+
+    Beside it: how large the terms of its constant are, (C,), and the activation that it reads.
+    """
+    node = network.nodes[at - 1] if at else None
+    match node.step if node else None:
+        case Conv() | Dense() as layer if node:
+            return replace(layer, bias=torch.zeros_like(layer.bias)), layer.bias.abs(), node.inputs[0]
+        case Scale() as scale if node and scale.stretch is not None:
+            before = _folded(network, node.inputs[0], arithmetic)
+            if before is None:
+                return None
+            layer, constant, entering = before
+            factor, shape = scale.factor[:, 0, 0], (-1, *[1] * (layer.weight.ndim - 1))
+            size, sign = arithmetic.raised(factor.abs()), torch.where(factor < 0, -1.0, 1.0).to(factor.dtype)
+            # The parts of the factor come into the weight one by one: what may underflow on the way, and overflow.
+            lost = layer.weight.sign() * (scale.stretch * arithmetic.least).reshape(shape)
+            weight = sign.reshape(shape) * (layer.weight * size.reshape(shape) + lost)
+            between = torch.maximum(layer.weight.abs().flatten(1).amax(1), constant) * scale.stretch
+            constant = constant * size + scale.largest_bias
+            constant = constant.masked_fill(~(between < overflow_limit(arithmetic.dtype)), torch.inf)
+            return replace(layer, weight=weight), constant, entering
+    return None
