@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv.as_built import oddity
 from softadv.convolution import TransposedConv
-from softadv.models import Normalize, is_as_built, is_plain_sequential
+from softadv.models import Normalize, is_plain_sequential
 
 # Images (N, C, H, W) and labels (N,) to the gradient of the summed cross-entropy, (N, C, H, W).
 InputGradient = Callable[[Tensor, Tensor], Tensor]
@@ -151,7 +152,7 @@ class _Normalize:
 
 def plain_chain(model: nn.Module) -> list[nn.Module] | None:
     """The layers of a chain that can be differentiated by hand, or None: nested chains are unfolded."""
-    if not is_as_built(model) or model._backward_hooks or model._backward_pre_hooks:
+    if oddity(model) or model._backward_hooks or model._backward_pre_hooks:
         return None
     if is_plain_sequential(model):
         layers: list[nn.Module] = []

@@ -82,12 +82,6 @@ def is_plain_sequential(model: nn.Module) -> bool:
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
-def is_as_built(layer: nn.Module) -> bool:
-    """Whether calling a layer is calling its class's forward: no hook and no replaced method may change the result."""
-    own = "forward" in vars(layer) or type(layer).__call__ is not nn.Module.__call__
-    return not (layer._forward_hooks or layer._forward_pre_hooks or own)
-
-
 def count_neurons(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Outputs of all convolutional and linear layers for one image: the count of the paper's table 1."""
     total = 0

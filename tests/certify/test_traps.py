@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import prune
 
-from softadv.certify import certify
+from softadv.certify import DOMAINS, certify
 from softadv.errors import SoftadvError
+from softadv.gradients import plain_chain
 from softadv.models import Normalize
 
 
@@ -110,17 +112,191 @@ def test_settings_changed_inside_the_model_are_seen():
 
 def test_a_model_that_computes_something_else_than_is_read_is_found_out(engine):
     class Counting(nn.Module):
-        def __init__(self):
+        def __init__(self, traced):
             super().__init__()
-            self.calls, self.last = 0, nn.Linear(4, 3)
+            self.calls, self.traced, self.last = 0, traced, nn.Linear(4, 3)
 
         def forward(self, x):
             self.calls += 1  # torch.fx runs this code, too
             x = x.flatten(1)
-            return self.last(x) if self.calls == 1 else self.last(x + x + x + x)
+            return self.last(x) if self.calls <= self.traced else self.last(x + x + x + x)
 
-    with pytest.raises(SoftadvError, match="computes something else"):
-        ask(Counting(), torch.ones(1, 1, 2, 2), eps=0.01)
+    for traced in (1, 5):
+        with pytest.raises(SoftadvError, match="computes something else"):
+            ask(Counting(traced), torch.ones(1, 1, 2, 2), eps=0.01)
+
+
+class Asks(nn.Module):
+    """Two networks, of which a question about anything but the image chooses one."""
+
+    def __init__(self, question):
+        super().__init__()
+        self.question, self.first, self.second = (
+            question,
+            linear([[0.0], [0.0]], [1.0, 0.0]),
+            linear([[10.0], [0.0]], [-5.8, 0.0]),
+        )
+
+    def forward(self, x):
+        return (self.first if self.question(self) else self.second)(x.flatten(1))
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        lambda _: torch.is_grad_enabled(),
+        lambda _: torch.is_inference_mode_enabled(),
+        lambda model: model.training,
+        lambda _: torch.fx._symbolic_trace.is_fx_symbolic_tracing(),
+    ],
+    ids=["gradients", "inference mode", "training", "tracing"],
+)
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_model_that_asks_for_the_mode_is_refused_or_read_as_it_is_evaluated(question, gradients):
+    model, x = Asks(question), torch.full((1, 1, 1, 1), 0.68)
+    with torch.set_grad_enabled(gradients):
+        try:
+            assert not ask(model, x, eps=0.3).verified
+        except SoftadvError as error:
+            reason = str(error)
+            assert "computes something else" in reason
+
+
+class Negated(torch.utils._python_dispatch.TorchDispatchMode):
+    """Every linear layer's output with another sign, below what torch.fx sees."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        return -found if func is torch.ops.aten.addmm.default else found
+
+
+def test_what_works_below_the_trace_is_not_overlooked():
+    class Below(nn.Sequential):
+        def forward(self, x):
+            with Negated():
+                return super().forward(x)
+
+    with pytest.raises(SoftadvError, match="changes how PyTorch computes"):
+        ask(Below(nn.Flatten(), nn.Linear(4, 3)), torch.rand(1, 1, 2, 2))
+
+
+class Named(nn.Module):
+    """A part of any name, used for what it does in place, or as a weight; what it returns is dropped."""
+
+    def __init__(self, name, part):
+        super().__init__()
+        self.name, self.first = name, linear([[1.0], [-1.0]], [-0.5, 0.5])
+        self.last = linear([[-5.0, -5.0], [0.0, 0.0]], [1.0, 0.0])
+        self.add_module(name, part)
+
+    def forward(self, x):
+        h = self.first(x.flatten(1))
+        self.get_submodule(self.name)(h)
+        return self.last(h)
+
+
+@pytest.mark.parametrize("name", ["size", "shape", "view", "reshape", "flatten", "relu", "add", "dim", "output", "x"])
+def test_a_layer_with_the_name_of_a_method_is_a_layer(name):
+    model, x = Named(name, nn.ReLU(inplace=True)), torch.full((1, 1, 1, 1), 0.5)
+    assert model(x + 0.4).argmax() == 1
+    with pytest.raises(SoftadvError, match="in place"):
+        ask(model, x, eps=0.4)
+
+
+def test_a_weight_with_the_name_of_a_method_is_a_weight():
+    class Weighted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.size, self.last = nn.Parameter(torch.ones(4, 2)), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.last(x.view(self.size[0], -1))
+
+    with pytest.raises(SoftadvError, match=r"getitem|view|size"):
+        ask(Weighted(), torch.rand(1, 1, 2, 2))
+
+
+class Halved(torch.Tensor):
+    """A weight that says one thing and multiplies with another."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            image, weight, bias = (a.as_subclass(torch.Tensor) if isinstance(a, Halved) else a for a in args)
+            return F.linear(image, weight / 2, bias)
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def changed(change):
+    """A network with a layer of each kind, and a change to one of them."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).eval()
+    change(model)
+    return model
+
+
+def negative(model):
+    model[4].weight = nn.Parameter(torch._neg_view(model[4].weight.detach()))
+
+
+def conjugate(model):
+    values = torch.complex(model[4].weight.detach(), model[4].weight.detach())
+    model[4].weight = nn.Parameter(values.conj().imag)
+
+
+def quantized(model):
+    model[4].weight = nn.Parameter(model[4].weight.detach().as_subclass(Halved))
+
+
+def statistics(model):
+    model[1].running_mean = model[1].running_mean.as_subclass(Halved)
+
+
+def pruned(model):
+    prune.l1_unstructured(model[4], "weight", 0.5)
+
+
+def shadowed(model):
+    weight = model[4].weight.detach()
+    del model[4].weight
+    model[4].weight = 2 * weight
+
+
+REPLACED = {
+    "forward": lambda model: setattr(model[4], "forward", lambda x: -x),
+    "_conv_forward": lambda model: setattr(model[0], "_conv_forward", lambda x, weight, bias: -x.repeat(1, 2, 1, 1)),
+    "_check_input_dim": lambda model: setattr(model[1], "_check_input_dim", lambda x: x.neg_()),
+    "_call_impl": lambda model: setattr(model[4], "_call_impl", lambda x: nn.Linear.forward(model[4], -x)),
+    "_slow_forward": lambda model: setattr(model[2], "_slow_forward", lambda x: -x),
+    "_compiled_call_impl": lambda model: setattr(model[2], "_compiled_call_impl", lambda x: -x),
+    "_call_impl of the model": lambda model: setattr(model, "_call_impl", lambda x: nn.Sequential.forward(model, -x)),
+    "an attribute": lambda model: setattr(model[4], "scale", 2.0),
+    "negative": negative,
+    "conjugate": conjugate,
+    "quantised": quantized,
+    "statistics": statistics,
+    "pruned": pruned,
+    "shadowed": shadowed,
+    "a part": lambda model: model[4].add_module("inner", nn.ReLU()),
+}
+
+
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_layer_is_what_its_class_makes_it_or_is_refused(name):
+    model, x = changed(REPLACED[name]), torch.rand(2, 1, 2, 2)
+    with pytest.raises(SoftadvError) as caught:
+        ask(model, x)
+    message = str(caught.value)
+    assert message.startswith(("layer ", "model "))
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "name", sorted(REPLACED.keys() - {"_check_input_dim", "statistics", "_call_impl of the model"})
+)
+def test_the_attack_takes_no_odd_layer_for_a_plain_one(name):
+    model = changed(REPLACED[name])
+    assert plain_chain(nn.Sequential(model[0], *model[2:])) is None
 
 
 @pytest.mark.parametrize(
@@ -138,3 +314,14 @@ def test_arguments_that_cannot_be_read_are_one_line(function):
 
     with pytest.raises(SoftadvError, match=r"flatten|max_pool2d|avg_pool2d|boolean_dispatch|fn"):
         ask(Computes(), torch.rand(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_scores_that_are_no_numbers_make_no_image_correct(engine, domain, bad):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    model[1].bias.data.fill_(bad)
+    for label in range(3):
+        found = ask(model, torch.rand(5, 1, 2, 2), y=label, domain=domain)
+        assert not found.correct.any()
+        assert not found.verified.any()

@@ -33,7 +33,7 @@ _MOST_AT_ONCE = 512
 class Certificates:
     """What was proven about N images; every tensor is on the device of the images.
 
-    correct: bool (N,), the model classifies the image itself as y.
+    correct: bool (N,), the model classifies the image itself as y, with scores that are all finite.
     verified: bool (N,), correct, and every point of the box is classified as y.
     margin: float (N,), the lower bound of the minimum over j != y of o_y - o_j over the box; NaN where
         it was not asked for.
@@ -152,7 +152,8 @@ class _Question:
                 f"model: returns {scores.dtype} of shape {tuple(scores.shape)}, where {self.like.dtype} of shape "
                 f"{(len(x), self.network.classes)} was read"
             )
-        correct = scores.argmax(1) == labels
+        # Scores that are no numbers rank no class: argmax would call the first NaN the largest.
+        correct = (scores.argmax(1) == labels) & scores.isfinite().all(1)
         margin = lower.new_full((len(x),), torch.nan)
         wanted = torch.ones_like(correct) if self.margins else correct
         if wanted.any():

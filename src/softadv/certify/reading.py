@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import module
 
+from softadv.as_built import oddity
 from softadv.certify.layers import SUPPORTED, Reshape, layer_steps
 from softadv.certify.network import Network, Node
-from softadv.certify.rounding import evaluation_settings
 from softadv.certify.steps import Add, Copy, Flatten, Shape, Step
+from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
-from softadv.models import Normalize, is_as_built
+from softadv.models import Normalize
 
 
 def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = None) -> Network:
@@ -33,11 +34,13 @@ def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = Non
     if len({parameter.dtype for parameter in model.parameters()}) > 1:
         raise SoftadvError("model: has parameters of several floating-point types")
     for name, layer in model.named_modules():
-        place = _place(name, layer)
-        if not is_as_built(layer):
-            raise SoftadvError(f"{place}: has hooks, or a forward or __call__ of its own: it may compute anything")
+        reason = oddity(layer)
+        if reason is not None:
+            raise SoftadvError(f"{_place(name, layer)}: {reason}")
     reader = _Reader(model, in_shape, next(model.parameters(), torch.zeros(0)) if like is None else like)
-    output = reader.read(_trace(model))
+    graph = trace(model)
+    output = reader.read(graph)
+    check_other_modes(model, graph)
     if not reader.flat[output]:
         shape = reader.shapes[output]
         raise SoftadvError(f"model: ends in shape {shape}, not in a vector of class scores; is a Flatten missing?")
@@ -64,40 +67,6 @@ def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
         found.append(replace(node, inputs=tuple(places[i].pop() for i in node.inputs)))
         place(at, node.step.out_shape)
     return found
-
-
-class _Proxy(fx.Proxy):
-    """A symbol that notices `a += b`, which fx would take for `a = a + b`."""
-
-    def __iadd__(self, other: Any) -> fx.Proxy:
-        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
-
-
-class _Tracer(fx.Tracer):
-    """Stops at PyTorch's own layers and at Normalize; looks into everything else."""
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Proxy(node, self)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._arithmetic = evaluation_settings()
-
-    def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
-        if evaluation_settings() != self._arithmetic:  # the graph would not show it
-            raise SoftadvError("it changes how PyTorch computes, as autocast does")
-        return super().create_node(*arguments, **options)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) is Normalize or bool(super().is_leaf_module(m, module_qualified_name))
-
-
-def _trace(model: nn.Module) -> fx.Graph:
-    try:
-        return _Tracer().trace(model)
-    except Exception as error:  # whatever the model's own code raises when it is run on a symbol
-        reason = " ".join(str(error).split())
-        raise SoftadvError(f"model: {type(model).__name__} cannot be traced by torch.fx: {reason}") from error
 
 
 class _Reader:
@@ -200,14 +169,19 @@ def _is_size(node: fx.Node) -> bool:
     """Whether a node is x.size(0), x.shape, x.shape[0] or the like: numbers that only a reshape may use."""
     if node.target is operator.getitem:
         return isinstance(node.args[0], fx.Node) and _is_size(node.args[0])
-    return node.target == "size" or bool(node.target is getattr and node.args[1] == "shape")
+    return _is_method(node, "size") or bool(node.target is getattr and node.args[1] == "shape")
+
+
+def _is_method(node: fx.Node, name: str) -> bool:
+    """Whether a node calls a tensor's method; a module, a parameter or an argument may have the same name."""
+    return node.op == "call_method" and node.target == name
 
 
 def _is_batch_size(node: fx.Node) -> bool:
     """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
     if node.target is operator.getitem:
         return _is_size(node) and bool(node.args[1] == 0)
-    return node.target == "size" and bool(node.args[1:] == (0,))
+    return _is_method(node, "size") and bool(node.args[1:] == (0,))
 
 
 def _is_view(model: nn.Module, node: fx.Node) -> bool:

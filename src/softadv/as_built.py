@@ -1,0 +1,66 @@
+"""Is a module what its class says? Whoever computes a layer in PyTorch's place asks here first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softadv.models import Normalize
+
+# What nn.Module runs between a call and forward.
+_CALL = ("__call__", "_wrapped_call_impl", "_call_impl", "_compiled_call_impl", "_slow_forward")
+
+
+# The layers that softadv computes itself, as their classes make them: exactly these classes, since a subclass may do
+# anything. On the meta device, initialising draws no random numbers.
+_LAYERS: dict[type[nn.Module], nn.Module] = {
+    type(layer): layer
+    for layer in (
+        nn.Conv2d(1, 1, 1, device="meta"), nn.Linear(1, 1, device="meta"), nn.BatchNorm2d(1), nn.ReLU(),
+        nn.MaxPool2d(1), nn.AvgPool2d(1), nn.Flatten(), nn.Identity(), nn.Dropout(), nn.Dropout2d(),
+        Normalize((0.0,), (1.0,)),
+    )
+}  # fmt: skip
+
+
+def oddity(module: nn.Module) -> str | None:
+    """Why a call of a module may be something else than its class's forward on its weights; None: it is not.
+
+    One of PyTorch's layers that the kernels and the certifier compute themselves, or Normalize, has nothing
+    that its class does not give it, and plain tensors as weights. Any other module has at least no hooks,
+    and no call or method of its own: it is what its forward says. Backward hooks change no output.
+    """
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "has hooks: it may compute anything"
+    for name in _CALL:
+        if getattr(type(module), name) is not getattr(nn.Module, name) or name in vars(module):
+            return f"has a {name} of its own: it may compute anything"
+    if type(module) not in _LAYERS:
+        replaced = [name for name in vars(module) if callable(getattr(type(module), name, None))]
+        return f"has a {replaced[0]} of its own, not of its class: it may compute anything" if replaced else None
+    fresh = _LAYERS[type(module)]
+    parts = ("__dict__", "_parameters", "_buffers", "_modules")
+    foreign = [name for part in parts for name in getattr(module, part) if name not in getattr(fresh, part)]
+    if foreign:
+        return f"has {foreign[0]} of its own, which {type(module).__name__} does not have: it may compute anything"
+    for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+        reason = None if tensor is None else _peculiar(tensor)
+        if reason is not None:
+            return f"its {name} {reason}"
+    return None
+
+
+def has_own_code(model: nn.Module) -> bool:
+    """Whether anything but layers in nn.Sequential is called when a model is."""
+    return any(type(module) is not nn.Sequential and type(module) not in _LAYERS for module in model.modules())
+
+
+def _peculiar(tensor: Tensor) -> str | None:
+    """Why a tensor is not the numbers that lie in its memory; None: it is."""
+    if type(tensor) not in (Tensor, nn.Parameter):
+        return f"is a {type(tensor).__name__}, not a plain tensor"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_complex():
+        return f"is a tensor of layout {tensor.layout} and type {tensor.dtype}, not a plain one"
+    if tensor.is_neg() or tensor.is_conj():
+        return "is kept as the negative or conjugate of what lies in memory; give the layer its clone"
+    return None

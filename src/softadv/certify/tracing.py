@@ -1,0 +1,101 @@
+"""What a PyTorch model computes, as a graph of torch.fx; and that it is the same in every mode of evaluation."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.fx import _symbolic_trace
+
+from softadv.as_built import has_own_code
+from softadv.certify.rounding import evaluation_settings
+from softadv.errors import SoftadvError
+from softadv.models import Normalize
+
+
+class _Proxy(fx.Proxy):
+    """A symbol that notices `a += b`, which fx would take for `a = a + b`."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+
+class _Tracer(fx.Tracer):
+    """Stops at PyTorch's own layers and at Normalize; looks into everything else."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._settings = evaluation_settings()
+
+    def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
+        # The first node, the image, comes before the model's code, which is to see what an evaluation sees.
+        _hide_tracing()
+        if evaluation_settings() != self._settings:  # the graph would not show it
+            raise SoftadvError("it changes how PyTorch computes, as autocast does")
+        return super().create_node(*arguments, **options)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return type(m) is Normalize or bool(super().is_leaf_module(m, module_qualified_name))
+
+
+def _hide_tracing() -> None:
+    """Let torch.fx.is_fx_tracing() say no; Tracer.trace puts back what it said before."""
+    if hasattr(_symbolic_trace, "_set_is_fx_tracing"):
+        _symbolic_trace._set_is_fx_tracing(False)
+    else:  # before PyTorch 2.12
+        vars(_symbolic_trace)["_is_fx_tracing_flag"] = False
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """The operations of a model in the modes that it is in. Raises SoftadvError where torch.fx cannot trace it."""
+    try:
+        return _Tracer().trace(model)
+    except Exception as error:  # whatever the model's own code raises when it is run on a symbol
+        reason = " ".join(str(error).split())
+        raise SoftadvError(f"model: {type(model).__name__} cannot be traced by torch.fx: {reason}") from error
+
+
+def check_other_modes(model: nn.Module, graph: fx.Graph) -> None:
+    """Raise SoftadvError where a model is another graph in another mode: a verdict would not say which it means."""
+    if not has_own_code(model):
+        return  # there is nothing that could ask for a mode, but layers, which are read with theirs
+    operations = _operations(graph)
+    modes: list[tuple[str, AbstractContextManager[object]]] = [
+        ("with gradients", torch.enable_grad()),
+        ("under torch.no_grad()", torch.no_grad()),
+        ("under torch.inference_mode()", torch.inference_mode()),
+        ("in eval mode (call model.eval() first)", _eval_mode(model)),
+    ]
+    for name, mode in modes:
+        with torch.inference_mode(False), mode:
+            if _operations(trace(model)) != operations:
+                raise SoftadvError(f"model: {type(model).__name__} computes something else {name}")
+
+
+def _operations(graph: fx.Graph) -> list[tuple[object, ...]]:
+    """A graph's nodes, to be compared with another's."""
+    places = {node: at for at, node in enumerate(graph.nodes)}
+    return [
+        (node.op, node.target, repr(fx.map_arg((node.args, node.kwargs), lambda used: f"%{places[used]}")))
+        for node in graph.nodes
+    ]
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and then as it was."""
+    before = [(part, part.training) for part in model.modules()]
+    for part, _ in before:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
