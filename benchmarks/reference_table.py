@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from softadv._io import read_json
 from softadv.closing import verdicts_on
+from softadv.decimals import spread
 from softadv.entries import read_entries
+from softadv.evidence import Run, finished_runs, value_of
+from softadv.provenance import commit_remarks
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
 _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "certified_accuracy", "verified_share")
@@ -16,7 +19,7 @@ _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "
 def main() -> None:
     """Print the tables of every grid."""
     for folder in sorted(path for path in REFERENCE.iterdir() if path.is_dir()):
-        print(f"{folder.name}\n\n{table(folder.name)}\n\n{verdicts(folder.name)}\n")
+        print(f"{folder.name}\n\n{table(folder.name)}\n\n{provenance(folder.name)}\n\n{verdicts(folder.name)}\n")
 
 
 def table(grid: str) -> str:
@@ -25,10 +28,19 @@ def table(grid: str) -> str:
         "| setting | training | seeds | natural | PGD | AutoAttack | certified | verified |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for entry in read_json(REFERENCE / grid / "summary.json")["results"]:
-        cells = " | ".join(_cell(entry[column]) for column in _COLUMNS)
-        rows.append(f"| {entry['setting']} | {entry['method']} | {len(entry['seeds'])} | {cells} |")
+    runs: dict[tuple[str, str], list[Run]] = {}
+    for run in finished_runs(read_entries(REFERENCE / grid)):
+        runs.setdefault((run.result.trial.setting, run.result.trial.method), []).append(run)
+    for (setting, method), same in runs.items():
+        cells = " | ".join(_cell(same, column) for column in _COLUMNS)
+        rows.append(f"| {setting} | {method} | {len(same)} | {cells} |")
     return "\n".join(rows)
+
+
+def provenance(grid: str) -> str:
+    """What the records of a grid's reference do not tell of the code that made them, as a paragraph of its lines."""
+    told = " ".join(commit_remarks(finished_runs(read_entries(REFERENCE / grid))))
+    return textwrap.fill(f"{grid}: {told}", width=120, break_on_hyphens=False) if told else ""
 
 
 def verdicts(grid: str) -> str:
@@ -41,11 +53,10 @@ def verdicts(grid: str) -> str:
     return "\n".join(rows)
 
 
-def _cell(spread: dict[str, Any] | None) -> str:
-    if spread is None:
+def _cell(runs: Sequence[Run], column: str) -> str:
+    if column == "verified_share" and runs[0].result.trial.method != "soft":
         return ""
-    mean, deviation = spread["mean"], spread["deviation"]
-    return f"{100 * mean:.2f}" + ("" if deviation is None else f" ± {100 * deviation:.2f}")
+    return spread([value_of(run, column) for run in runs])
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_no_weights_at_all_are_one_line(root: Path, capsys: pytest.CaptureFixtur
     shutil.rmtree(root / "expected/reference")
     assert reproduce() == 2
     assert capsys.readouterr().err == (
-        "softadv: no reference weights for any trial of tiny with this spec; train them instead\n"
+        "softadv: no reference weights for any trial of tiny with this spec; train them instead (no grid has weights)\n"
     )
     assert not (root / "runs/tiny-from-weights").exists()
 

@@ -232,9 +232,9 @@ def test_unfinished_and_failed_trials_are_named(page: str) -> None:
 def test_the_results_are_means_with_their_spread_over_seeds(page: str) -> None:
     results = page.partition('id="results"')[2].replace("\n", "")
     deviation = 2 / math.sqrt(2)
-    assert f'<td>2</td><td class="first">91.0 ± {deviation:.1f}</td><td>60.0 ± 0.0</td>' in results
-    assert '<td class="first">40.0 ± 0.0</td><td>0.0 ± 0.0</td>' in results  # DeepPoly before Box
-    assert '<td class="first">25.0 ± 0.0</td>' in results  # 50 of 200 verified
+    assert f'<td>2</td><td class="first">91.00 ± {deviation:.2f}</td><td>60.00 ± 0.00</td>' in results
+    assert '<td class="first">40.00 ± 0.00</td><td>0.00 ± 0.00</td>' in results  # DeepPoly before Box
+    assert '<td class="first">25.00 ± 0.00</td>' in results  # 50 of 200 verified
     assert "AutoAttack" not in results
 
 
@@ -247,8 +247,8 @@ def test_autoattack_stands_beside_pgd_where_it_was_run(tmp_path: Path) -> None:
     run.write_result(replace(result, autoattack=Autoattacked(images=1000, correct=512, seconds=9.0)))
     results = report(tmp_path).partition('id="results"')[2].replace("\n", "")
     assert '<th scope="col">PGD</th><th scope="col">AutoAttack</th>' in results
-    assert '<td>60.0</td><td>51.2</td><td class="first">40.0</td>' in results
-    assert '<td>60.0</td><td>\N{EN DASH}</td><td class="first">40.0</td>' in results
+    assert '<td>60.00</td><td>51.20</td><td class="first">40.00</td>' in results
+    assert '<td>60.00</td><td>\N{EN DASH}</td><td class="first">40.00</td>' in results
     assert "AutoAttack on the first 1,000" in results
 
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
-from benchmarks.reference_table import REFERENCE, table, verdicts
+from benchmarks.reference_table import REFERENCE, provenance, table, verdicts
+
+from softadv.entries import read_entries
+from softadv.results_table import result_groups
 
 ROOT = Path(__file__).parents[1]
 GRIDS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir()) if REFERENCE.is_dir() else []
@@ -15,6 +18,23 @@ def test_the_tables_are_those_of_the_reference(document, grid):
     found = blocks(document, "| setting | training | seeds |")
     assert table(grid) in found, f"{document}: not as in {grid}: python -m benchmarks.reference_table"
     assert len(found) == len(GRIDS)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("document", ["README.md", "docs/results.md"])
+def test_a_table_says_what_its_records_do_not_tell_of_their_code(document, grid):
+    text = (ROOT / document).read_text()
+    told = provenance(grid)
+    assert "a commit with changes" in told
+    assert f"{table(grid)}\n\n{told}\n" in text, f"{document}: not as in {grid}: python -m benchmarks.reference_table"
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_report_shows_the_figures_of_the_documents(grid):
+    groups = result_groups(read_entries(REFERENCE / grid))
+    shown = [text for group in groups for row in group.rows for text in (*row.accuracies, row.autoattack)]
+    assert all(text in table(grid) for text in shown)
+    assert any("±" in text for text in shown)
 
 
 @pytest.mark.parametrize("grid", GRIDS)

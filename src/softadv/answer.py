@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from softadv.comparisons import Comparison
+from softadv.decimals import decimal
 from softadv.estimates import Estimate
 from softadv.intervals import signed
 
@@ -84,14 +85,14 @@ def _sign(estimate: Estimate) -> int | None:
 
 
 def _more(points: float) -> str:
-    size = f"{abs(points):.2f}"
+    size = decimal(abs(points))
     if float(size) == 0:
         return "the same"
     return f"{size} points {'more' if points > 0 else 'less'}"
 
 
 def _than(points: float) -> str:
-    return "as" if float(f"{points:.2f}") == 0 else "than"
+    return "as" if float(decimal(points)) == 0 else "than"
 
 
 def _ends(estimate: Estimate) -> str:

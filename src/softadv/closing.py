@@ -55,7 +55,7 @@ def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> li
 def write_page(
     folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, expected: Path, out: Path | None
 ) -> Path:
-    """Write the report's page and figures, saying so, into `out`, else into report/ in the folder; returns the page's path.
+    """Write the report's page and figures into `out`, else into report/ in the folder; returns the page's path.
 
     Raises SoftadvError for a reference without an out, since a reference holds what was measured and nothing else.
     """

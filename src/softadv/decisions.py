@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol, TypeVar
 
+from softadv.decimals import decimal
 from softadv.errors import SoftadvError
 from softadv.estimates import Answer, Estimate, all_of
 from softadv.evidence import Evidence, NotRun
@@ -113,10 +114,8 @@ def listed(findings: Sequence[Finding]) -> str:
 
 def figure(value: float, *, unit: str) -> str:
     """A value with two decimals, or as many as it takes to tell it from nothing, and a sign if it is a difference."""
-    sign = "+" if unit == "points" else ""
-    value = value if abs(value) >= 1e-9 else 0.0  # no "-0.00"
-    digits = 2 if abs(value) >= 0.005 or not value else 4
-    return f"{value:{sign}.{digits}f}"
+    tiny = abs(value) < 1e-9
+    return decimal(0.0 if tiny else value, places=2 if tiny or abs(value) >= 0.005 else 4, sign=unit == "points")
 
 
 def _item(found: Finding) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from softadv.decimals import decimal
 from softadv.estimates import Estimate
 
 WIDTH, HEIGHT = 160.0, 18.0  # of a bar, in the units of its SVG
@@ -114,12 +115,11 @@ def _text(estimate: Estimate) -> str:
 
 def signed(value: float) -> str:
     """A difference in points with its sign and two decimals."""
-    text = f"{value:+.2f}"
-    return ("0.00" if float(text) == 0 else text).replace("-", "\N{MINUS SIGN}")
+    return decimal(value, sign=True).replace("-", "\N{MINUS SIGN}")
 
 
 def _amount(value: float, unit: str) -> str:
-    return signed(value) if unit == "points" else f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    return signed(value) if unit == "points" else decimal(value).replace("-", "\N{MINUS SIGN}")
 
 
 def in_range(claimed: tuple[float, float], *, unit: str) -> str:

@@ -38,6 +38,7 @@ from softadv.arguments import (
 )
 from softadv.certifiers import Asked, check_certifier
 from softadv.certify import Rounding
+from softadv.decimals import percent
 from softadv.display import Display
 from softadv.eran import ENGINES
 from softadv.evaluation import attack_images, certified_accuracy, natural_accuracy
@@ -86,9 +87,9 @@ def evaluate(
             on_progress=stage(display.of(str(model)), "certifying", cost=cost),
         )  # fmt: skip
     rows = {
-        "natural accuracy": f"{natural_accuracy(network, x, y):.2%}",
-        f"adversarial accuracy ({name})": f"{natural_accuracy(network, attacked, y):.2%}",
-        f"certified accuracy ({certified.domain})": f"{certified.accuracy:.2%}",
+        "natural accuracy": percent(natural_accuracy(network, x, y)),
+        f"adversarial accuracy ({name})": percent(natural_accuracy(network, attacked, y)),
+        f"certified accuracy ({certified.domain})": percent(certified.accuracy),
         "certified by": certified.certifier,
     }
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
@@ -201,8 +202,8 @@ def attack(
     if save is not None:
         write_tensors(save, {"image": x, "attacked": attacked, "label": y})
     rows = {
-        "natural accuracy": f"{natural_accuracy(network, x, y):.2%}",
-        f"adversarial accuracy ({chosen})": f"{natural_accuracy(network, attacked, y):.2%}",
+        "natural accuracy": percent(natural_accuracy(network, x, y)),
+        f"adversarial accuracy ({chosen})": percent(natural_accuracy(network, attacked, y)),
         "largest change of a pixel": f"{float((attacked - x).abs().max()):.6g}",
     }
     if save is not None:

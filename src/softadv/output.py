@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from softadv.claims import Outcome, Verdict
+from softadv.decimals import percent
 from softadv.doctor import Finding
 from softadv.errors import SoftadvWarning
 from softadv.keeping import Kept
@@ -110,9 +111,9 @@ def show_verdicts(verdicts: Sequence[Verdict], *, report: Path | None) -> None:
 def show_result(result: Result, folder: Path) -> None:
     """One finished trial."""
     rows = {
-        "natural accuracy": f"{result.natural_accuracy:.2%}",
-        "adversarial accuracy": f"{result.adversarial_accuracy:.2%}",
-        **{f"certified accuracy ({c.domain})": f"{c.accuracy:.2%} of {c.images:,}" for c in result.certified},
+        "natural accuracy": percent(result.natural_accuracy),
+        "adversarial accuracy": percent(result.adversarial_accuracy),
+        **{f"certified accuracy ({c.domain})": f"{percent(c.accuracy)} of {c.images:,}" for c in result.certified},
         "ONNX parity": f"largest difference {result.parity.largest_difference:.1e}",
         "run folder": str(folder),
     }
@@ -122,8 +123,8 @@ def show_result(result: Result, folder: Path) -> None:
 def show_certification(title: str, summary: Summary, *, out: Path | None) -> None:
     """How many images a certification verified, how fast and by what margin; out: where its rows are."""
     counts: dict[str, int] = {standing: getattr(summary, standing) for standing in reversed(STANDINGS)}
-    rows = {standing: f"{count:,} ({count / summary.images:.2%})" for standing, count in counts.items()}
-    rows["certified accuracy"] = f"{summary.certified_accuracy:.2%}"
+    rows = {standing: f"{count:,} ({percent(count / summary.images)})" for standing, count in counts.items()}
+    rows["certified accuracy"] = percent(summary.certified_accuracy)
     rows["speed"] = f"{summary.images_per_second:.0f} images/s"
     if summary.least_margin is not None:
         rows["margin of the verified"] = f"least {summary.least_margin:.3g}, median {summary.median_margin:.3g}"

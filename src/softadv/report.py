@@ -23,9 +23,11 @@ from softadv.comparisons import Comparison, asks_for_soft, compare, families
 from softadv.costs import cost_groups
 from softadv.drawing import METHOD_COLOURS
 from softadv.entries import Entry, State, read_entries
+from softadv.evidence import finished_runs
 from softadv.intervals import HEIGHT, WIDTH, Bar, bar_groups, bars
 from softadv.pictures import pictures
 from softadv.progress import Report, silent
+from softadv.provenance import commit_remarks
 from softadv.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.sensitivity import sensitivities
 from softadv.series import DATASET_TITLES, DOMAIN_TITLES, Series, by_setting, spec_value
@@ -103,6 +105,7 @@ def write_report(
         domain_titles=DOMAIN_TITLES,
         method_colours=METHOD_COLOURS,
         groups=result_groups(entries),
+        remarks=commit_remarks(finished_runs(entries)),
         sensitivities=sensitivities(entries, expected),
         costs=cost_groups(entries),
         pictures=drawn,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from softadv.decimals import spread
 from softadv.entries import Entry
 from softadv.records import Result
-from softadv.series import DOMAIN_TITLES, Series, by_method, by_setting, mean_and_deviation, setting_title
+from softadv.series import DOMAIN_TITLES, Series, by_method, by_setting, setting_title
 from softadv.spec import Method
 
 
@@ -60,24 +61,17 @@ def _row(method: Method, entries: Sequence[Entry], domains: Sequence[str]) -> Ro
         title=method.capitalize(),
         seeds=seeds,
         accuracies=(
-            _percent([r.natural_accuracy for r in results], images=results[0].test_images),
-            _percent([r.adversarial_accuracy for r in results], images=results[0].test_images),
+            _percent([r.natural_accuracy for r in results]),
+            _percent([r.adversarial_accuracy for r in results]),
         ),
         autoattack=_percent([r.autoattack.accuracy for r in results if r.autoattack]),
-        certified=tuple(
-            _percent([c.accuracy for c in found], images=found[0].images if found else 0) for found in certified
-        ),
+        certified=tuple(_percent([c.accuracy for c in found]) for found in certified),
         verified_share=_percent(shares),
     )
 
 
-def _percent(values: Sequence[float], *, images: int = 0) -> str:
-    """Mean ± deviation in %, with a second decimal only where so many images carry it."""
-    if not values:
-        return "\N{EN DASH}"
-    decimals = 2 if images >= 10_000 else 1
-    mean, deviation = mean_and_deviation([100 * value for value in values])
-    return f"{mean:.{decimals}f}" + ("" if deviation is None else f" ± {deviation:.{decimals}f}")
+def _percent(values: Sequence[float]) -> str:
+    return spread(values) if values else "\N{EN DASH}"
 
 
 def _images(results: Sequence[Result]) -> str:

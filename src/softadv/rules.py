@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import fmean
 
+from softadv.decimals import decimal, percent
 from softadv.decisions import Decision, Rule, binary, known
 from softadv.domain_rules import DomainOrder, DomainSeconds, DomainTotals
 from softadv.errors import SoftadvError
@@ -68,7 +69,7 @@ class Measured:
         tolerance = max(spread, self.resolution)
         found = fmean(values)
         holds = abs(found - self.mean) <= tolerance
-        return binary(holds, f"{100 * found:.2f}%, expected {100 * self.mean:.2f}% ± {100 * tolerance:.2f}")
+        return binary(holds, f"{percent(found)}, expected {percent(self.mean)} ± {decimal(100 * tolerance)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +99,12 @@ class MeasuredRange:
         if self.over is None:
             runs = evidence.of(self.setting, self.method).values()
             mean = fmean(100 * value_of(run, self.figure) for run in runs)
-            shown = f"{FIGURES[self.figure]} {mean:.2f}%"
+            shown = f"{FIGURES[self.figure]} {decimal(mean)}%"
         else:
             mean = fmean(differences(evidence.pairs(self.setting, self.method, self.over), self.figure))
-            shown = f"{FIGURES[self.figure]}, {self.method} - {self.over}: {mean:+.2f} points"
+            shown = f"{FIGURES[self.figure]}, {self.method} - {self.over}: {decimal(mean, sign=True)} points"
         holds = self.least <= mean <= self.most
-        return binary(holds, f"{shown}, expected {self.least:.2f} to {self.most:.2f}")
+        return binary(holds, f"{shown}, expected {decimal(self.least)} to {decimal(self.most)}")
 
 
 @dataclass(frozen=True, kw_only=True)
