@@ -17,8 +17,8 @@ from softadv.training import new_learner, train_epoch
 
 pytest_plugins = ("tests.skips",)
 
-# The tests' networks are small: a second thread gains little, and loses much on a busy machine.
-torch.set_num_threads(1)
+# The tests' networks are small: a second thread gains little, and loses much on a busy machine. Unless it is asked for.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
