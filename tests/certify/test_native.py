@@ -1,5 +1,7 @@
 """The compiled kernel: what must not change its answers. tests/test_compiled.py has how it is made."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -27,6 +29,30 @@ def test_the_number_of_threads_changes_nothing():
         torch.set_num_threads(before)
     assert torch.equal(margins[0], margins[1])
     assert torch.equal(margins[0], margins[2])
+
+
+@needs_kernel
+@pytest.mark.parametrize("fails", [False, True])
+def test_pytorch_has_one_thread_meanwhile_and_the_kernel_those_that_pytorch_had(monkeypatch, fails):
+    seen = []
+
+    def spy(source, function, program, *more):
+        seen.append((torch.get_num_threads(), program.threads))
+        if fails:
+            raise ZeroDivisionError
+        return call(source, function, program, *more)
+
+    call = native.compiled.call
+    monkeypatch.setattr(native.compiled, "call", spy)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            certify(network(), *random_images((1, 8, 8), 2, seed=1), eps=0.1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {(1, 3)}
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: …")], ids=repr)

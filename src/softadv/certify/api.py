@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -95,7 +96,8 @@ def certify(
     while done < len(x):
         part = slice(done, min(done + chunk, len(x)))
         try:
-            correct[part], margin[part] = question.answer(x[part], y[part])
+            with question.threads():
+                correct[part], margin[part] = question.answer(x[part], y[part])
         except (MemoryError, RuntimeError) as error:
             tried = part.stop - part.start
             if tried == 1 or not _is_memory(error):
@@ -132,6 +134,10 @@ class _Question:
         """The engine that substitutes back; Box needs none."""
         compiled = self.like.device.type == "cpu" and self.like.dtype in (torch.float32, torch.float64)
         return NativeEngine if compiled and self.domain != "box" and native.available() else TorchEngine
+
+    def threads(self) -> AbstractContextManager[None]:
+        """What sees to it that threads wait without spinning, while an answer is computed."""
+        return native.threads_of_its_own() if self.engine is NativeEngine else nullcontext()
 
     @property
     def floats_per_image(self) -> int:

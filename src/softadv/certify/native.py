@@ -6,6 +6,9 @@ Without a compiler (compiled.py) everything runs in PyTorch (backsubstitution.py
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,28 @@ _DEPTH = 32
 
 # Certify in PyTorch even where the compiled kernel is available, to compare the two.
 disabled = compiled.disabled
+
+
+# How many threads the kernel uses; None: as many as PyTorch.
+_threads: ContextVar[int | None] = ContextVar("softadv_threads", default=None)
+
+
+@contextmanager
+def threads_of_its_own() -> Iterator[None]:
+    """Leave PyTorch one thread, and the kernel as many as PyTorch had.
+
+    An analysis has hundreds of small operations of PyTorch's, and at the end of each OpenMP's threads wait for one
+    another, spinning: on a busy machine, where one of them does not run, that takes far longer than the work itself.
+    The kernel's threads sleep until their work is done.
+    """
+    before = torch.get_num_threads()
+    token = _threads.set(_threads.get() or before)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _threads.reset(token)
 
 
 def available() -> bool:
@@ -122,7 +147,7 @@ class _Program:
         self._program = _CProgram(
             steps=len(known),
             images=len(relaxed.center),
-            threads=torch.get_num_threads(),
+            threads=_threads.get() or torch.get_num_threads(),
             step=self._hold((_Step * len(known))(*known)),
             plane=self._hold((ctypes.c_int32 * len(planes))(*planes)),
             center=self._tensor(_ordered(relaxed.center)),
