@@ -163,8 +163,15 @@ class Worker:
         if code is None:
             how = "it closed its standard output"
         elif code < 0:
-            how = f"it was killed by {signal.Signals(-code).name}"
+            how = f"it was killed by {_signal_name(-code)}"
         else:
             how = f"it ended with exit code {code}"
         words = self.last_words()
         return WorkerDied(f"{how}, saying {words!r}" if words else how)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # Python names the first and the last of the real-time signals only
+        return f"signal {number}"

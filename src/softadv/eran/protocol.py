@@ -88,17 +88,21 @@ def read_ready(line: bytes, *, request: int) -> None:
 def read_answer(line: bytes, *, request: int, among: Collection[int]) -> Answer:
     """The answer for one image, in any order.
 
-    among: the rows that are still to be answered. Raises SoftadvError for another row, and for nonsense.
+    among: the rows that are still to be answered. Raises SoftadvError for another row, for nonsense, and for a verdict
+    that its own margin denies.
     """
     said = _object(line)
     index, verdict, error = said.get("index"), said.get("verdict"), said.get("error")
-    seconds, margin = _number(said.get("seconds")), _number(said.get("margin", math.nan))
+    seconds = _number(said.get("seconds"))
+    margin = _number(said["margin"]) if "margin" in said else math.nan  # one that is there is a number
     if said.get("request") != request or type(index) is not int or verdict not in get_args(Verdict):
         raise nonsense(line)
-    if seconds is None or not 0 <= seconds < math.inf or margin is None or not isinstance(error, str | None):
+    if seconds is None or seconds < 0 or margin is None or not isinstance(error, str | None):
         raise nonsense(line)
     if index not in among:
         raise SoftadvError(f"the worker answered for image {index}, which was not asked about or is answered already")
+    if verdict == "verified" and margin <= 0:
+        raise SoftadvError(f"the worker says that image {index} is verified, with a margin of {margin:g}")
     return Answer(index, cast(Verdict, verdict), seconds, margin, error)
 
 
@@ -122,9 +126,10 @@ def _number(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:
-        return float(value)
+        number = float(value)
     except OverflowError:  # JSON's integers have no end
         return None
+    return number if math.isfinite(number) else None  # Python reads NaN and Infinity, which are not JSON
 
 
 def _is_texts(value: object) -> bool:
