@@ -198,8 +198,24 @@ def test_weights_that_are_not_numbers_leave_the_images_where_pytorch_does(digits
     with torch.no_grad():
         model[2].weight[3, 2, 1, 1] = float("nan")
     x, y = digits.test_x[:20], digits.test_y[:20]
-    how = {"eps": EPS, "alpha": ALPHA, "steps": 2, "random_start": False}
-    assert torch.equal(pgd(model, x, y, **how), in_pytorch(pgd, model, x, y, **how))
+    attack = make_attack("pgd", eps=EPS, alpha=ALPHA, steps=2, random_start=False)
+    found = attack(model, x, y, generator=None)
+    assert torch.equal(found, in_pytorch(attack, model, x, y, generator=None))
+
+
+@pytest.mark.parametrize("steps", [3, 7])
+def test_an_image_is_handed_on_only_when_its_first_lane_is_done(threads, steps):
+    """A network so small that two threads come to an image that they share at nearly the same time."""
+    model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))).float()
+    x, y = random_images((1, 6, 6), 149, seed=0)
+    x = x.float()
+    attack = make_attack("pgd", eps=0.2, alpha=0.03, steps=steps, random_start=False)
+    threads(1)
+    expected = attack(model, x, y, generator=None)
+    for count in (2, 3, 5, 7):
+        threads(count)
+        for size in range(1, len(x) + 1):
+            assert torch.equal(attack(model, x[:size], y[:size], generator=None), expected[:size]), (count, size)
 
 
 def test_images_in_any_memory_format_are_left_as_they_were(kernel_only):

@@ -19,7 +19,7 @@ from softadv.claims import expected_folder
 from softadv.data import ImageData, load_dataset
 from softadv.environment import pick_device
 from softadv.errors import SoftadvError
-from softadv.ranges import number
+from softadv.ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, MOST_SEEDS, MOST_STEPS, check_radius, number
 from softadv.saved import Saved, find_saved
 from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, packaged_grids
 
@@ -51,8 +51,12 @@ FinishedFolder = Annotated[
     Path, path_argument("The folder of a grid's runs, such as runs/smoke, or of its reference results.")
 ]
 GridOut = Annotated[Path | None, path_option("--out", "Folder for the runs; else runs/GRID.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.")]
+Seeds = Annotated[
+    int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.", min=1, max=MOST_SEEDS)
+]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.", min=1, max=MOST_EPOCHS)
+]
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, such as natural,soft.")]
 GridCertifier = Annotated[
     Certifier | None,
@@ -86,7 +90,7 @@ DatasetName = Annotated[
 ]
 EpsText = Annotated[str | None, typer.Option("--eps", help="Radius as a number or a fraction, such as 2/255.")]
 AlphaText = Annotated[str | None, typer.Option("--alpha", help="Step size of the attack, such as 0.01.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1)]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1, max=MOST_STEPS)]
 AttackName = Annotated[
     str | None, typer.Option("--attack", help="pgd, or torchattacks:NAME such as torchattacks:AutoAttack.")
 ]
@@ -98,8 +102,8 @@ CertifierName = Annotated[
         help="Who certifies: softadv itself (native), GPUPoly or ERAN; else the run's or the grid's own.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1)]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0)]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1, max=MOST_IMAGES)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0, max=MOST_SEED)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")]
 Expected = Annotated[
     Path | None, path_option("--expected", "Folder of expected results; else the checkout's expected_results.")
@@ -161,7 +165,9 @@ def chosen_expected(given: Path | None) -> Path:
 
 def chosen_radius(saved: Saved, given: str | None) -> float:
     """The radius asked for, else the trial's."""
-    return _of_trial(saved, "--eps").eps if given is None else number(given, key="--eps")
+    if given is None:
+        return _of_trial(saved, "--eps").eps
+    return check_radius(number(given, key="--eps"), key="--eps")
 
 
 def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain | None) -> tuple[Certifier, Domain]:
@@ -182,7 +188,10 @@ def chosen_attack(
 ) -> tuple[str, Attack]:
     """The attack that was asked for, with its name; what was not given is the trial's."""
     name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
-    size = _of_trial(saved, "--alpha").alpha if alpha is None else number(alpha, key="--alpha")
+    if alpha is None:
+        size = _of_trial(saved, "--alpha").alpha
+    else:
+        size = check_radius(number(alpha, key="--alpha"), key="--alpha")
     count = _of_trial(saved, "--steps").steps if steps is None else steps
     start = saved.trial is None or saved.trial.random_start
     return name, make_attack(name, eps=eps, alpha=size, steps=count, random_start=start)
@@ -206,7 +215,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise SoftadvError(f"--set: expected KEY=VALUE, got {text!r}")
         try:
             parsed[key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except ValueError:  # a bare word, or a number of thousands of digits
             parsed[key] = value
     return parsed
 

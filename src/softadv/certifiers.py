@@ -13,6 +13,7 @@ from softadv.certify import certify as certify_natively
 from softadv.environment import package_version
 from softadv.eran import Bridge, EngineReport
 from softadv.errors import SoftadvError
+from softadv.ranges import UNIT, Clip
 from softadv.spec import CERTIFIER_DOMAINS, CERTIFIERS, Certifier
 
 Engine = Certifier | Literal["eran"]
@@ -45,7 +46,7 @@ def certify(
     domain: Domain = "deeppoly",
     rounding: Rounding = "sound",
     engine: Engine = "native",
-    clip: tuple[float, float] = (0.0, 1.0),
+    clip: Clip = UNIT,
     margins: bool = True,
     memory_budget: int | None = None,
     seconds_per_image: float = 60.0,
@@ -117,7 +118,7 @@ class Asked:
         eps: float,
         domain: Domain,
         rounding: Rounding = "sound",
-        clip: tuple[float, float] = (0.0, 1.0),
+        clip: Clip = UNIT,
         margins: bool = True,
         memory_budget: int | None = None,
         on_progress: Callable[[int], None] | None = None,

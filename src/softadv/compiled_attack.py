@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from softadv import compiled
 from softadv.compiled_chain import Chain, Network
+from softadv.ranges import UNIT, Clip
 
 SOURCE = Path(__file__).with_name("attack_kernel") / "attack.cpp"
 
@@ -29,12 +30,13 @@ def missing() -> str | None:
 
 
 def climb(
-    model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, eps: float, alpha: float, steps: int
+    model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, eps: float, alpha: float, steps: int, clip: Clip = UNIT
 ) -> Tensor | None:
-    """Take steps along the sign of the slope of the cross-entropy, each cut to the ball and to [0, 1].
+    """Take steps along the sign of the slope of the cross-entropy, each cut to the ball and to clip.
 
     x, start: (N, C, H, W), the balls' centres and where to begin, which may be overwritten; y: int64 (N,).
-    eps, alpha: in the units of x. The model is taken to be in eval mode, whatever mode it is in.
+    eps, alpha: in the units of x. clip: the lowest and the highest pixel.
+    The model is taken to be in eval mode, whatever mode it is in.
     Returns the images reached, (N, C, H, W), or None for what the kernel does not do.
     Raises MemoryError where memory runs out.
     """
@@ -44,7 +46,15 @@ def climb(
     if chain is None:
         return None
     point = start.contiguous()
-    attack = _CAttack(network=chain.network(), steps=steps, eps=eps, alpha=alpha, point=point.data_ptr())
+    attack = _CAttack(
+        network=chain.network(),
+        steps=steps,
+        eps=eps,
+        alpha=alpha,
+        lowest=clip[0],
+        highest=clip[1],
+        point=point.data_ptr(),
+    )
     compiled.call(SOURCE, "climb", attack)
     return point
 
@@ -55,6 +65,6 @@ class _CAttack(ctypes.Structure):
     _fields_ = (
         ("network", Network),
         ("steps", ctypes.c_int32),
-        *((name, ctypes.c_float) for name in ("eps", "alpha")),
+        *((name, ctypes.c_float) for name in ("eps", "alpha", "lowest", "highest")),
         ("point", ctypes.c_void_p),
     )

@@ -15,6 +15,7 @@ from softadv.data import ImageData
 from softadv.evaluation import adversarial_accuracy, attack_images, certified_accuracy
 from softadv.export import check_parity, export_onnx
 from softadv.models import IMAGE_SHAPES, count_neurons
+from softadv.modes import in_eval_mode
 from softadv.progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
 from softadv.records import Autoattacked, Certified, Parity, Result
 from softadv.run_folder import EXAMPLES, MODEL, WEIGHTS, RunFolder
@@ -112,6 +113,7 @@ def _autoattack(model: nn.Module, *, trial: Trial, data: ImageData, report: Repo
     return Autoattacked(images=count, correct=round(accuracy * count), seconds=time.perf_counter() - started)
 
 
+@in_eval_mode
 def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: ImageData) -> None:
     """The first test images, their attacks and what the model and the certifier say of them."""
     x, y = data.test_x[:_EXAMPLES], data.test_y[:_EXAMPLES]

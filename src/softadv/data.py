@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softadv.errors import SoftadvError
+from softadv.errors import NotFiniteError, SoftadvError
 from softadv.models import CLASSES, IMAGE_SHAPES
+from softadv.ranges import Clip
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -96,6 +97,30 @@ def check_images(x: Tensor, y: Tensor) -> None:
         bad = (~x.isfinite()).flatten(1).any(1).nonzero()
         where = f"image {int(bad[0])} has pixels that are" if len(bad) else "the sum of the pixels is"
         raise SoftadvError(f"x: {where} NaN or infinite")
+
+
+def check_pixels(x: Tensor, *, clip: Clip) -> None:
+    """Raise SoftadvError unless all pixels of x lie within clip."""
+    if len(x) and not (x.min() >= clip[0] and x.max() <= clip[1]):
+        raise SoftadvError(f"x: pixels lie in [{x.min():g}, {x.max():g}], outside clip [{clip[0]:g}, {clip[1]:g}]")
+
+
+def check_labels(y: Tensor, *, classes: int) -> None:
+    """Raise SoftadvError unless all labels are of 0..classes - 1."""
+    if len(y) and (y.min() < 0 or y.max() >= classes):
+        raise SoftadvError(f"y: labels lie in {int(y.min())}..{int(y.max())}, the model has classes 0..{classes - 1}")
+
+
+def check_finite(values: Tensor, *, what: str) -> None:
+    """Raise NotFiniteError that begins with `what` and an image's number unless all values are finite.
+
+    values: (N, ...), with a row an image. A GPU is waited for.
+    """
+    bad = (~values.isfinite()).flatten(1).any(1).nonzero().flatten()
+    if len(bad):
+        raise NotFiniteError(
+            f"{what} {int(bad[0])} are NaN or infinite: the model has diverged, or its numbers overflow"
+        )
 
 
 def load_dataset(name: str, root: str | Path | None = None) -> ImageData:

@@ -1,4 +1,8 @@
-"""Natural, adversarial and certified accuracy of a model."""
+"""Natural, adversarial and certified accuracy of a model, in eval mode; it is left in the mode it was in.
+
+NotFiniteError is raised where the scores of a model, or what an attack found, are NaN or infinite: a count of such
+images would be no accuracy.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,30 @@ from torch import Tensor, nn
 from softadv.attacks import Attack
 from softadv.certifiers import Asked, Engine, chosen_certifier
 from softadv.certify import Domain
+from softadv.data import check_finite
+from softadv.errors import SoftadvError
+from softadv.modes import in_eval_mode
 from softadv.records import Certified
 
 # Large enough to keep two cores busy, small enough for their caches.
 _BATCH = 500
 
 
+@in_eval_mode
 def natural_accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """The fraction of images classified correctly. x: float (N, C, H, W); y: int64 (N,)."""
-    with torch.no_grad():
-        right = [(model(a).argmax(1) == b).sum() for a, b in zip(x.split(_BATCH), y.split(_BATCH), strict=True)]
-    return int(torch.stack(right).sum()) / len(x)
+    return int((_scores(model, x).argmax(1) == y).sum()) / len(x)
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's scores (N, K). Raises SoftadvError where there are no images, or a score is NaN or infinite."""
+    if not len(x):
+        raise SoftadvError("x: there is no image, so there is no accuracy")
+    # A copy: a model that begins with an in-place layer would change the images.
+    scores = torch.cat([model(images.clone()) for images in x.split(_BATCH)])
+    check_finite(scores, what="the scores of image")
+    return scores
 
 
 def adversarial_accuracy(
@@ -38,6 +55,7 @@ def adversarial_accuracy(
     return natural_accuracy(model, attacked, y)
 
 
+@in_eval_mode
 def attack_images(
     model: nn.Module,
     x: Tensor,
@@ -58,9 +76,12 @@ def attack_images(
         done += len(images)
         if on_progress is not None:
             on_progress(done)
-    return torch.cat(found)
+    attacked = torch.cat(found)
+    check_finite(attacked, what="the pixels found for image")
+    return attacked
 
 
+@in_eval_mode
 def certified_accuracy(
     model: nn.Module,
     x: Tensor,
@@ -72,6 +93,7 @@ def certified_accuracy(
     on_progress: Callable[[int], None] | None = None,
 ) -> Certified:
     """How many images are classified correctly on their whole box, and the seconds it took to prove."""
+    _scores(model, x)  # one that has none for an image would count as one that is merely unverified
     started = time.perf_counter()
     with Asked(chosen_certifier(engine, domain=domain)) as asked:
         certificates, provenance = asked.certify(

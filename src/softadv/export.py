@@ -16,7 +16,9 @@ from softadv._io import write_bytes
 from softadv.certify.network import Network, Node
 from softadv.certify.reading import read_network
 from softadv.certify.steps import Conv, Dense, Flatten, Relu, Scale
+from softadv.data import check_finite
 from softadv.errors import SoftadvError
+from softadv.modes import in_eval_mode
 from softadv.records import Parity
 
 # The newest that ERAN's reader, written for onnx 1.5 to 1.8, takes.
@@ -24,13 +26,15 @@ _OPSET = 13
 _IR_VERSION = 7
 
 
+@in_eval_mode
 def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, int]) -> None:
     """Write a model to an ONNX file, atomically; the same weights give the same bytes.
 
     Only operators that every reader takes: Conv, Relu, Reshape with a constant shape, Gemm with
     transB = 1, and a leading Sub and Div for Normalize; float32, a literal batch of 1.
 
-    image_shape: (C, H, W). Raises SoftadvError for a model of other operations, naming the first.
+    image_shape: (C, H, W). The model is exported as it is in eval mode. Raises SoftadvError for a model of other
+    operations, naming the first.
     """
     network = read_network(model, image_shape)
     proto = helper.make_model(
@@ -43,17 +47,22 @@ def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, in
     write_bytes(path, proto.SerializeToString(deterministic=True))
 
 
+@in_eval_mode
 def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
     """Compare a model with its ONNX file in onnxruntime, image by image on the CPU.
 
     x: float (N, C, H, W), on the model's device. A difference of outputs counts relative to the output
-    where that is above 1, since float32 resolves no better.
+    where that is above 1, since float32 resolves no better. The model is used in eval mode. Raises NotFiniteError
+    where the scores of either are NaN or infinite.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (name,) = [value.name for value in session.get_inputs()]
     with torch.no_grad():
-        ours = model(x).cpu().numpy()
+        scores = model(x.clone()).cpu()
+    check_finite(scores, what="the scores of image")
+    ours = scores.numpy()
     theirs = np.concatenate([session.run(None, {name: image[None]})[0] for image in x.cpu().float().numpy()])
+    check_finite(torch.from_numpy(theirs), what=f"{path}: in onnxruntime the scores of image")
     return Parity(
         images=len(x),
         largest_difference=float((np.abs(ours - theirs) / np.maximum(np.abs(ours), 1)).max()),

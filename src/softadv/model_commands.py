@@ -46,6 +46,7 @@ from softadv.export import check_parity, export_onnx
 from softadv.models import IMAGE_SHAPES
 from softadv.parity import compare_engines, parity_tables
 from softadv.progress import ATTACK_COST, CERTIFICATION_COST, stage
+from softadv.ranges import MOST_IMAGES
 from softadv.run_folder import MODEL
 from softadv.verdict_file import answer, check_name, opened
 from softadv.verdicts import Question, Split, summarize
@@ -144,7 +145,7 @@ def parity(
     data: DataRoot = None,
     dataset: DatasetName = None,
     eps: EpsText = None,
-    images: Annotated[int, typer.Option(help="The first so many test images.", min=1)] = 100,
+    images: Annotated[int, typer.Option(help="The first so many test images.", min=1, max=MOST_IMAGES)] = 100,
     seed: Seed = 0,
     device: DeviceName = "auto",
 ) -> int:

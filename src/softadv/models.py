@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.errors import SoftadvError
+from softadv.modes import in_eval_mode
 
 CLASSES = 10
 
@@ -82,6 +83,7 @@ def is_plain_sequential(model: nn.Module) -> bool:
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
+@in_eval_mode
 def count_neurons(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Outputs of all convolutional and linear layers for one image: the count of the paper's table 1."""
     total = 0

@@ -18,6 +18,7 @@ from softadv.certify import Certificates, Domain, certify
 from softadv.certify.rounding import box
 from softadv.eran import ENGINES, Bridge, EngineName, EngineReport
 from softadv.errors import SoftadvError
+from softadv.modes import in_eval_mode
 
 # What each engine computes, too, on paper.
 COUNTERPARTS: dict[EngineName, Domain] = {
@@ -190,6 +191,7 @@ def _compare(y: Tensor, native: dict[Domain, Certificates], found: Certificates,
     )
 
 
+@in_eval_mode
 def _refute(
     model: nn.Module,
     x: Tensor,

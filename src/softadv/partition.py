@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from softadv.certifiers import Asked, Engine, chosen_certifier
 from softadv.certify import Domain
+from softadv.ranges import UNIT, Clip
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,19 @@ def partition(
     eps: float,
     domain: Domain = "deeppoly",
     engine: Engine = "native",
+    clip: Clip = UNIT,
     on_progress: Callable[[int], None] | None = None,
 ) -> Partition:
     """Split images by whether the model classifies them correctly, and provably so over their box.
 
-    x: float (N, C, H, W) in [0, 1]; y: int64 (N,); eps: L-infinity radius in the units of x.
-    Misclassified images are not certified at all: nothing could be proven. Raises what certify raises.
+    x: float (N, C, H, W), pixels within clip; y: int64 (N,); eps: L-infinity radius in the units of x.
+    clip: the lowest and the highest pixel there can be.
+    Misclassified images are not certified at all: nothing could be proven. The model is
+    used in eval mode and left in the mode it was in. Raises what certify raises.
     """
     with Asked(chosen_certifier(engine, domain=domain)) as asked:
         certificates, provenance = asked.certify(
-            model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress
+            model, x, y, eps=eps, domain=domain, clip=clip, margins=False, on_progress=on_progress
         )
     return Partition(
         misclassified=~certificates.correct,

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from softadv.certify import DOMAINS, certify
+from softadv.certify.reading import read_network
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 from tests.networks import Residual
@@ -160,13 +161,15 @@ def test_certify_leaves_the_images_as_they_are():
 
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d(1), nn.Dropout(0.3), nn.Dropout2d(0.3)], ids=str)
-def test_a_layer_in_training_mode_is_named_with_the_way_out(layer):
+def test_a_layer_in_training_mode_is_certified_as_in_eval_mode_and_left_so(layer):
     model = classifier(nn.Conv2d(1, 1, 1), nn.Sequential(layer), features=16)
-    certify(model, torch.rand(2, 1, 4, 4), torch.tensor([0, 1]), eps=0.1)
+    x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    expected = certify(model, x, y, eps=0.1)
     layer.train()
-    message = refusal(model)
-    assert "1.0" in message
-    assert "eval()" in message
+    assert torch.equal(certify(model, x, y, eps=0.1).margin, expected.margin)
+    assert layer.training
+    with pytest.raises(SoftadvError, match=r"1\.0.*eval\(\)"):  # whoever reads it without setting the mode
+        read_network(model, (1, 4, 4))
 
 
 def test_max_pooling_has_no_zonotope():

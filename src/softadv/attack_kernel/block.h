@@ -10,10 +10,11 @@
 #include "pass.h"
 
 struct Attack {
-    Network network;  // its images are the centres of the balls
+    Network network;        // its images are the centres of the balls
     int32_t steps;
     float eps, alpha;
-    float* point;     // (images, channels, height, width): the start, replaced by what the attack finds
+    float lowest, highest;  // pixel
+    float* point;           // (images, channels, height, width): the start, replaced by what the attack finds
 };
 
 // Which lane attacks which image when: all lanes are busy to the end, however many images there are (McNaughton's
@@ -93,11 +94,11 @@ class Block : Pass<Lanes> {
         this->read_labels(entering);
     }
 
-    // A step of one neuron of the image along the sign of its slope, back into its ball and into [0, 1].
+    // A step of one neuron of the image along the sign of its slope, back into its ball and the range of the pixels.
     void advance(int64_t k, Vec slope) {
         Vec low = center_[k] - attack_.eps, high = center_[k] + attack_.eps;
-        low = low < 0.0f ? Vec{} : low;
-        high = high > 1.0f ? this->all(1) : high;
+        low = low < attack_.lowest ? this->all(attack_.lowest) : low;
+        high = high > attack_.highest ? this->all(attack_.highest) : high;
         Vec& value = values_[0][k];
         value += slope > 0.0f ? this->all(attack_.alpha) : slope < 0.0f ? this->all(-attack_.alpha) : Vec{};
         value = value < low ? low : value;

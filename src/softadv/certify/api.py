@@ -18,8 +18,10 @@ from softadv.certify.network import Network
 from softadv.certify.reading import read_network
 from softadv.certify.rounding import box, check_evaluation
 from softadv.certify.steps import Conv
-from softadv.data import check_images
+from softadv.data import check_images, check_labels, check_pixels
 from softadv.errors import SoftadvError
+from softadv.modes import in_eval_mode
+from softadv.ranges import UNIT, Clip, check_clip, check_radius
 
 Rounding = Literal["sound", "none"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
@@ -45,6 +47,7 @@ class Certificates:
     margin: Tensor
 
 
+@in_eval_mode
 def certify(
     model: nn.Module,
     x: Tensor,
@@ -53,7 +56,7 @@ def certify(
     eps: float,
     domain: Domain = "deeppoly",
     rounding: Rounding = "sound",
-    clip: tuple[float, float] = (0.0, 1.0),
+    clip: Clip = UNIT,
     margins: bool = True,
     memory_budget: int | None = None,
     on_progress: Callable[[int], None] | None = None,
@@ -76,16 +79,20 @@ def certify(
         the chunk is halved.
     on_progress: called after each chunk with the number of images done so far.
 
-    The analysis runs in the model's floating-point type on the model's device. Raises SoftadvError for
-    a model that cannot be read, inputs out of range, or an arithmetic that sound mode does not cover.
+    The analysis runs in the model's floating-point type on the model's device. The model is certified as it is in
+    eval mode, and left in the mode it was in. Raises SoftadvError for a model that cannot be read, inputs out of
+    range, or an arithmetic that sound mode does not cover.
     """
     for name, value, known in (("domain", domain, DOMAINS), ("rounding", rounding, ROUNDINGS)):
         if value not in known:
             raise SoftadvError(f"{name}: unknown name {value!r}, expected one of {', '.join(known)}")
+    clip = check_clip(clip)
+    eps = check_radius(eps, clip=clip)
     check_images(x, y)
     like = next(model.parameters(), x)
     network = read_network(model, (x.shape[1], x.shape[2], x.shape[3]), like=like)
-    _check_ranges(x, y, eps=eps, clip=clip, classes=network.classes)
+    check_pixels(x, clip=clip)
+    check_labels(y, classes=network.classes)
     question = _Question(model, network, eps, domain, rounding, clip, margins, like)
     budget = memory_budget or _default_budget(question.like.device)
     chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
@@ -120,7 +127,7 @@ class _Question:
     eps: float
     domain: Domain
     rounding: Rounding
-    clip: tuple[float, float]
+    clip: Clip
     margins: bool
     like: Tensor
 
@@ -201,15 +208,6 @@ def _check_convolutions(network: Network, device: torch.device) -> None:
                 f"rounding: {library} may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "
                 f"set {instead}, or ask for rounding='none'"
             )
-
-
-def _check_ranges(x: Tensor, y: Tensor, *, eps: float, clip: tuple[float, float], classes: int) -> None:
-    if not 0 <= eps < float("inf"):
-        raise SoftadvError(f"eps: expected a radius of 0 or more, got {eps}")
-    if len(x) and (x.min() < clip[0] or x.max() > clip[1]):
-        raise SoftadvError(f"x: pixels lie in [{x.min():g}, {x.max():g}], outside clip [{clip[0]:g}, {clip[1]:g}]")
-    if len(y) and (y.min() < 0 or y.max() >= classes):
-        raise SoftadvError(f"y: labels lie in {int(y.min())}..{int(y.max())}, the model has classes 0..{classes - 1}")
 
 
 def _default_budget(device: torch.device) -> int:

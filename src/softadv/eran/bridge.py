@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from softadv.certify import ROUNDINGS, Certificates, Rounding
-from softadv.data import check_images
+from softadv.data import check_images, check_labels, check_pixels
 from softadv.eran.asking import Asker, Request
 from softadv.eran.files import EngineModel, write_boxes, write_model
 from softadv.eran.protocol import ENGINES, Answer, EngineName, Offer
 from softadv.errors import SoftadvError
+from softadv.modes import in_eval_mode
+from softadv.ranges import UNIT, Clip, check_clip, check_radius
 
 # Images whose boxes are written at a time: a few megabytes.
 _BATCH = 256
@@ -58,7 +60,7 @@ def certify_with(
     *,
     engine: EngineName,
     eps: float,
-    clip: tuple[float, float] = (0.0, 1.0),
+    clip: Clip = UNIT,
     rounding: Rounding = "sound",
     seconds_per_image: float = 60.0,
     memory_limit: int | None = None,
@@ -128,32 +130,39 @@ class Bridge:
         y: Tensor,
         *,
         eps: float,
-        clip: tuple[float, float] = (0.0, 1.0),
+        clip: Clip = UNIT,
         rounding: Rounding = "sound",
         memory_limit: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Certificates, EngineReport]:
         """What softadv.certify would answer, and what there is to say of the engine.
 
-        model: a float32 module that can be exported. x: float (N, C, H, W), pixels within clip; y: int64 (N,).
-        eps: radius, in the units of x. rounding: "none" lets GPUPoly leave rounding errors unbounded; ERAN
-        bounds them always. memory_limit: the resident size of the engine's process, in bytes, past which it is
-        started anew between two images (by default 4 GiB, and half as much again as it needs for the model where
-        that is more). on_progress: called with the number of images done so far.
+        model: a float32 module that can be exported; it is used in eval mode.
+        x: float (N, C, H, W), pixels within clip; y: int64 (N,). eps: radius, in the units of x.
+        rounding: "none" lets GPUPoly leave rounding errors unbounded; ERAN bounds them always.
+        memory_limit: the resident size of the engine's process, in bytes, past which it is started anew between two
+        images (by default 4 GiB, and half as much again as it needs for the model where that is more).
+        on_progress: called with the number of images done so far.
 
         Misclassified images are not asked about. Margins are NaN where the engine gives none. Raises
         SoftadvError for inputs out of range, a model that the engine does not read or reads as another, a
         worker that talks nonsense, and one that fails on many images in succession.
         """
+        clip = check_clip(clip)
+        eps = check_radius(eps, clip=clip)
+        if rounding not in ROUNDINGS:
+            raise SoftadvError(f"rounding: unknown name {rounding!r}, expected one of {', '.join(ROUNDINGS)}")
         check_images(x, y)
+        check_pixels(x, clip=clip)
         if memory_limit is not None and memory_limit <= 0:
             raise SoftadvError(f"memory_limit: expected a positive number of bytes, got {memory_limit}")
         like = next(model.parameters(), x)
         network = write_model(model, self._folder, image_shape=(x.shape[1], x.shape[2], x.shape[3]))
         outputs = _outputs(model, x, like)
         labels = y.cpu()
-        _check_ranges(x, labels, eps=eps, clip=clip, rounding=rounding, classes=outputs.shape[1])
-        correct = outputs.argmax(1) == labels
+        check_labels(labels, classes=outputs.shape[1])
+        # Scores that are no numbers rank no class.
+        correct = (outputs.argmax(1) == labels) & outputs.isfinite().all(1)
         limit = _MEMORY_LIMIT if memory_limit is None else memory_limit
         question = _Question(self._asker, self._folder, network, clip, rounding == "sound", limit)
         asked = correct.nonzero().flatten()
@@ -197,7 +206,7 @@ class _Question:
     asker: Asker
     folder: Path
     network: EngineModel
-    clip: tuple[float, float]
+    clip: Clip
     sound: bool
     memory_limit: int
 
@@ -237,22 +246,10 @@ class _Question:
                     )
 
 
+@in_eval_mode
 @torch.no_grad()
 def _outputs(model: nn.Module, x: Tensor, like: Tensor) -> Tensor:
     """The model's outputs (N, K), on the CPU."""
     # A copy: a model that begins with an in-place layer would change the images.
     parts = [model(part.to(like.device, like.dtype, copy=True)).cpu() for part in x.split(_IMAGES_AT_ONCE)]
     return torch.cat(parts)
-
-
-def _check_ranges(
-    x: Tensor, y: Tensor, *, eps: float, clip: tuple[float, float], rounding: Rounding, classes: int
-) -> None:
-    if rounding not in ROUNDINGS:
-        raise SoftadvError(f"rounding: unknown name {rounding!r}, expected one of {', '.join(ROUNDINGS)}")
-    if not 0 <= eps < float("inf"):
-        raise SoftadvError(f"eps: expected a radius of 0 or more, got {eps}")
-    if len(x) and not (x.min() >= clip[0] and x.max() <= clip[1]):
-        raise SoftadvError(f"x: pixels lie in [{x.min():g}, {x.max():g}], outside clip [{clip[0]:g}, {clip[1]:g}]")
-    if len(y) and (y.min() < 0 or y.max() >= classes):
-        raise SoftadvError(f"y: labels lie in {int(y.min())}..{int(y.max())}, the model has classes 0..{classes - 1}")
