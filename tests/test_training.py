@@ -262,9 +262,9 @@ def test_the_device_is_asked_nothing_between_the_first_step_and_the_last(trained
         train_epoch(learner, *images, trial=trial, epoch=2, attack=lambda _m, x, _y, generator: x, on_progress=progress)
     assert len(asked) >= 2
     assert len(set(asked)) == 1
-    # The test sees what it looks for: the loss is asked for at the end.
+    # The test sees what it looks for: whether all is finite, and the loss, are asked for at the end.
     assert questions.asked[-1] == "_local_scalar_dense"
-    assert len(questions.asked) == asked[-1] + 1
+    assert len(questions.asked) == asked[-1] + 2
 
 
 def test_a_gpus_seconds_are_its_own_and_asked_for_at_the_end(monkeypatch):

@@ -15,7 +15,7 @@ import typer
 from softadv import environment, grid_commands, model_commands, output
 from softadv.arguments import DataRoot
 from softadv.doctor import examine
-from softadv.errors import SoftadvError
+from softadv.errors import DivergedError, SoftadvError
 
 app = typer.Typer(
     help="Soft adversarial training: certify the training set, attack only what is not verified.",
@@ -61,6 +61,9 @@ def _run(arguments: list[str] | None) -> int:
     except typer.TyperException as error:
         output.complain(f"{' '.join(error.format_message().split())} (see --help)")
         return 2
+    except DivergedError as error:
+        output.complain(str(error))
+        return 1
     except SoftadvError as error:
         output.complain(str(error))
         return 2

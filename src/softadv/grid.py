@@ -16,7 +16,7 @@ import torch
 from softadv._io import make_folder, read_json, write_json, write_text
 from softadv.certifiers import check_certifier
 from softadv.data import ImageData, load_dataset
-from softadv.errors import SoftadvError
+from softadv.errors import DivergedError, SoftadvError
 from softadv.progress import Report
 from softadv.run_folder import GRID, TRACEBACK, RunFolder, delete_run
 from softadv.spec import Grid, Trial
@@ -126,6 +126,10 @@ def for_each_trial(prepared: Prepared, work: Callable[[Trial], object], *, repor
         try:
             work(trial)
             finished.append(trial.name)
+        except DivergedError as error:
+            write_text(traceback_file, f"{error}\n")
+            report(trial.name, "failed", 0)
+            failed.append(trial.name)
         except SoftadvError as error:
             write_text(traceback_file, f"{error}\n")
             report(trial.name, "refused", 0)

@@ -9,7 +9,7 @@ the order of summation within products.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from softadv.attacks import Pgd
 from softadv.cuda_graphs import Replays, bucket
+from softadv.divergence import divergence
+from softadv.errors import DivergedError, NotFiniteError
 from softadv.spec import Trial
 from softadv.training import (
     Learner,
@@ -57,7 +59,7 @@ class Stack(nn.Module):
             logits: Tensor = torch.func.functional_call(form, state, (x,))
             return logits
 
-        return torch.func.vmap(one)(state, x.unflatten(0, (self.size, -1))).flatten(0, 1)
+        return torch.func.vmap(one, randomness="different")(state, x.unflatten(0, (self.size, -1))).flatten(0, 1)
 
 
 def can_be_stacked(trial: Trial) -> bool:
@@ -67,6 +69,15 @@ def can_be_stacked(trial: Trial) -> bool:
     """
     alike = trial.update == "mixed" or trial.method != "soft"
     return alike and trial.augment == "none" and trial.attack == "pgd"
+
+
+class MembersDivergedError(NotFiniteError):
+    """Learners of a team have diverged; none of the team has been changed."""
+
+    def __init__(self, errors: Mapping[int, DivergedError]) -> None:
+        """errors: by the learner's place in the team."""
+        super().__init__("; ".join(str(error) for error in errors.values()))
+        self.errors = dict(errors)
 
 
 class Team:
@@ -95,16 +106,21 @@ class Team:
         x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the learners' device. on_progress: one for each learner.
         Each learner's random numbers are those it would draw alone. Learners, optimizers and partitions are left as
         after an epoch alone. An epoch's seconds of attack and update are a learner's share of the whole.
+        Raises MembersDivergedError where a learner's loss or weights are NaN or infinite: then no learner is changed.
         """
         trials, learners = self._trials, self._learners
         alone = [Seconds(x.device) for _ in trials]
-        for learner, trial, seconds, told in zip(learners, trials, alone, on_progress, strict=True):
-            split_if_due(learner, x, y, trial=trial, epoch=epoch, seconds=seconds, on_progress=told)
+        for place, (learner, trial, seconds, told) in enumerate(zip(learners, trials, alone, on_progress, strict=True)):
+            try:
+                split_if_due(learner, x, y, trial=trial, epoch=epoch, seconds=seconds, on_progress=told)
+            except NotFiniteError as error:
+                raise MembersDivergedError({place: DivergedError(str(error), epoch=epoch)}) from error
         members = list(zip(trials, learners, strict=True))
         plans = [plan_epoch(trial, epoch, learner.partition, y) for trial, learner in members]
         starts = [generator_for(trial, epoch, "attack", x.device) for trial in trials]
         together = Seconds(x.device)
         totals = torch.zeros(len(trials), device=x.device)
+        losses: list[Tensor] = []
         done = 0
         with rounding_to_tf32(trials[0].tf32):
             for steps in zip(*plans, strict=True):
@@ -114,11 +130,14 @@ class Team:
                     with together.spent_on("attack"):
                         self._attack(attack, inputs, labels, steps, starts)
                 with together.spent_on("update"):
-                    totals += self._update(inputs, labels) * images.shape[1]
+                    loss = self._update(inputs, labels)
+                    totals += loss * images.shape[1]
+                losses.append(loss)
                 done += images.shape[1]
                 for told in on_progress:
                     told("training", done)
-            self._hand_back()
+        self._check(torch.stack(losses), totals, epoch=epoch)
+        self._hand_back()
         for seconds in (*alone, together):
             seconds.settle()
         return [
@@ -161,6 +180,18 @@ class Team:
 
         return self._replays.run("update", update, inputs.flatten(0, 1), labels.flatten())
 
+    def _check(self, losses: Tensor, totals: Tensor, *, epoch: int) -> None:
+        """Raise MembersDivergedError for learners that an epoch led to NaN or infinity. losses: (steps, S)."""
+        errors = {}
+        state = self._stack.state_dict()
+        for place, total in enumerate(totals):
+            own = {name.replace("/", "."): value[place] for name, value in state.items()}
+            error = divergence(losses[:, place], total, own, epoch=epoch, steps=len(losses))
+            if error is not None:
+                errors[place] = error
+        if errors:
+            raise MembersDivergedError(errors)
+
     @torch.no_grad()
     def _hand_back(self) -> None:
         """Put every learner to where it would be alone."""
@@ -171,11 +202,19 @@ class Team:
                 learner.optimizer.state[own] = {
                     key: (value if value.ndim == 0 else value[place]).clone() for key, value in state.items()
                 }
+        for buffer, of_learners in self._buffers():
+            for place, own_buffer in enumerate(of_learners):
+                own_buffer.copy_(buffer[place])
 
     def _parameters(self) -> Iterator[tuple[nn.Parameter, tuple[nn.Parameter, ...]]]:
         """Each of the stack's parameters, and the learners' of which it is made."""
         theirs = zip(*(learner.model.parameters() for learner in self._learners), strict=True)
         return zip(self._stack.parameters(), theirs, strict=True)
+
+    def _buffers(self) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
+        """Each of the stack's buffers, and the learners' of which it is made."""
+        theirs = zip(*(learner.model.buffers() for learner in self._learners), strict=True)
+        return zip(self._stack.buffers(), theirs, strict=True)
 
 
 def _share(alone: Seconds, together: Seconds, *, of: int) -> Seconds:

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from softadv import compiled_attack, compiled_update
 from softadv.attacks import Attack, Pgd, make_attack
 from softadv.cuda_graphs import Replays, bucket
+from softadv.divergence import divergence
+from softadv.errors import DivergedError, NotFiniteError
+from softadv.modes import in_eval_mode, training_mode
 from softadv.partition import Partition, partition
 from softadv.spec import Trial
 
@@ -120,7 +123,9 @@ def train_epoch(
     out the same whether or not the run was interrupted before it.
 
     x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the model's device. epoch: from 1.
+    The model is certified and attacked in eval mode, updated in training mode, and left in the mode it was in.
     The device is told what to do and asked nothing until the epoch ends, so that it never waits for the next order.
+    Raises DivergedError where a loss or a weight is NaN or infinite; the learner is of no use then.
     """
     seconds = Seconds(x.device)
     if trial.augment == "crop-flip":
@@ -129,19 +134,33 @@ def train_epoch(
     starts = generator_for(trial, epoch, "attack", x.device)
     attack = replayed(attack, learner, most=trial.batch_size, tf32=trial.tf32)
     total = torch.zeros((), device=x.device)
+    losses: list[Tensor] = []
+    plan = plan_epoch(trial, epoch, learner.partition, y)
     done = 0
-    with rounding_to_tf32(trial.tf32):
-        for step in plan_epoch(trial, epoch, learner.partition, y):
-            inputs, labels = x[step.images], y[step.images]
-            if len(step.attacked):
-                with seconds.spent_on("attack"):
-                    chosen, theirs = inputs[step.attacked], labels[step.attacked]
-                    inputs[step.attacked] = attack(learner.model, chosen, theirs, generator=starts)
-            with seconds.spent_on("update"):
-                total += _update(learner, trial, inputs, labels) * len(inputs)
-            done += len(inputs)
-            on_progress("training", done)
+
+    def diverged() -> DivergedError | None:
+        of_steps = torch.stack(losses) if losses else total.new_zeros(0)
+        return divergence(of_steps, total, learner.model.state_dict(), epoch=epoch, steps=len(plan))
+
+    try:
+        with rounding_to_tf32(trial.tf32), training_mode(learner.model):
+            for step in plan:
+                inputs, labels = x[step.images], y[step.images]
+                if len(step.attacked):
+                    with seconds.spent_on("attack"):
+                        chosen, theirs = inputs[step.attacked], labels[step.attacked]
+                        inputs[step.attacked] = attack(learner.model, chosen, theirs, generator=starts)
+                with seconds.spent_on("update"):
+                    loss = _update(learner, trial, inputs, labels)
+                    total += loss * len(inputs)
+                losses.append(loss)
+                done += len(inputs)
+                on_progress("training", done)
+    except NotFiniteError as error:  # such as an attack's that gets NaN for a gradient: why comes first
+        raise diverged() or error from None
     seconds.settle()
+    if (failed := diverged()) is not None:
+        raise failed
     return TrainedEpoch(float(total) / len(x), seconds)
 
 
@@ -178,9 +197,12 @@ def rounding_to_tf32(allowed: bool) -> Iterator[None]:
 
 
 def replayed(attack: Attack, learner: Learner, *, most: int, tf32: bool = False) -> Attack:
-    """The same attack on a learner's model, recorded on a GPU where it can be; for `most` images at once, or fewer."""
+    """The same attack on a learner's model in eval mode, for `most` images at once, or fewer.
+
+    On a GPU it is recorded where it can be.
+    """
     if not isinstance(attack, Pgd):
-        return attack
+        return in_eval_mode(attack)
     climb = partial(attack.climb, learner.model)
 
     def replay(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -14,14 +14,15 @@ from softadv.attacks import Pgd
 from softadv.checkpoint import load_checkpoint, save_checkpoint
 from softadv.conclusion import conclude, conclusion_work
 from softadv.data import ImageData
-from softadv.errors import SoftadvError
+from softadv.divergence import diverging
+from softadv.errors import DivergedError, SoftadvError
 from softadv.evaluation import adversarial_accuracy, natural_accuracy
 from softadv.models import conv_small
 from softadv.progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
 from softadv.records import EpochMetrics, Result
 from softadv.run_folder import CHECKPOINT, RunFolder
 from softadv.spec import Trial
-from softadv.stacked import Team
+from softadv.stacked import MembersDivergedError, Team
 from softadv.training import (
     Learner,
     Progress,
@@ -40,7 +41,8 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
     """Train, evaluate, certify and export; every finished epoch is kept in the run folder.
 
     data: the images the spec names, on the device to train on. A finished trial is not run again.
-    Raises SoftadvError where the folder holds another trial, other images or damaged files.
+    Raises SoftadvError where the folder holds another trial, other images or damaged files; DivergedError where the
+    training ends in NaN or infinity.
     """
     run.begin(trial)
     finished = run.result()
@@ -52,10 +54,11 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
     while under_way.epoch < trial.epochs:
         under_way.train_epoch()
     last = under_way.metrics[-1]
-    result = conclude(
-        under_way.learner.model, trial=trial, run=run, data=data, report=report,
-        natural=last.natural_accuracy, adversarial=last.adversarial_accuracy,
-    )  # fmt: skip
+    with diverging(last.epoch):
+        result = conclude(
+            under_way.learner.model, trial=trial, run=run, data=data, report=report,
+            natural=last.natural_accuracy, adversarial=last.adversarial_accuracy,
+        )  # fmt: skip
     run.write_result(result)
     return result
 
@@ -64,8 +67,16 @@ def train_side_by_side(runs: Sequence[TrialRun]) -> None:
     """Train trials that differ in nothing but the seed to their last epoch, as one model.
 
     runs: one or more at the same epoch, of trials that can be stacked. Each keeps its epochs in its own folder, as if
-    it were alone, so that from wherever this is stopped each can go on by itself.
+    it were alone, so that from wherever this is stopped each can go on by itself. One that diverges
+    stays at the epoch before, and the others go on.
     """
+    going: Sequence[TrialRun] = runs
+    while going and going[0].epoch < going[0].trial.epochs:
+        going = _train_team(going)
+
+
+def _train_team(runs: Sequence[TrialRun]) -> Sequence[TrialRun]:
+    """Train trials side by side to their last epoch, or until one diverges. Returns those that go on."""
     first = runs[0]
     team = Team([run.learner for run in runs], [run.trial for run in runs])
     attack = attack_of(first.trial)
@@ -73,9 +84,23 @@ def train_side_by_side(runs: Sequence[TrialRun]) -> None:
     for epoch in range(first.epoch + 1, first.trial.epochs + 1):
         told = [run.progress(epoch) for run in runs]
         data = first.data
-        trained = team.train_epoch(data.train_x, data.train_y, epoch=epoch, attack=attack, on_progress=told)
-        for run, of_run in zip(runs, trained, strict=True):
-            run.keep(of_run)
+        try:
+            trained = team.train_epoch(data.train_x, data.train_y, epoch=epoch, attack=attack, on_progress=told)
+        except MembersDivergedError as error:
+            return [run for place, run in enumerate(runs) if place not in error.errors]
+        well = [run for run, of_run in zip(runs, trained, strict=True) if _is_kept(run, of_run)]
+        if len(well) < len(runs):
+            return well
+    return runs
+
+
+def _is_kept(run: TrialRun, trained: TrainedEpoch) -> bool:
+    """Keep a trial's epoch, unless its model's scores are NaN or infinite."""
+    try:
+        run.keep(trained)
+    except DivergedError:
+        return False
+    return True
 
 
 def expected_work(trial: Trial, data: ImageData) -> float:
@@ -115,17 +140,18 @@ class TrialRun:
         return len(self.metrics)
 
     def train_epoch(self) -> None:
-        """Train the next epoch, evaluate it and keep it in the run folder."""
+        """Train the next epoch, evaluate it and keep it in the run folder. Raises DivergedError."""
         data, epoch = self.data, self.epoch + 1
-        trained = train_epoch(
-            self.learner,
-            data.train_x,
-            data.train_y,
-            trial=self.trial,
-            epoch=epoch,
-            attack=attack_of(self.trial),
-            on_progress=self.progress(epoch),
-        )
+        with diverging(epoch):
+            trained = train_epoch(
+                self.learner,
+                data.train_x,
+                data.train_y,
+                trial=self.trial,
+                epoch=epoch,
+                attack=attack_of(self.trial),
+                on_progress=self.progress(epoch),
+            )
         self.keep(trained)
 
     def progress(self, epoch: int) -> Progress:
@@ -139,9 +165,13 @@ class TrialRun:
         return lambda what, done: stages[what](done)
 
     def keep(self, trained: TrainedEpoch) -> None:
-        """Evaluate the epoch that the learner has been trained for, and keep it in the run folder."""
+        """Evaluate the epoch that the learner has been trained for, and keep it in the run folder.
+
+        Raises DivergedError where there is nothing to keep, since the model's scores are NaN or infinite.
+        """
         epoch = self.epoch + 1
-        self.metrics.append(self._evaluate(trained, epoch))
+        with diverging(epoch):
+            self.metrics.append(self._evaluate(trained, epoch))
         # The metrics go first: a checkpoint never knows an epoch that they do not.
         self.run.write_metrics(self.metrics)
         save_checkpoint(self.run.path / CHECKPOINT, self.learner, epoch=epoch, data_fingerprint=self.data.fingerprint)
