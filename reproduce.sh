@@ -34,8 +34,12 @@ project_stamp() {
 
 set_up() {
     command -v "$python" >/dev/null || fail "no '$python' found: install Python 3.11 or newer, or name it with PYTHON=…"
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-        fail "'$python' is $("$python" --version 2>&1): softadv needs Python 3.11 or newer; name another with PYTHON=…"
+    # A version manager's stand-in for an interpreter that is not there is found, but does not run.
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
+        fail "'$python' does not run: install Python 3.11 or newer, or name it with PYTHON=…"
+    case $version in
+        2.* | 3.[0-9] | 3.10) fail "'$python' is Python $version: softadv needs 3.11 or newer; name another with PYTHON=…" ;;
+    esac
     if [ "$(cat "$venv/packages" 2>/dev/null)" != "$(packages_stamp)" ]; then
         install_packages
     fi

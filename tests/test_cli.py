@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -227,6 +228,38 @@ def test_an_empty_path_is_not_the_working_directory(
     assert run(*arguments, "") == 2
     assert "a path is needed, this is empty" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_path_that_is_no_text_is_refused_before_it_goes_into_a_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("train", os.fsdecode(b"bad\xff")) == 2
+    assert "the path is not valid UTF-8" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_nested_brackets_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "deep.toml").write_text(f"name = {'[' * 5000}")
+    assert run("reproduce", str(tmp_path / "deep.toml")) == 2
+    assert "deep.toml: not valid TOML" in capsys.readouterr().err
+    assert run("train", str(tmp_path / "x"), "--set", f"lr={'[' * 5000}") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
+def test_a_grid_in_utf_8_is_read_in_an_ascii_locale(tmp_path: Path, locale: dict[str, str]) -> None:
+    (tmp_path / "g.toml").write_text(
+        TINY.replace('name = "tiny"', 'name = "tiny"\ndescription = "ε"'), encoding="utf-8"
+    )
+    code = "import sys; from softadv.spec import load_grid; sys.exit(load_grid(sys.argv[1]).description != chr(949))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "g.toml")],
+        env=os.environ | locale,
+        check=False,
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:

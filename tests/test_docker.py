@@ -226,6 +226,27 @@ def test_without_an_engine_one_line_names_the_command_that_needs_none(tmp_path: 
 
 
 @pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        (
+            "echo 'not installed' >&2; echo 'see the versions' >&2; exit 127",
+            "does not run: install Python 3.11",
+        ),
+        ("echo 3.9", "is Python 3.9: softadv needs 3.11 or newer"),
+        ("echo 2.7", "is Python 2.7: softadv needs 3.11 or newer"),
+    ],
+)
+def test_an_interpreter_that_will_not_do_is_one_line(tmp_path: Path, does: str, told: str) -> None:
+    python = tmp_path / "python3.9"
+    python.write_text(f"#!/bin/sh\n{does}\n")
+    python.chmod(0o755)
+    done = run([ROOT / "reproduce.sh", "--help"], env={"PATH": os.environ["PATH"], "PYTHON": str(python)})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"reproduce.sh: '{python}' {told}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
     ("engine", "gpu", "build", "start"),
     [
         ("docker", False, "--target cpu --tag softadv:cpu", "--user {user}"),

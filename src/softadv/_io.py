@@ -67,7 +67,7 @@ def write_json(path: Path, table: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises SoftadvError naming the file when it is missing or not one."""
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
     except ValueError as error:

@@ -28,6 +28,10 @@ def _path(text: str) -> Path:
     # Path("") is the working directory: an unset variable in a script would make that somebody's run folder.
     if not text:
         raise typer.BadParameter("a path is needed, this is empty")
+    try:
+        text.encode()  # it goes into records, which are UTF-8
+    except UnicodeEncodeError:
+        raise typer.BadParameter("the path is not valid UTF-8") from None
     return Path(text)
 
 
@@ -215,7 +219,7 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
             raise SoftadvError(f"--set: expected KEY=VALUE, got {text!r}")
         try:
             parsed[key] = tomllib.loads(f"value = {value}")["value"]
-        except ValueError:  # a bare word, or a number of thousands of digits
+        except (ValueError, RecursionError):  # a bare word, or a number of thousands of digits
             parsed[key] = value
     return parsed
 

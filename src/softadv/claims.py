@@ -81,10 +81,10 @@ def load_expectations(path: Path) -> Expectations:
     Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
     """
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SoftadvError(f"{path}: not valid TOML ({error})") from error
     required = {}
     settings = table.get("settings", {})

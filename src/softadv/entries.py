@@ -97,5 +97,5 @@ def _state(
 def _last_line(path: Path) -> str:
     if not path.is_file():
         return ""
-    lines = path.read_text(errors="replace").strip().splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else "traceback.txt is empty"

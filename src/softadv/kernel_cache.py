@@ -89,7 +89,7 @@ def _compiler() -> str:
 
 def _key(source: Path, compiler: str) -> str:
     """What a library is made of and for; machines that share a folder differ in it."""
-    sources = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    sources = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
     about = Path(compiler).stat()
     made_by = (compiler, about.st_size, about.st_mtime_ns, _FLAGS)
     made_for = (platform.machine(), _processor(), platform.libc_ver())

@@ -170,7 +170,7 @@ def load_grid(name: str) -> Grid:
     Raises SoftadvError naming the file and the key for whatever is missing, unknown or out of range.
     """
     if name in packaged_grids():
-        text = (resources.files("softadv.grids") / f"{name}.toml").read_text()
+        text = (resources.files("softadv.grids") / f"{name}.toml").read_text(encoding="utf-8")
         return parse_grid(text, source=f"grid {name}")
     path = Path(name)
     if path.suffix != ".toml":
@@ -178,7 +178,7 @@ def load_grid(name: str) -> Grid:
             f"grid: no grid is named {name!r}; there are {', '.join(packaged_grids())}, or name a .toml file"
         )
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SoftadvError(f"grid: cannot read {path} ({getattr(error, 'strerror', None) or error})") from error
     return parse_grid(text, source=str(path))
@@ -195,7 +195,7 @@ def parse_grid(text: str, *, source: str) -> Grid:
     """
     try:
         table = tomllib.loads(text)
-    except ValueError as error:  # a number of 5,000 digits is one, too
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError, too
         raise SoftadvError(f"{source}: not valid TOML ({error})") from error
     _refuse_unknown(table, {"name", "description", "include", "methods", "seeds", "defaults", "setting"}, where=source)
     name = _take(table, "name", str, where=source)
