@@ -17,6 +17,9 @@ from softadv.training import new_learner, train_epoch
 
 pytest_plugins = ("tests.skips",)
 
+# For the tests that load onnxruntime themselves: it is to report nothing from here either.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 # The tests' networks are small: a second thread gains little, and loses much on a busy machine. Unless it is asked for.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 

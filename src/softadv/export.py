@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from softadv import onnx_runtime
 from softadv._io import write_bytes
 from softadv.certify.network import Network, Node
 from softadv.certify.reading import read_network
@@ -55,7 +55,7 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
     where that is above 1, since float32 resolves no better. The model is used in eval mode. Raises NotFiniteError
     where the scores of either are NaN or infinite.
     """
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_runtime.load().InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (name,) = [value.name for value in session.get_inputs()]
     with torch.no_grad():
         scores = model(x.clone()).cpu()

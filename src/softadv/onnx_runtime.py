@@ -1,0 +1,29 @@
+"""onnxruntime, told before it is loaded to report nothing to its maker.
+
+Loaded without that it starts a thread that sends events, and keeps them in the temporary and the cache folder.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+_SWITCH = "ORT_DISABLE_TELEMETRY"  # read once, when the library is loaded
+
+
+def load() -> Any:
+    """The module onnxruntime, with its telemetry switched off, also where somebody has loaded it before."""
+    if "onnxruntime" not in sys.modules:
+        before = os.environ.get(_SWITCH)
+        os.environ[_SWITCH] = "1"
+        try:
+            import onnxruntime  # noqa: F401, PLC0415 (not before the switch is set)
+        finally:
+            if before is None:
+                del os.environ[_SWITCH]
+            else:
+                os.environ[_SWITCH] = before
+    found = sys.modules["onnxruntime"]
+    found.disable_telemetry_events()
+    return found
