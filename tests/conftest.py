@@ -114,5 +114,5 @@ def reference(tiny: Path, tmp_path: Path) -> Path:
     from softadv.keeping import keep
     from softadv.reference import REFERENCE
 
-    keep(tiny, reference=tmp_path / "expected" / REFERENCE)
+    keep(tiny, reference=tmp_path / "expected" / REFERENCE, allow_dirty=True)
     return tmp_path / "expected" / REFERENCE

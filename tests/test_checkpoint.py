@@ -49,9 +49,9 @@ def test_a_checkpoint_goes_on_with_another_kind_of_step(first: bool, digits: Ima
     # As where a trial moves between a processor, whose step is fused, and a GPU, whose step is not.
     begun = learner(fused=first)
     train(begun, digits, epoch=1)
-    save_checkpoint(tmp_path / "checkpoint", begun, epoch=1, data_fingerprint="images")
+    save_checkpoint(tmp_path / "checkpoint", begun, epoch=1, about={"data": "images"})
     moved = learner(fused=not first)
-    assert load_checkpoint(tmp_path / "checkpoint", moved, device=CPU) == (1, "images")
+    assert load_checkpoint(tmp_path / "checkpoint", moved, device=CPU)[0] == 1
     assert bool(moved.optimizer.param_groups[0]["fused"]) is not first  # the machine's own, not the file's
     for both in (begun, moved):
         train(both, digits, epoch=2)

@@ -31,7 +31,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert run("reproduce", str(root / "tiny.toml"), "--out", str(root / "runs"), "--device", "cpu") == 0
     (root / "expected").mkdir()
     shutil.copy(expected_folder() / "paper.toml", root / "expected")
-    keep(root / "runs", reference=root / "expected" / REFERENCE)
+    keep(root / "runs", reference=root / "expected" / REFERENCE, allow_dirty=True)
     return root
 
 

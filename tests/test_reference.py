@@ -74,7 +74,7 @@ def test_no_path_of_the_machine_is_kept(folder: Path, tmp_path: Path) -> None:
         # As of a dataset that is read from files: digits are not.
         edit(folder / SOFT / f"{name}.json", lambda t: t.get("trial", t).update(dataset="mnist"))
     edit(folder / SOFT / "result.json", lambda t: t.update(data_source="/my/data"))
-    kept = keep(folder, reference=tmp_path / REFERENCE)
+    kept = keep(folder, reference=tmp_path / REFERENCE, allow_dirty=True)
     texts = {path: path.read_text() for path in kept.folder.glob("*.json")}
     assert len(texts) == 4
     assert not [path for path, text in texts.items() if "/my" in text or str(tmp_path) in text]
@@ -98,7 +98,7 @@ def test_the_summary_says_what_was_run_and_how_it_spreads(folder: Path, tmp_path
     add_seed(folder, "soft", seed=1, natural=0.5)
     shutil.rmtree(folder / "digits-tiny-natural-seed0")
     (folder / "digits-tiny-adversarial-seed0" / "result.json").unlink()
-    summary = read_json(keep(folder, reference=tmp_path / REFERENCE).folder / SUMMARY)
+    summary = read_json(keep(folder, reference=tmp_path / REFERENCE, allow_dirty=True).folder / SUMMARY)
     assert summary["parts"] == {"finished": 2, "trials": 3, "missing": ["digits-tiny-adversarial-seed0"]}
     (row,) = summary["results"]
     natural = [RunFolder(folder / SOFT).result().natural_accuracy, 0.5]
@@ -114,10 +114,10 @@ def test_only_the_first_seeds_weights_are_kept(folder: Path, tmp_path: Path) -> 
     """Also where it is kept later than others."""
     add_seed(folder, "soft", seed=1)
     later = shutil.move(folder / SOFT, tmp_path / "later")
-    kept = keep(folder, reference=tmp_path / REFERENCE).folder / "weights"
+    kept = keep(folder, reference=tmp_path / REFERENCE, allow_dirty=True).folder / "weights"
     assert "digits-tiny-soft-seed1.safetensors" in {path.name for path in kept.iterdir()}
     shutil.move(later, folder / SOFT)
-    keep(folder, reference=tmp_path / REFERENCE)
+    keep(folder, reference=tmp_path / REFERENCE, allow_dirty=True)
     soft = sorted(path.name for path in kept.glob("*soft*"))
     assert soft == [f"{SOFT}.safetensors"]
 
@@ -136,49 +136,49 @@ def test_another_training_does_not_join_a_reference(folder: Path, reference: Pat
     for name in ("spec", "result"):
         edit(folder / SOFT / f"{name}.json", lambda t: t.get("trial", t).update(batch_size=16))
     with pytest.raises(SoftadvError, match=f"{SOFT}: was run with batch_size 16 instead of 32, as the reference has"):
-        keep(folder, reference=reference)
+        keep(folder, reference=reference, allow_dirty=True)
 
 
 def test_a_packaged_grids_name_is_for_that_grid(folder: Path, tmp_path: Path) -> None:
     edit(folder / "grid.json", lambda t: t.update(name="smoke"))
     with pytest.raises(SoftadvError, match="grid smoke has no such trial"):
-        keep(folder, reference=tmp_path / REFERENCE)
+        keep(folder, reference=tmp_path / REFERENCE, allow_dirty=True)
     assert not (tmp_path / REFERENCE).exists()
 
 
 def test_a_reference_keeps_only_weights_that_were_measured(folder: Path, tmp_path: Path) -> None:
     shutil.copy(folder / "digits-tiny-natural-seed0" / "weights.safetensors", folder / SOFT)
     with pytest.raises(SoftadvError, match=r"not the weights that result\.json was measured with"):
-        keep(folder, reference=tmp_path / REFERENCE)
+        keep(folder, reference=tmp_path / REFERENCE, allow_dirty=True)
     assert not (tmp_path / REFERENCE).exists()
 
 
 DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another file": (dict.clear, "not a reference (needs spec, epochs and result)"),
-    "no epochs": (lambda t: t.pop("epochs"), "not the metrics of a run ('epochs')"),
-    "epochs that are none": (lambda t: t.update(epochs=3), "not the metrics of a run"),
-    "an epoch too few": (lambda t: t["epochs"].clear(), "holds 0 epochs of 1"),
+    "no epochs": (lambda t: t.pop("epochs"), "not a reference (needs spec, epochs and result)"),
+    "epochs that are none": (lambda t: t.update(epochs=3), "epochs: expected a list, got 3"),
+    "an epoch too few": (lambda t: t["epochs"].clear(), "there is a result after 0 of 1 epochs"),
     "a figure that is none": (
         lambda t: t["result"].update(natural_accuracy="high"),
-        "natural_accuracy: expected a fraction, got 'high'",
+        "natural_accuracy: expected a number, got 'high'",
     ),
     "a figure out of range": (
         lambda t: t["result"].update(adversarial_accuracy=91.2),
-        "adversarial_accuracy: expected a fraction, got 91.2",
+        "adversarial_accuracy: must be at most 1.0, got 91.2",
     ),
     "more verified than asked": (
         lambda t: t["result"]["certified"][0].update(verified=33),
-        "certified by deeppoly: 33 of 32 is no count of images",
+        "certified[0]: verified: 33 of 32 images",
     ),
     "an attack on nothing": (
         lambda t: t["result"].update(autoattack={"images": 0, "correct": 0, "seconds": 1.0}),
-        "autoattack: 0 of 0 is no count of images",
+        "autoattack.images: must be at least 1, got 0",
     ),
     "verified images that are none": (
         lambda t: t["epochs"][0].update(verified="most"),
-        "epoch 1: verified: 'most' of 64 is no count of images",
+        "epochs[0].verified: expected a whole number, got 'most'",
     ),
-    "a result without a figure": (lambda t: t["result"].pop("neurons"), "not the result of a trial"),
+    "a result without a figure": (lambda t: t["result"].pop("neurons"), "neurons is missing"),
     "a spec of another trial": (lambda t: t["spec"].update(seed=7), "holds digits-tiny-soft-seed7, which its name"),
     "an unknown key of the spec": (lambda t: t["spec"].update(speed=7), "unknown key 'speed'"),
 }
@@ -226,7 +226,7 @@ def test_a_report_is_made_from_the_reference_alone(
 ) -> None:
     before = sorted(reference.rglob("*"))
     assert run("report", str(reference / "tiny"), "--out", str(tmp_path / "page")) == 0
-    assert capsys.readouterr().out == f"Report: {tmp_path / 'page' / 'index.html'}\n"
+    assert capsys.readouterr().out.endswith(f"Report: {tmp_path / 'page' / 'index.html'}\n")
     page = (tmp_path / "page" / "index.html").read_text()
     assert "Made from the reference results that are stored with softadv: all 3 trials of the grid." in page
     assert SOFT in page
@@ -236,7 +236,7 @@ def test_a_report_is_made_from_the_reference_alone(
 
 
 BAD_SUMMARIES: dict[str, tuple[dict[str, Any], str]] = {
-    "no counts": ({"parts": {"finished": "3"}}, "parts: expected the numbers finished and trials, got"),
+    "no counts": ({"parts": {"finished": "3"}}, "parts.finished: expected a whole number, got '3'"),
     "no name": ({"grid": None}, "grid: expected a text, got None"),
     "no command": ({"command": 7}, "command: expected a text, got 7"),
 }

@@ -244,7 +244,7 @@ def test_autoattack_stands_beside_pgd_where_it_was_run(tmp_path: Path) -> None:
         finish(run)
     result = run.result()
     assert result is not None
-    run.write_result(replace(result, autoattack=Autoattacked(images=1000, correct=512, seconds=9.0)))
+    run.write_result(replace(result, autoattack=Autoattacked(images=1000, correct=512, seconds=9.0), test_images=1000))
     results = report(tmp_path).partition('id="results"')[2].replace("\n", "")
     assert '<th scope="col">PGD</th><th scope="col">AutoAttack</th>' in results
     assert '<td>60.00</td><td>51.20</td><td class="first">40.00</td>' in results

@@ -10,7 +10,7 @@ from softadv import run_folder
 from softadv._io import read_json, read_tensors, tensors_sha256, write_json, write_tensors
 from softadv.errors import SoftadvError
 from softadv.records import Certified, EpochMetrics, Parity, Result, read_result
-from softadv.run_folder import RunFolder, delete_run, grid_runs
+from softadv.run_folder import RunFolder, grid_runs
 from softadv.spec import Trial
 
 TRIAL = Trial(setting="a", dataset="digits", method="soft", seed=0, eps=0.1, alpha=0.01, steps=20, epochs=2)
@@ -201,18 +201,33 @@ def test_the_same_trial_goes_on_where_it_was(run):
     assert not (run.path / run_folder.TRACEBACK).exists()
 
 
-def test_a_run_is_deleted_whole(run):
+def test_a_run_is_deleted_but_for_its_spec(run):
     run.write_metrics(METRICS)
-    delete_run(run.path, mark="spec.json")
-    assert not run.path.exists()
-    delete_run(run.path, mark="spec.json")  # nothing is there to delete
+    assert run.renew(TRIAL) == []
+    assert [path.name for path in run.path.iterdir()] == ["spec.json"]
+    assert RunFolder(run.path / "nothing").renew(TRIAL) == []
 
 
-def test_a_folder_that_is_no_run_is_not_deleted(tmp_path):
-    (tmp_path / "thesis.txt").write_text("three years of work")
-    assert str(tmp_path) in refusal(delete_run, tmp_path, mark="spec.json")
-    assert str(tmp_path / "thesis.txt") in refusal(delete_run, tmp_path / "thesis.txt", mark="spec.json")
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+@pytest.mark.parametrize("spec", [None, '{"openapi": "3.1.0"}', "[]", "not JSON"])
+def test_a_folder_that_is_no_run_is_not_deleted(tmp_path, spec):
+    (tmp_path / "metrics.json").write_text("somebody's own")
+    if spec is not None:
+        (tmp_path / "spec.json").write_text(spec)
+    before = {path: path.read_text() for path in tmp_path.iterdir()}
+    assert str(tmp_path) in refusal(RunFolder(tmp_path).renew, TRIAL)
+    assert str(tmp_path / "metrics.json") in refusal(RunFolder(tmp_path / "metrics.json").renew, TRIAL)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_deleting_a_run_leaves_what_softadv_did_not_write_and_follows_no_link(run, tmp_path):
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    elsewhere.write_text("somebody's weights")
+    (run.path / "weights.safetensors").symlink_to(elsewhere)
+    (run.path / "notes.txt").write_text("mine")
+    (run.path / "figures").mkdir()
+    assert run.renew(TRIAL) == [run.path / "figures", run.path / "notes.txt"]
+    assert sorted(path.name for path in run.path.iterdir()) == ["figures", "notes.txt", "spec.json"]
+    assert elsewhere.read_text() == "somebody's weights"
 
 
 @pytest.mark.parametrize("below", ["", "runs/a"])

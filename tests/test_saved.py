@@ -65,7 +65,7 @@ def test_a_record_beside_other_weights_is_not_theirs(tmp_path: Path) -> None:
     assert find_saved(weights).trial is None
 
 
-@pytest.mark.parametrize(("spec", "message"), [("{", "not valid JSON"), ("[]", "not a JSON object"), ("{}", "missing")])
+@pytest.mark.parametrize(("spec", "message"), [("{", "not valid JSON"), ("[]", "a JSON object"), ("{}", "missing")])
 def test_a_spec_that_cannot_be_read_is_named(tmp_path: Path, spec: str, message: str) -> None:
     write_tensors(tmp_path / "w.safetensors", conv_small("digits", seed=1).state_dict(), metadata={"spec": spec})
     with pytest.raises(SoftadvError, match=f"w.safetensors: its spec.*{message}"):

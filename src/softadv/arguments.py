@@ -109,6 +109,15 @@ CertifierName = Annotated[
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1, max=MOST_IMAGES)]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0, max=MOST_SEED)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")]
+Redo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--redo", metavar="TRIAL", help="Delete what is there of this trial alone, and run it again; may be repeated."
+    ),
+]
+AllowDirty = Annotated[
+    bool, typer.Option("--allow-dirty", help="Also trials run with changes on top of a commit, or of an unknown one.")
+]
 Expected = Annotated[
     Path | None, path_option("--expected", "Folder of expected results; else the checkout's expected_results.")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,8 +14,11 @@ from softadv.partition import Partition
 from softadv.training import Learner
 
 
-def save_checkpoint(path: Path, learner: Learner, *, epoch: int, data_fingerprint: str) -> None:
-    """Write everything that the next epoch starts from, atomically and with a checksum."""
+def save_checkpoint(path: Path, learner: Learner, *, epoch: int, about: Mapping[str, str]) -> None:
+    """Write everything that the next epoch starts from, atomically and with a checksum.
+
+    about: what the checkpoint belongs to: the digests of its trial, of the epochs so far, and of the data.
+    """
     state = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
     for index, entries in learner.optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if value is not None}
@@ -22,17 +26,17 @@ def save_checkpoint(path: Path, learner: Learner, *, epoch: int, data_fingerprin
         split = learner.partition
         state["partition"] = torch.stack([split.misclassified, split.unverified, split.verified])
     certifier = "" if learner.partition is None else learner.partition.certifier
-    write_tensors(path, state, metadata={"epoch": str(epoch), "data": data_fingerprint, "certifier": certifier})
+    write_tensors(path, state, metadata={**about, "epoch": str(epoch), "certifier": certifier})
 
 
-def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tuple[int, str]:
-    """Put a learner back to where a checkpoint was written; returns its epoch and data fingerprint.
+def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tuple[int, dict[str, str]]:
+    """Put a learner back to where a checkpoint was written; returns its epoch, and what it belongs to.
 
     Raises SoftadvError naming the file when it is damaged or of another model.
     """
     state, metadata = read_tensors(path)
     try:
-        epoch, fingerprint = int(metadata["epoch"]), metadata["data"]
+        epoch = int(metadata["epoch"])
         learner.model.load_state_dict(_under(state, "model."))
         entries: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(state, "optimizer.").items():
@@ -41,13 +45,16 @@ def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tu
         groups = learner.optimizer.state_dict()["param_groups"]
         learner.optimizer.load_state_dict({"state": entries, "param_groups": groups})
         learner.replays.forget()  # the optimizer's state is elsewhere in memory now
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SoftadvError(f"{path}: not a checkpoint of this trial ({reason})") from error
     if "partition" in state:
-        misclassified, unverified, verified = state["partition"].to(device).unbind()
+        parts = state["partition"]
+        if parts.ndim != 2 or len(parts) != 3 or parts.dtype is not torch.bool:
+            raise SoftadvError(f"{path}: not a checkpoint of this trial (its split is no split)")
+        misclassified, unverified, verified = parts.to(device).unbind()
         learner.partition = Partition(misclassified, unverified, verified, metadata.get("certifier", ""))
-    return epoch, fingerprint
+    return epoch, metadata
 
 
 def _under(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Any, Literal
 
+from softadv._io import parse_toml, read_text
+from softadv._typed import build
 from softadv.decisions import Rule
 from softadv.errors import SoftadvError
 from softadv.estimates import Estimate
 from softadv.evidence import Evidence, NotRun, Required, Run
-from softadv.ranges import number
+from softadv.ranges import number, shown
 from softadv.rules import RULES
 
-T = TypeVar("T")
 Outcome = Literal["holds", "fails", "inconclusive", "not run"]
 
 
@@ -80,22 +80,17 @@ def load_expectations(path: Path) -> Expectations:
 
     Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise SoftadvError(f"{path}: not valid TOML ({error})") from error
+    table = parse_toml(read_text(path), where=str(path))
     required = {}
     settings = table.get("settings", {})
     if not isinstance(settings, dict):
-        raise SoftadvError(f"{path}: settings: expected a table, got {settings!r}")
+        raise SoftadvError(f"{path}: settings: expected a table, got {shown(settings)}")
     for name, entry in settings.items():
         where = f"{path}: settings.{name}"
         if not isinstance(entry, dict):
-            raise SoftadvError(f"{where}: expected a table, got {entry!r}")
+            raise SoftadvError(f"{where}: expected a table, got {shown(entry)}")
         values = {k: number(v, key=f"{where}: {k}") if k in ("eps", "alpha") else v for k, v in entry.items()}
-        required[name] = _build(Required, values, where=where)
+        required[name] = build(Required, values, where=where)
     claims = table.get("claim", [])
     if not isinstance(claims, list) or not all(isinstance(entry, dict) for entry in claims):
         raise SoftadvError(f"{path}: claim: expected [[claim]] tables")
@@ -106,40 +101,14 @@ _ABOUT: tuple[str, ...] = ("id", "title", "source", "assumption")
 
 
 def _read_claim(entry: dict[str, Any], path: Path) -> tuple[Claim, Rule]:
-    where = f"{path}: claim {entry.get('id', '?')}"
+    name = entry.get("id", "?")
+    where = f"{path}: claim {name if isinstance(name, str) else shown(name)}"
     kind = entry.get("rule")
-    if kind not in RULES:
-        raise SoftadvError(f"{where}: unknown rule {kind!r}, expected one of {', '.join(RULES)}")
+    if not isinstance(kind, str) or kind not in RULES:
+        raise SoftadvError(f"{where}: unknown rule {shown(kind)}, expected one of {', '.join(RULES)}")
     about = {key: entry[key] for key in _ABOUT if key in entry}
     settings = {k: v for k, v in entry.items() if k not in {*_ABOUT, "rule"}}
-    return _build(Claim, about, where=where), _build(RULES[kind], settings, where=where)
-
-
-def _build(kind: type[T], values: dict[str, Any], *, where: str) -> T:
-    """A dataclass from TOML keys, each of the right type."""
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if key not in hints:
-            raise SoftadvError(f"{where}: unknown key {key!r}; known are {', '.join(hints)}")
-        if not _fits(value, hints[key]):
-            raise SoftadvError(f"{where}: {key}: unexpected value {value!r}")
-    for field in fields(kind):  # type: ignore[arg-type] # every kind built here is a dataclass
-        if field.name not in values and field.default is MISSING and field.default_factory is MISSING:
-            raise SoftadvError(f"{where}: {field.name} is missing")
-    try:
-        return kind(**values)
-    except SoftadvError as error:
-        raise SoftadvError(f"{where}: {error}") from error
-
-
-def _fits(value: object, kind: object) -> bool:
-    if kind in (float, float | None):
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if kind == list[str]:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    if kind == str | None:
-        return isinstance(value, str)
-    return isinstance(kind, type) and isinstance(value, kind) and isinstance(value, bool) == (kind is bool)
+    return build(Claim, about, where=where), build(RULES[kind], settings, where=where)
 
 
 def _verdict(claim: Claim, rule: Rule, evidence: Evidence) -> Verdict:

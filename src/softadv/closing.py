@@ -13,7 +13,7 @@ from softadv.entries import Entry, read_entries
 from softadv.errors import SoftadvError
 from softadv.evidence import finished_runs
 from softadv.grid import grid_command, grid_name
-from softadv.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, summary_parts, summary_text
+from softadv.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, read_summary
 
 
 def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Sequence[str] = ()) -> int:
@@ -61,7 +61,7 @@ def write_page(
     """
     if out is None and is_reference(folder):
         raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
-    command = summary_text(folder, "command") if is_reference(folder) else grid_command(folder)
+    command = read_summary(folder).command if is_reference(folder) else grid_command(folder)
     notice = _notice(folder, entries)
     expectations = expectations_of(_grid(folder), expected)
     title = _name(folder)
@@ -87,13 +87,14 @@ def _grid(folder: Path) -> str:
 
 
 def _name(folder: Path) -> str:
-    return summary_text(folder, "grid") if is_reference(folder) else grid_name(folder)
+    return read_summary(folder).grid if is_reference(folder) else grid_name(folder)
 
 
 def _notice(folder: Path, entries: Sequence[Entry]) -> str:
     """What a reader must know before anything else."""
     if is_reference(folder):
-        finished, trials = summary_parts(folder)
+        parts = read_summary(folder).parts
+        finished, trials = parts.finished, parts.trials
         part = f"all {trials} trials of the grid" if finished == trials else f"{finished} of the grid's {trials} trials"
         return (
             f"Made from the reference results that are stored with softadv: {part}. They hold no pictures of examples."

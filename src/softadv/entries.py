@@ -38,7 +38,7 @@ def read_entries(folder: Path) -> list[Entry]:
     """Every trial of a grid's folder or reference, in the order of the report. Raises SoftadvError for none."""
     if is_reference(folder):
         return _ordered([_read_recorded(path) for path in record_files(folder)])
-    return _ordered([read_entry(run) for run in grid_runs(folder)])
+    return _ordered([_in_its_place(read_entry(run)) for run in grid_runs(folder)])
 
 
 def read_entry(folder: RunFolder) -> Entry:
@@ -46,13 +46,22 @@ def read_entry(folder: RunFolder) -> Entry:
     trial = None
     try:
         trial = folder.trial()
-        epochs, result = tuple(folder.metrics()), folder.result()
-    except SoftadvError as error:
-        note = str(error).replace(f"{folder.path}/", "")
+        trial, epochs, result = folder.read()
+        failure = _last_line(folder.path / TRACEBACK)
+    except (SoftadvError, OSError) as error:  # a folder may be another user's
+        note = str(error).removeprefix(f"{folder.path}: ").replace(f"{folder.path}/", "")
         return Entry(folder=folder, state="unreadable", note=note, trial=trial)
-    state, note = _state(folder, trial, epochs, result)
+    state, note = _state(failure, trial, epochs, result)
     result = result if state == "finished" else None
     return Entry(folder=folder, state=state, note=note, trial=trial, epochs=epochs, result=result)
+
+
+def _in_its_place(entry: Entry) -> Entry:
+    """A trial of a grid lies under its name: else two folders could be taken for two seeds."""
+    if entry.trial is None or entry.trial.name == entry.name:
+        return entry
+    note = f"holds {entry.trial.name}, which its name does not say"
+    return Entry(folder=entry.folder, state="unreadable", note=note, trial=entry.trial)
 
 
 def _read_recorded(path: Path) -> Entry:
@@ -80,13 +89,8 @@ def _ordered(entries: Sequence[Entry]) -> list[Entry]:
     return sorted(entries, key=key)
 
 
-def _state(
-    folder: RunFolder, trial: Trial, epochs: tuple[EpochMetrics, ...], result: Result | None
-) -> tuple[State, str]:
-    failure = _last_line(folder.path / TRACEBACK)
+def _state(failure: str, trial: Trial, epochs: tuple[EpochMetrics, ...], result: Result | None) -> tuple[State, str]:
     done = f"{len(epochs)} of {trial.epochs} epochs finished"
-    if result is not None and len(epochs) < trial.epochs:
-        return "unreadable", f"result.json is there, but metrics.json has {done}"
     if result is not None:
         return "finished", f"a later attempt to run it failed: {failure}" if failure else ""
     if failure:

@@ -17,6 +17,7 @@ from softadv.errors import SoftadvError
 # What decides what a run computes.
 _SOURCES = ("src", "pyproject.toml", "requirements.lock")
 
+CHANGED = "+changes"  # ends a commit on top of which the sources have changes
 PACKAGES = ("torch", "torchvision", "torchattacks", "onnx", "onnxruntime", "numpy")
 
 
@@ -81,7 +82,7 @@ def commit() -> str:
         return os.environ.get("SOFTADV_COMMIT", "unknown")
     try:
         head = _git(root, "rev-parse", "HEAD")
-        return f"{head}+changes" if _git(root, "status", "--porcelain", "--untracked-files=no", *_SOURCES) else head
+        return f"{head}{CHANGED}" if _git(root, "status", "--porcelain", "--untracked-files=no", *_SOURCES) else head
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

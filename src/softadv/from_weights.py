@@ -101,8 +101,12 @@ def evaluate_trial(trial: Trial, *, record: Record, run: RunFolder, data: ImageD
     Raises SoftadvError for weights that are not the record's, and where the folder has a result of others, or of
     other images.
     """
-    run.begin(trial)
-    finished = run.result()
+    with run.begun(trial):
+        return _evaluate_begun(trial, record=record, run=run, data=data, report=report)
+
+
+def _evaluate_begun(trial: Trial, *, record: Record, run: RunFolder, data: ImageData, report: Report) -> Result:
+    finished = run.finished()
     if finished is not None and finished.data_fingerprint != data.fingerprint:
         raise SoftadvError(f"{_other_data(str(run.path), finished, data)}; use --fresh")
     if finished is not None and finished.weights_sha256 != record.result.weights_sha256:
@@ -129,8 +133,7 @@ def evaluate_trial(trial: Trial, *, record: Record, run: RunFolder, data: ImageD
     )
     run.write_metrics(list(record.epochs))
     result = conclude(model, trial=trial, run=run, data=data, report=report, natural=natural, adversarial=adversarial)
-    run.write_result(result)
-    return result
+    return run.write_result(result)
 
 
 def _work(trial: Trial, data: ImageData) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Protocol
 
 import torch
 
-from softadv._io import make_folder, read_json, write_json, write_text
+from softadv._io import remove_partials, write_json, write_text
 from softadv.certifiers import check_certifier
 from softadv.data import ImageData, load_dataset
 from softadv.errors import DivergedError, SoftadvError
+from softadv.locks import held
 from softadv.progress import Report
-from softadv.run_folder import GRID, TRACEBACK, RunFolder, delete_run
+from softadv.ranges import shown
+from softadv.run_folder import GRID, LOCK, TRACEBACK, RunFolder, clear_grid, read_about, refuse_foreign
 from softadv.spec import Grid, Trial
 from softadv.stacked import can_be_stacked
 from softadv.training import attack_of
@@ -49,6 +51,7 @@ class Prepared:
     grid: Grid
     folder: Path
     datasets: dict[Trial, ImageData]
+    left: tuple[Path, ...] = ()  # of what was to be deleted: files that softadv did not write
 
     @property
     def work(self) -> float:
@@ -57,14 +60,26 @@ class Prepared:
 
 
 def prepare(
-    grid: Grid, *, folder: Path, data_root: Path | None, device: torch.device, command: str, fresh: bool = False
+    grid: Grid,
+    *,
+    folder: Path,
+    data_root: Path | None,
+    device: torch.device,
+    command: str,
+    fresh: bool = False,
+    redo: Sequence[str] = (),
 ) -> Prepared:
     """Check every trial, load its data and set up its folder, so that bad input is found before any work.
 
     command: what reruns the grid, for its report.
-    fresh: delete the folder first, if it holds a grid.
-    Raises SoftadvError for data that cannot be had, and a folder that holds another run.
+    fresh: delete the trials in the folder first, if it holds a grid. redo: delete only these trials first, by name.
+    Raises SoftadvError, before anything is written, for data that cannot be had, a folder that holds another run or
+    that softadv did not make, and one that another process writes to.
     """
+    names = {trial.name for trial in grid.trials}
+    for name in redo:
+        if name not in names:
+            raise SoftadvError(f"redo: {grid.name} has no trial {shown(name)}; it has {', '.join(sorted(names))}")
     for trial in grid.trials:
         attack_of(trial)
     for certifier in {trial.certifier for trial in grid.trials}:
@@ -77,21 +92,27 @@ def prepare(
         if key not in parts:
             parts[key] = whole[trial.dataset].first(train=trial.train_images, test=trial.test_images).to(device)
         datasets[trial] = parts[key]
-    if fresh:
-        delete_run(folder, mark=GRID)
-    if (folder / GRID).exists() and grid_name(folder) != grid.name:
+    runs = {trial: RunFolder(folder / trial.name) for trial in grid.trials}
+    anew = {trial for trial in grid.trials if fresh or trial.name in redo}
+    refuse_foreign(folder, mark=GRID)
+    if not fresh and (folder / GRID).exists() and grid_name(folder) != grid.name:
         raise SoftadvError(
             f"{folder}: holds the grid {grid_name(folder)}, not {grid.name}; use --fresh or another folder"
         )
-    runs = {trial: RunFolder(folder / trial.name) for trial in grid.trials}
     for trial, run in runs.items():
-        run.check(trial)
+        if trial not in anew:
+            run.check(trial)
+    left: list[Path] = []
     # From here on things are written.
-    make_folder(folder)
-    write_json(folder / GRID, {"name": grid.name, "description": grid.description, "command": command})
-    for trial, run in runs.items():
-        run.begin(trial)
-    return Prepared(grid, folder, datasets)
+    with held(folder / LOCK, what=folder):
+        if anew:
+            left = clear_grid(folder, but={trial.name for trial in anew}, only=None if fresh else set(redo))
+        remove_partials(folder, [GRID])
+        write_json(folder / GRID, {"name": grid.name, "description": grid.description, "command": command})
+        for trial, run in runs.items():
+            with run.held():
+                run.begin(trial, anew=trial in anew)
+    return Prepared(grid, folder, datasets, tuple(left))
 
 
 def run_grid(prepared: Prepared, *, report: GridReport, side_by_side: bool | None = None) -> GridRun:
@@ -119,25 +140,27 @@ def for_each_trial(prepared: Prepared, work: Callable[[Trial], object], *, repor
     """Do something with every trial; one that fails, or whose input is bad, leaves why in its folder and loses none.
 
     work: raises SoftadvError for bad input. report: told of what failed or was refused.
+    Raises SoftadvError where another process writes to the grid's folder.
     """
     finished, failed, refused = [], [], {}
-    for trial in prepared.grid.trials:
-        traceback_file = prepared.folder / trial.name / TRACEBACK
-        try:
-            work(trial)
-            finished.append(trial.name)
-        except DivergedError as error:
-            write_text(traceback_file, f"{error}\n")
-            report(trial.name, "failed", 0)
-            failed.append(trial.name)
-        except SoftadvError as error:
-            write_text(traceback_file, f"{error}\n")
-            report(trial.name, "refused", 0)
-            refused[trial.name] = str(error)
-        except Exception:
-            write_text(traceback_file, traceback.format_exc())
-            report(trial.name, "failed", 0)
-            failed.append(trial.name)
+    with held(prepared.folder / LOCK, what=prepared.folder):
+        for trial in prepared.grid.trials:
+            traceback_file = prepared.folder / trial.name / TRACEBACK
+            try:
+                work(trial)
+                finished.append(trial.name)
+            except DivergedError as error:
+                write_text(traceback_file, f"{error}\n")
+                report(trial.name, "failed", 0)
+                failed.append(trial.name)
+            except SoftadvError as error:
+                write_text(traceback_file, f"{error}\n")
+                report(trial.name, "refused", 0)
+                refused[trial.name] = str(error)
+            except Exception:
+                write_text(traceback_file, traceback.format_exc())
+                report(trial.name, "failed", 0)
+                failed.append(trial.name)
     return GridRun(tuple(finished), tuple(failed), refused)
 
 
@@ -154,19 +177,21 @@ def _train_all_seeds(prepared: Prepared, trial: Trial, *, but: set[Trial], repor
     kind = _but_for_the_seed(trial)
     alike = [other for other in prepared.grid.trials if _but_for_the_seed(other) == kind and other not in but]
     at_epoch: dict[int, list[TrialRun]] = {}
-    for other in alike if can_be_stacked(kind) else ():
-        folder, data = RunFolder(prepared.folder / other.name), prepared.datasets[other]
-        with suppress(Exception):
-            if folder.result() is None:
-                run = TrialRun.resume(other, run=folder, data=data, report=_named(report, other.name))
-                at_epoch.setdefault(run.epoch, []).append(run)
-    for runs in at_epoch.values():
-        if len(runs) > 1:
-            try:
-                train_side_by_side(runs)
-            except Exception as error:
-                names = ", ".join(run.trial.name for run in runs)
-                _LOG.warning("%s: side by side they failed (%s), and go on one by one", names, error)
+    with ExitStack() as holding:
+        for other in alike if can_be_stacked(kind) else ():
+            folder, data = RunFolder(prepared.folder / other.name), prepared.datasets[other]
+            with suppress(Exception):
+                holding.enter_context(folder.begun(other))
+                if folder.result() is None:
+                    run = TrialRun.resume(other, run=folder, data=data, report=_named(report, other.name))
+                    at_epoch.setdefault(run.epoch, []).append(run)
+        for runs in at_epoch.values():
+            if len(runs) > 1:
+                try:
+                    train_side_by_side(runs)
+                except Exception as error:
+                    names = ", ".join(run.trial.name for run in runs)
+                    _LOG.warning("%s: side by side they failed (%s), and go on one by one", names, error)
     return {run.trial for runs in at_epoch.values() for run in runs}
 
 
@@ -182,18 +207,12 @@ def _of_what_is_new(report: Report) -> Report:
 
 def grid_name(folder: Path) -> str:
     """The name of the grid that a folder holds. Raises SoftadvError when it holds none."""
-    return _about(folder, "name")
+    return read_about(folder).name
 
 
 def grid_command(folder: Path) -> str:
     """The command that ran the grid in a folder. Raises SoftadvError when it holds none."""
-    return _about(folder, "command")
-
-
-def _about(folder: Path, key: str) -> str:
-    if not (folder / GRID).exists():
-        raise SoftadvError(f"{folder}: not the folder of a grid (no {GRID} in it)")
-    return str(read_json(folder / GRID).get(key, ""))
+    return read_about(folder).command
 
 
 def _named(report: GridReport, name: str) -> Report:

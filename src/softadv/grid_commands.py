@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from softadv import environment, output
 from softadv.arguments import (
+    AllowDirty,
     AskAutoattack,
     DataRoot,
     DeviceName,
@@ -24,6 +26,7 @@ from softadv.arguments import (
     Methods,
     OtherImages,
     PageOut,
+    Redo,
     ReferenceFolder,
     Seeds,
     chosen_expected,
@@ -41,7 +44,7 @@ from softadv.from_weights import evaluate_grid, stored_trials
 from softadv.grid import prepare, run_grid
 from softadv.keeping import keep as keep_runs
 from softadv.reference import REFERENCE, read_reference
-from softadv.run_folder import RunFolder, delete_run
+from softadv.run_folder import RunFolder
 from softadv.spec import load_grid, trial_from_table
 from softadv.training import attack_of
 from softadv.trial import expected_work, run_trial
@@ -60,6 +63,7 @@ def reproduce(
     autoattack: AskAutoattack = False,
     other_images: OtherImages = False,
     fresh: Fresh = False,
+    redo: Redo = None,
     expected: Expected = None,
 ) -> int:
     """Run a grid, compare it with what is expected, and report.
@@ -88,11 +92,12 @@ def reproduce(
         chosen = stored.grid
     folder = out or Path("runs") / chosen.name
     prepared = prepare(
-        chosen, folder=folder, data_root=data, device=where, fresh=fresh,
+        chosen, folder=folder, data_root=data, device=where, fresh=fresh, redo=redo or (),
         command=given_command("./reproduce.sh", grid, options),
     )  # fmt: skip
     count = f"{len(chosen.trials)} trial{'' if len(chosen.trials) == 1 else 's'}"
     output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}")
+    _say_left(prepared.left)
     for line in stored.remarks if stored else ():
         output.say(line)
     work = stored.work(prepared) if stored else prepared.work
@@ -129,10 +134,11 @@ def train(
     attack_of(trial)  # before anything is written
     where = environment.pick_device(device)
     images = load_dataset(trial.dataset, data).first(train=trial.train_images, test=trial.test_images).to(where)
+    run = RunFolder(out)
     if fresh:
-        delete_run(out, mark="spec.json")
+        _say_left(run.renew(trial))
     with Display(output.console(), work=expected_work(trial, images)) as display:
-        result = run_trial(trial, run=RunFolder(out), data=images, report=display.of(trial.name))
+        result = run_trial(trial, run=run, data=images, report=display.of(trial.name))
     output.show_result(result, out)
 
 
@@ -155,9 +161,15 @@ def report(folder: FinishedFolder, out: PageOut = None, expected: Expected = Non
     output.say(f"Report: {write_page(folder, entries, verdicts, expected=expected, out=out)}")
 
 
-def keep(folder: GridFolder, reference: ReferenceFolder = None) -> None:
+def keep(folder: GridFolder, reference: ReferenceFolder = None, allow_dirty: AllowDirty = False) -> None:
     """Store a run folder's finished trials as reference results.
 
     With the weights of the first seed.
     """
-    output.show_kept(keep_runs(folder, reference=reference or expected_folder() / REFERENCE))
+    target = reference or expected_folder() / REFERENCE
+    output.show_kept(keep_runs(folder, reference=target, allow_dirty=allow_dirty))
+
+
+def _say_left(paths: Sequence[Path]) -> None:
+    for path in paths:
+        output.say(f"{path}: left as it is, since softadv did not write it")

@@ -5,25 +5,37 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any
 
-from softadv._io import make_folder, read_json, read_tensors, tensors_sha256, write_json, write_tensors
-from softadv.entries import read_entries
+from softadv._io import (
+    json_bytes,
+    make_folder,
+    parse_json,
+    read_tensors,
+    tensors_bytes,
+    tensors_sha256,
+    write_all,
+)
+from softadv.entries import Entry, read_entries
+from softadv.environment import CHANGED
 from softadv.errors import SoftadvError
 from softadv.evidence import FIGURES, NotRun, Run, value_of
-from softadv.grid import grid_command, grid_name
+from softadv.locks import held
 from softadv.reference import (
     FROM_WEIGHTS,
     SUMMARY,
     Record,
     is_reference,
     read_grid_reference,
+    record_from_table,
+    record_table,
+    summary_from_table,
     training_difference,
     weights_path,
-    write_record,
 )
-from softadv.run_folder import GRID, WEIGHTS
+from softadv.run_folder import LOCK, WEIGHTS, GridAbout, read_about
 from softadv.series import mean_and_deviation
 from softadv.spec import METHODS, Trial, load_grid, packaged_grids
 
@@ -39,54 +51,87 @@ class Kept:
     missing: tuple[str, ...]
 
 
-def keep(folder: Path, *, reference: Path) -> Kept:
+def keep(folder: Path, *, reference: Path, allow_dirty: bool = False) -> Kept:
     """Write a run folder's finished trials into the reference, in place of what it has of them.
 
     folder: of a grid's runs. reference: the folder that holds a folder for each grid.
+    allow_dirty: also take trials whose commit is unknown or had changes, which nobody else can run again.
     Runs of one grid from several machines can be kept one after another.
     Raises SoftadvError, before anything is written, where nothing is finished, where a trial is not as the packaged
-    grid or the reference has it, and for damaged files.
+    grid or the reference has it, and for damaged files. All is written or nothing.
     """
     if is_reference(folder):
         raise SoftadvError(f"{folder}: is a reference already; name the folder of a grid's runs")
-    grid = grid_name(folder)
-    if grid.endswith(FROM_WEIGHTS):
+    about = read_about(folder)
+    if about.name.endswith(FROM_WEIGHTS):
         raise SoftadvError(f"{folder}: was evaluated from stored weights, nothing was trained there: not a reference")
     entries = read_entries(folder)
     runs = [Run(entry.result, entry.epochs) for entry in entries if entry.result is not None]
+    for entry in entries:
+        if entry.state == "unreadable":
+            raise SoftadvError(f"{entry.folder.path}: {entry.note}")
     if not runs:
         raise SoftadvError(f"{folder}: no trial has finished, so there is nothing to keep")
-    target = reference / grid
-    packaged = load_grid(grid).trials if grid in packaged_grids() else ()
-    before = {record.trial.name: record for record in read_grid_reference(target)}
-    for run in runs:
-        _check_spec(run.result.trial, grid=grid, packaged=packaged, before=list(before.values()))
-    names = {run.result.trial.name for run in runs} | before.keys()
-    firsts = _first_seeds([run.result.trial for run in runs] + [record.trial for record in before.values()])
-    weights = {
-        trial: _read_weights(folder / trial.name / WEIGHTS, run.result.weights_sha256)
-        for run in runs
-        if (trial := run.result.trial) in firsts
-    }
-    # From here on things are written; the summary last, since it speaks of the others.
-    for run in runs:
-        write_record(target, result=run.result, epochs=run.metrics)
+    if not allow_dirty:
+        for run in runs:
+            _check_commits(run)
+    target = reference / about.name
+    plan = partial(_plan, runs, entries, folder=folder, about=about, target=target)
+    plan()  # whatever is refused is refused before a folder is made
     make_folder(target / "weights")
-    for trial, (tensors, metadata) in weights.items():
-        write_tensors(weights_path(target, trial), tensors, metadata=metadata)
-    for path in (target / "weights").glob("*.safetensors"):
-        if path.stem not in {trial.name for trial in firsts}:
-            path.unlink()
+    with held(target / LOCK, what=target):
+        kept, files, superseded = plan()
+        write_all(files)
+        for path in superseded:
+            path.unlink(missing_ok=True)
+    return kept
+
+
+def _plan(
+    runs: Sequence[Run], entries: Sequence[Entry], *, folder: Path, about: GridAbout, target: Path
+) -> tuple[Kept, dict[Path, bytes], list[Path]]:
+    """What is to be kept, the files to write, and those to delete then: weights of later seeds."""
+    packaged = load_grid(about.name).trials if about.name in packaged_grids() else ()
+    records = {record.trial.name: record for record in read_grid_reference(target)}
+    for run in runs:
+        _check_spec(run.result.trial, grid=about.name, packaged=packaged, before=list(records.values()))
+    files: dict[Path, bytes] = {}
+    for run in runs:
+        path = target / f"{run.result.trial.name}.json"
+        files[path] = json_bytes(path, record_table(run.result, run.metrics))
+        records[run.result.trial.name] = record_from_table(parse_json(files[path].decode(), where=str(path)), path=path)
+    firsts = {trial.name for trial in _first_seeds([record.trial for record in records.values()])}
+    for run in runs:
+        name = run.result.trial.name
+        if name in firsts:
+            tensors, metadata = _read_weights(folder / name / WEIGHTS, run.result.weights_sha256)
+            files[weights_path(target, run.result.trial)] = tensors_bytes(tensors, metadata=metadata)
     asked = [trial.name for trial in packaged] or [entry.name for entry in entries]
-    missing = tuple(name for name in asked if name not in names)
-    about: dict[str, Any] = {
-        "grid": grid,
-        "description": str(read_json(folder / GRID).get("description", "")),
-        "command": portable_command(grid_command(folder)),
+    missing = tuple(name for name in asked if name not in records)
+    summary: dict[str, Any] = {
+        "grid": about.name,
+        "description": about.description,
+        "command": portable_command(about.command),
         "parts": {"finished": len(asked) - len(missing), "trials": len(asked), "missing": list(missing)},
+        "results": summarize([records[name] for name in sorted(records)]),
     }
-    write_json(target / SUMMARY, about | {"results": summarize(read_grid_reference(target))})
-    return Kept(target, tuple(run.result.trial.name for run in runs), missing)
+    path = target / SUMMARY
+    summary_from_table(summary, path=path)
+    files[path] = json_bytes(path, summary)  # the last, since it speaks of the others
+    superseded = [records[name].weights for name in records.keys() - firsts]
+    return Kept(target, tuple(run.result.trial.name for run in runs), missing), files, superseded
+
+
+def _check_commits(run: Run) -> None:
+    commits = {run.result.environment.get("commit", "unknown")}
+    commits |= {epoch.engine.rpartition("commit ")[2] for epoch in run.metrics if epoch.engine}
+    for commit in sorted(commits):
+        if commit in ("", "unknown") or commit.endswith(CHANGED):
+            known = commit.endswith(CHANGED)
+            said = f"with changes on top of commit {commit[:12]}" if known else "from an unknown commit"
+            raise SoftadvError(
+                f"{run.result.trial.name}: was run {said}, so nobody can run it again; --allow-dirty keeps it even so"
+            )
 
 
 def summarize(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -1,16 +1,27 @@
-"""What is recorded of a trial: its epochs and its result, and how JSON holds them."""
+"""What is recorded of a trial: its epochs and its result, what they must be, and how JSON holds them."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from softadv._io import read_json
+from annotated_types import Ge, Interval
+
+from softadv._io import read_json, text_sha256
+from softadv._typed import build
 from softadv.errors import SoftadvError
-from softadv.spec import Trial, trial_from_table, trial_to_table
+from softadv.ranges import MOST_IMAGES
+from softadv.spec import Domain, Trial, trial_to_table
+
+# What they mean is checked where records are read (softadv._typed).
+Share = Annotated[float, Interval(ge=0, le=1)]  # a fraction of images
+Seconds = Annotated[float, Ge(0)]
+Count = Annotated[int, Interval(ge=0, le=MOST_IMAGES)]
+Several = Annotated[int, Interval(ge=1, le=MOST_IMAGES)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,17 +32,17 @@ class EpochMetrics:
     trained with; None for methods that make none.
     """
 
-    epoch: int  # from 1
+    epoch: Several  # from 1
     loss: float  # mean over the training images, as they were trained
-    natural_accuracy: float
-    adversarial_accuracy: float
-    misclassified: int | None
-    unverified: int | None
-    verified: int | None
-    attack_seconds: float
-    certification_seconds: float
-    update_seconds: float
-    evaluation_seconds: float
+    natural_accuracy: Share
+    adversarial_accuracy: Share
+    misclassified: Count | None
+    unverified: Count | None
+    verified: Count | None
+    attack_seconds: Seconds
+    certification_seconds: Seconds
+    update_seconds: Seconds
+    evaluation_seconds: Seconds
     certifier: str | None = None  # who split the images, its version and soundness
     engine: str = ""  # device, kernels there, commit: a trial may go on elsewhere. "" in old records
 
@@ -40,11 +51,14 @@ class EpochMetrics:
 class Certified:
     """How many of `images` test images a domain verified, and the seconds it took."""
 
-    domain: str
-    images: int
-    verified: int
-    seconds: float
+    domain: Domain
+    images: Several
+    verified: Count
+    seconds: Seconds
     certifier: str = ""  # its name, version and soundness
+
+    def __post_init__(self) -> None:
+        _check_part("verified", self.verified, self.images)
 
     @property
     def accuracy(self) -> float:
@@ -56,9 +70,12 @@ class Certified:
 class Autoattacked:
     """How many of `images` test images are still classified correctly after AutoAttack, and the seconds it took."""
 
-    images: int
-    correct: int
-    seconds: float
+    images: Several
+    correct: Count
+    seconds: Seconds
+
+    def __post_init__(self) -> None:
+        _check_part("correct", self.correct, self.images)
 
     @property
     def accuracy(self) -> float:
@@ -73,8 +90,8 @@ class Parity:
     largest_difference: of an output, relative to it where it is above 1.
     """
 
-    images: int
-    largest_difference: float
+    images: Several
+    largest_difference: Annotated[float, Ge(0)]
     classes_equal: bool
 
 
@@ -83,22 +100,30 @@ class Result:
     """The outcome of a trial, as result.json holds it."""
 
     trial: Trial
-    natural_accuracy: float
-    adversarial_accuracy: float
+    natural_accuracy: Share
+    adversarial_accuracy: Share
     certified: tuple[Certified, ...]
     parity: Parity
-    neurons: int
-    train_images: int
-    test_images: int
+    neurons: Several
+    train_images: Several
+    test_images: Several
     data_fingerprint: str
     data_source: str
     weights_sha256: str
     environment: dict[str, str]  # versions, device, commit
     autoattack: Autoattacked | None = None  # where the trial asks for it
+    files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the run folder's others; {} in old records
 
     def certified_by(self, domain: str) -> Certified | None:
         """The certification by one domain, or None where it was not run."""
         return next((c for c in self.certified if c.domain == domain), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Epochs:
+    """What metrics.json holds."""
+
+    epochs: tuple[EpochMetrics, ...]
 
 
 def read_result(path: Path) -> Result:
@@ -113,10 +138,23 @@ def metrics_to_table(metrics: Sequence[EpochMetrics]) -> dict[str, Any]:
 
 def metrics_from_table(table: Mapping[str, Any], *, where: str) -> list[EpochMetrics]:
     """Epochs from JSON. Raises SoftadvError that begins with `where` when they are none."""
-    try:
-        return [EpochMetrics(**record) for record in table["epochs"]]
-    except (KeyError, TypeError) as error:
-        raise SoftadvError(f"{where}: not the metrics of a run ({error})") from error
+    return list(build(_Epochs, table, where=where).epochs)
+
+
+def digest(*records: Trial | EpochMetrics) -> str:
+    """SHA-256 of what is recorded, but for seconds, which no run has twice, and for what is as it is by default.
+
+    So a key that later versions add, with a default, changes no digest.
+    """
+    tables = [
+        {
+            f.name: value
+            for f in dataclasses.fields(record)
+            if (value := getattr(record, f.name)) != f.default and not f.name.endswith("_seconds")
+        }
+        for record in records
+    ]
+    return text_sha256(json.dumps(tables, sort_keys=True))
 
 
 def result_to_table(result: Result) -> dict[str, Any]:
@@ -126,13 +164,54 @@ def result_to_table(result: Result) -> dict[str, Any]:
 
 def result_from_table(table: Mapping[str, Any], *, where: str) -> Result:
     """A result from JSON. Raises SoftadvError that begins with `where` when it is none."""
-    try:
-        known = {
-            "trial": trial_from_table(table["trial"], where=where),
-            "certified": tuple(Certified(**entry) for entry in table["certified"]),
-            "parity": Parity(**table["parity"]),
-            "autoattack": Autoattacked(**table["autoattack"]) if table.get("autoattack") else None,
-        }
-        return Result(**{**table, **known})
-    except (KeyError, TypeError) as error:
-        raise SoftadvError(f"{where}: not the result of a trial ({error})") from error
+    return build(Result, table, where=where)
+
+
+def check_together(trial: Trial, epochs: Sequence[EpochMetrics], result: Result | None) -> None:
+    """Raise SoftadvError where a trial's epochs or its result are not of this trial, or contradict one another."""
+    for number, epoch in enumerate(epochs, start=1):
+        if epoch.epoch != number:
+            raise SoftadvError(f"epoch {epoch.epoch} stands in the place of epoch {number}")
+    if len(epochs) > trial.epochs:
+        raise SoftadvError(f"{len(epochs)} epochs of a trial of {trial.epochs}")
+    images = trial.train_images
+    if result is not None:
+        _check_result(trial, result)
+        if len(epochs) != trial.epochs:
+            raise SoftadvError(f"there is a result after {len(epochs)} of {trial.epochs} epochs")
+        images = result.train_images
+    for epoch in epochs:
+        parts = [epoch.misclassified, epoch.unverified, epoch.verified]
+        counts = [part for part in parts if part is not None]
+        if len(counts) not in (0, len(parts)):
+            raise SoftadvError(f"epoch {epoch.epoch}: a part of the split is missing")
+        images = images if images is not None or not counts else sum(counts)
+        if counts and sum(counts) != images:
+            raise SoftadvError(f"epoch {epoch.epoch}: the split is of {sum(counts)} images, not of {images}")
+
+
+def _check_result(trial: Trial, result: Result) -> None:
+    if result.trial != trial:
+        key = next(f.name for f in dataclasses.fields(Trial) if getattr(trial, f.name) != getattr(result.trial, f.name))
+        raise SoftadvError(
+            f"the result is of a trial with {key} = {getattr(result.trial, key)!r}, not {getattr(trial, key)!r}"
+        )
+    for key, asked, found in (
+        ("train_images", trial.train_images, result.train_images),
+        ("test_images", trial.test_images, result.test_images),
+    ):
+        if asked is not None and found != asked:
+            raise SoftadvError(f"{key}: the result is of {found}, the trial of {asked}")
+    domains = [certified.domain for certified in result.certified]
+    if len(set(domains)) != len(domains):
+        raise SoftadvError("certified: a domain stands there twice")
+    measured = [(f"certified by {found.domain}", found.images) for found in result.certified]
+    measured += [] if result.autoattack is None else [("autoattack", result.autoattack.images)]
+    for what, count in measured:
+        if count > result.test_images:
+            raise SoftadvError(f"{what}: of {count} images, but there are {result.test_images} test images")
+
+
+def _check_part(key: str, part: int, images: int) -> None:
+    if part > images:
+        raise SoftadvError(f"{key}: {part} of {images} images")

@@ -10,13 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from softadv._io import make_folder, read_json, write_json
+from annotated_types import Ge
+
+from softadv._io import list_folder, read_json
+from softadv._typed import build
 from softadv.errors import SoftadvError
 from softadv.records import (
+    Count,
     EpochMetrics,
     Result,
+    check_together,
     metrics_from_table,
     metrics_to_table,
     result_from_table,
@@ -24,7 +29,7 @@ from softadv.records import (
 )
 from softadv.run_folder import GRID
 from softadv.series import spec_value
-from softadv.spec import Trial
+from softadv.spec import Trial, check_name
 
 REFERENCE = "reference"  # below the expected results
 SUMMARY = "summary.json"
@@ -69,32 +74,34 @@ def training_difference(recorded: Trial, other: Trial) -> str | None:
     return differing and f"{differing} {spec_value(two, differing)} instead of {spec_value(one, differing)}"
 
 
-def write_record(folder: Path, *, result: Result, epochs: Sequence[EpochMetrics]) -> None:
-    """Keep a finished trial in the folder of a grid's reference, without the paths of this machine.
-
-    Raises SoftadvError where it cannot be written.
-    """
+def record_table(result: Result, epochs: Sequence[EpochMetrics]) -> dict[str, Any]:
+    """A finished trial as a reference keeps it, without the paths of this machine; record_from_table reads it."""
     table = result_to_table(result)
     spec = table.pop("trial")
     if result.trial.dataset != "digits":  # the others are read from a folder, whose place is this machine's own
         table["data_source"] = result.trial.dataset
-    make_folder(folder)
-    write_json(folder / f"{result.trial.name}.json", {"spec": spec, **metrics_to_table(epochs), "result": table})
+    return {"spec": spec, **metrics_to_table(epochs), "result": table}
 
 
 def read_record(path: Path) -> Record:
     """Read a trial's file. Raises SoftadvError naming the file when it is damaged or something else."""
-    table = read_json(path)
-    outcome = table.get("result")
-    if not isinstance(outcome, dict) or not isinstance(table.get("spec"), dict):
+    return record_from_table(read_json(path), path=path)
+
+
+def record_from_table(table: dict[str, Any], *, path: Path) -> Record:
+    """A trial from its file's content. Raises SoftadvError naming the file when it is damaged or something else."""
+    if table.keys() != {"spec", "epochs", "result"} or not isinstance(table["result"], dict):
         raise SoftadvError(f"{path}: not a reference (needs spec, epochs and result)")
-    result = result_from_table({**outcome, "trial": table["spec"]}, where=str(path))
-    epochs = tuple(metrics_from_table(table, where=str(path)))
+    if "trial" in table["result"]:
+        raise SoftadvError(f"{path}: result: unknown key 'trial': the spec is above it")
+    result = result_from_table({**table["result"], "trial": table["spec"]}, where=str(path))
+    epochs = tuple(metrics_from_table({"epochs": table["epochs"]}, where=str(path)))
     if result.trial.name != path.stem:
         raise SoftadvError(f"{path}: holds {result.trial.name}, which its name does not say")
-    if len(epochs) != result.trial.epochs:
-        raise SoftadvError(f"{path}: holds {len(epochs)} epochs of {result.trial.epochs}")
-    _check_figures(result, epochs, path)
+    try:
+        check_together(result.trial, epochs, result)
+    except SoftadvError as error:
+        raise SoftadvError(f"{path}: {error}") from error
     return Record(path=path, epochs=epochs, result=result)
 
 
@@ -105,7 +112,7 @@ def is_reference(folder: Path) -> bool:
 
 def record_files(folder: Path) -> list[Path]:
     """The files of the trials in the folder of a grid's reference, by name."""
-    return sorted(path for path in folder.glob("*.json") if path.name != SUMMARY)
+    return [path for path in list_folder(folder) if path.suffix == ".json" and path.name != SUMMARY]
 
 
 def read_grid_reference(folder: Path) -> list[Record]:
@@ -120,7 +127,7 @@ def read_reference(root: Path, *, grid: str) -> list[Record]:
     of the folder named `grid` is taken, else the first by name. Raises SoftadvError naming a damaged file.
     """
     folders = sorted(
-        (path for path in root.glob("*") if path.is_dir()), key=lambda path: (path.name != grid, path.name)
+        (path for path in list_folder(root) if path.is_dir()), key=lambda path: (path.name != grid, path.name)
     )
     found: dict[tuple[Trial, int], Record] = {}
     for folder in folders:
@@ -129,41 +136,57 @@ def read_reference(root: Path, *, grid: str) -> list[Record]:
     return list(found.values())
 
 
-def summary_text(folder: Path, key: str) -> str:
-    """A text of the summary: "grid", "description" or "command". Raises SoftadvError naming the file."""
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A figure's mean over seeds, as a fraction, and its sample deviation where there are two seeds or more."""
+
+    mean: float
+    deviation: Annotated[float, Ge(0)] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SummaryRow:
+    """A setting's method over its seeds. A figure that not every seed has is None."""
+
+    setting: str
+    method: str
+    seeds: tuple[int, ...]
+    natural_accuracy: Spread | None
+    adversarial_accuracy: Spread | None
+    autoattack_accuracy: Spread | None
+    certified_accuracy: Spread | None
+    verified_share: Spread | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """How many trials of a grid have finished, how many it has, and the names of those that lack."""
+
+    finished: Count
+    trials: Count
+    missing: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What summary.json holds of a grid's reference."""
+
+    grid: str
+    description: str
+    command: str
+    parts: Parts
+    results: tuple[SummaryRow, ...]
+
+    def __post_init__(self) -> None:
+        check_name(self.grid, key="grid")
+
+
+def read_summary(folder: Path) -> Summary:
+    """The summary of a grid's reference. Raises SoftadvError naming the file."""
     path = folder / SUMMARY
-    found = read_json(path).get(key)
-    if not isinstance(found, str):
-        raise SoftadvError(f"{path}: {key}: expected a text, got {found!r}")
-    return found
+    return summary_from_table(read_json(path), path=path)
 
 
-def summary_parts(folder: Path) -> tuple[int, int]:
-    """How many trials of the grid have finished, and how many it has. Raises SoftadvError naming the file."""
-    path = folder / SUMMARY
-    parts = read_json(path).get("parts")
-    counts = [parts.get(key) for key in ("finished", "trials")] if isinstance(parts, dict) else []
-    match counts:
-        case [int(finished), int(trials)]:
-            return finished, trials
-    raise SoftadvError(f"{path}: parts: expected the numbers finished and trials, got {parts!r}")
-
-
-def _check_figures(result: Result, epochs: Sequence[EpochMetrics], path: Path) -> None:
-    """JSON of another program may have the right keys: what is compared must be numbers that can be."""
-    fractions: dict[str, Any] = {
-        "natural_accuracy": result.natural_accuracy,
-        "adversarial_accuracy": result.adversarial_accuracy,
-    }
-    for key, value in fractions.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise SoftadvError(f"{path}: {key}: expected a fraction, got {value!r}")
-    counted = [(f"certified by {found.domain}", found.verified, found.images) for found in result.certified]
-    if result.autoattack is not None:
-        counted.append(("autoattack", result.autoattack.correct, result.autoattack.images))
-    counted += [
-        (f"epoch {e.epoch}: verified", e.verified, result.train_images) for e in epochs if e.verified is not None
-    ]
-    for key, count, images in counted:
-        if not all(type(value) is int for value in (count, images)) or not 0 <= count <= images or not images:
-            raise SoftadvError(f"{path}: {key}: {count!r} of {images!r} is no count of images")
+def summary_from_table(table: dict[str, Any], *, path: Path) -> Summary:
+    """A summary from its file's content. Raises SoftadvError naming the file."""
+    return build(Summary, table, where=str(path))

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from softadv._io import read_tensors, tensors_sha256
+from softadv._io import parse_json, read_tensors, tensors_sha256
 from softadv.errors import SoftadvError
 from softadv.models import conv_small
 from softadv.reference import SUMMARY, read_record
-from softadv.run_folder import GRID, SPEC, WEIGHTS, RunFolder
+from softadv.run_folder import GRID, RESULT, SPEC, WEIGHTS, RunFolder
 from softadv.spec import Trial, trial_from_table, trial_to_table
 
 
@@ -56,14 +56,16 @@ def find_saved(path: Path) -> Saved:
     A file's trial is the one that it names; a file of the stored reference that names none has it in its record.
     Raises SoftadvError for what is missing or damaged.
     """
-    trial = None
+    trial = result = None
     if path.is_dir():
         _check_run_folder(path)
-        trial = RunFolder(path).trial()
+        trial, _, result = RunFolder(path).read()
         path = path / WEIGHTS
         if not path.exists():
             raise SoftadvError(f"{path.parent}: has no {WEIGHTS} yet: the trial has not finished")
     weights, about = read_tensors(path)
+    if result is not None and tensors_sha256(weights) != result.weights_sha256:
+        raise SoftadvError(f"{path}: not the weights that {RESULT} was measured with; {RunFolder(path.parent).again()}")
     trial = trial or _named_trial(path, about) or _recorded_trial(path, weights)
     dataset = about.get("dataset")
     return Saved(path, weights, trial.dataset if dataset is None and trial is not None else dataset, trial)
@@ -96,13 +98,8 @@ def _check_run_folder(folder: Path) -> None:
 def _named_trial(path: Path, about: Mapping[str, str]) -> Trial | None:
     if "spec" not in about:
         return None
-    try:
-        table = json.loads(about["spec"])
-    except (ValueError, TypeError, RecursionError) as error:
-        raise SoftadvError(f"{path}: its spec is not valid JSON ({error})") from error
-    if not isinstance(table, dict):
-        raise SoftadvError(f"{path}: its spec is not a JSON object")
-    return trial_from_table(table, where=f"{path}: its spec")
+    where = f"{path}: its spec"
+    return trial_from_table(parse_json(about["spec"], where=where), where=where)
 
 
 def _recorded_trial(path: Path, weights: Mapping[str, Tensor]) -> Trial | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from softadv._io import parse_toml, read_text
 from softadv.errors import SoftadvError
 from softadv.ranges import (
     MOST_EPOCHS,
@@ -77,8 +77,7 @@ class Trial:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        if not _is_name(self.setting):
-            raise SoftadvError(f"setting: {self.setting!r} is not a name of letters, digits, '.', '_' and '-'")
+        check_name(self.setting, key="setting")
         for key, least, most in _COUNTS:
             value = getattr(self, key)
             if value is not None:
@@ -177,11 +176,7 @@ def load_grid(name: str) -> Grid:
         raise SoftadvError(
             f"grid: no grid is named {name!r}; there are {', '.join(packaged_grids())}, or name a .toml file"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SoftadvError(f"grid: cannot read {path} ({getattr(error, 'strerror', None) or error})") from error
-    return parse_grid(text, source=str(path))
+    return parse_grid(read_text(path), source=str(path))
 
 
 def parse_grid(text: str, *, source: str) -> Grid:
@@ -193,14 +188,11 @@ def parse_grid(text: str, *, source: str) -> Grid:
     Trials come in the order settings, seeds, methods, so that an interrupted grid has whole
     comparisons first.
     """
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of 5,000 digits is a ValueError, too
-        raise SoftadvError(f"{source}: not valid TOML ({error})") from error
+    table = parse_toml(text, where=source)
     _refuse_unknown(table, {"name", "description", "include", "methods", "seeds", "defaults", "setting"}, where=source)
     name = _take(table, "name", str, where=source)
-    if not _is_name(name):
-        raise SoftadvError(f"{source}: name: {name!r} is not a name of letters, digits, '.', '_' and '-'")
+    check_name(name, key=f"{source}: name")
+    description = _take({"description": "", **table}, "description", str, where=source)
     trials = _included(table, source=source) if "include" in table else _trials(table, source=source)
     if not trials:
         raise SoftadvError(f"{source}: no trials: needs at least one method, one seed and one setting")
@@ -208,7 +200,7 @@ def parse_grid(text: str, *, source: str) -> Grid:
     for trial_name in names:
         if names.count(trial_name) > 1:
             raise SoftadvError(f"{source}: two trials are named {trial_name}")
-    return Grid(name=name, description=str(table.get("description", "")), trials=tuple(trials))
+    return Grid(name=name, description=description, trials=tuple(trials))
 
 
 def _included(table: Mapping[str, Any], *, source: str) -> list[Trial]:
@@ -216,7 +208,7 @@ def _included(table: Mapping[str, Any], *, source: str) -> list[Trial]:
     trials: list[Trial] = []
     for other in _take(table, "include", list, where=source):
         if other not in packaged_grids():
-            raise SoftadvError(f"{source}: include: no packaged grid is named {other!r}")
+            raise SoftadvError(f"{source}: include: no packaged grid is named {shown(other)}")
         trials += load_grid(other).trials
     return trials
 
@@ -225,11 +217,13 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
     methods = _take(table, "methods", list, where=source)
     seeds = _take(table, "seeds", list, where=source)
     defaults = _take({"defaults": {}, **table}, "defaults", dict, where=source)
+    _refuse_without_effect(defaults, where=f"{source}: defaults")
     trials = []
     for index, setting in enumerate(_take(table, "setting", list, where=source)):
         if not isinstance(setting, dict):
             raise SoftadvError(f"{source}: setting {index} must be a table, got {shown(setting)}")
-        where = f"{source}: setting {setting.get('setting', index)!r}"
+        where = f"{source}: setting {shown(setting.get('setting', index))}"
+        _refuse_without_effect(setting, where=where)
         its_methods = _take({"methods": methods, **setting}, "methods", list, where=where)
         table_of_setting = {**defaults, **{key: value for key, value in setting.items() if key != "methods"}}
         for seed in seeds:
@@ -264,8 +258,16 @@ def trial_to_table(trial: Trial) -> dict[str, Any]:
     return asdict(trial) | {"certified_domains": list(trial.certified_domains)}
 
 
-def _is_name(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", text) is not None
+def check_name(text: str, *, key: str) -> None:
+    """Raise SoftadvError for what cannot name a folder everywhere: `..`, a separator, more than 100 characters."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is None:
+        raise SoftadvError(f"{key}: {shown(text)} is not a name of at most 100 letters, digits, '.', '_' and '-'")
+
+
+def _refuse_without_effect(table: Mapping[str, Any], *, where: str) -> None:
+    for key, instead in (("seed", "seeds"), ("method", "methods")):
+        if key in table:
+            raise SoftadvError(f"{where}: {key}: has no effect here; name {instead} above the settings")
 
 
 # Of the keys that count: the least and the most.
@@ -288,7 +290,7 @@ _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "e
 def _refuse_unknown(table: Mapping[str, Any], known: set[str], *, where: str) -> None:
     for key in table:
         if key not in known:
-            raise SoftadvError(f"{where}: unknown key {key!r}; known are {', '.join(sorted(known))}")
+            raise SoftadvError(f"{where}: unknown key {shown(key)}; known are {', '.join(sorted(known))}")
 
 
 def _take(table: Mapping[str, Any], key: str, kind: type, *, where: str) -> Any:
@@ -304,7 +306,7 @@ def _check_types(trial: Trial) -> None:
         value = getattr(trial, key)
         if get_origin(kind) is Literal:
             if value not in get_args(kind):
-                raise SoftadvError(f"{key}: unknown value {value!r}, expected one of {', '.join(get_args(kind))}")
+                raise SoftadvError(f"{key}: unknown value {shown(value)}, expected one of {', '.join(get_args(kind))}")
         elif get_origin(kind) is tuple:
             if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
                 raise SoftadvError(f"{key}: expected a list of strings, got {shown(value)}")

@@ -19,8 +19,8 @@ from softadv.errors import DivergedError, SoftadvError
 from softadv.evaluation import adversarial_accuracy, natural_accuracy
 from softadv.models import conv_small
 from softadv.progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
-from softadv.records import EpochMetrics, Result
-from softadv.run_folder import CHECKPOINT, RunFolder
+from softadv.records import EpochMetrics, Result, digest
+from softadv.run_folder import CHECKPOINT, METRICS, RunFolder
 from softadv.spec import Trial
 from softadv.stacked import MembersDivergedError, Team
 from softadv.training import (
@@ -41,26 +41,25 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
     """Train, evaluate, certify and export; every finished epoch is kept in the run folder.
 
     data: the images the spec names, on the device to train on. A finished trial is not run again.
-    Raises SoftadvError where the folder holds another trial, other images or damaged files; DivergedError where the
-    training ends in NaN or infinity.
+    Raises SoftadvError where the folder holds another trial, other images or damaged files, and where another process
+    writes there; DivergedError where the training ends in NaN or infinity.
     """
-    run.begin(trial)
-    finished = run.result()
-    if finished is not None:
-        _check_same_data(run, finished.data_fingerprint, data)
-        report("finished before", expected_work(trial, data), before=True)
-        return finished
-    under_way = TrialRun.resume(trial, run=run, data=data, report=report)
-    while under_way.epoch < trial.epochs:
-        under_way.train_epoch()
-    last = under_way.metrics[-1]
-    with diverging(last.epoch):
-        result = conclude(
-            under_way.learner.model, trial=trial, run=run, data=data, report=report,
-            natural=last.natural_accuracy, adversarial=last.adversarial_accuracy,
-        )  # fmt: skip
-    run.write_result(result)
-    return result
+    with run.begun(trial):
+        finished = run.finished()
+        if finished is not None:
+            _check_same_data(run, finished.data_fingerprint, data)
+            report("finished before", expected_work(trial, data), before=True)
+            return finished
+        under_way = TrialRun.resume(trial, run=run, data=data, report=report)
+        while under_way.epoch < trial.epochs:
+            under_way.train_epoch()
+        last = under_way.metrics[-1]
+        with diverging(last.epoch):
+            result = conclude(
+                under_way.learner.model, trial=trial, run=run, data=data, report=report,
+                natural=last.natural_accuracy, adversarial=last.adversarial_accuracy,
+            )  # fmt: skip
+        return run.write_result(result)
 
 
 def train_side_by_side(runs: Sequence[TrialRun]) -> None:
@@ -174,7 +173,10 @@ class TrialRun:
             self.metrics.append(self._evaluate(trained, epoch))
         # The metrics go first: a checkpoint never knows an epoch that they do not.
         self.run.write_metrics(self.metrics)
-        save_checkpoint(self.run.path / CHECKPOINT, self.learner, epoch=epoch, data_fingerprint=self.data.fingerprint)
+        save_checkpoint(self.run.path / CHECKPOINT, self.learner, epoch=epoch, about=self._belongs_to(self.metrics))
+
+    def _belongs_to(self, metrics: Sequence[EpochMetrics]) -> dict[str, str]:
+        return {"data": self.data.fingerprint, "spec": digest(self.trial), "metrics": digest(*metrics)}
 
     def _evaluate(self, trained: TrainedEpoch, epoch: int) -> EpochMetrics:
         trial, data, learner = self.trial, self.data, self.learner
@@ -209,13 +211,31 @@ class TrialRun:
         path = self.run.path / CHECKPOINT
         if not path.exists():
             return
-        epoch, fingerprint = load_checkpoint(path, self.learner, device=self.data.train_x.device)
-        _check_same_data(self.run, fingerprint, self.data)
-        self.metrics = self.run.metrics()[:epoch]
-        if self.epoch != epoch:
-            raise SoftadvError(
-                f"{self.run.path / 'metrics.json'}: ends before epoch {epoch}, the checkpoint's; use --fresh"
-            )
+        again = self.run.again()
+        try:
+            epoch, about = load_checkpoint(path, self.learner, device=self.data.train_x.device)
+        except SoftadvError as error:
+            raise SoftadvError(f"{error}; {again}") from error
+        _check_same_data(self.run, about.get("data", ""), self.data)
+        if "spec" in about:
+            fits = about["spec"] == digest(self.trial)
+        else:  # of an earlier version: the network and its optimizer fit, and so must the split
+            fits = epoch <= self.trial.epochs and self._fits_split(epoch)
+        if not fits:
+            raise SoftadvError(f"{path}: not a checkpoint of this trial; {again}")
+        metrics = self.run.metrics()[:epoch]
+        if len(metrics) != epoch:
+            raise SoftadvError(f"{self.run.path / METRICS}: ends before epoch {epoch}, the checkpoint's; {again}")
+        if about.get("metrics", digest(*metrics)) != digest(*metrics):
+            raise SoftadvError(f"{self.run.path / METRICS}: not the epochs of the checkpoint; {again}")
+        self.metrics = metrics
+
+    def _fits_split(self, epoch: int) -> bool:
+        """Whether there is a split of these images if the epoch needed one, and none else."""
+        split = self.learner.partition
+        if self.trial.method != "soft" or epoch <= self.trial.natural_epochs:
+            return split is None
+        return split is not None and len(split.verified) == len(self.data.train_x)
 
 
 def _engine(device: torch.device) -> str:
