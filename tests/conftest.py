@@ -29,6 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--container", action="store_true", help="build the image for a CPU, and run it (tests/container; minutes)"
     )
+    parser.addoption("--long", action="store_true", help="run what is marked as long, too (minutes)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +39,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes longest comes first, since other workers can do the rest meanwhile."""
+    """Leave out what is marked as long, and begin with the container, since other workers can do the rest meanwhile."""
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long")])
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
     if config.getoption("--container"):
         items.sort(key=lambda item: "container" not in item.path.parts)
 
