@@ -11,6 +11,7 @@ import onnxruntime as ort
 import torch
 from torch import nn
 from torch._inductor import config as inductor_config
+from torch._inductor.utils import fresh_cache
 
 from tests.certify.layers import Array
 
@@ -47,7 +48,8 @@ def inductor(
     """The same by torch.compile; freezing folds batch norms, and takes oneDNN's merged operators."""
     for freeze, size in product(freezing, batches):
         torch.compiler.reset()
-        with torch.no_grad(), inductor_config.patch(freezing=freeze, compile_threads=1), warnings.catch_warnings():
+        settings = inductor_config.patch(freezing=freeze, compile_threads=1, cpp_cache_precompile_headers=False)
+        with torch.no_grad(), fresh_cache(), settings, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             compiled = torch.compile(model, dynamic=False)
             for batch in _batches(points, size):

@@ -121,7 +121,7 @@ def test_a_model_that_computes_something_else_than_is_read_is_found_out(engine):
             x = x.flatten(1)
             return self.last(x) if self.calls <= self.traced else self.last(x + x + x + x)
 
-    for traced in (1, 5):
+    for traced in (1, 4):  # in one mode, in all
         with pytest.raises(SoftadvError, match="computes something else"):
             ask(Counting(traced), torch.ones(1, 1, 2, 2), eps=0.01)
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -63,7 +62,10 @@ def trace(model: nn.Module) -> fx.Graph:
 
 
 def check_other_modes(model: nn.Module, graph: fx.Graph) -> None:
-    """Raise SoftadvError where a model is another graph in another mode: a verdict would not say which it means."""
+    """Raise SoftadvError where a model is another graph when gradients are recorded, or are not.
+
+    A verdict would not say which it means. Training mode is the caller's affair: the layers' modes stay as they are.
+    """
     if not has_own_code(model):
         return  # there is nothing that could ask for a mode, but layers, which are read with theirs
     operations = _operations(graph)
@@ -71,7 +73,6 @@ def check_other_modes(model: nn.Module, graph: fx.Graph) -> None:
         ("with gradients", torch.enable_grad()),
         ("under torch.no_grad()", torch.no_grad()),
         ("under torch.inference_mode()", torch.inference_mode()),
-        ("in eval mode (call model.eval() first)", _eval_mode(model)),
     ]
     for name, mode in modes:
         with torch.inference_mode(False), mode:
@@ -86,16 +87,3 @@ def _operations(graph: fx.Graph) -> list[tuple[object, ...]]:
         (node.op, node.target, repr(fx.map_arg((node.args, node.kwargs), lambda used: f"%{places[used]}")))
         for node in graph.nodes
     ]
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, and then as it was."""
-    before = [(part, part.training) for part in model.modules()]
-    for part, _ in before:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
