@@ -1,0 +1,219 @@
+"""Everything by name: what a spec or a call names is found in one way, whatever kind it is of.
+
+A name is a registered one ("mnist"), or "package.module:attribute" of one's own, with the current folder on the
+path. A registered name may take a text behind a colon ("folder:PATH").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib
+import inspect
+import re
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Generic, TypeVar, cast
+
+from softadv.errors import SoftadvError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Registry(Generic[T]):
+    """The things of one kind that have names: T is what get returns, such as a function that builds a model."""
+
+    def __init__(
+        self, kind: str, *, accepts: Callable[[object], bool] = callable, expected: str = "a function"
+    ) -> None:
+        """kind: the word for messages, such as "dataset".
+
+        accepts: whether an object of one's own can be of this kind; expected: what it should be, in words.
+        """
+        self.kind = kind
+        self._accepts, self._expected = accepts, expected
+        self._found: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator that gives what it decorates a name.
+
+        "NAME:WORD" takes a text behind the colon: get("folder:x") is then the function registered as
+        "folder:PATH", with "x" as its first argument. Raises SoftadvError for a name that is taken.
+        """
+
+        def add(found: T) -> T:
+            if _head(name) in (_head(other) for other in self._found):
+                raise SoftadvError(f"{self.kind}: the name {_head(name)!r} is taken")
+            self._found[name] = found
+            return found
+
+        return add
+
+    def names(self) -> tuple[str, ...]:
+        """The registered names, in the order of registration."""
+        return tuple(self._found)
+
+    def get(self, what: str | T) -> T:
+        """What a name stands for; what is not a string is itself the answer.
+
+        Raises SoftadvError (one line) for an unknown name, a module that cannot be imported, an attribute that it
+        does not have, and an object that cannot be of this kind.
+        """
+        if not isinstance(what, str):
+            return self._checked(what, where=f"{self.kind} {what!r}")
+        head, colon, rest = what.partition(":")
+        for name, found in self._found.items():
+            if head == _head(name) and bool(colon) == (":" in name):
+                if not colon:
+                    return found
+                if not rest:
+                    raise SoftadvError(f"{self.kind} {what!r}: nothing stands behind the colon, expected {name}")
+                return cast(T, functools.partial(cast(Callable[..., Any], found), rest))
+        if colon:
+            return self._checked(import_object(what, kind=self.kind), where=f"{self.kind} {what}")
+        close = get_close_matches(what, self._found, n=1)
+        hint = f", did you mean {close[0]}?" if close else ";"
+        known = ", ".join((*self._found, "package.module:attribute"))
+        raise SoftadvError(f"{self.kind}: unknown name {what!r}{hint} expected one of {known}")
+
+    def is_registered(self, what: object) -> bool:
+        """Whether a name is a registered one, so that softadv's own version says all about its code."""
+        return isinstance(what, str) and any(
+            what.partition(":")[0] == _head(name) and (":" in what) == (":" in name) for name in self._found
+        )
+
+    def _checked(self, found: object, *, where: str) -> T:
+        if not self._accepts(found):
+            raise SoftadvError(f"{where}: expected {self._expected}, got a {type(found).__name__}")
+        return cast(T, found)
+
+
+def _head(name: str) -> str:
+    return name.partition(":")[0]
+
+
+def import_object(path: str, *, kind: str) -> object:
+    """What "package.module:attribute" names; the current folder is on the path while the module is imported.
+
+    kind: what it is to be, for messages. Raises SoftadvError (one line) naming what is missing, or why the module
+    cannot be imported, with file and line.
+    """
+    where = f"{kind} {path!r}"
+    name, _, attribute = path.partition(":")
+    if name.endswith(".py"):
+        raise SoftadvError(f"{where}: name the module and not its file, such as {Path(name).stem}:{attribute}")
+    if not all(re.fullmatch(r"\w+(\.\w+)*", part) for part in (name, attribute)):
+        raise SoftadvError(f"{where}: expected package.module:attribute")
+    module = _import(name, where=where)
+    found: object = module
+    for part in attribute.split("."):
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            file = getattr(module, "__file__", None)
+            close = get_close_matches(part, [other for other in dir(found) if not other.startswith("_")], n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SoftadvError(f"{where}: module {name}{f' ({file})' if file else ''} has no {part!r}{hint}") from None
+    return found
+
+
+def _import(name: str, *, where: str) -> ModuleType:
+    with _current_folder_on_path():
+        importlib.invalidate_caches()  # a file may have been written since the folder was last looked at
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+                raise SoftadvError(
+                    f"{where}: there is no module {error.name} in the current folder ({Path.cwd()}) or installed"
+                ) from None
+            raise SoftadvError(f"{where}: module {name} cannot be imported ({reason(error)})") from error
+        except (Exception, SystemExit) as error:
+            raise SoftadvError(f"{where}: module {name} cannot be imported ({reason(error)})") from error
+
+
+@contextlib.contextmanager
+def _current_folder_on_path() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):  # the module may have changed the path itself
+            sys.path.remove(folder)
+
+
+def call(where: str, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
+    """function(*args, **kwargs), where what somebody else's code raises becomes a SoftadvError of one line.
+
+    where: what was called, for the message; the original error is the cause.
+    """
+    try:
+        return function(*args, **kwargs)
+    except SoftadvError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise SoftadvError(f"{where}: raised {reason(error)}") from error
+
+
+def reason(error: BaseException) -> str:
+    """An error in one line, with the file and line it comes from."""
+    text = " ".join(str(error).split())
+    said = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if isinstance(error, SyntaxError):  # its text ends with file and line
+        return said
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
+    # Whoever reads this can mend their own code, not what it calls.
+    frames = [frame for frame in frames if _is_own(Path(frame.filename))] or frames
+    return f"{said}; {frames[-1].filename}, line {frames[-1].lineno}" if frames else said
+
+
+def _is_own(file: Path) -> bool:
+    installed = (Path(sysconfig.get_path("stdlib")), Path(__file__).parent)
+    return "site-packages" not in file.parts and not any(file.is_relative_to(folder) for folder in installed)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an object of one's own comes from.
+
+    path: "package.module:attribute". sha256: of its source file, in hexadecimal; None where it comes from no file, as
+    in an interactive session. Other files that it imports are not looked at.
+    """
+
+    path: str
+    sha256: str | None
+
+
+def origin(found: object) -> Origin:
+    """Import path and SHA-256 of the source file of a function, a class, or an object's class."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    named = inspect.unwrap(found) if callable(found) else found
+    if not isinstance(named, type) and not inspect.isroutine(named):
+        named = type(named)
+    path = f"{named.__module__}:{named.__qualname__}"
+    try:
+        return Origin(path, hashlib.sha256(Path(inspect.getfile(named)).read_bytes()).hexdigest())
+    except (TypeError, OSError):
+        return Origin(path, None)
+
+
+def check_unchanged(kind: str, *, recorded: Origin, now: Origin) -> None:
+    """Raise SoftadvError if an object of one's own, or its source file, is another one than was recorded."""
+    if recorded.path != now.path:
+        raise SoftadvError(f"{kind} {recorded.path}: is {now.path} now; go on with the one that the run began with")
+    if recorded.sha256 != now.sha256:
+        then, today = (sha256[:12] if sha256 else "unknown" for sha256 in (recorded.sha256, now.sha256))
+        raise SoftadvError(
+            f"{kind} {recorded.path}: its source file changed since the run began (SHA-256 {then}, now {today}); "
+            "bring it back, or begin another run"
+        )
