@@ -3,6 +3,7 @@
 import gzip
 import io
 import tarfile
+from dataclasses import replace
 from hashlib import md5
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,11 +14,15 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from softadv import data
+from softadv import _files
 from softadv.data import find_dataset, load_dataset, search_places
 from softadv.errors import SoftadvError
 
-FILES = [(name, file) for name in data._FILES for file in data._FILES[name]]
+SIZES = {
+    name: {f"{layout.folders[0]}/{file}": size for file, size in layout.files.items()}
+    for name, (layout, *_) in _files.LAYOUTS.items()
+}
+FILES = [(name, file) for name, files in SIZES.items() for file in files]
 # Of an IDX file: two zeros, the type 8 (bytes), the number of dimensions, the dimensions.
 IDX_HEADERS = {
     "train-images-idx3-ubyte": (2051, 60_000, 28, 28),
@@ -29,7 +34,7 @@ IDX_HEADERS = {
 
 def lay_out(root: Path, name: str) -> Path:
     """A dataset of zeros of the right sizes; the files are sparse and take no room."""
-    for file, size in data._FILES[name].items():
+    for file, size in SIZES[name].items():
         path = root / file
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "wb") as opened:
@@ -58,7 +63,7 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "cwd")
     monkeypatch.delenv("SOFTADV_DATA", raising=False)
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    monkeypatch.setattr(data, "CIFAR10_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
+    monkeypatch.setattr(_files, "CIFAR10_URL", "http://127.0.0.1:9/cifar-10-binary.tar.gz")
 
 
 @pytest.fixture
@@ -91,18 +96,21 @@ def serve():
 @pytest.fixture
 def small_cifar10(tmp_path, monkeypatch):
     """CIFAR-10 with four images to a file, as an archive, and its pixels and labels."""
-    monkeypatch.setitem(data._FILES, "cifar10", dict.fromkeys(data._FILES["cifar10"], 4 * 3073))
+    binary, pickles = _files.LAYOUTS["cifar10"]
+    small = replace(binary, files=dict.fromkeys(binary.files, 4 * 3073))
+    monkeypatch.setitem(_files.LAYOUTS, "cifar10", (small, pickles))
+    monkeypatch.setattr(_files, "_CIFAR10_IMAGES", 4)
     random = np.random.default_rng(0)
     labels = random.integers(10, size=(6, 4, 1), dtype=np.uint8)
     pixels = random.integers(256, size=(6, 4, 3072), dtype=np.uint8)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for file, records in zip(data._FILES["cifar10"], np.concatenate([labels, pixels], 2), strict=True):
+        for file, records in zip(SIZES["cifar10"], np.concatenate([labels, pixels], 2), strict=True):
             entry = tarfile.TarInfo(file)
             entry.size = records.nbytes
             archive.addfile(entry, io.BytesIO(records.tobytes()))
     archive = packed.getvalue()
-    monkeypatch.setattr(data, "CIFAR10_MD5", md5(archive).hexdigest())
+    monkeypatch.setattr(_files, "CIFAR10_MD5", md5(archive).hexdigest())
     return archive, pixels.reshape(6, 4, 3, 32, 32), labels[:, :, 0]
 
 
@@ -163,7 +171,7 @@ def test_mnist_is_read_as_it_lies_there(tmp_path):
 def test_cifar10_is_read_channel_by_channel(small_cifar10, tmp_path):
     _, pixels, labels = small_cifar10
     root = lay_out(tmp_path, "cifar10")
-    for file, images, classes in zip(data._FILES["cifar10"], pixels, labels, strict=True):
+    for file, images, classes in zip(SIZES["cifar10"], pixels, labels, strict=True):
         records = np.concatenate([classes[:, None], images.reshape(4, -1)], 1)
         (root / file).write_bytes(records.tobytes())
     found = load_dataset("cifar10", root)
@@ -259,16 +267,16 @@ def test_a_folder_that_cannot_be_made_is_an_error_of_the_dataset():
 
 def test_a_download_is_checked_and_laid_out_under_data(serve, small_cifar10, monkeypatch):
     archive, pixels, _ = small_cifar10
-    monkeypatch.setattr(data, "CIFAR10_URL", serve({"c.tar.gz": archive}) + "c.tar.gz")
+    monkeypatch.setattr(_files, "CIFAR10_URL", serve({"c.tar.gz": archive}) + "c.tar.gz")
     first = load_dataset("cifar10")
     assert sorted(path.name for path in Path("data").iterdir()) == ["cifar-10-batches-bin"]
     torch.testing.assert_close(first.test_x, torch.from_numpy(pixels[5]) / 255)
-    monkeypatch.setattr(data, "CIFAR10_URL", "http://127.0.0.1:9/")
+    monkeypatch.setattr(_files, "CIFAR10_URL", "http://127.0.0.1:9/")
     assert load_dataset("cifar10").fingerprint == first.fingerprint
 
 
 def test_a_download_fills_a_folder_that_was_left_empty(serve, small_cifar10, monkeypatch):
-    monkeypatch.setattr(data, "CIFAR10_URL", serve({"c.tar.gz": small_cifar10[0]}) + "c.tar.gz")
+    monkeypatch.setattr(_files, "CIFAR10_URL", serve({"c.tar.gz": small_cifar10[0]}) + "c.tar.gz")
     Path("data/cifar-10-batches-bin").mkdir(parents=True)
     assert len(load_dataset("cifar10").test_x) == 4
 
@@ -280,7 +288,7 @@ def test_a_damaged_download_leaves_nothing(serve, small_cifar10, monkeypatch, da
         address = serve({"c.tar.gz": archive[:-1] + bytes([archive[-1] ^ 1])})
     else:
         address = serve({"c.tar.gz": archive}, cut=1000)
-    monkeypatch.setattr(data, "CIFAR10_URL", address + "c.tar.gz")
+    monkeypatch.setattr(_files, "CIFAR10_URL", address + "c.tar.gz")
     assert "download failed" in refusal("cifar10")
     assert not Path("data").exists()
 

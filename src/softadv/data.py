@@ -1,57 +1,60 @@
-"""Images: where they are looked for, how they are read, and a fingerprint of what was read."""
+"""Data sets: by name, from files of one's own, or from a function; and what is known of each."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-import shutil
-import struct
-import tarfile
-import tempfile
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softadv._files import check_files, find_dataset, load_files, search_places
+from softadv._images import check_parts, fingerprint, image_tensor, label_tensor, scaled, statistics
+from softadv._readers import Arrays, read_folder, read_npz, read_torchvision
 from softadv.errors import NotFiniteError, SoftadvError
-from softadv.models import CLASSES, IMAGE_SHAPES
 from softadv.ranges import Clip
+from softadv.registry import Registry, call, origin
 
-Bytes = npt.NDArray[np.uint8]
-
-CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+__all__ = [
+    "KNOWN",
+    "About",
+    "Dataset",
+    "ImageData",
+    "check_files",
+    "check_finite",
+    "check_images",
+    "check_labels",
+    "check_pixels",
+    "dataset_title",
+    "find_dataset",
+    "load_dataset",
+    "make_dataset",
+    "names",
+    "register",
+    "search_places",
+]
 
 # The writers of the last images wrote none of the first ones.
 _DIGITS_TRAINING = 1437
-
-# Relative path of each file and its size in bytes.
-_FILES: dict[str, dict[str, int]] = {
-    "mnist": {
-        "MNIST/raw/train-images-idx3-ubyte": 16 + 60_000 * 784,
-        "MNIST/raw/train-labels-idx1-ubyte": 8 + 60_000,
-        "MNIST/raw/t10k-images-idx3-ubyte": 16 + 10_000 * 784,
-        "MNIST/raw/t10k-labels-idx1-ubyte": 8 + 10_000,
-    },
-    "cifar10": {
-        f"cifar-10-batches-bin/{name}.bin": 10_000 * 3073
-        for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-    },
-}
+_TEN = tuple("0123456789")
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """A dataset in memory.
+class Dataset:
+    """Images for training and testing, in memory.
 
-    train_x, test_x: float32 (N, C, H, W) in [0, 1]; train_y, test_y: int64 (N,).
-    fingerprint: SHA-256 of the 8-bit pixels and labels, training and test, as they are here.
-    source: where they were read from, for people.
+    train_x, test_x: float32 (N, C, H, W) in [0, 1], of any number of channels. train_y, test_y: int64 (N,).
+    name: what loads it. title: its name for people; default: name.
+    class_names: default: the numbers of the classes that there are, at least two.
+    mean, std: of the pixels of each channel, for Normalize; default: those of the training images.
+    mirror_keeps_class: whether a mirrored image is of the same class, as augmentation by mirroring needs.
+    fingerprint: SHA-256 of the pixels and labels, training and test, as they are here. source: where they come from.
+
+    Raises SoftadvError for images and labels that are not so, that do not fit each other, or of which there are none.
     """
 
     name: str
@@ -59,23 +62,71 @@ class ImageData:
     train_y: Tensor
     test_x: Tensor
     test_y: Tensor
-    fingerprint: str
-    source: str
+    fingerprint: str = ""
+    source: str = ""
+    title: str = ""
+    class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    mirror_keeps_class: bool = False
 
-    def first(self, *, train: int | None = None, test: int | None = None) -> ImageData:
+    def __post_init__(self) -> None:
+        check_parts(self.name, (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)))
+        highest = int(max(self.train_y.max(), self.test_y.max()))
+        self._default("title", lambda: self.name)
+        self._default("class_names", lambda: tuple(map(str, range(max(highest + 1, 2)))))
+        self._default("fingerprint", lambda: fingerprint(self.train_x, self.train_y, self.test_x, self.test_y))
+        if not self.mean and not self.std:
+            mean, std = statistics(self.train_x)
+            self._default("mean", lambda: mean)
+            self._default("std", lambda: std)
+        where = f"dataset {self.name}"
+        if self.classes < 2:
+            raise SoftadvError(f"{where}: class_names: at least two classes are needed, got {self.class_names!r}")
+        if highest >= self.classes:
+            part, y = ("train_y", self.train_y) if int(self.train_y.max()) == highest else ("test_y", self.test_y)
+            raise SoftadvError(
+                f"{where}: {part}: image {int(y.argmax())} has label {highest}, labels end at {self.classes - 1}"
+            )
+        channels = self.image_shape[0]
+        if not len(self.mean) == len(self.std) == channels or not all(value > 0 for value in self.std):
+            raise SoftadvError(
+                f"{where}: mean and std: expected a number for each of {channels} channels, and std above 0, "
+                f"got {self.mean} and {self.std}"
+            )
+
+    def _default(self, key: str, value: Callable[[], object]) -> None:
+        if not getattr(self, key):
+            object.__setattr__(self, key, value())
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.train_x.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    def first(self, *, train: int | None = None, test: int | None = None) -> Dataset:
         """The first so many images of each part; None keeps all. The fingerprint becomes theirs."""
         if train is None and test is None:
             return self
         for part, wanted, there in (("train", train, len(self.train_x)), ("test", test, len(self.test_x))):
             if wanted is not None and not 1 <= wanted <= there:
                 raise SoftadvError(f"{self.name}: asked for {wanted} {part} images, there are {there}")
-        kept = (self.train_x[:train], self.train_y[:train], self.test_x[:test], self.test_y[:test])
-        pixels = [(part * 255).round().to(torch.uint8).numpy() for part in kept[::2]]
-        labels = [part.to(torch.uint8).numpy() for part in kept[1::2]]
-        fingerprint = _fingerprint(pixels[0], labels[0], pixels[1], labels[1])
-        return ImageData(self.name, *kept, fingerprint, self.source)
+        return replace(
+            self,
+            train_x=self.train_x[:train],
+            train_y=self.train_y[:train],
+            test_x=self.test_x[:test],
+            test_y=self.test_y[:test],
+            fingerprint="",
+        )
 
-    def to(self, device: torch.device) -> ImageData:
+    def to(self, device: torch.device) -> Dataset:
         """The same images on a device."""
         return replace(
             self,
@@ -84,6 +135,106 @@ class ImageData:
             test_x=self.test_x.to(device),
             test_y=self.test_y.to(device),
         )
+
+
+ImageData = Dataset  # its name of old
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is known of a data set before it is read; fields as in Dataset."""
+
+    title: str
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mirror_keeps_class: bool
+
+
+# Means and deviations: softadv computed them from the data named in each dataset's fingerprint; four digits are plenty.
+KNOWN: dict[str, About] = {
+    "digits": About(
+        title="Digits", image_shape=(1, 28, 28), class_names=_TEN, mean=(0.3054,), std=(0.3238,),
+        mirror_keeps_class=False,
+    ),
+    "mnist": About(
+        title="MNIST", image_shape=(1, 28, 28), class_names=_TEN, mean=(0.1307,), std=(0.3081,),
+        mirror_keeps_class=False,
+    ),
+    "cifar10": About(
+        title="CIFAR-10", image_shape=(3, 32, 32),
+        class_names=(
+            "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+        ),
+        mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), mirror_keeps_class=True,
+    ),
+}  # fmt: skip
+
+_registry: Registry[Callable[..., Dataset]] = Registry(
+    "dataset",
+    accepts=lambda found: callable(found) or isinstance(found, Dataset),
+    expected="a function that returns a softadv.Dataset",
+)
+register = _registry.register
+names = _registry.names
+
+
+def load_dataset(what: str | Dataset | Callable[..., Dataset], root: str | Path | None = None) -> Dataset:
+    """Load a data set.
+
+    what: one of
+    - "digits" (bundled with scikit-learn), "mnist", "cifar10". The latter two are looked for under root, then under the
+      folder named by SOFTADV_DATA, then under ./data; at last they are downloaded into ./data, with a checksum.
+      softadv._files says in which layouts.
+    - "torchvision:NAME", a classification set of torchvision in its own layout, looked for and downloaded likewise;
+    - "folder:PATH", with images in PATH/train/CLASS/ and PATH/test/CLASS/;
+    - "npz:FILE", with the arrays train_x, train_y, test_x and test_y that make_dataset takes;
+    - "package.module:function", or the function, which returns a Dataset; it is given root if it has a parameter of
+      that name, else nothing;
+    - a Dataset, which is returned.
+
+    Raises SoftadvError (one line) for an unknown name, and for data that are missing, unreadable, damaged, or not as
+    Dataset says.
+    """
+    if isinstance(what, Dataset):
+        return what
+    function = _registry.get(what)
+    if isinstance(function, Dataset):
+        return replace(function, name=str(what))
+    name = what if isinstance(what, str) else origin(function).path
+    where = f"dataset {name}"
+    with_root = "root" in call(where, inspect.signature, function).parameters
+    found = call(where, function, **({"root": root} if with_root else {}))
+    if not isinstance(found, Dataset):
+        raise SoftadvError(f"{where}: expected a softadv.Dataset, got a {type(found).__name__}")
+    return replace(found, name=name)
+
+
+def make_dataset(name: str, train_x: object, train_y: object, test_x: object, test_y: object, **about: Any) -> Dataset:
+    """A Dataset from arrays or tensors.
+
+    train_x, test_x: uint8, or floating point in [0, 1]; (N, H, W), (N, C, H, W) or (N, H, W, C). Channels come last
+    where the last axis has 1, 3 or 4 entries and the second has not, else first. train_y, test_y: integers (N,).
+    about: further fields of Dataset. Raises SoftadvError for anything else.
+    """
+    images = [
+        image_tensor(found, where=f"dataset {name}: {key}") for key, found in (("train_x", train_x), ("test_x", test_x))
+    ]
+    labels = [
+        label_tensor(found, where=f"dataset {name}: {key}") for key, found in (("train_y", train_y), ("test_y", test_y))
+    ]
+    if all(len(part) for part in (*images, *labels)):  # if not, Dataset says so
+        about = {"fingerprint": fingerprint(images[0], labels[0], images[1], labels[1])} | about
+    return Dataset(name, scaled(images[0]), labels[0], scaled(images[1]), labels[1], **about)
+
+
+def dataset_title(name: str) -> str:
+    """The name of a data set for people, without loading it."""
+    if name in KNOWN:
+        return KNOWN[name].title
+    head, _, rest = name.partition(":")
+    return Path(rest).stem if head in ("folder", "npz") and rest else rest or name
 
 
 def check_images(x: Tensor, y: Tensor) -> None:
@@ -123,168 +274,60 @@ def check_finite(values: Tensor, *, what: str) -> None:
         )
 
 
-def load_dataset(name: str, root: str | Path | None = None) -> ImageData:
-    """Load a dataset: "digits" (bundled with scikit-learn), "mnist" or "cifar10".
-
-    mnist and cifar10 are looked for under root, then under the folder named by SOFTADV_DATA, then under
-    ./data; at last they are downloaded into ./data, with a checksum. MNIST lies as torchvision lays it
-    out (MNIST/raw), CIFAR-10 as its publisher's binary version (cifar-10-batches-bin).
-
-    Raises SoftadvError for an unknown name, a root that is no folder, a file of the wrong size or
-    with labels above 9, and where the data are nowhere to be had.
-    """
-    if name == "digits":
-        return _digits()
-    if name not in _FILES:
-        raise SoftadvError(f"dataset: unknown name {name!r}, expected one of {', '.join(IMAGE_SHAPES)}")
-    if root is not None and not Path(root).is_dir():
-        raise SoftadvError(f"data folder {root}: no such folder")
-    found = find_dataset(name, root)
-    if found is None:
-        found = _download(name, root)
-    check_sizes(name, found)
-    return _mnist(found) if name == "mnist" else _cifar10(found)
-
-
-def search_places(root: str | Path | None = None) -> list[Path]:
-    """The folders that are searched, in order."""
-    named = os.environ.get("SOFTADV_DATA")
-    return [Path(place) for place in (root, named, "data") if place]
-
-
-def find_dataset(name: str, root: str | Path | None = None) -> Path | None:
-    """The first of the places that holds any of a dataset's files, or None."""
-    for place in search_places(root):
-        if any((place / file).exists() for file in _FILES[name]):
-            return place
-    return None
-
-
-def _digits() -> ImageData:
+@register("digits")
+def _digits() -> Dataset:
     from sklearn.datasets import load_digits  # noqa: PLC0415 (a second, for this dataset alone)
 
     bunch = load_digits()
     # 0..16 on 8x8 pixels, resized to the 28x28 of the paper's network and kept in 8 bits like the others.
     small = torch.from_numpy(bunch.images)[:, None] / 16
-    large = F.interpolate(small, size=IMAGE_SHAPES["digits"][1:], mode="bilinear", align_corners=False)
+    large = F.interpolate(small, size=KNOWN["digits"].image_shape[1:], mode="bilinear", align_corners=False)
     # Many values lie at x.5; a nudge far above rounding errors sends them all up, on every machine.
-    pixels = (large * 255 + 1e-6).round().to(torch.uint8).numpy()
-    labels = bunch.target.astype(np.uint8)
+    pixels = (large * 255 + 1e-6).round().to(torch.uint8)
     n = _DIGITS_TRAINING
-    return _image_data("digits", pixels[:n], labels[:n], pixels[n:], labels[n:], source="scikit-learn")
+    return _known("digits", pixels[:n], bunch.target[:n], pixels[n:], bunch.target[n:], source="scikit-learn")
 
 
-def _mnist(root: Path) -> ImageData:
-    parts = []
-    for name, count in (("train", 60_000), ("t10k", 10_000)):
-        pixels = _idx(root / f"MNIST/raw/{name}-images-idx3-ubyte", count, 28, 28)
-        labels = _idx(root / f"MNIST/raw/{name}-labels-idx1-ubyte", count)
-        _check_labels(root / f"MNIST/raw/{name}-labels-idx1-ubyte", labels)
-        parts += [pixels[:, None], labels]
-    return _image_data("mnist", *parts, source=str(root))
+@register("mnist")
+def _mnist(root: str | Path | None) -> Dataset:
+    parts, place = load_files("mnist", root)
+    return _known("mnist", *parts, source=str(place))
 
 
-def _idx(path: Path, *shape: int) -> Bytes:
-    """Read an IDX file of bytes: a magic number with the number of dimensions, the dimensions, the data."""
-    expected = struct.pack(f">{1 + len(shape)}I", 0x800 + len(shape), *shape)
-    with path.open("rb") as file:
-        if file.read(len(expected)) != expected:
-            raise SoftadvError(f"{path}: not an IDX file of {' x '.join(map(str, shape))} bytes")
-        return np.frombuffer(file.read(), dtype=np.uint8).reshape(shape)
+@register("cifar10")
+def _cifar10(root: str | Path | None) -> Dataset:
+    parts, place = load_files("cifar10", root)
+    return _known("cifar10", *parts, source=str(place))
 
 
-def _cifar10(root: Path) -> ImageData:
-    pixels, labels = [], []
-    for file in _FILES["cifar10"]:
-        # Each record: one byte of label, then the pixels, channel by channel.
-        records = np.fromfile(root / file, dtype=np.uint8).reshape(-1, 3073)
-        _check_labels(root / file, records[:, 0])
-        labels.append(records[:, 0])
-        pixels.append(records[:, 1:].reshape(-1, 3, 32, 32))
-    train_x, train_y = np.concatenate(pixels[:-1]), np.concatenate(labels[:-1])
-    return _image_data("cifar10", train_x, train_y, pixels[-1], labels[-1], source=str(root))
+@register("torchvision:NAME")
+def _torchvision(name: str, root: str | Path | None) -> Dataset:
+    arrays, source = read_torchvision(name, root)
+    return _from_arrays(
+        f"torchvision:{name}", arrays, source=source, mirror_keeps_class=name in ("CIFAR10", "CIFAR100", "STL10")
+    )
 
 
-def check_sizes(name: str, root: Path) -> None:
-    """Raise SoftadvError naming the first file of a dataset that is missing or of the wrong size."""
-    for file, expected in _FILES[name].items():
-        path = root / file
-        if not path.is_file():
-            raise SoftadvError(f"{path}: missing, though other files of {name} are there")
-        size = path.stat().st_size
-        if size != expected:
-            raise SoftadvError(f"{path}: {size:,} bytes instead of {expected:,}; truncated or not {name}")
+@register("folder:PATH")
+def _folder(path: str) -> Dataset:
+    return _from_arrays(f"folder:{path}", read_folder(Path(path).expanduser()), source=path)
 
 
-def _check_labels(path: Path, labels: Bytes) -> None:
-    if labels.max() >= CLASSES:
-        first = int(np.argmax(labels >= CLASSES))
-        raise SoftadvError(f"{path}: image {first} has label {labels[first]}, labels end at {CLASSES - 1}")
+@register("npz:FILE")
+def _npz(path: str) -> Dataset:
+    return _from_arrays(f"npz:{path}", read_npz(Path(path).expanduser()), source=path)
 
 
-def _image_data(name: str, train_x: Bytes, train_y: Bytes, test_x: Bytes, test_y: Bytes, *, source: str) -> ImageData:
-    fingerprint = _fingerprint(train_x, train_y, test_x, test_y)
-    x = [torch.tensor(part).float().div_(255) for part in (train_x, test_x)]
-    y = [torch.tensor(part).long() for part in (train_y, test_y)]
-    return ImageData(name, x[0], y[0], x[1], y[1], fingerprint, source)
+def _known(name: str, train_x: object, train_y: object, test_x: object, test_y: object, *, source: str) -> Dataset:
+    about = KNOWN[name]
+    return make_dataset(
+        name, train_x, train_y, test_x, test_y, source=source, title=about.title, class_names=about.class_names,
+        mean=about.mean, std=about.std, mirror_keeps_class=about.mirror_keeps_class,
+    )  # fmt: skip
 
 
-def _fingerprint(*arrays: Bytes) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(str(array.shape).encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _move_in(name: str, source: Path, target: Path) -> None:
-    """Move a dataset's files into place: at one stroke, unless something is there already."""
-    folder = Path(next(iter(_FILES[name]))).parts[0]
-    if not (target / folder).exists():
-        os.replace(source / folder, target / folder)
-        return
-    for file in _FILES[name]:
-        (target / file).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(source / file, target / file)
-
-
-def _unpack(archive: Path, name: str) -> None:
-    """Unpack a dataset's files, and nothing else, beside their archive."""
-    with tarfile.open(archive) as opened:
-        for file in _FILES[name]:
-            place = archive.parent / file
-            place.parent.mkdir(exist_ok=True)
-            packed = opened.extractfile(file)
-            if packed is None:
-                raise OSError(f"{file} in the archive is no file")
-            with packed, place.open("wb") as written:
-                shutil.copyfileobj(packed, written)
-
-
-def _download(name: str, root: str | Path | None) -> Path:
-    """Download into ./data; the files appear there only once they are whole."""
-    # Half a program's start-up time, for the one command that ever downloads.
-    from torchvision.datasets import MNIST  # noqa: PLC0415
-    from torchvision.datasets.utils import download_url  # noqa: PLC0415
-
-    target = Path("data")
-    created = not target.exists()
-    try:
-        target.mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=f".{name}-") as partial:
-            if name == "mnist":
-                MNIST(partial, download=True)
-            else:
-                download_url(CIFAR10_URL, partial, filename="archive", md5=CIFAR10_MD5)
-                _unpack(Path(partial) / "archive", name)
-            _move_in(name, Path(partial), target)
-    except (HTTPException, OSError, RuntimeError) as error:
-        if created and target.is_dir() and not any(target.iterdir()):
-            target.rmdir()
-        places = ", ".join(str(place) for place in search_places(root))
-        reason = " ".join(str(error).split())
-        raise SoftadvError(
-            f"{name}: not found in {places}, and the download failed ({reason}); "
-            "name its folder with --data or SOFTADV_DATA, or use the bundled dataset digits"
-        ) from error
-    return target
+def _from_arrays(name: str, found: Arrays, **about: Any) -> Dataset:
+    return make_dataset(
+        name, found.train_x, found.train_y, found.test_x, found.test_y, title=dataset_title(name),
+        class_names=found.class_names or (), **about,
+    )  # fmt: skip

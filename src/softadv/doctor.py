@@ -10,7 +10,7 @@ import torch
 
 from softadv import compiled, compiled_attack, compiled_update, environment, eran
 from softadv.certify import native
-from softadv.data import check_sizes, find_dataset, search_places
+from softadv.data import check_files, find_dataset, search_places
 from softadv.errors import SoftadvError
 
 _OTHER_FOLDER = "name another folder, or see whose it is (in a container: --user, and :Z on the mount for SELinux)"
@@ -97,12 +97,12 @@ def _dataset(name: str, root: Path | None) -> Finding:
     try:
         place = find_dataset(name, root)
         if place is not None:
-            check_sizes(name, place)
+            check_files(name, place)
             return Finding(f"dataset {name}", f"in {place}")
     except SoftadvError as error:
-        return Finding(f"dataset {name}", str(error), "replace that file, or name another folder with --data")
-    except OSError as error:
-        return Finding(f"dataset {name}", f"{error.filename}: cannot be read ({error.strerror})", _OTHER_FOLDER)
+        unreadable = isinstance(error.__cause__, OSError)
+        advice = _OTHER_FOLDER if unreadable else "replace that file, or name another folder with --data"
+        return Finding(f"dataset {name}", str(error), advice)
     searched = ", ".join(str(place) for place in search_places(root))
     return Finding(
         f"dataset {name}",

@@ -78,7 +78,7 @@ def commit() -> str:
     A process keeps the code that it has loaded, whatever is checked out under it later.
     """
     root = Path(__file__).parents[2]
-    if not (root / ".git").exists():
+    if not os.path.exists(root / ".git"):  # nor where it may not be read, which Path.exists raises
         return os.environ.get("SOFTADV_COMMIT", "unknown")
     try:
         head = _git(root, "rev-parse", "HEAD")
