@@ -1,29 +1,31 @@
-"""The paper's network (table 1), for each dataset, and the layer that normalises its input."""
+"""Networks: by name, from a function of one's own, or with saved weights; and the layer that normalises the input."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv._weights import SUFFIXES, check_state, read_weights
+from softadv.data import KNOWN, About, Dataset
 from softadv.errors import SoftadvError
-from softadv.modes import in_eval_mode
+from softadv.registry import Registry, call, origin
 
-CLASSES = 10
+Shape = tuple[int, int, int]
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+Builder = Callable[[Shape, int], nn.Module]
 
-# Channels, height, width.
-IMAGE_SHAPES: dict[str, tuple[int, int, int]] = {
-    "digits": (1, 28, 28),
-    "mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-}
+# Channels, height, width; and mean and deviation of each channel of the training images.
+IMAGE_SHAPES: dict[str, Shape] = {name: about.image_shape for name, about in KNOWN.items()}
+STATISTICS: dict[str, Statistics] = {name: (about.mean, about.std) for name, about in KNOWN.items()}
 
-# Per-channel mean and standard deviation of the training images, in [0, 1]. softadv computed
-# them from the data named in each dataset's fingerprint; four digits are plenty.
-STATISTICS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "digits": ((0.3054,), (0.3238,)),
-    "mnist": ((0.1307,), (0.3081,)),
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-}
+_registry: Registry[Builder] = Registry("model", expected="a function (shape, classes) that returns a torch.nn.Module")
+register = _registry.register
+names = _registry.names
 
 
 class Normalize(nn.Module):
@@ -45,37 +47,222 @@ class Normalize(nn.Module):
         return (x - self.mean[:, None, None]) / self.std[:, None, None]
 
 
-def conv_small(dataset: str, *, normalize: bool = False, seed: int | None = None) -> nn.Sequential:
-    """The paper's network for a dataset, freshly initialised, float32, on the CPU.
+def load_model(
+    what: str | Path | Builder | nn.Module,
+    data: Dataset | About,
+    *,
+    weights: str | Path | None = None,
+    normalize: bool = False,
+    seed: int | None = None,
+) -> nn.Module:
+    """A model for a data set, on the CPU; a module of one's own stays where it is.
 
-    Table 1 of the paper: convolutions of 16 and 32 filters 4x4, then linear layers of 100 and 10.
-    The table's neuron counts (3,614 and 4,862) fix what it leaves out: stride 2 and no padding.
+    what: a registered name (names() lists them), "package.module:function", a function (shape, classes) -> nn.Module
+    where shape is (C, H, W), an nn.Module, or a file of weights, which says its model's name or is conv_small's.
+    data: the images and the number of classes that the model is for.
+    weights: a file of weights of the model: .safetensors, or a state_dict in a .pt or .pth, which is read without
+    running anything that it names. Where they begin with a Normalize layer, the model gets one.
+    normalize: put a Normalize layer with the data's statistics first.
+    seed: of the initialisation; the global generator is left as it was. None draws from it.
 
-    dataset: "digits", "mnist" (1x28x28 images) or "cifar10" (3x32x32).
-    normalize: put a Normalize layer with the dataset's statistics first.
-    seed: seed of the initialisation; the global generator is left as it was. None draws from it.
-    Raises SoftadvError for another dataset.
+    Raises SoftadvError (one line) for an unknown name, for what cannot be imported or built, for a model with another
+    number of outputs than the data have classes, and for weights of another model, or damaged ones.
     """
-    if dataset not in IMAGE_SHAPES:
-        raise SoftadvError(f"dataset: unknown name {dataset!r}, expected one of {', '.join(IMAGE_SHAPES)}")
-    channels, height, width = IMAGE_SHAPES[dataset]
-    for _ in range(2):
-        height, width = (height - 4) // 2 + 1, (width - 4) // 2 + 1
+    if isinstance(what, str | Path) and Path(what).suffix in SUFFIXES:
+        if weights is not None:
+            raise SoftadvError(f"model {what}: is a file of weights, and others are given beside it: {weights}")
+        state, metadata = read_weights(Path(what))
+        return model_with_weights(metadata.get("model", "conv_small"), state, data, where=str(what))
+    if isinstance(what, str | Path) and Path(what).suffix == ".onnx":
+        raise SoftadvError(
+            f"model {what}: ONNX files are not read yet; name a model, and a file of its weights beside it"
+        )
+    if weights is not None:
+        state, _ = read_weights(Path(weights))
+        return model_with_weights(what, state, data, where=str(weights))
+    statistics = (data.mean, data.std) if normalize else None
+    return build_model(what, data.image_shape, len(data.class_names), normalize=statistics, seed=seed)
+
+
+def build_model(
+    what: str | Path | Builder | nn.Module,
+    shape: Shape,
+    classes: int,
+    *,
+    normalize: Statistics | None = None,
+    seed: int | None = None,
+) -> nn.Module:
+    """A freshly initialised model for images of a shape (C, H, W); arguments as in load_model.
+
+    normalize: mean and deviation of each channel, for a Normalize layer in front.
+    """
+    found = what if isinstance(what, nn.Module) else _registry.get(str(what) if isinstance(what, Path) else what)
+    where = f"model {what if isinstance(what, str) else origin(found).path}"
     # The generator is forked so that building a model never disturbs the caller's random numbers.
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs too
-        return nn.Sequential(
-            *([Normalize(*STATISTICS[dataset])] if normalize else []),
-            nn.Conv2d(channels, 16, 4, stride=2),
-            nn.ReLU(),
-            nn.Conv2d(16, 32, 4, stride=2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(32 * height * width, 100),
-            nn.ReLU(),
-            nn.Linear(100, CLASSES),
+        if isinstance(found, nn.Module):
+            model: nn.Module = found
+        else:
+            size = " x ".join(map(str, shape))
+            model = call(f"{where} for images of {size} and {classes} classes", found, shape, classes)
+            if not isinstance(model, nn.Module):
+                raise SoftadvError(f"{where}: expected a torch.nn.Module, got a {type(model).__name__}")
+        if normalize is not None:
+            layers = model if is_plain_sequential(model) else (model,)
+            model = nn.Sequential(Normalize(*normalize), *layers)  # type: ignore[misc]
+        _check_outputs(model, shape, classes, where=where)
+    return model
+
+
+def _check_outputs(model: nn.Module, shape: Shape, classes: int, *, where: str) -> None:
+    """Raise SoftadvError unless the model, in evaluation mode, gives images of the shape a score for each class."""
+    parameter = next(model.parameters(), torch.zeros(0))
+    images = torch.zeros(2, *shape, dtype=parameter.dtype, device=parameter.device)
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            scores: object = call(f"{where} on images of {' x '.join(map(str, shape))}", model, images)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != 2:
+        got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise SoftadvError(f"{where}: expected scores (N, {classes}), got {got} for two images")
+    if scores.shape[1] != classes:
+        raise SoftadvError(f"{where}: has {scores.shape[1]} outputs, the data have {classes} classes")
+
+
+def model_with_weights(
+    what: str | Path | Builder | nn.Module, state: Mapping[str, Tensor], data: Dataset | About, *, where: str
+) -> nn.Module:
+    """A model with the weights that read_weights found; it begins with a Normalize layer where they do.
+
+    where: names the weights in messages. Raises SoftadvError where they are not the model's.
+    """
+    model = build_model(what, data.image_shape, len(data.class_names), seed=0)
+    if {"0.mean", "0.std"} <= state.keys() - model.state_dict().keys():
+        model = build_model(what, data.image_shape, len(data.class_names), normalize=(data.mean, data.std), seed=0)
+    its_name = what if isinstance(what, str) else origin(what).path
+    check_state(state, model, where=f"{where}: not the weights of {its_name} for these images")
+    model.load_state_dict(dict(state), strict=False)
+    return model
+
+
+def conv_small(dataset: str, *, normalize: bool = False, seed: int | None = None) -> nn.Sequential:
+    """The paper's network for one of its data sets, freshly initialised, float32, on the CPU.
+
+    dataset: "digits", "mnist" (1x28x28 images) or "cifar10" (3x32x32).
+    normalize, seed: as in load_model. Raises SoftadvError for another dataset.
+    """
+    if dataset not in KNOWN:
+        raise SoftadvError(f"dataset: unknown name {dataset!r}, expected one of {', '.join(KNOWN)}")
+    model = load_model("conv_small", KNOWN[dataset], normalize=normalize, seed=seed)
+    assert isinstance(model, nn.Sequential)
+    return model
+
+
+@register("conv_small")
+def _conv_small(shape: Shape, classes: int) -> nn.Sequential:
+    """ERAN's ConvSmall, the network of the paper's table 1.
+
+    Convolutions of 16 and 32 filters 4x4, then linear layers of 100 and of a score for each class. The table's neuron
+    counts (3,614 and 4,862) fix what it leaves out: stride 2 and no padding.
+    """
+    _check_size("conv_small", shape, 10)
+    channels, height, width = shape
+    for _ in range(2):
+        height, width = (height - 4) // 2 + 1, (width - 4) // 2 + 1
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 4, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 4, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(32 * height * width, 100),
+        nn.ReLU(),
+        nn.Linear(100, classes),
+    )
+
+
+@register("convmed")
+def _convmed(shape: Shape, classes: int) -> nn.Sequential:
+    """ERAN's ConvMed: 5,714 neurons on MNIST."""
+    _check_size("convmed", shape, 4)
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(32 * (height // 4) * (width // 4), 1000), nn.ReLU(), nn.Linear(1000, classes),
+    )  # fmt: skip
+
+
+@register("convbig")
+def _convbig(shape: Shape, classes: int) -> nn.Sequential:
+    """ERAN's ConvBig: 48,074 neurons on MNIST."""
+    _check_size("convbig", shape, 4)
+    channels, height, width = shape
+    return nn.Sequential(
+        nn.Conv2d(channels, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 4, 2, 1), nn.ReLU(),
+        nn.Conv2d(32, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 64, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(64 * (height // 4) * (width // 4), 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(),
+        nn.Linear(512, classes),
+    )  # fmt: skip
+
+
+def _check_size(name: str, shape: Shape, least: int) -> None:
+    if min(shape[1:]) < least:
+        raise SoftadvError(
+            f"model {name}: needs images of {least} x {least} pixels or more, got {shape[1]} x {shape[2]}"
         )
+
+
+@register("mlp")
+def _mlp(shape: Shape, classes: int) -> nn.Sequential:
+    """Two hidden layers of 256."""
+    sizes = (shape[0] * shape[1] * shape[2], 256, 256)
+    hidden = [layer for size, next_size in pairwise(sizes) for layer in (nn.Linear(size, next_size), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], classes))
+
+
+class Residual(nn.Module):
+    """Two convolutions 3x3 with batch norm, added to the input (He et al., CVPR 2016, figure 2).
+
+    Where the sizes differ, the input passes a convolution 1x1 with batch norm (option B of their section 3.3).
+    """
+
+    def __init__(self, entering: int, leaving: int, *, stride: int) -> None:
+        """entering, leaving: channels."""
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(entering, leaving, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(leaving),
+            nn.ReLU(),
+            nn.Conv2d(leaving, leaving, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(leaving),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or entering != leaving:
+            self.shortcut = nn.Sequential(nn.Conv2d(entering, leaving, 1, stride, bias=False), nn.BatchNorm2d(leaving))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, C, H, W)."""
+        summed: Tensor = self.body(x) + self.shortcut(x)
+        return F.relu(summed)
+
+
+@register("resnet8")
+def _resnet8(shape: Shape, classes: int) -> nn.Sequential:
+    """He et al.'s network for CIFAR-10 (CVPR 2016, section 4.2) with n = 1: 6n + 2 layers; 16, 32 and 64 channels."""
+    channels, height, width = shape
+    for _ in range(2):
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return nn.Sequential(
+        nn.Conv2d(channels, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
+        Residual(16, 16, stride=1), Residual(16, 32, stride=2), Residual(32, 64, stride=2),
+        nn.AvgPool2d((height, width)), nn.Flatten(), nn.Linear(64, classes),
+    )  # fmt: skip
 
 
 def is_plain_sequential(model: nn.Module) -> bool:
@@ -83,7 +270,6 @@ def is_plain_sequential(model: nn.Module) -> bool:
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
-@in_eval_mode
 def count_neurons(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Outputs of all convolutional and linear layers for one image: the count of the paper's table 1."""
     total = 0
