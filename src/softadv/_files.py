@@ -281,14 +281,13 @@ def _unpack(archive: Path, name: str) -> None:
     """Unpack a dataset's files, and nothing else, beside their archive."""
     with tarfile.open(archive) as opened:
         layout = LAYOUTS[name][0]
-        for name_of_file in layout.files:
-            file = f"{layout.folders[0]}/{name_of_file}"
-            place = archive.parent / file
-            place.parent.mkdir(exist_ok=True)
-            packed = opened.extractfile(file)
+        folder = layout.folders[0]
+        (archive.parent / folder).mkdir()
+        for file in layout.files:
+            packed = opened.extractfile(f"{folder}/{file}")
             if packed is None:
                 raise OSError(f"{file} in the archive is no file")
-            with packed, place.open("wb") as written:
+            with packed, (archive.parent / folder / file).open("wb") as written:
                 shutil.copyfileobj(packed, written)
 
 

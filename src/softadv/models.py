@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from softadv._weights import SUFFIXES, check_state, read_weights
 from softadv.data import KNOWN, About, Dataset
 from softadv.errors import SoftadvError
+from softadv.modes import eval_mode, in_eval_mode
 from softadv.registry import Registry, call, origin
 
 Shape = tuple[int, int, int]
@@ -120,14 +121,8 @@ def _check_outputs(model: nn.Module, shape: Shape, classes: int, *, where: str) 
     """Raise SoftadvError unless the model, in evaluation mode, gives images of the shape a score for each class."""
     parameter = next(model.parameters(), torch.zeros(0))
     images = torch.zeros(2, *shape, dtype=parameter.dtype, device=parameter.device)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            scores: object = call(f"{where} on images of {' x '.join(map(str, shape))}", model, images)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with torch.no_grad(), eval_mode(model):
+        scores: object = call(f"{where} on images of {' x '.join(map(str, shape))}", model, images)
     if not isinstance(scores, Tensor) or scores.ndim != 2 or len(scores) != 2:
         got = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
         raise SoftadvError(f"{where}: expected scores (N, {classes}), got {got} for two images")
@@ -270,6 +265,7 @@ def is_plain_sequential(model: nn.Module) -> bool:
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 
+@in_eval_mode
 def count_neurons(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Outputs of all convolutional and linear layers for one image: the count of the paper's table 1."""
     total = 0
