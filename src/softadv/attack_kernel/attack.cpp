@@ -5,7 +5,6 @@
 // What is computed is what attacks.py and gradients.py compute with PyTorch, which every other model and device
 // goes through.
 
-#include <atomic>
 #include <cstdint>
 #include <new>
 #include <vector>
@@ -23,7 +22,7 @@ void climb(const Attack& attack, const Prepared& prepared, const Schedule& sched
         memories.emplace_back(Block<Lanes>::floats(prepared));
         blocks.emplace_back(attack, prepared, memories.back().get());
     }
-    std::vector<std::atomic<bool>> left(schedule.workers);
+    std::vector<Event> left(schedule.workers);
     // A worker waits for the next one only, which is taken before it.
     share_out(attack.network, schedule.workers,
               [&](int worker) { blocks[worker].climb(schedule, worker, left.data()); });

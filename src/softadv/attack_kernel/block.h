@@ -3,11 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
-#include <thread>
 
 #include "pass.h"
+#include "workers.h"
 
 struct Attack {
     Network network;        // its images are the centres of the balls
@@ -57,8 +56,8 @@ class Block : Pass<Lanes> {
         return (prepared.network.image.neurons() + prepared.neurons()) * Lanes;
     }
 
-    // All steps of a worker's lanes. left: of each worker, whether the first image of its first lane has left.
-    void climb(const Schedule& schedule, int worker, std::atomic<bool>* left) {
+    // All steps of a worker's lanes. left: of each worker, that the first image of its first lane has left.
+    void climb(const Schedule& schedule, int worker, Event* left) {
         for (int64_t time = 0;; ++time) {
             change_images(schedule, worker, time, left);
             if (time == schedule.length) return;
@@ -75,7 +74,7 @@ class Block : Pass<Lanes> {
     using Base::values_;
 
     // Write the images whose steps in a lane are done, and read those that come after them.
-    void change_images(const Schedule& schedule, int worker, int64_t time, std::atomic<bool>* left) {
+    void change_images(const Schedule& schedule, int worker, int64_t time, Event* left) {
         Seats<Lanes> leaving, entering;
         bool waits = false;  // for the next worker to have made the first steps
         for (int lane = 0; lane < Lanes; ++lane) {
@@ -87,8 +86,8 @@ class Block : Pass<Lanes> {
             waits = lane == Lanes - 1 && schedule.is_cut(number, now);
         }
         this->write(values_[0], leaving, attack_.point);
-        if (leaving.count && leaving.lane[0] == 0) left[worker].store(true, std::memory_order_release);
-        while (waits && !left[worker + 1].load(std::memory_order_acquire)) std::this_thread::yield();
+        if (leaving.count && leaving.lane[0] == 0) left[worker].happen();
+        if (waits) left[worker + 1].wait();
         this->read(attack_.network.x, entering, center_);
         this->read(attack_.point, entering, values_[0]);
         this->read_labels(entering);

@@ -3,8 +3,10 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <thread>
 #include <vector>
@@ -25,6 +27,27 @@ class Memory {
         void operator()(float* memory) const { operator delete[](memory, std::align_val_t(kAlignment)); }
     };
     std::unique_ptr<float[], Free> floats_;
+};
+
+// What happens once, on one thread, and others sleep until.
+class Event {
+  public:
+    void happen() {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            happened_ = true;
+        }
+        changed_.notify_all();
+    }
+    void wait() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait(lock, [this] { return happened_; });
+    }
+
+  private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool happened_ = false;
 };
 
 // Call work(i) for each i below `count`, the last first, on so many threads or fewer.
