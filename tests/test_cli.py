@@ -262,6 +262,22 @@ def test_a_grid_in_utf_8_is_read_in_an_ascii_locale(tmp_path: Path, locale: dict
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("command", ["evaluate", "attack", "export"])
+def test_a_model_that_diverged_has_no_accuracy_and_makes_no_file(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = conv_small("digits", seed=0).state_dict()
+    save_file(weights | {"0.weight": weights["0.weight"] * float("nan")}, "w.safetensors")
+    numbers = [] if command == "export" else ["--eps", "0.1", "--alpha", "0.1", "--steps", "1"]
+    files = {"attack": ["--save", "found"], "export": ["--out", "m.onnx"]}.get(command, [])
+    assert run(command, "w.safetensors", "--dataset", "digits", "--limit", "4", *numbers, *files) == 2
+    captured = capsys.readouterr()
+    assert "the scores of image 0 are NaN or infinite" in captured.err
+    assert "%" not in captured.out.replace("%)", "")  # of the progress
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
+
+
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("softadv 0.")

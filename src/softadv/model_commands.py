@@ -200,14 +200,13 @@ def attack(
             network, x, y, attack=run_attack, generator=torch.Generator(x.device).manual_seed(seed),
             on_progress=stage(display.of(str(model)), "attacking", cost=1),
         )  # fmt: skip
-    if save is not None:
-        write_tensors(save, {"image": x, "attacked": attacked, "label": y})
     rows = {
         "natural accuracy": percent(natural_accuracy(network, x, y)),
         f"adversarial accuracy ({chosen})": percent(natural_accuracy(network, attacked, y)),
         "largest change of a pixel": f"{float((attacked - x).abs().max()):.6g}",
     }
     if save is not None:
+        write_tensors(save, {"image": x, "attacked": attacked, "label": y})
         rows["written to"] = str(save)
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
 
@@ -227,7 +226,8 @@ def export(
     check_target("--out", path)
     saved = open_saved(model, dataset=dataset)
     network = on_device(saved, "cpu")
-    x, _ = test_images_for(saved, data, limit=limit, device="cpu")
+    x, y = test_images_for(saved, data, limit=limit, device="cpu")
+    natural_accuracy(network, x, y)  # refuses a model whose scores are not finite, before a file is written
     export_onnx(network, path, image_shape=IMAGE_SHAPES[str(saved.dataset)])
     parity = check_parity(network, path, x)
     rows = {
