@@ -4,7 +4,7 @@
 #   ./reproduce.sh                 the smoke grid: train, attack, certify, compare, report
 #   ./reproduce.sh GRID [OPTIONS]  the same as `softadv reproduce GRID [OPTIONS]`
 #   ./reproduce.sh test [OPTIONS]  every test, on all processors; OPTIONS go to pytest (-n 0: in one process),
-#                                  --container builds and runs the image, too
+#                                  --container builds and runs the image, too; --long runs what takes minutes
 #   ./reproduce.sh --docker [GRID] [OPTIONS]  the same in a container, by Docker or Podman (docker/run.sh)
 #
 # Set-up makes a virtual environment in .venv with the exact versions and hashes of
