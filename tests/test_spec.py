@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softadv.errors import SoftadvError
@@ -323,6 +323,7 @@ def test_a_selection_of_a_method_that_no_trial_has_is_refused():
     )
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         Trial,
@@ -338,6 +339,7 @@ def test_a_selection_of_a_method_that_no_trial_has_is_refused():
         momentum=st.floats(0, 1, exclude_max=True),
         update=st.sampled_from(["mixed", "two-pass"]),
         random_start=st.booleans(),
+        attack_norm=st.sampled_from(["linf", "any"]),
         train_images=st.none() | st.integers(1, MOST_IMAGES),
         certified_domains=st.lists(st.sampled_from(["box", "deepzono", "deeppoly"])).map(tuple),
     )

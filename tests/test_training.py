@@ -1,21 +1,25 @@
 """One training loop; the methods differ only in which images are attacked."""
 
 import copy
+import inspect
+import re
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torchattacks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softadv import compiled, training
 from softadv._io import tensors_sha256
-from softadv.attacks import make_attack
+from softadv.attacks import is_linf, make_attack
+from softadv.errors import SoftadvError
 from softadv.models import conv_small
 from softadv.partition import partition
 from softadv.spec import Trial
-from softadv.training import Learner, generator_for, new_learner, train_epoch
+from softadv.training import Learner, attack_of, generator_for, new_learner, train_epoch
 
 IMAGES = 64
 TRIAL = Trial(
@@ -294,6 +298,23 @@ def test_a_gpus_seconds_are_its_own_and_asked_for_at_the_end(monkeypatch):
     for _ in range(2):  # nothing is counted twice
         seconds.settle()
         assert (seconds.attack, seconds.update, seconds.certification) == (7, 1, 5)
+
+
+@pytest.mark.parametrize("name", ["PGDL2", "PGDRSL2"])
+def test_an_attack_of_another_norm_than_the_splits_has_to_be_asked_for(name):
+    trial = replace(TRIAL, attack=f"torchattacks:{name}")
+    with pytest.raises(SoftadvError, match=f"^attack: torchattacks:{name} is not known .* attack_norm"):
+        attack_of(trial)
+    attack_of(replace(trial, attack_norm="any"))
+
+
+def test_the_attacks_taken_for_linf_are_those_that_torchattacks_calls_so():
+    for name, kind in vars(torchattacks).items():
+        if isinstance(kind, type) and "eps" in inspect.signature(kind).parameters:
+            said = re.search(r"Distance Measure : ([\w, ]+)", kind.__doc__ or "")
+            norm = inspect.signature(kind).parameters.get("norm")
+            linf = norm.default == "Linf" if norm else said is not None and said[1].strip() == "Linf"
+            assert is_linf(f"torchattacks:{name}") == linf, name
 
 
 def test_generators_depend_on_seed_epoch_and_purpose():

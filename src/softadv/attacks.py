@@ -19,6 +19,21 @@ from softadv.ranges import MOST_STEPS, UNIT, Clip, check_clip, check_count, chec
 
 PREFIX = "torchattacks:"
 AUTOATTACK = f"{PREFIX}AutoAttack"
+# The attacks of Torchattacks whose ball, unless they are told otherwise, is that of the L-infinity norm.
+_LINF = {
+    "APGD",
+    "APGDT",
+    "AutoAttack",
+    "BIM",
+    "DIFGSM",
+    "EOTPGD",
+    "FAB",
+    "FFGSM",
+    "FGSM",
+    "Jitter",
+    "MIFGSM",
+    "NIFGSM",
+} | {"PGD", "PGDRS", "RFGSM", "SINIFGSM", "Square", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM"}
 
 # A class of Torchattacks: a model and settings to a function of images and labels.
 _Kind = Callable[..., Callable[[Tensor, Tensor], Tensor]]
@@ -157,6 +172,11 @@ def make_attack(name: str, *, eps: float, alpha: float, steps: int, random_start
     return _Bridge(
         cast(_Kind, kind), name, {key: value for key, value in settings.items() if key in taken}, seeded="seed" in taken
     )
+
+
+def is_linf(name: str) -> bool:
+    """Whether the attack of this name is known to search the L-infinity ball, as a certifier does."""
+    return name == "pgd" or (name.startswith(PREFIX) and name.removeprefix(PREFIX) in _LINF)
 
 
 @dataclass(frozen=True)

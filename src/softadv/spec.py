@@ -62,6 +62,7 @@ class Trial:
     split_every: int = 1  # epochs between two certifications of the training set
     update: Literal["mixed", "two-pass"] = "mixed"
     attack: str = "pgd"  # or "torchattacks:NAME"
+    attack_norm: Literal["linf", "any"] = "linf"  # "any": the attack may have another norm than the certifier's ball
     random_start: bool = True
     normalize: bool = False
     augment: Literal["none", "crop-flip"] = "none"

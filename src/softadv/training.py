@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv import compiled_attack, compiled_update
-from softadv.attacks import Attack, Pgd, make_attack
+from softadv.attacks import Attack, Pgd, is_linf, make_attack
 from softadv.cuda_graphs import Replays, bucket
 from softadv.divergence import divergence
-from softadv.errors import DivergedError, NotFiniteError
+from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.modes import in_eval_mode, training_mode
 from softadv.partition import Partition, partition
 from softadv.spec import Trial
@@ -246,10 +246,20 @@ def images_to_attack(trial: Trial, epoch: int, split: Partition | None, y: Tenso
 
 
 def attack_of(trial: Trial) -> Attack:
-    """The attack that a trial trains against and is evaluated with. Raises SoftadvError for an unknown name."""
-    return make_attack(
+    """The attack that a trial trains against and is evaluated with.
+
+    Raises SoftadvError for an unknown name, and for an attack of another norm than the split's, unless the trial's
+    attack_norm is "any".
+    """
+    attack = make_attack(
         trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps, random_start=trial.random_start
     )
+    if trial.attack_norm == "linf" and not is_linf(trial.attack):
+        raise SoftadvError(
+            f"attack: {trial.attack} is not known to attack in the L-infinity norm, in which images are certified; "
+            'attack_norm = "any" trains with it all the same'
+        )
+    return attack
 
 
 def generator_for(trial: Trial, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
