@@ -131,12 +131,47 @@ def test_doctor_gives_advice_for_what_is_missing(
     assert "correct SOFTADV_ERAN" in told
 
 
+@pytest.mark.parametrize("command", ["certify", "attack", "evaluate", "parity"])
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--eps", "8"), "--eps: 8 is more than the width of the pixels' range [0, 1]; did you mean 8/255?"),
+        (("--eps", "-0.1"), "--eps: must be 0 or more"),
+        (("--eps", "nan"), "--eps: expected a number or a fraction"),
+        (("--eps", "1e999999999"), "--eps: expected a number or a fraction"),
+        (("--eps", "9" * 5000), "--eps: expected a number or a fraction"),
+        (("--steps", "4294967296"), "Invalid value for '--steps'"),
+        (("--seed", f"1{'0' * 400}"), "Invalid value for '--seed'"),
+        (("--limit", "4294967296"), "Invalid value for '--limit'"),
+    ],
+    ids=["8", "negative", "nan", "1e999999999", "5,000 digits", "steps", "seed", "limit"],
+)
+def test_a_number_that_means_something_else_is_refused_by_every_command(
+    model: Path, capsys: pytest.CaptureFixture[str], command: str, given: tuple[str, str], said: str
+) -> None:
+    assert run(command, str(model), "=".join(given)) == 2
+    found = capsys.readouterr().err
+    assert said in found or "No such option" in found
+    assert ("No such option" in found) == ((command, given[0]) in NOT_THERE)
+
+
+NOT_THERE = {
+    ("certify", "--steps"), ("parity", "--steps"), ("certify", "--seed"), ("parity", "--limit"),
+}  # fmt: skip
+
 WRONG = {
     "an unknown grid": (["reproduce", "nope"], "no grid is named 'nope'"),
     "a missing grid file": (["reproduce", "nope.toml"], "cannot read nope.toml (No such file or directory)"),
     "an unknown method": (["reproduce", "smoke", "--methods", "softly"], "unknown method 'softly'"),
     "no method": (["reproduce", "smoke", "--methods", ""], "unknown method ''"),
     "no seeds": (["reproduce", "smoke", "--seeds", "0"], "seeds: must be at least 1, got 0"),
+    "more seeds than anyone has time for": (["reproduce", "smoke", "--seeds", "4294967296"], "seeds: must be at most"),
+    "more epochs than anyone has time for": (
+        ["reproduce", "smoke", "--epochs", "4294967296"],
+        "epochs: must be at most",
+    ),
+    "steps that wrap": (["train", "x", "--steps", "4294967296"], "steps: must be at most 1,000,000"),
+    "a setting of many digits": (["train", "x", "--set", f"lr={'9' * 5000}"], "lr: expected"),
     "no epochs": (["reproduce", "smoke", "--epochs", "0"], "epochs: must be at least 1, got 0"),
     "seeds that are no number": (["reproduce", "smoke", "--seeds", "two"], "Invalid value for '--seeds'"),
     "an unknown device": (["reproduce", "smoke", "--device", "tpu"], "unknown name 'tpu'"),

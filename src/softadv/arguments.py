@@ -19,7 +19,7 @@ from softadv.claims import expected_folder
 from softadv.data import ImageData, load_dataset
 from softadv.environment import pick_device
 from softadv.errors import SoftadvError
-from softadv.ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, MOST_SEEDS, MOST_STEPS, check_radius, number
+from softadv.ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, number
 from softadv.saved import Saved, find_saved
 from softadv.spec import CERTIFIER_DOMAINS, Certifier, Trial, packaged_grids
 
@@ -55,12 +55,8 @@ FinishedFolder = Annotated[
     Path, path_argument("The folder of a grid's runs, such as runs/smoke, or of its reference results.")
 ]
 GridOut = Annotated[Path | None, path_option("--out", "Folder for the runs; else runs/GRID.")]
-Seeds = Annotated[
-    int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.", min=1, max=MOST_SEEDS)
-]
-Epochs = Annotated[
-    int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.", min=1, max=MOST_EPOCHS)
-]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.")]
 Methods = Annotated[str | None, typer.Option("--methods", help="Only these, such as natural,soft.")]
 GridCertifier = Annotated[
     Certifier | None,

@@ -256,7 +256,8 @@ def test_what_certify_would_refuse_is_refused(question, use):
     use()
     model, x, y = question
     for message, changed in {
-        "eps: expected": {"eps": -0.1},
+        "eps: must be 0 or more": {"eps": -0.1},
+        "did you mean 8/255?": {"eps": 8},
         "x: pixels lie in": {"clip": (0.3, 1.0)},
         "rounding: unknown name": {"rounding": "odd"},
         "engine: unknown name 'eran'": {"engine": "eran"},
