@@ -153,6 +153,81 @@ def test_a_reference_keeps_only_weights_that_were_measured(folder: Path, tmp_pat
     assert not (tmp_path / REFERENCE).exists()
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "..", "/tmp/elsewhere", ""])
+def test_a_reference_is_kept_below_its_folder_alone(folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere" / "weights").mkdir(parents=True)
+    (tmp_path / "elsewhere" / "weights" / "mine.safetensors").write_text("mine")
+    edit(folder / "grid.json", lambda t: t.update(name=name))
+    before = sorted(path for path in tmp_path.rglob("*"))
+    with pytest.raises(SoftadvError, match=r"grid\.json: name: "):
+        keep(folder, reference=tmp_path / REFERENCE, allow_dirty=True)
+    assert sorted(path for path in tmp_path.rglob("*")) == before
+
+
+def test_what_the_reference_has_of_others_stays(folder: Path, reference: Path) -> None:
+    """Also a file of weights that belongs to no trial of the grid: softadv did not put it there."""
+    mine = reference / "tiny" / "weights" / "mine.safetensors"
+    mine.write_text("mine")
+    keep(folder, reference=reference, allow_dirty=True)
+    assert mine.read_text() == "mine"
+
+
+@pytest.mark.parametrize("value", [2, -1, "0.9", None])
+def test_a_figure_that_is_none_is_not_kept(folder: Path, reference: Path, value: object) -> None:
+    before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+    table = read_json(folder / SOFT / "result.json")
+    (folder / SOFT / "result.json").write_text(json.dumps(table | {"natural_accuracy": value}))
+    with pytest.raises(SoftadvError, match=f"{SOFT}: result.json: natural_accuracy: "):
+        keep(folder, reference=reference, allow_dirty=True)
+    assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+def test_all_is_kept_or_nothing(folder: Path, reference: Path) -> None:
+    add_seed(folder, "soft", seed=1)
+    summary = reference / "tiny" / SUMMARY  # the last that is written
+    summary.unlink()
+    summary.mkdir()
+    before = {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()}
+    with pytest.raises(SoftadvError, match=f"{summary}: cannot be written"):
+        keep(folder, reference=reference, allow_dirty=True)
+    assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("commit", ["0" * 40 + "+changes", "unknown", ""])
+def test_what_was_run_from_changed_sources_is_kept_only_if_told_so(
+    folder: Path, tmp_path: Path, commit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def clean(path: Path, found: str) -> None:
+        edit(path / "result.json", lambda t: t["environment"].update(commit=found))
+        edit(path / "result.json", lambda t: t.pop("files"))
+        edit(path / "metrics.json", lambda t: [epoch.update(engine="") for epoch in t["epochs"]])
+
+    for path in folder.glob("*/"):
+        if (path / "result.json").exists():
+            clean(path, "0" * 40)
+    command = ["keep", str(folder), "--reference", str(tmp_path / REFERENCE)]
+    assert run(*command) == 0
+    shutil.rmtree(tmp_path / REFERENCE)
+    edit(folder / SOFT / "result.json", lambda t: t["environment"].update(commit=commit))
+    capsys.readouterr()
+    assert run(*command) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"softadv: {SOFT}: was run ")
+    assert told.count("\n") == 1
+    assert not (tmp_path / REFERENCE).exists()
+    assert run(*command, "--allow-dirty") == 0
+
+
+def test_an_epoch_from_changed_sources_counts_too(folder: Path, tmp_path: Path) -> None:
+    edit(folder / SOFT / "result.json", lambda t: t["environment"].update(commit="0" * 40))
+    edit(folder / SOFT / "result.json", lambda t: t.pop("files"))
+    edit(folder / SOFT / "metrics.json", lambda t: t["epochs"][0].update(engine="a, commit 123456789abcdef+changes"))
+    for other in ("natural", "adversarial"):
+        shutil.rmtree(folder / f"digits-tiny-{other}-seed0")
+    with pytest.raises(SoftadvError, match="was run with changes on top of commit 123456789abc"):
+        keep(folder, reference=tmp_path / REFERENCE)
+
+
 DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another file": (dict.clear, "not a reference (needs spec, epochs and result)"),
     "no epochs": (lambda t: t.pop("epochs"), "not a reference (needs spec, epochs and result)"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from softadv import compiled_attack, compiled_update
-from softadv._io import read_tensors
+from softadv._io import read_json, read_tensors, write_json, write_tensors
 from softadv.cuda_graphs import Replays
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
@@ -215,3 +216,100 @@ def test_the_examples_agree_with_themselves(whole: Path) -> None:
     # A verified image cannot have been broken.
     broken = tensors["predicted_attacked"] != tensors["label"]
     assert not (tensors["verified"] & broken).any()
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["bound", "of an earlier version"])
+def test_the_checkpoint_of_another_trial_does_not_resume(
+    whole: Path, tmp_path: Path, digits: ImageData, old: bool
+) -> None:
+    natural = dataclasses.replace(TINY, method="natural", epochs=1)
+    run_tiny(tmp_path / "natural", digits, natural)
+    folder = copied(whole, tmp_path, without="result.json")
+    path = folder / "checkpoint.safetensors"
+    tensors, about = read_tensors(tmp_path / "natural" / path.name)
+    write_tensors(path, tensors, metadata=of_an_earlier_version(about) if old else about)
+    with pytest.raises(SoftadvError, match=r"checkpoint\.safetensors: not a checkpoint of this trial; .*--redo copy"):
+        run_tiny(folder, digits)
+    assert not (folder / "result.json").exists()
+
+
+def of_an_earlier_version(about: dict[str, str]) -> dict[str, str]:
+    """What a checkpoint said of itself before it was bound to its trial."""
+    return {key: about[key] for key in ("epoch", "data", "certifier")}
+
+
+def test_a_checkpoint_of_an_earlier_version_resumes(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+    folder = copied(whole, tmp_path, without="result.json")
+    path = folder / "checkpoint.safetensors"
+    tensors, about = read_tensors(path)
+    assert {"spec", "metrics"} <= about.keys()
+    write_tensors(path, tensors, metadata=of_an_earlier_version(about))
+    first = RunFolder(whole).result()
+    assert first is not None
+    assert run_tiny(folder, digits).weights_sha256 == first.weights_sha256
+
+
+def test_epochs_that_are_not_the_checkpoints_are_refused(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+    folder = copied(whole, tmp_path, without="result.json")
+    run = RunFolder(folder)
+    first, *rest = run.metrics()
+    run.write_metrics([dataclasses.replace(first, loss=first.loss + 1), *rest])
+    with pytest.raises(SoftadvError, match=r"metrics\.json: not the epochs of the checkpoint"):
+        run_tiny(folder, digits)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "model.onnx", "examples.safetensors", "metrics.json"])
+@pytest.mark.parametrize("damage", ["deleted", "empty", "changed"])
+def test_a_finished_trials_files_are_looked_at_again(
+    whole: Path, tmp_path: Path, digits: ImageData, name: str, damage: str
+) -> None:
+    folder = copied(whole, tmp_path, without="nothing")
+    path = folder / name
+    if damage == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if damage == "empty" else path.read_bytes() + b" ")
+    with pytest.raises(SoftadvError, match=f"{path}: .*--redo copy"):
+        run_tiny(folder, digits)
+
+
+def test_the_weights_of_a_result_of_an_earlier_version_are_looked_at_again(
+    whole: Path, tmp_path: Path, digits: ImageData
+) -> None:
+    folder = copied(whole, tmp_path, without="nothing")
+    table = read_json(folder / "result.json")
+    del table["files"]
+    write_json(folder / "result.json", table)
+    assert run_tiny(folder, digits).files == {}
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(SoftadvError, match=r"weights\.safetensors: no such file; .*--redo copy"):
+        run_tiny(folder, digits)
+
+
+def test_what_a_killed_process_left_half_written_is_cleared(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+    folder = copied(whole, tmp_path, without="result.json")
+    elsewhere = tmp_path / "mine"
+    elsewhere.write_text("mine")
+    (folder / ".metrics.json.0123456789ab.partial").write_text("half")
+    (folder / ".result.json.ba9876543210.partial").symlink_to(elsewhere)
+    (folder / ".notes.txt.0123456789ab.partial").write_text("mine, too")
+    run_tiny(folder, digits)
+    assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == [
+        ".notes.txt.0123456789ab.partial"
+    ]
+    assert elsewhere.read_text() == "mine"
+
+
+def test_one_process_at_a_time_trains_a_trial(whole: Path, digits: ImageData) -> None:
+    with (
+        RunFolder(whole).held(),
+        pytest.raises(SoftadvError, match=f"{whole}: in use by process {os.getpid()} on .* since"),
+    ):
+        run_tiny(whole, digits)
+
+
+def test_no_trial_begins_among_somebodys_files(tmp_path: Path, digits: ImageData) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SoftadvError, match=r"not a folder that softadv made \(thesis\.tex is in it"):
+        run_tiny(tmp_path, digits)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

@@ -149,13 +149,14 @@ class RunFolder:
 
     def read(self) -> tuple[Trial, tuple[EpochMetrics, ...], Result | None]:
         """All that is recorded. Raises SoftadvError where it contradicts itself, and for damaged files."""
-        trial, epochs, result = self.trial(), tuple(self.metrics()), self.result()
+        trial, result = self.trial(), self.result()
+        if result is not None:
+            self._check_file(METRICS, result)
+        epochs = tuple(self.metrics())
         try:
             check_together(trial, epochs, result)
         except SoftadvError as error:
             raise SoftadvError(f"{self.path}: {error}") from error
-        if result is not None:
-            self._check_file(METRICS, result)
         return trial, epochs, result
 
     def finished(self) -> Result | None:
