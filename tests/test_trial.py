@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from softadv import compiled_attack, compiled_update
 from softadv._io import read_json, read_tensors, write_json, write_tensors
@@ -107,11 +109,17 @@ def fatal(source, target):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = fatal
 import torch
-torch.set_num_threads(1)  # as in the tests: another number of threads sums in another order
+torch.set_num_threads(int(sys.argv[4]))  # as in the test: another number of threads may sum in another order
 from softadv.data import load_dataset
 from tests.test_trial import run_tiny
 run_tiny(Path(sys.argv[1]), load_dataset("digits"))
 """
+
+
+def driven(folder: Path, *when: str) -> int:
+    """Run the driver; its exit code."""
+    command = [sys.executable, "-c", DRIVER, str(folder), *when, str(torch.get_num_threads())]
+    return subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
 
 
 def test_a_run_killed_again_and_again_ends_bit_for_bit_like_one_never_killed(whole: Path, tmp_path: Path) -> None:
@@ -119,11 +127,9 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_one_never_killed(who
     # Before the first metrics, between metrics and checkpoint, in the middle of a checkpoint, after one,
     # and while the final files are written.
     for call, moment in ((2, "before"), (1, "after"), (2, "before"), (4, "after"), (3, "before")):
-        command = [sys.executable, "-c", DRIVER, str(folder), str(call), moment]
-        killed = subprocess.run(command, cwd=Path(__file__).parents[1], check=False)
-        assert killed.returncode == -9
+        assert driven(folder, str(call), moment) == -signal.SIGKILL
         assert RunFolder(folder).result() is None
-    subprocess.run([sys.executable, "-c", DRIVER, str(folder), "0", "never"], cwd=Path(__file__).parents[1], check=True)
+    assert driven(folder, "0", "never") == 0
     for name in ("weights.safetensors", "model.onnx", "examples.safetensors", "checkpoint.safetensors", "spec.json"):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
     assert without_seconds(RunFolder(folder).metrics()) == without_seconds(RunFolder(whole).metrics())
