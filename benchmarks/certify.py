@@ -25,6 +25,7 @@ from softadv.certify.rounding import box
 from softadv.certify.rows import Windows
 from softadv.certify.steps import Conv, Dense, Interval, Relu
 from softadv.data import find_dataset
+from softadv.models import load_model
 from softadv.spec import Trial
 from softadv.training import new_learner, train_epoch
 
@@ -35,7 +36,7 @@ PLAIN_IMAGES = 256  # of the plain contender, which is slower
 SETTINGS = {"mnist": (0.1, 0.01, 20, 2, 128), "cifar10": (2 / 255, 0.001, 15, 2, 128)}
 WITHOUT_DATA = {"digits": (0.1, 0.01, 20, 4, 32)}
 # Larger networks need no training for their speed to be known, but a little makes ReLUs stable as they are in use.
-CURVE = (("convsmall", 256), ("convmed", 64), ("convbig", 4))
+CURVE = (("conv_small", 256), ("convmed", 64), ("convbig", 4))
 CURVE_TRAINING = 4096
 BUDGET = 2**28
 
@@ -151,7 +152,7 @@ def print_curve(data: ImageData) -> None:
     print(f"\nlarger networks on {data.name}, eps 0.1, sound, margins for all, budget {BUDGET / 2**20:.0f} MiB")
     rate = matrix_rate()
     for name, images in CURVE:
-        model = briefly_trained(NETWORKS[name](), data)
+        model = briefly_trained(load_model(name, data, seed=0), data)
         x, y = data.test_x[:images], data.test_y[:images]
         ask = partial(certify, model, x, y, eps=0.1, memory_budget=BUDGET)
         seconds = take_turns({name: ask}, rounds=1)[name]
@@ -172,26 +173,6 @@ def briefly_trained(model: nn.Module, data: ImageData) -> nn.Module:
         nn.functional.cross_entropy(model(x), y).backward()
         optimizer.step()
     return model.requires_grad_(False)
-
-
-def _conv_med() -> nn.Sequential:
-    """ERAN's ConvMed for MNIST: 5,704 hidden neurons."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(1568, 1000), nn.ReLU(), nn.Linear(1000, 10),
-    )  # fmt: skip
-
-
-def _conv_big() -> nn.Sequential:
-    """ERAN's ConvBig for MNIST: 48,064 hidden neurons."""
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 32, 4, 2, 1), nn.ReLU(),
-        nn.Conv2d(32, 64, 3, 1, 1), nn.ReLU(), nn.Conv2d(64, 64, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 10),
-    )  # fmt: skip
-
-
-NETWORKS = {"convsmall": partial(conv_small, "mnist", seed=0), "convmed": _conv_med, "convbig": _conv_big}
 
 
 def useful_flops(network: Network) -> int:

@@ -4,9 +4,11 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
+import torch
 
 from softadv.drawing import wrapped
-from softadv.figures import accuracy_figure, difference_gain, trade_off_figure, verified_figure
+from softadv.figures import accuracy_figure, difference_gain, examples_figure, trade_off_figure, verified_figure
+from softadv.pictures import _class_names
 from softadv.series import Series, by_setting, fraction, setting_title
 from softadv.spec import METHODS
 from tests.test_report import make_epoch, make_trial
@@ -89,3 +91,30 @@ def test_a_title_is_broken_between_its_parts() -> None:
         "α: 0.01   optimizer: sgd",
         "batch_size: 64",
     ]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_examples_name_their_classes_whatever_the_channels(channels: int) -> None:
+    image = torch.rand(3, channels, 8, 8)
+    examples = {
+        "image": image, "attacked": image, "label": torch.tensor([0, 1, 2]), "predicted": torch.tensor([0, 1, 2]),
+        "predicted_attacked": torch.tensor([1, 2, 0]), "verified": torch.tensor([False] * 3),
+    }  # fmt: skip
+    figure = examples_figure(make_trial(), examples, class_names=("rose", "a very long flower's name"))
+    assert [axes.get_title() for axes in figure.axes[:3]] == ["label rose", "label a very long…", "label 2"]
+    assert figure.axes[3].get_xlabel() == "a very long… ✗"
+
+
+@pytest.mark.parametrize(
+    ("about", "names"),
+    [
+        ({"class_names": '["a", "b"]'}, ["a", "b"]),
+        ({}, "0123456789"),
+        ({"class_names": "3"}, "0123456789"),
+        ({"class_names": "[1, 2]"}, "0123456789"),
+        ({"class_names": "["}, "0123456789"),
+        ({"class_names": "[" * 100_000}, "0123456789"),
+    ],
+)
+def test_class_names_are_the_data_sets_or_else_the_known_ones(about: dict[str, str], names: str | list[str]) -> None:
+    assert list(_class_names(make_trial(), about)) == list(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import subprocess
@@ -216,7 +217,8 @@ def test_missing_metrics_are_refused(whole: Path, tmp_path: Path, digits: ImageD
 
 
 def test_the_examples_agree_with_themselves(whole: Path) -> None:
-    tensors, _ = read_tensors(whole / "examples.safetensors")
+    tensors, about = read_tensors(whole / "examples.safetensors")
+    assert json.loads(about["class_names"]) == list("0123456789")
     moved = (tensors["attacked"] - tensors["image"]).abs()
     assert moved.max() <= TINY.eps + 1e-6
     # A verified image cannot have been broken.

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from softadv.data import dataset_title
 from softadv.entries import Entry
 from softadv.estimates import Estimate, interval
-from softadv.series import DATASET_TITLES, Series, by_setting, choices, fraction
+from softadv.series import Series, by_setting, choices, fraction
 from softadv.spec import Method, Trial
 
 Accuracy = Literal["natural_accuracy", "adversarial_accuracy"]
@@ -67,7 +68,7 @@ def compare(entries: Sequence[Entry], trial: Trial, *, base: Trial | None = None
 
 def place(trial: Trial) -> str:
     """A setting in as few words as tell it from the paper's others."""
-    return f"{DATASET_TITLES[trial.dataset]} at ε {fraction(trial.eps)}"
+    return f"{dataset_title(trial.dataset)} at ε {fraction(trial.eps)}"
 
 
 def _difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import torch
@@ -14,7 +15,7 @@ from softadv.certifiers import certify
 from softadv.data import ImageData
 from softadv.evaluation import adversarial_accuracy, attack_images, certified_accuracy
 from softadv.export import check_parity, export_onnx
-from softadv.models import IMAGE_SHAPES, count_neurons
+from softadv.models import count_neurons
 from softadv.modes import in_eval_mode
 from softadv.progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
 from softadv.records import Autoattacked, Certified, Parity, Result
@@ -54,7 +55,7 @@ def conclude(
         certified=_certify_test_images(model, trial=trial, data=data, report=report),
         autoattack=_autoattack(model, trial=trial, data=data, report=report),
         parity=parity,
-        neurons=count_neurons(model, IMAGE_SHAPES[trial.dataset]),
+        neurons=count_neurons(model, data.image_shape),
         train_images=len(data.train_x),
         test_images=len(data.test_x),
         data_fingerprint=data.fingerprint,
@@ -73,7 +74,7 @@ def conclusion_work(trial: Trial, data: ImageData) -> float:
 
 def _export(model: nn.Module, *, trial: Trial, run: RunFolder, data: ImageData) -> Parity:
     path = run.path / MODEL
-    export_onnx(model, path, image_shape=IMAGE_SHAPES[trial.dataset])
+    export_onnx(model, path, image_shape=data.image_shape)
     return check_parity(model, path, data.test_x[:_PARITY_IMAGES])
 
 
@@ -130,7 +131,8 @@ def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: Ima
             "verified": certificates.verified,
             "margin": certificates.margin,
         }
-    write_tensors(run.path / EXAMPLES, tensors)
+    # The page is drawn where the data need not be.
+    write_tensors(run.path / EXAMPLES, tensors, metadata={"class_names": json.dumps(data.class_names)})
 
 
 def _certified_count(trial: Trial, data: ImageData) -> int:

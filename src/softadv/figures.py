@@ -43,7 +43,7 @@ from softadv.series import (
 from softadv.spec import Method, Trial
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_CIFAR10 = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_LETTERS = 12  # of a class's name that its column has room for
 _DIRECT = 6  # so many lines have their labels beside their ends
 _LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # so that neighbours differ in grey, too
 
@@ -314,10 +314,10 @@ def difference_gain(trial: Trial) -> int:
     return max(int(0.5 / trial.eps + 1e-6), 1) if trial.eps else 1
 
 
-def examples_figure(trial: Trial, examples: Mapping[str, Tensor]) -> Figure:
+def examples_figure(trial: Trial, examples: Mapping[str, Tensor], *, class_names: Sequence[str]) -> Figure:
     """Test images, their attacks and the differences, with predictions and verdicts.
 
-    examples: what examples.safetensors holds.
+    examples: what examples.safetensors holds. class_names: a class without a name there is shown by its number.
     """
     image, attacked = examples["image"], examples["attacked"]
     gain, count = difference_gain(trial), len(image)
@@ -328,27 +328,33 @@ def examples_figure(trial: Trial, examples: Mapping[str, Tensor]) -> Figure:
         zip(("Original", "Attacked", f"Difference {_TIMES} {gain}"), shown, strict=True)
     ):
         for axes, pixels in zip(panels[row], images, strict=True):
-            axes.imshow(pixels.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            drawn = pixels if len(pixels) == 3 else pixels.mean(0, keepdim=True)  # other channels than RGB: as grey
+            axes.imshow(drawn.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_color(GRID)
         panels[row][0].set_ylabel(name, fontsize=10, color=INK)
-    names = _CIFAR10 if trial.dataset == "cifar10" else tuple("0123456789")
+    names = dict(enumerate(class_names))
     for column in range(count):
         _label_example(list(panels[:, column]), {key: value[column] for key, value in examples.items()}, names)
     return figure
 
 
-def _label_example(panels: Sequence[Axes], example: Mapping[str, Tensor], names: Sequence[str]) -> None:
+def _short(names: Mapping[int, str], label: int) -> str:
+    name = names.get(label, str(label))
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+
+
+def _label_example(panels: Sequence[Axes], example: Mapping[str, Tensor], names: Mapping[int, str]) -> None:
     label, verdict = int(example["label"]), "unverified"
     if int(example["predicted"]) != label:
         verdict = "misclassified"
     elif bool(example["verified"]):
         verdict = "verified"
-    panels[0].set_title(f"label {names[label]}", fontsize=9, color=INK)
+    panels[0].set_title(f"label {_short(names, label)}", fontsize=9, color=INK)
     for axes, key in zip(panels, ("predicted", "predicted_attacked"), strict=False):
         right = int(example[key]) == label
-        text = f"{names[int(example[key])]} {'✓' if right else '✗'}"
+        text = f"{_short(names, int(example[key]))} {'✓' if right else '✗'}"
         axes.set_xlabel(text, fontsize=9.5, color=INK, fontweight="normal" if right else "bold")
     panels[2].set_xlabel(
         verdict,

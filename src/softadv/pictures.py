@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
@@ -11,12 +13,12 @@ from matplotlib.figure import Figure
 from softadv import figure_data, figures
 from softadv._io import read_tensors
 from softadv.comparisons import Family, families, place
+from softadv.data import KNOWN, dataset_title
 from softadv.drawing import png, svg
 from softadv.entries import Entry
 from softadv.errors import SoftadvError
 from softadv.run_folder import EXAMPLES
 from softadv.series import (
-    DATASET_TITLES,
     DOMAIN_TITLES,
     METHOD_TITLES,
     Series,
@@ -26,7 +28,7 @@ from softadv.series import (
     per_epoch,
     setting_title,
 )
-from softadv.spec import METHODS
+from softadv.spec import METHODS, Trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ def _partitions(runs: Sequence[Series], found: Sequence[Family]) -> Iterator[Pic
 def _verified(runs: Sequence[Series], found: Sequence[Family]) -> Iterator[Picture]:
     """A line for each setting of a dataset, then for each variation of a setting."""
     spread = "Lines and bands: mean ± standard deviation over the seeds." if _has_seeds(runs) else "One seed."
-    for dataset, title in DATASET_TITLES.items():
+    for dataset in dict.fromkeys(group[0].trial.dataset for group in by_setting(runs).values()):
+        title = dataset_title(dataset)
         bases = [family.base for family in found if family.base.dataset == dataset]
         its_runs = _of(runs, [base.setting for base in bases])
         if its_runs:
@@ -105,7 +108,7 @@ def _verified(runs: Sequence[Series], found: Sequence[Family]) -> Iterator[Pictu
             }
             figure = figures.verified_figure(its_runs, labels=labels, title=title)
             caption = f"{title}: share of the training images verified before each epoch of soft training. {spread}"
-            yield _picture("verified", f"verified-{dataset}", figure, its_runs, caption=caption,
+            yield _picture("verified", f"verified-{_file_name(dataset)}", figure, its_runs, caption=caption,
                            csv=figure_data.partition_csv(its_runs))  # fmt: skip
     for family, its_runs in _varied(runs, found):
         names = {run.trial.setting: run.trial.setting for run in its_runs}
@@ -220,14 +223,30 @@ def _has_seeds(runs: Sequence[Series]) -> bool:
     return any(len(same) > 1 for group in by_setting(runs).values() for same in by_method(group).values())
 
 
+def _class_names(trial: Trial, about: Mapping[str, str]) -> Sequence[str]:
+    """What the data set called its classes; files of old do not say it."""
+    known = KNOWN[trial.dataset].class_names if trial.dataset in KNOWN else ()
+    try:
+        names = json.loads(about["class_names"])
+    except (KeyError, ValueError, RecursionError):
+        return known
+    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else known
+
+
+def _file_name(dataset: str) -> str:
+    """A data set's name as part of a file's: "folder:a/b" becomes "folder-a-b"."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", dataset)
+
+
 def _examples(entries: Sequence[Entry]) -> Iterator[Picture]:
     """The examples of the first soft trial that has them, else of the last method that does."""
     candidates = [(entry.trial, entry) for entry in entries if entry.trial and entry.result]
     candidates.sort(key=lambda candidate: -METHODS.index(candidate[0].method))  # stable: settings keep their order
     for trial, entry in candidates:
         try:
-            tensors, _ = read_tensors(entry.folder.path / EXAMPLES)
-            figure, csv = figures.examples_figure(trial, tensors), figure_data.examples_csv(tensors)
+            tensors, about = read_tensors(entry.folder.path / EXAMPLES)
+            figure = figures.examples_figure(trial, tensors, class_names=_class_names(trial, about))
+            csv = figure_data.examples_csv(tensors)
         except (SoftadvError, KeyError):
             continue  # another trial's will do, and a page without examples is still a report
         caption = (

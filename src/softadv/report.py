@@ -21,6 +21,7 @@ from softadv.answer import QUESTION, answer
 from softadv.claims import Expectations, Outcome, Verdict
 from softadv.comparisons import Comparison, asks_for_soft, compare, families
 from softadv.costs import cost_groups
+from softadv.data import dataset_title
 from softadv.drawing import METHOD_COLOURS
 from softadv.entries import Entry, State, read_entries
 from softadv.evidence import finished_runs
@@ -30,7 +31,7 @@ from softadv.progress import Report, silent
 from softadv.provenance import commit_remarks
 from softadv.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.sensitivity import sensitivities
-from softadv.series import DATASET_TITLES, DOMAIN_TITLES, Series, by_setting, spec_value
+from softadv.series import DOMAIN_TITLES, Series, by_setting, spec_value
 from softadv.spec import Trial, trial_to_table
 
 
@@ -172,7 +173,7 @@ def _data(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
     """Dataset, source and fingerprint of the images that finished trials ran on."""
     results = [entry.result for entry in entries if entry.result]
     return list(
-        dict.fromkeys((DATASET_TITLES[r.trial.dataset], _source(r.data_source), r.data_fingerprint) for r in results)
+        dict.fromkeys((dataset_title(r.trial.dataset), _source(r.data_source), r.data_fingerprint) for r in results)
     )
 
 

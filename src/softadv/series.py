@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import get_args, get_type_hints
 
+from softadv.data import KNOWN, dataset_title
 from softadv.records import EpochMetrics
 from softadv.spec import METHODS, Method, Trial
 
@@ -15,7 +15,6 @@ METHOD_TITLES: dict[Method, str] = {
     "adversarial": "Adversarial training",
     "soft": "Soft adversarial training",
 }
-DATASET_TITLES = {"digits": "Digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 # What a trial is like by choice, not by the paper; the rest of these say only what is measured at the end.
 ASSUMPTIONS = tuple(
     field.name
@@ -37,10 +36,17 @@ class Series:
 
 
 def by_setting(runs: Sequence[Series]) -> dict[str, list[Series]]:
-    """The runs of each setting: by dataset, then eps, as the paper orders its figures."""
-    datasets = get_args(get_type_hints(Trial)["dataset"])
+    """The runs of each setting: by dataset, then eps, as the paper orders its figures; datasets of one's own last."""
+    known = list(KNOWN)
     ordered = sorted(
-        runs, key=lambda run: (datasets.index(run.trial.dataset), run.trial.eps, run.trial.setting, run.trial.seed)
+        runs,
+        key=lambda run: (
+            known.index(run.trial.dataset) if run.trial.dataset in known else len(known),
+            run.trial.dataset,
+            run.trial.eps,
+            run.trial.setting,
+            run.trial.seed,
+        ),
     )
     return {setting: [r for r in ordered if r.trial.setting == setting] for setting in _unique(ordered)}
 
@@ -85,7 +91,7 @@ def setting_title(trial: Trial) -> str:
         f"Steps: {trial.steps}",
         f"{_ALPHA}: {fraction(trial.alpha)}",
     )
-    return "   ".join((DATASET_TITLES[trial.dataset], *numbers, *choices(trial)))
+    return "   ".join((dataset_title(trial.dataset), *numbers, *choices(trial)))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
