@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
+from softadv.doctor import examine
 from tests.test_cli import folder, model, run  # noqa: F401 (fixtures)
 
 
@@ -56,3 +59,15 @@ def test_parity_without_any_engine_is_one_line(monkeypatch, model: Path, capsys)
     monkeypatch.delenv("SOFTADV_ERAN", raising=False)
     assert run("parity", str(model), "--images", "4") == 2
     assert "SOFTADV_ERAN" in capsys.readouterr().err
+
+
+def test_doctor_says_that_gpupoly_lacks_a_gpu(monkeypatch, driver) -> None:
+    """The real worker, which loads no engine here, and a CUDA driver that finds no device."""
+    for name, value in driver(100, 0).items():
+        monkeypatch.setenv(name, value)
+    worker = Path(__file__).parents[2] / "docker" / "eran" / "worker.py"
+    monkeypatch.setenv("SOFTADV_ERAN", shlex.join([sys.executable, str(worker)]))
+    found = {finding.subject: finding for finding in examine(None)}
+    assert "CUDA's driver finds no device (error 100)" in found["gpupoly"].found
+    assert "it needs a GPU" in str(found["gpupoly"].advice)
+    assert "correct SOFTADV_ERAN" in str(found["eran-deeppoly"].advice)
