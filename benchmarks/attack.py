@@ -11,10 +11,12 @@ import torchattacks
 from torch import Tensor, nn
 
 from benchmarks.measure import matrix_rate, print_machine, take_turns
-from softadv import compiled, compiled_attack, conv_small, pgd
-from softadv.attacks import Pgd
-from softadv.cuda_graphs import Replays
-from softadv.environment import pick_device
+from softadv import conv_small, pgd
+from softadv.attacks.pgd import Pgd
+from softadv.experiments.environment import pick_device
+from softadv.kernels import build as compiled
+from softadv.kernels import pgd as compiled_attack
+from softadv.kernels.cuda_graphs import Replays
 from softadv.models import IMAGE_SHAPES
 
 BATCHES = (128, 512)

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.measure import CPU, print_machine
 from softadv import certify, load_dataset, pgd
-from softadv.saved import load_saved
+from softadv.experiments.load_model import load_saved
 
 WEIGHTS = (
     Path(__file__).parents[1] / "expected_results/reference/mnist/weights/mnist-eps0.1-adversarial-seed0.safetensors"

@@ -15,19 +15,20 @@ from torch import Tensor, nn
 
 from benchmarks.measure import matrix_rate, peak_memory, print_machine, take_turns
 from softadv import ImageData, certify, conv_small, count_neurons, load_dataset
-from softadv.attacks import make_attack
-from softadv.certify import DOMAINS, Rounding, native
-from softadv.certify.analysis import Engine, Relaxed, lower_bounds
-from softadv.certify.native import NativeEngine
-from softadv.certify.network import Network
-from softadv.certify.reading import read_network
+from softadv.attacks.pgd import make_attack
+from softadv.certify import DOMAINS, Rounding
+from softadv.certify import backsub_cpp as native
+from softadv.certify.backsub_cpp import NativeEngine
+from softadv.certify.bounds import Engine, Relaxed, lower_bounds
+from softadv.certify.graph import Network
+from softadv.certify.linear_forms import Windows
+from softadv.certify.ops import Conv, Dense, Interval, Relu
 from softadv.certify.rounding import box
-from softadv.certify.rows import Windows
-from softadv.certify.steps import Conv, Dense, Interval, Relu
+from softadv.certify.trace import read_network
 from softadv.data import find_dataset
+from softadv.experiments.spec import Trial
 from softadv.models import load_model
-from softadv.spec import Trial
-from softadv.training import new_learner, train_epoch
+from softadv.training.loop import new_learner, train_epoch
 
 ROUNDS = 3
 IMAGES = 2048

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from statistics import fmean
 
-from softadv.run_folder import grid_runs
+from softadv.experiments.run_folder import grid_runs
 
 
 def main() -> None:

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
 
-from softadv.entries import read_entries
+from softadv.claims.rules.methods import differences
+from softadv.claims.selection import Evidence
 from softadv.errors import SoftadvError
-from softadv.evidence import Evidence, Run, finished_runs, value_of
-from softadv.grid import grid_name
-from softadv.method_rules import differences
-from softadv.spec import METHODS
+from softadv.experiments.grid import grid_name
+from softadv.experiments.runs import Run, finished_runs, read_entries, value_of
+from softadv.experiments.spec import METHODS
 
 # Five standard errors: with eight seeds, a difference by chance about once in 600 comparisons.
 SIGMAS = 5.0

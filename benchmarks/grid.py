@@ -16,11 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.measure import print_machine
-from softadv.environment import pick_device
-from softadv.grid import prepare, run_grid
-from softadv.records import EpochMetrics
-from softadv.run_folder import RunFolder
-from softadv.spec import load_grid
+from softadv.experiments.environment import pick_device
+from softadv.experiments.grid import prepare, run_grid
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.spec import load_grid
+from softadv.training.records import EpochMetrics
 
 
 def main() -> None:

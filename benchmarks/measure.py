@@ -12,7 +12,7 @@ from statistics import median
 
 import torch
 
-from softadv import environment
+from softadv.experiments import environment
 
 CPU = torch.device("cpu")
 

@@ -6,11 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from softadv.closing import verdicts_on
-from softadv.decimals import spread
-from softadv.entries import read_entries
-from softadv.evidence import Run, finished_runs, value_of
-from softadv.provenance import commit_remarks
+from softadv._decimals import spread
+from softadv.cli.finish import verdicts_on
+from softadv.experiments.runs import Run, finished_runs, read_entries, value_of
+from softadv.report.provenance import commit_remarks
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
 _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "certified_accuracy", "verified_share")

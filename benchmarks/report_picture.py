@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from softadv.claims import expected_folder
-from softadv.closing import verdicts_on, write_page
-from softadv.entries import read_entries
+from softadv.claims.judge import expected_folder
+from softadv.cli.finish import verdicts_on, write_page
 from softadv.errors import SoftadvError
-from softadv.reference import REFERENCE
+from softadv.experiments.reference import REFERENCE
+from softadv.experiments.runs import read_entries
 
 PICTURE = Path(__file__).parents[1] / "docs" / "report.png"
 _WIDTH, _HEIGHT = 1200, 1215  # in CSS pixels

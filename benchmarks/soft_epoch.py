@@ -6,10 +6,10 @@ import copy
 
 from benchmarks.measure import print_machine
 from softadv import conv_small, load_dataset
-from softadv.attacks import make_attack
+from softadv.attacks.pgd import make_attack
 from softadv.data import ImageData, find_dataset
-from softadv.spec import Trial
-from softadv.training import Learner, Seconds, new_learner, train_epoch
+from softadv.experiments.spec import Trial
+from softadv.training.loop import Learner, Seconds, new_learner, train_epoch
 
 EPOCHS_BEFORE = 2  # of adversarial training; the epoch after them is measured
 ROUNDS = 2

@@ -17,11 +17,11 @@ from benchmarks.attack import SETTINGS, compare_attacks, flops_of_a_step
 from benchmarks.measure import matrix_rate, print_machine, take_turns
 from softadv import conv_small, load_dataset
 from softadv.data import ImageData, find_dataset
-from softadv.environment import pick_device
+from softadv.experiments.environment import pick_device
+from softadv.experiments.spec import Method, Trial
 from softadv.models import IMAGE_SHAPES
-from softadv.partition import partition
-from softadv.spec import Method, Trial
-from softadv.training import Learner, attack_of, new_learner, train_epoch
+from softadv.training.loop import Learner, attack_of, new_learner, train_epoch
+from softadv.training.partition import partition
 
 EPOCHS_BEFORE = 5  # of adversarial training; the soft epoch after them is measured
 BATCH = 128

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from softadv.attacks import make_attack
+from softadv.attacks.pgd import make_attack
 from softadv.data import ImageData, find_dataset, load_dataset
+from softadv.experiments.spec import Trial
 from softadv.models import conv_small
-from softadv.spec import Trial
-from softadv.training import new_learner, train_epoch
+from softadv.training.loop import new_learner, train_epoch
 
 pytest_plugins = ("tests.skips",)
 
@@ -103,8 +103,8 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny grid's folder, run through the command line. Shared: tests change copies of it."""
-    from tests.test_cli import run
-    from tests.test_grid import TINY
+    from tests.cli.test_app import run
+    from tests.experiments.test_grid import TINY
 
     root = tmp_path_factory.mktemp("reference")
     (root / "tiny.toml").write_text(TINY)
@@ -115,8 +115,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def reference(tiny: Path, tmp_path: Path) -> Path:
     """The folder of references, with the tiny grid's in it."""
-    from softadv.keeping import keep
-    from softadv.reference import REFERENCE
+    from softadv.experiments.reference import REFERENCE
+    from softadv.experiments.store_reference import keep
 
     keep(tiny, reference=tmp_path / "expected" / REFERENCE, allow_dirty=True)
     return tmp_path / "expected" / REFERENCE

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from softadv.decisions import Decision, Rule
-from softadv.evidence import Evidence, Run
-from softadv.method_rules import Comparable, Gain
-from softadv.records import Autoattacked, Certified, EpochMetrics, Parity, Result
-from softadv.spec import Method, Trial
+from softadv.certify.records import Certified, Parity
+from softadv.claims.decision import Decision, Rule
+from softadv.claims.rules.methods import Comparable, Gain
+from softadv.claims.selection import Evidence
+from softadv.experiments.records import Autoattacked, Result
+from softadv.experiments.runs import Run
+from softadv.experiments.spec import Method, Trial
+from softadv.training.records import EpochMetrics
 
 
 def a_run(

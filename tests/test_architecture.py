@@ -7,10 +7,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import get_args
 
-from softadv import spec
 from softadv.certify import DOMAINS, Domain
+from softadv.experiments import spec
 
-SOURCE = Path(spec.__file__).parent
+SOURCE = Path(spec.__file__).parents[1]
 
 
 def imports(path: Path) -> set[str]:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from softadv.decimals import decimal, percent, spread
+from softadv._decimals import decimal, percent, spread
 
 
 @pytest.mark.parametrize(

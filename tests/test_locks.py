@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from softadv._locks import held
 from softadv.errors import SoftadvError
-from softadv.locks import held
 
 HOLDER = """
 import importlib.util, sys, types
@@ -23,7 +23,7 @@ package.__path__ = importlib.util.find_spec("softadv").submodule_search_location
 sys.modules["softadv"] = package
 import time
 from pathlib import Path
-from softadv.locks import held
+from softadv._locks import held
 with held(Path(sys.argv[1]), what=Path("runs")):
     print("held", flush=True)
     time.sleep(600)

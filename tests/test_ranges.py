@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from softadv._ranges import check_clip, check_count, check_radius, number, shown
 from softadv.errors import SoftadvError
-from softadv.ranges import check_clip, check_count, check_radius, number, shown
 
 LONG = [10**400, -(10**400), 10**5000, "9" * 5000, "1e999999999", "1/1e999999999", "1" * 5000 + "/3"]
 

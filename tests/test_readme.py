@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from softadv.spec import Trial, packaged_grids
+from softadv.experiments.spec import Trial, packaged_grids
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from softadv.attacks import pgd
+from softadv.attacks.pgd import pgd
 from softadv.data import load_dataset
-from softadv.evaluation import natural_accuracy
+from softadv.experiments.spec import Trial
 from softadv.models import STATISTICS, conv_small
-from softadv.partition import partition
-from softadv.spec import Trial
-from softadv.training import new_learner, train_epoch
+from softadv.training.evaluation import natural_accuracy
+from softadv.training.loop import new_learner, train_epoch
+from softadv.training.partition import partition
 
 
 @pytest.fixture(scope="module")

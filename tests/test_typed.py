@@ -13,12 +13,19 @@ import torch
 from safetensors.torch import save_file
 
 from softadv._io import parse_toml, read_json, read_tensors, write_json, write_tensors
-from softadv.claims import expected_folder, load_expectations
+from softadv.claims.judge import expected_folder, load_expectations
 from softadv.errors import SoftadvError
-from softadv.records import metrics_from_table, result_from_table, result_to_table
-from softadv.reference import REFERENCE, read_record, read_summary, record_files, record_from_table, summary_from_table
-from softadv.run_folder import read_about
-from softadv.spec import parse_grid
+from softadv.experiments.records import metrics_from_table, result_from_table, result_to_table
+from softadv.experiments.reference import (
+    REFERENCE,
+    read_record,
+    read_summary,
+    record_files,
+    record_from_table,
+    summary_from_table,
+)
+from softadv.experiments.run_folder import read_about
+from softadv.experiments.spec import parse_grid
 
 FOLDERS = [path for path in sorted((expected_folder() / REFERENCE).iterdir()) if path.is_dir()]
 RECORDS = [path for folder in FOLDERS for path in record_files(folder)]

@@ -4,13 +4,13 @@ The library of the reproducibility artifact for Sharma and Narayan, Soft Adversa
 Retain Natural Accuracy (2022). The command line is `softadv`.
 """
 
-from softadv.attacks import pgd
-from softadv.certifiers import certify
+from softadv.attacks.pgd import pgd
 from softadv.certify import Certificates
+from softadv.certify.certifiers import certify
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.models import conv_small, count_neurons
-from softadv.partition import Partition, partition
+from softadv.training.partition import Partition, partition
 
 __all__ = [
     "Certificates",

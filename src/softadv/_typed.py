@@ -8,8 +8,8 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
 
+from softadv._ranges import shown
 from softadv.errors import SoftadvError
-from softadv.ranges import shown
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from softadv._files import check_files, find_dataset, load_files, search_places
 from softadv._images import check_parts, fingerprint, image_tensor, label_tensor, scaled, statistics
+from softadv._ranges import Clip
 from softadv._readers import Arrays, read_folder, read_npz, read_torchvision
 from softadv.errors import NotFiniteError, SoftadvError
-from softadv.ranges import Clip
 from softadv.registry import Registry, call, origin
 
 __all__ = [

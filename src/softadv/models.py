@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv._modes import eval_mode, in_eval_mode
 from softadv._weights import SUFFIXES, check_state, read_weights
 from softadv.data import KNOWN, About, Dataset
 from softadv.errors import SoftadvError
-from softadv.modes import eval_mode, in_eval_mode
 from softadv.registry import Registry, call, origin
 
 Shape = tuple[int, int, int]

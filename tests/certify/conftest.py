@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from softadv.certify import native
+from softadv.certify import backsub_cpp as native
 
 
 @pytest.fixture(params=["native", "torch"])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from softadv.certify import DOMAINS, certify
-from softadv.certify.reading import read_network
+from softadv.certify.trace import read_network
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 from tests.networks import Residual

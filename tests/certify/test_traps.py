@@ -8,7 +8,7 @@ from torch.nn.utils import prune
 
 from softadv.certify import DOMAINS, certify
 from softadv.errors import SoftadvError
-from softadv.gradients import plain_chain
+from softadv.kernels.input_gradients import plain_chain
 from softadv.models import Normalize
 
 

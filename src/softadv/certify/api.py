@@ -10,18 +10,19 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from softadv.certify import native
-from softadv.certify.analysis import DOMAINS, FLOATS_PER_NEURON, Domain, Engine, lower_bounds
-from softadv.certify.backsubstitution import TorchEngine
-from softadv.certify.native import NativeEngine
-from softadv.certify.network import Network
-from softadv.certify.reading import read_network
+from softadv._modes import in_eval_mode
+from softadv._ranges import UNIT, Clip, check_clip, check_radius
+from softadv.certify import backsub_cpp as native
+from softadv.certify.backsub_cpp import NativeEngine
+from softadv.certify.backsub_torch import TorchEngine
+from softadv.certify.bounds import FLOATS_PER_NEURON, Engine, lower_bounds
+from softadv.certify.domains import DOMAINS, Domain
+from softadv.certify.graph import Network
+from softadv.certify.ops import Conv
 from softadv.certify.rounding import box, check_evaluation
-from softadv.certify.steps import Conv
+from softadv.certify.trace import read_network
 from softadv.data import check_images, check_labels, check_pixels
 from softadv.errors import SoftadvError
-from softadv.modes import in_eval_mode
-from softadv.ranges import UNIT, Clip, check_clip, check_radius
 
 Rounding = Literal["sound", "none"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.certify.steps import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
+from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 

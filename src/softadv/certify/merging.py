@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from softadv.certify.network import Network
+from softadv.certify.graph import Network
+from softadv.certify.ops import Add, Conv, Dense, Flatten, Interval, Scale
 from softadv.certify.rounding import Arithmetic, Terms, overflow_limit
-from softadv.certify.steps import Add, Conv, Dense, Flatten, Interval, Scale
 
 # What an activation may be in the evaluation, by its number.
 Evaluated = Callable[[int], Interval]

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.fx import _symbolic_trace
 
-from softadv.as_built import has_own_code
+from softadv._as_built import has_own_code
 from softadv.certify.rounding import evaluation_settings
 from softadv.errors import SoftadvError
 from softadv.models import Normalize

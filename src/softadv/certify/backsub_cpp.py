@@ -1,0 +1,216 @@
+"""Back-substitution by the compiled kernel (kernel/), on a CPU.
+
+Without a compiler (compiled.py) everything runs in PyTorch (backsubstitution.py), several times slower.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softadv.certify.bounds import Engine, Relaxed
+from softadv.certify.graph import Network, Node
+from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale
+from softadv.certify.rounding import Arithmetic
+from softadv.errors import SoftadvError
+from softadv.kernels import build as compiled
+
+SOURCE = Path(__file__).parents[1] / "kernels" / "cpp" / "certify" / "kernel.cpp"
+
+# As in the kernel.
+_ADDENDS = 16
+_DEPTH = 32
+
+# Certify in PyTorch even where the compiled kernel is available, to compare the two.
+disabled = compiled.disabled
+
+
+# How many threads the kernel uses; None: as many as PyTorch.
+_threads: ContextVar[int | None] = ContextVar("softadv_threads", default=None)
+
+
+@contextmanager
+def threads_of_its_own() -> Iterator[None]:
+    """Leave PyTorch one thread, and the kernel as many as PyTorch had.
+
+    An analysis has hundreds of small operations of PyTorch's, and at the end of each OpenMP's threads wait for one
+    another, spinning: on a busy machine, where one of them does not run, that takes far longer than the work itself.
+    The kernel's threads sleep until their work is done.
+    """
+    before = torch.get_num_threads()
+    token = _threads.set(_threads.get() or before)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _threads.reset(token)
+
+
+def available() -> bool:
+    """Whether the compiled kernel is used for models on the CPU."""
+    return compiled.available(SOURCE)
+
+
+def missing() -> str | None:
+    """Why there is no compiled kernel, or None where there is one."""
+    return compiled.missing(SOURCE)
+
+
+class NativeEngine(Engine):
+    """Blocks of forms, one in each SIMD lane, spread over the threads that PyTorch uses."""
+
+    @staticmethod
+    def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
+        # kernel/: kAddends live neurons of at most two terms each, then float64; kDepth products, then
+        # one addition for each kDepth of them and each tap.
+        depth = 4 * network.neurons if dtype == torch.float64 else 2 * _ADDENDS + 4
+        return Arithmetic(
+            dtype, depth, depth_of_sum=lambda terms, taps: min(terms, _DEPTH) + taps * (terms // _DEPTH + 1)
+        )
+
+    @staticmethod
+    def floats_per_image(network: Network) -> int:
+        return 0  # a worker's forms do not depend on the number of images
+
+    @staticmethod
+    def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:
+        if not asked.any():
+            return known
+        lower, upper = (_ordered(bound).clone() for bound in known)
+        with _Program(relaxed) as program:
+            program.call("bounds", activation, _ordered(asked), lower, upper)
+        return _back(lower), _back(upper)
+
+    @staticmethod
+    def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
+        least = forms.new_empty(forms.shape[:2])
+        with _Program(relaxed) as program:
+            program.call("minimum", len(relaxed.network.nodes), forms.shape[1], forms.contiguous(), least)
+        return least
+
+
+def _ordered(plane: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, H, W, C), the kernel's order of neurons, contiguous."""
+    return plane.permute(0, 2, 3, 1).contiguous()
+
+
+def _back(plane: Tensor) -> Tensor:
+    return plane.permute(0, 3, 1, 2)
+
+
+_KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, MaxPool: 6}
+
+
+class _Step(ctypes.Structure):
+    """Step of kernel/forms.h."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int32),
+        *((name, ctypes.c_int32 * 2) for name in ("inputs", "kernel", "stride", "padding", "dilation")),
+        ("groups", ctypes.c_int32),
+        *(
+            (name, ctypes.c_void_p)
+            for name in (
+                "weight", "bias", "error", "lower_slope", "upper_slope", "lower_offset", "upper_offset", "choice"
+            )
+        ),
+    )  # fmt: skip
+
+
+class _CProgram(ctypes.Structure):
+    """Program of kernel/forms.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("steps", "images", "threads")),
+        *((name, ctypes.c_void_p) for name in ("step", "plane", "center", "radius")),
+    )
+
+
+class _Program:
+    """The network and what is known of the boxes, as the kernel reads them; holds the memory meanwhile."""
+
+    def __init__(self, relaxed: Relaxed) -> None:
+        self._held: list[Any] = []
+        self._dtype = relaxed.center.dtype
+        network = relaxed.network
+        known = [self._step(node, relaxed, at) for at, node in enumerate(network.nodes, 1)]
+        planes = [size for channels, height, width in network.shapes for size in (height, width, channels)]
+        self._suffix = "float" if self._dtype == torch.float32 else "double"
+        self._program = _CProgram(
+            steps=len(known),
+            images=len(relaxed.center),
+            threads=_threads.get() or torch.get_num_threads(),
+            step=self._hold((_Step * len(known))(*known)),
+            plane=self._hold((ctypes.c_int32 * len(planes))(*planes)),
+            center=self._tensor(_ordered(relaxed.center)),
+            radius=self._tensor(_ordered(relaxed.radius)),
+        )
+
+    def __enter__(self) -> _Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.clear()
+
+    def call(self, function: str, *arguments: int | Tensor) -> None:
+        """Call a function of the kernel. Raises MemoryError where it runs out of memory."""
+        values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int32(a) for a in arguments]
+        compiled.call(SOURCE, f"{function}_{self._suffix}", self._program, *values)
+
+    def _hold(self, array: ctypes.Array[Any]) -> int:
+        self._held.append(array)
+        return ctypes.addressof(array)
+
+    def _tensor(self, tensor: Tensor | None) -> int | None:
+        if tensor is None:
+            return None
+        if tensor.is_floating_point() and tensor.dtype != self._dtype:
+            raise SoftadvError(f"model: holds numbers of type {tensor.dtype} beside {self._dtype}")
+        self._held.append(tensor)
+        return tensor.data_ptr()
+
+    def _plane(self, plane: Tensor | None) -> int | None:
+        return None if plane is None else self._tensor(_ordered(plane))
+
+    def _step(self, node: Node, relaxed: Relaxed, at: int) -> _Step:
+        inputs = (*node.inputs, 0)[:2]
+        found = _Step(kind=_KINDS[type(node.step)], inputs=inputs, groups=1)
+        found.error = self._plane(relaxed.errors.get(at))
+        match node.step:
+            case Conv() as step:
+                found.kernel, found.stride = tuple(step.weight.shape[2:]), step.stride
+                found.padding, found.dilation, found.groups = step.padding, step.dilation, step.groups
+                found.weight, found.bias = self._plane(step.weight), self._tensor(step.bias.contiguous())
+            case Dense() as step:
+                found.kernel = found.stride = found.dilation = (1, 1)
+                found.weight, found.bias = self._tensor(step.weight.contiguous()), self._tensor(step.bias.contiguous())
+            case Scale() as step:
+                found.weight, found.bias = self._plane(step.factor[None]), self._tensor(step.bias.contiguous())
+            case Relu() | MaxPool() if at in relaxed.lines:
+                lines = relaxed.lines[at]
+                found.lower_slope, found.upper_slope = self._plane(lines.lower_slope), self._plane(lines.upper_slope)
+                found.upper_offset, found.lower_offset = (
+                    self._plane(lines.upper_offset),
+                    self._plane(lines.lower_offset),
+                )
+                if isinstance(node.step, MaxPool) and lines.choice is not None:
+                    found.choice = self._tensor(_chosen(node.step, lines.choice))
+        return found
+
+
+def _chosen(pool: MaxPool, choice: Tensor) -> Tensor:
+    """The chosen inputs as the kernel counts neurons: int32 (N, H', W', C)."""
+    channels, _, width = pool.in_shape
+    _, rows, columns = pool.out_shape
+    tap = _ordered(choice)
+    y = torch.arange(rows)[:, None, None] * pool.stride[0] - pool.padding[0] + tap // pool.kernel[1]
+    x = torch.arange(columns)[:, None] * pool.stride[1] - pool.padding[1] + tap % pool.kernel[1]
+    return ((y * width + x) * channels + torch.arange(channels)).to(torch.int32).contiguous()

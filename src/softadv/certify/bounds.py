@@ -1,0 +1,247 @@
+"""Box, DeepZono and DeepPoly: one pass forwards through the network, with bounds for each activation.
+
+Box carries intervals. DeepZono and DeepPoly refine them at every activation that feeds a ReLU or a max
+pooling: its bounds come from substituting linear forms back to the input box, and from these bounds
+come the lines that bound the ReLU (relu.py). Substituting back is what an engine does: the compiled one
+(native.py) or the one in PyTorch (backsubstitution.py).
+
+Only neurons that the intervals leave unstable are refined, and no answer changes by it: an interval
+that starts from the ReLU's lower and upper lines is what back-substitution would give if it were
+stopped one layer back, and going on is never worse. Proof: a form c becomes c+ times the lower line
+plus c- times the upper line, which is concave and positively homogeneous in c, hence superadditive;
+so the bound of a sum of forms is at least the sum of the bounds of its terms, which is the interval.
+A stable neuron's lines do not depend on its bounds.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from softadv.certify.domains import Domain
+from softadv.certify.graph import Network, Node
+from softadv.certify.linear_forms import Rows, Windows
+from softadv.certify.merging import terms
+from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
+from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lines
+from softadv.certify.rounding import Arithmetic, Errors, overflow_limit
+from softadv.errors import SoftadvError
+
+# Bounds, lines and errors, and what their computation holds for a while.
+FLOATS_PER_NEURON = 32
+
+_RELAXATIONS: dict[Domain, Relaxation] = {"deepzono": zonotope_lines, "deeppoly": deeppoly_lines}
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """What back-substitution needs to know of a network on a batch of boxes; grows with the pass.
+
+    center, radius: (N, C, H, W), the boxes are center +- radius, or a little less.
+    lines: of each ReLU and max pooling, by its activation. errors: of each linear step that rounds,
+    (N, C, H, W), by its activation; none where rounding is not bounded.
+    """
+
+    network: Network
+    center: Tensor
+    radius: Tensor
+    lines: dict[int, Lines] = field(default_factory=dict)
+    errors: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def sums(self) -> torch.dtype:
+        """The type that constants are summed in: a longer one where the rounding of sums is paid for."""
+        return torch.float64 if self.errors else self.center.dtype
+
+
+class Engine(ABC):
+    """Substitutes linear forms back to the input box."""
+
+    @staticmethod
+    @abstractmethod
+    def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
+        """How rounding adds up in the sums that this engine takes."""
+
+    @staticmethod
+    @abstractmethod
+    def floats_per_image(network: Network) -> int:
+        """What one image needs beyond FLOATS_PER_NEURON at the peak, in floating-point numbers."""
+
+    @staticmethod
+    @abstractmethod
+    def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:
+        """Bounds of an activation's neurons; asked: bool (N, C, H, W). The others may keep what is known."""
+
+    @staticmethod
+    @abstractmethod
+    def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
+        """Lower bounds (N, R) of forms (N, R, K) over the network's K outputs."""
+
+
+def lower_bounds(
+    network: Network,
+    box: Interval,
+    objective: Tensor,
+    *,
+    domain: Domain,
+    rounding: Arithmetic | None,
+    engine: type[Engine],
+    scores: Tensor,
+) -> Tensor:
+    """Lower bounds of linear functions of the network's outputs over boxes.
+
+    box: lower and upper bounds, (N, C, H, W). objective: (N, R, K), R functions of the K outputs.
+    rounding: None leaves rounding errors unbounded. scores: (N, K), what the model itself returns for a
+    point of each box. Returns (N, R); NaN for a box where anything overflows, since nothing follows then.
+    Raises SoftadvError where sound bounds do not hold for the scores: then the model computes something
+    else than was read.
+    """
+    analysis = _Analysis(network, box, domain, rounding, engine)
+    for at, node in enumerate(network.nodes, 1):
+        analysis.pass_through(at, node)
+    least = analysis.box_minimum(objective) if domain == "box" else engine.minimum(analysis.relaxed, objective)
+    if rounding is not None:
+        least = least - rounding.flat(analysis.largest)[:, None]
+        analysis.finite &= analysis.largest < overflow_limit(rounding.dtype)
+        lower, upper = (bound.flatten(1) for bound in analysis.bounds[-1])
+        outside = ((scores < lower) | (scores > upper)).any(1) & analysis.finite
+        if outside.any():
+            raise SoftadvError("model: computes something else than torch.fx reads of it, so nothing can be proven")
+    return least.masked_fill(~analysis.finite[:, None], torch.nan)
+
+
+class _Analysis:
+    def __init__(
+        self, network: Network, box: Interval, domain: Domain, rounding: Arithmetic | None, engine: type[Engine]
+    ) -> None:
+        self.network, self.rounding, self.engine = network, rounding, engine
+        self.relaxation = _RELAXATIONS.get(domain)
+        self.bounds = [box]
+        self.relaxed = Relaxed(network, *_centered(box, rounding))
+        self.finite = torch.ones(len(box[0]), dtype=torch.bool, device=box[0].device)
+        self.largest = _largest(box).flatten(1).amax(1)
+        self._exact = {0}  # activations whose intervals are what back-substitution would give
+
+    def pass_through(self, at: int, node: Node) -> None:
+        """Bound activation `at`, which a node makes."""
+        match node.step:
+            case Relu() | MaxPool() if self.relaxation is not None:
+                self.bounds.append(self._relax(at, node, node.step))
+            case step:
+                lower, upper = step.interval(*(bound for i in node.inputs for bound in self.bounds[i]))
+                errors = None if self.rounding is None else self._errors(at, step, self.rounding)
+                if errors is not None:
+                    self.relaxed.errors[at] = errors.of_forms
+                    lower, upper = lower - errors.of_bounds, upper + errors.of_bounds
+                self.bounds.append((lower, upper))
+                if self._is_exact(node):
+                    self._exact.add(at)
+        self._note(*self.bounds[at])
+
+    def box_minimum(self, objective: Tensor) -> Tensor:
+        """Lower bounds of the objective by intervals alone.
+
+        The objective is merged into the last linear layer, so that o_y - o_j is bounded as one neuron
+        and not as the difference of two intervals (Gowal et al., On the Effectiveness of Interval Bound
+        Propagation, 2018, section 3).
+        """
+        rows, at = forms_over_outputs(objective, sums=self.relaxed.sums), len(self.network.nodes)
+        last = self.network.nodes[-1]
+        if isinstance(last.step, Dense):
+            rows = last.step.backward(rows.plus(last.step.bias, self.relaxed.errors.get(at)))
+            (at,) = last.inputs
+        return rows.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)
+
+    def _relax(self, at: int, node: Node, step: Relu | MaxPool) -> Interval:
+        """The lines of a ReLU or max pooling, and the bounds that follow from them."""
+        assert self.relaxation is not None
+        (entering,) = node.inputs
+        if isinstance(step, Relu):
+            lower, upper = self._refined(entering, unstable_only=True)
+            lines = self.relaxation(lower, upper, self.rounding)
+            least = lines.lower_slope * lower
+            bounds = (least if lines.lower_offset is None else least + lines.lower_offset), upper.clamp(min=0)
+        else:
+            if self.relaxation is not deeppoly_lines:
+                raise SoftadvError(f"{node.name}: only the domains box and deeppoly read max pooling")
+            lower, upper = self._refined(entering, unstable_only=False)
+            lines = step.lines(lower, upper, self.rounding)
+            bounds = step.interval(lower, upper)
+        self.relaxed.lines[at] = lines
+        return bounds
+
+    def _refined(self, at: int, *, unstable_only: bool) -> Interval:
+        """The bounds of an activation by back-substitution, at least of its unstable neurons."""
+        lower, upper = self.bounds[at]
+        if at in self._exact:
+            return lower, upper
+        node = self.network.nodes[at - 1]
+        if isinstance(node.step, Flatten | Copy):  # a neuron has one bound, wherever it stands
+            shape = lower.shape
+            lower, upper = self._refined(node.inputs[0], unstable_only=unstable_only)
+            return lower.reshape(shape), upper.reshape(shape)
+        asked = (lower < 0) & (upper > 0) if unstable_only else torch.ones_like(lower, dtype=torch.bool)
+        lower, upper = self.engine.bounds(self.relaxed, at, asked, (lower, upper))
+        if self.rounding is not None:
+            flat = self.rounding.flat(self.largest)[:, None, None, None]
+            # What a ReLU returns is at least 0, and exactly 0 where it is dead; max pooling compares such bounds.
+            least, most = self._evaluated(at)
+            lower = torch.where((lower == 0) & (least >= 0), lower, lower - flat)
+            upper = torch.where((upper == 0) & (most == 0), upper, upper + flat)
+        self._note(lower, upper)
+        self.bounds[at] = lower, upper
+        return lower, upper
+
+    def _note(self, lower: Tensor, upper: Tensor) -> None:
+        """Keep in mind which boxes overflow, and how large activations get."""
+        self.finite &= (lower.isfinite() & upper.isfinite()).flatten(1).all(1)
+        self.largest = torch.maximum(self.largest, _largest((lower, upper)).flatten(1).amax(1))
+
+    def _evaluated(self, at: int) -> Interval:
+        """What an activation may be; after a ReLU that is less than its lines leave open."""
+        lower, upper = self.bounds[at]
+        maker = at
+        while maker > 0 and isinstance(self.network.nodes[maker - 1].step, Flatten | Copy):
+            (maker,) = self.network.nodes[maker - 1].inputs
+        follows_relu = maker > 0 and isinstance(self.network.nodes[maker - 1].step, Relu)
+        return (lower.clamp(min=0), upper) if follows_relu else (lower, upper)
+
+    def _errors(self, at: int, step: Step, rounding: Arithmetic) -> Errors | None:
+        """How far an activation may be off, and a form through its step; None where neither may be."""
+        match step:
+            case Conv() | Dense() | Scale() | Add():
+                return step.errors(rounding, terms(self.network, at, rounding, self._evaluated))
+            case Copy():
+                return step.errors(rounding, *self._evaluated(*self.network.nodes[at - 1].inputs))
+        return None
+
+    def _is_exact(self, node: Node) -> bool:
+        """Whether an interval is all there is to know: one linear layer over the box, and any scaling."""
+        if not self._exact.issuperset(node.inputs):
+            return False
+        if isinstance(node.step, Scale | Flatten | Copy):
+            return True
+        before = self.network.nodes[: node.inputs[0]]
+        return isinstance(node.step, Conv | Dense) and all(isinstance(n.step, Scale | Flatten | Copy) for n in before)
+
+
+def forms_over_outputs(objective: Tensor, *, sums: torch.dtype) -> Rows:
+    """Forms (N, R, K) over the network's outputs as rows."""
+    n, count, classes = objective.shape
+    coefs = objective.reshape(n, 1, count, 1, 1, classes)
+    return Rows(coefs, coefs.new_zeros(1, 1, count, dtype=sums), Windows.whole(1, 1))
+
+
+def _centered(interval: Interval, rounding: Arithmetic | None) -> Interval:
+    """An interval as its center and radius."""
+    lower, upper = interval
+    center = (lower + upper) / 2
+    return center, (upper - lower) / 2 if rounding is None else rounding.radius(center, lower, upper)
+
+
+def _largest(interval: Interval) -> Tensor:
+    lower, upper = interval
+    return torch.maximum(-lower, upper)

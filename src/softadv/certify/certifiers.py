@@ -1,0 +1,154 @@
+"""Whom to ask for a certificate: softadv's own certifier, GPUPoly or ERAN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from softadv._ranges import UNIT, Clip
+from softadv._versions import package_version
+from softadv.certify import Certificates, Domain, Rounding
+from softadv.certify import certify as certify_natively
+from softadv.certify.domains import CERTIFIER_DOMAINS, CERTIFIERS, Certifier
+from softadv.certify.eran import Bridge, EngineReport
+from softadv.errors import SoftadvError
+
+Engine = Certifier | Literal["eran"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Who gave verdicts, and what they are worth.
+
+    soundness: the arithmetic that they hold for. timeouts, failed: images that are unverified for that reason.
+    """
+
+    certifier: Certifier
+    version: str
+    soundness: str
+    timeouts: int = 0
+    failed: int = 0
+
+    def __str__(self) -> str:
+        lost = f", {self.timeouts} out of time, {self.failed} failed" if self.timeouts or self.failed else ""
+        return f"{self.certifier} {self.version} ({self.soundness}){lost}"
+
+
+def certify(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    domain: Domain = "deeppoly",
+    rounding: Rounding = "sound",
+    engine: Engine = "native",
+    clip: Clip = UNIT,
+    margins: bool = True,
+    memory_budget: int | None = None,
+    seconds_per_image: float = 60.0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Certificates:
+    """Certify that a model classifies every point of an L-infinity ball as the image's label.
+
+    engine: "native", softadv's own (softadv.certify.api.certify says what it takes); or, in the container, or
+    wherever SOFTADV_ERAN names a worker, "gpupoly", and "eran" for the domains deeppoly and deepzono. Those
+    give no margins (NaN), answer only for models that softadv can export, and count an image that takes
+    longer than seconds_per_image (of the engine's own time, not what it waits for a processor) as unverified.
+    memory_budget, in bytes, is then the size past which the engine's process is started anew between two
+    images. Raises SoftadvError where an engine cannot be asked.
+    """
+    with Asked(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as asked:
+        return asked.certify(
+            model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
+            memory_budget=memory_budget, on_progress=on_progress,
+        )[0]  # fmt: skip
+
+
+def chosen_certifier(engine: Engine, *, domain: Domain) -> Certifier:
+    """The certifier that an engine's name and a domain mean. Raises SoftadvError where it computes another domain."""
+    name = f"eran-{domain}" if engine == "eran" else engine
+    if name not in CERTIFIERS:
+        known = ", ".join(dict.fromkeys((*CERTIFIERS, "eran")))
+        raise SoftadvError(f"engine: there is no {name!r}, known are {known}")
+    certifier: Certifier = name
+    computes = CERTIFIER_DOMAINS[certifier]
+    if domain not in computes:
+        raise SoftadvError(f"engine: {certifier} computes {' and '.join(computes)}, not {domain}")
+    return certifier
+
+
+class Asked:
+    """A certifier that is asked again and again: an engine is started once. A context manager, which ends it."""
+
+    def __init__(self, certifier: Certifier, *, seconds_per_image: float = 60.0) -> None:
+        """Raises SoftadvError where the certifier cannot be asked on this machine."""
+        self._certifier = certifier
+        self._bridge = None if certifier == "native" else Bridge(certifier, seconds_per_image=seconds_per_image)
+
+    def __enter__(self) -> Asked:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bridge is not None:
+            self._bridge.close()
+
+    @property
+    def native(self) -> bool:
+        """Whether it is softadv's own."""
+        return self._bridge is None
+
+    def provenance(self, *, rounding: Rounding) -> Provenance:
+        """Who it is. Raises SoftadvError where an engine does not answer."""
+        if self._bridge is None:
+            return _native(rounding)
+        offer = self._bridge.offer()
+        soundness = offer.soundness.get(rounding, "unknown")
+        return Provenance(certifier=self._certifier, version=offer.version, soundness=soundness)
+
+    def certify(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        eps: float,
+        domain: Domain,
+        rounding: Rounding = "sound",
+        clip: Clip = UNIT,
+        margins: bool = True,
+        memory_budget: int | None = None,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> tuple[Certificates, Provenance]:
+        """What softadv.certify answers, and who says so; an engine computes one domain, its own."""
+        if self._bridge is None:
+            found = certify_natively(
+                model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
+                memory_budget=memory_budget, on_progress=on_progress,
+            )  # fmt: skip
+            return found, _native(rounding)
+        found, report = self._bridge.certify(
+            model, x, y, eps=eps, clip=clip, rounding=rounding, memory_limit=memory_budget, on_progress=on_progress
+        )  # fmt: skip
+        return found, _of_engine(report)
+
+
+def check_certifier(certifier: Certifier) -> None:
+    """Raise SoftadvError where a certifier cannot be asked on this machine."""
+    with Asked(certifier) as asked:
+        asked.provenance(rounding="sound")
+
+
+def _native(rounding: Rounding) -> Provenance:
+    soundness = "any summation order" if rounding == "sound" else "rounding not bounded"
+    return Provenance(certifier="native", version=package_version("softadv"), soundness=soundness)
+
+
+def _of_engine(report: EngineReport) -> Provenance:
+    return Provenance(
+        certifier=report.engine, version=report.version, soundness=report.soundness, timeouts=report.timeouts,
+        failed=report.failed,
+    )  # fmt: skip

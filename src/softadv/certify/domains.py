@@ -1,0 +1,16 @@
+"""The names of abstract domains, and of who computes which."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Domain = Literal["box", "deepzono", "deeppoly"]
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
+Certifier = Literal["native", "gpupoly", "eran-deeppoly", "eran-deepzono"]
+CERTIFIERS: tuple[Certifier, ...] = get_args(Certifier)
+CERTIFIER_DOMAINS: dict[Certifier, tuple[Domain, ...]] = {
+    "native": ("box", "deepzono", "deeppoly"),
+    "gpupoly": ("deeppoly",),
+    "eran-deeppoly": ("deeppoly",),
+    "eran-deepzono": ("deepzono",),
+}

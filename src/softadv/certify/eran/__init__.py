@@ -1,0 +1,6 @@
+"""ERAN and GPUPoly, asked in a process of their own."""
+
+from softadv.certify.eran.bridge import Bridge, EngineReport, available, certify_with
+from softadv.certify.eran.protocol import ENGINES, NO_DEVICE, EngineName, Offer
+
+__all__ = ["ENGINES", "NO_DEVICE", "Bridge", "EngineName", "EngineReport", "Offer", "available", "certify_with"]

@@ -1,0 +1,177 @@
+"""The worker as a child process: it never outlives softadv, and never makes softadv wait for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import shlex
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from softadv.certify.eran.proc import OwnTime
+from softadv.certify.eran.protocol import nonsense
+from softadv.errors import SoftadvError
+
+_VARIABLE = "SOFTADV_ERAN"
+_LONGEST_LINE = 2**20
+# Of its standard error, bytes that are kept, and lines and characters that are shown.
+_LAST_BYTES = 2**14
+_LAST_LINES = 3
+_LONGEST_WORDS = 500
+_READ = 2**16
+# It may say more than anyone can read.
+_MOST_READS = 64
+# How often it is looked at, while it says nothing.
+_SECONDS_BETWEEN_LOOKS = 0.25
+# What a process that has closed its output may take to say how it ended, and one that is killed to be gone: longer
+# only if it waits for a device that does not answer.
+_SECONDS_TO_END = 1.0
+_SECONDS_TO_BE_GONE = 30.0
+
+
+class WorkerDied(Exception):
+    """The worker ended; the message says how, and what it said last."""
+
+
+class WorkerLate(Exception):
+    """The worker said nothing for as long as it may, not counting what it waited for a processor."""
+
+
+def worker_command() -> list[str]:
+    """The command that starts a worker, from SOFTADV_ERAN: a folder with bin/python and worker.py, or a command.
+
+    Raises SoftadvError where it is not set, or cannot be split into words.
+    """
+    named = os.environ.get(_VARIABLE, "").strip()
+    if not named:
+        raise SoftadvError(
+            f"ERAN is not here: {_VARIABLE} names its folder, or the command that starts its worker; "
+            "softadv's container has both (docker run --gpus all softadv)"
+        )
+    if Path(named).is_dir():
+        return [str(Path(named) / "bin" / "python"), str(Path(named) / "worker.py")]
+    try:
+        return shlex.split(named)
+    except ValueError as error:
+        raise SoftadvError(f"{_VARIABLE}: {named!r} is no command ({error})") from error
+
+
+class Worker:
+    """A child process that is told and tells JSON, a line at a time. Use as a context manager, or end with kill."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Raises SoftadvError where the command cannot be started."""
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,  # so that what it starts can be killed with it
+            )
+        except OSError as error:
+            raise SoftadvError(f"{_VARIABLE}: {command[0]} cannot be started ({error.strerror})") from error
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._said, self._heard = b"", b""  # of standard output what is not yet received, and the end of standard error
+        self._errors = self._process.stderr
+        os.set_blocking(self._errors.fileno(), False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._selector.register(self._errors, selectors.EVENT_READ)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.kill()
+
+    @property
+    def pid(self) -> int:
+        """The process's number, which is its group's too."""
+        return self._process.pid
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Send a line. Raises WorkerDied where nobody reads it."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{json.dumps(message)}\n".encode())
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def hear(self, *, seconds: float) -> bytes:
+        """The next line. Raises WorkerDied, and WorkerLate after so many seconds of its own time without one."""
+        taken = OwnTime(self.pid)
+        while b"\n" not in self._said:
+            left = seconds - taken.spent()
+            if left <= 0:
+                raise WorkerLate
+            for key, _ in self._selector.select(min(left, _SECONDS_BETWEEN_LOOKS)):
+                if key.fileobj is self._errors:
+                    self._listen()
+                    continue
+                said = os.read(key.fd, _READ)
+                if not said:  # half a line may be there, but nobody will ever finish it
+                    raise self._death()
+                self._said += said
+            if len(self._said) > _LONGEST_LINE and b"\n" not in self._said:
+                raise nonsense(self._said)
+        line, _, self._said = self._said.partition(b"\n")
+        return line
+
+    def kill(self) -> None:
+        """End the process and all that it has started, and wait until it is gone."""
+        self._selector.close()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
+            if stream is not None:
+                stream.close()
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # gone, or (macOS) about to go
+            os.killpg(self._process.pid, signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_SECONDS_TO_BE_GONE)
+
+    def last_words(self) -> str:
+        """The last lines of its standard error, as one line; empty where there are none."""
+        for _ in range(_MOST_READS):
+            if self._errors.closed or not self._listen():
+                break
+        lines = [" ".join(line.split()) for line in self._heard.decode(errors="replace").splitlines()]
+        return " / ".join([line for line in lines if line][-_LAST_LINES:])[-_LONGEST_WORDS:]
+
+    def _listen(self) -> bool:
+        """Take in what its standard error has, but no more at a time than that; returns whether there was anything."""
+        said = self._errors.read(_READ)
+        if said:
+            self._heard = (self._heard + said)[-_LAST_BYTES:]
+        elif said is not None and self._errors in self._selector.get_map():  # closed, not merely silent
+            self._selector.unregister(self._errors)
+        return bool(said)
+
+    def _death(self) -> WorkerDied:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_SECONDS_TO_END)
+        code = self._process.returncode
+        if code is None:
+            how = "it closed its standard output"
+        elif code < 0:
+            how = f"it was killed by {_signal_name(-code)}"
+        else:
+            how = f"it ended with exit code {code}"
+        words = self.last_words()
+        return WorkerDied(f"{how}, saying {words!r}" if words else how)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # Python names the first and the last of the real-time signals only
+        return f"signal {number}"

@@ -1,0 +1,45 @@
+"""A network in the form the abstract domains read: a graph of steps, in the order they are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+
+from softadv.certify.ops import Shape, Step
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step and the activations it takes.
+
+    inputs: numbers of activations: 0 is the image, k + 1 is what node k makes.
+    name: where the step stands in the model, for messages.
+    """
+
+    step: Step
+    inputs: tuple[int, ...]
+    name: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """Nodes in the order they are computed; the last makes the scores of `classes` classes."""
+
+    nodes: tuple[Node, ...]
+    in_shape: Shape
+    classes: int
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """The shape of each activation, the image first."""
+        return [self.in_shape, *(node.step.out_shape for node in self.nodes)]
+
+    @property
+    def neurons(self) -> int:
+        """The size of all activations together."""
+        return sum(prod(shape) for shape in self.shapes)
+
+    def backwards(self, *, start: int) -> Iterator[tuple[int, Node]]:
+        """The activations that can lie between an activation and the image, with their nodes, last one first."""
+        return ((at, self.nodes[at - 1]) for at in range(start, 0, -1))

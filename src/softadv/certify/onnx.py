@@ -1,0 +1,120 @@
+"""A model as an ONNX file that onnxruntime, ERAN and GPUPoly read alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from softadv._io import write_bytes
+from softadv._modes import in_eval_mode
+from softadv.certify import onnx_runtime
+from softadv.certify.graph import Network, Node
+from softadv.certify.ops import Conv, Dense, Flatten, Relu, Scale
+from softadv.certify.records import Parity
+from softadv.certify.trace import read_network
+from softadv.data import check_finite
+from softadv.errors import SoftadvError
+
+# The newest that ERAN's reader, written for onnx 1.5 to 1.8, takes.
+_OPSET = 13
+_IR_VERSION = 7
+
+
+@in_eval_mode
+def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, int]) -> None:
+    """Write a model to an ONNX file, atomically; the same weights give the same bytes.
+
+    Only operators that every reader takes: Conv, Relu, Reshape with a constant shape, Gemm with
+    transB = 1, and a leading Sub and Div for Normalize; float32, a literal batch of 1.
+
+    image_shape: (C, H, W). The model is exported as it is in eval mode. Raises SoftadvError for a model of other
+    operations, naming the first.
+    """
+    network = read_network(model, image_shape)
+    proto = helper.make_model(
+        _graph(network),
+        opset_imports=[helper.make_opsetid("", _OPSET)],
+        ir_version=_IR_VERSION,
+        producer_name="softadv",
+    )
+    onnx.checker.check_model(proto, full_check=True)
+    write_bytes(path, proto.SerializeToString(deterministic=True))
+
+
+@in_eval_mode
+def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
+    """Compare a model with its ONNX file in onnxruntime, image by image on the CPU.
+
+    x: float (N, C, H, W), on the model's device. A difference of outputs counts relative to the output
+    where that is above 1, since float32 resolves no better. The model is used in eval mode. Raises NotFiniteError
+    where the scores of either are NaN or infinite.
+    """
+    session = onnx_runtime.load().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    (name,) = [value.name for value in session.get_inputs()]
+    with torch.no_grad():
+        scores = model(x.clone()).cpu()
+    check_finite(scores, what="the scores of image")
+    ours = scores.numpy()
+    theirs = np.concatenate([session.run(None, {name: image[None]})[0] for image in x.cpu().float().numpy()])
+    check_finite(torch.from_numpy(theirs), what=f"{path}: in onnxruntime the scores of image")
+    return Parity(
+        images=len(x),
+        largest_difference=float((np.abs(ours - theirs) / np.maximum(np.abs(ours), 1)).max()),
+        classes_equal=bool((ours.argmax(1) == theirs.argmax(1)).all()),
+    )
+
+
+def _graph(network: Network) -> onnx.GraphProto:
+    nodes: list[onnx.NodeProto] = []
+    constants: list[onnx.TensorProto] = []
+    value = "image"
+    for at, node in enumerate(network.nodes):
+        if node.inputs != (at,):
+            raise SoftadvError(f"{node.name}: cannot be exported, since the readers take chains of layers only")
+        value = _append(node, at, value, nodes, constants)
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, *network.in_shape])
+    scores = helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, network.classes])
+    return helper.make_graph(nodes, "softadv", [image], [scores], initializer=constants)
+
+
+def _append(layer: Node, at: int, entering: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> str:
+    """Add the nodes of one step; returns the name of the value that leaves it."""
+
+    def constant(name: str, tensor: Tensor) -> str:
+        constants.append(numpy_helper.from_array(tensor.cpu().numpy(), f"{name}{at}"))
+        return f"{name}{at}"
+
+    def node(operator: str, *inputs: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(operator, list(inputs), [f"{operator.lower()}{at}"], **attributes))
+        return f"{operator.lower()}{at}"
+
+    match layer.step:
+        case Conv() as step if step.groups == 1:
+            return node(
+                "Conv",
+                entering,
+                constant("weight", step.weight.float()),
+                constant("bias", step.bias.float()),
+                kernel_shape=list(step.weight.shape[2:]),
+                strides=list(step.stride),
+                pads=[*step.padding, *step.padding],
+                dilations=list(step.dilation),
+            )
+        case Dense() as step:
+            weight, bias = constant("weight", step.weight.float()), constant("bias", step.bias.float())
+            return node("Gemm", entering, weight, bias, transB=1)
+        case Flatten() as step:
+            return node("Reshape", entering, constant("shape", torch.tensor([1, step.out_shape[0]])))
+        case Scale(parts=(mean, std)) as step if at == 0:
+            shape = (1, step.in_shape[0], 1, 1)
+            centered = node("Sub", entering, constant("mean", mean.float().reshape(shape)))
+            return node("Div", centered, constant("std", std.float().reshape(shape)))
+        case Relu():
+            return node("Relu", entering)
+    raise SoftadvError(f"{layer.name}: cannot be exported, since not every reader takes it")

@@ -1,0 +1,333 @@
+"""The operators of a network, each with its rules in one place.
+
+A step knows how intervals go forward through it, how large its outputs can be (rounding.py needs it),
+and how linear forms go backward. ReLU and max pooling are the steps that are not linear; their
+relaxations are in relu.py and pooling.py.
+
+An activation is (N, C, H, W); a vector is C channels of one pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softadv.certify.linear_forms import Rows, Windows
+from softadv.certify.pooling import maximum_lines, pooled_windows
+from softadv.certify.relu import Lines
+from softadv.certify.rounding import Arithmetic, Errors, Terms, overflow_limit
+from softadv.kernels.transposed_conv import TransposedConv
+
+Shape = tuple[int, int, int]
+Pair = tuple[int, int]
+Interval = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """y = weight * x + bias, a convolution with zero padding."""
+
+    weight: Tensor  # (O, C / groups, kh, kw)
+    bias: Tensor  # (O,)
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    groups: int
+    in_shape: Shape
+    out_shape: Shape
+
+    @property
+    def reach(self) -> Pair:
+        """How many pixels high and wide the kernel is, with its gaps."""
+        _, _, kh, kw = self.weight.shape
+        return ((kh - 1) * self.dilation[0] + 1, (kw - 1) * self.dilation[1] + 1)
+
+    @cached_property
+    def transposed(self) -> TransposedConv | None:
+        """The transposed convolution by phases, which is faster, where there is one."""
+        # Its convolution has a stride of 1, which cuDNN might evaluate by FFT (rounding.py).
+        plain = self.groups == 1 and self.dilation == (1, 1) and self.weight.device.type == "cpu"
+        return TransposedConv(self.weight, stride=self.stride) if plain else None
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        middle = self._apply((lower + upper) / 2, self.weight, self.bias)
+        spread = self._apply((upper - lower) / 2, self.weight.abs(), None)
+        return middle - spread, middle + spread
+
+    def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
+        outputs, inputs, kh, kw = self.weight.shape
+        ones = self.weight.new_ones(self.groups, inputs, kh, kw)
+        live = self._apply(_live(lower, upper), ones, None).repeat_interleave(outputs // self.groups, 1)
+        return _terms(self, arithmetic, lower, upper, live=live)
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        outputs, _, kh, kw = self.weight.shape
+        # An input meets every stride-th tap of the kernel.
+        taps = kh * kw if self.dilation != (1, 1) else -(-kh // self.stride[0]) * -(-kw // self.stride[1])
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(outputs // self.groups, taps))
+
+    def backward(self, rows: Rows) -> Rows:
+        flat = rows.coefs.flatten(0, 2).permute(0, 3, 1, 2)
+        if self.transposed is not None:
+            coefs = self.transposed(flat)
+        else:
+            coefs = F.conv_transpose2d(
+                flat, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
+            )
+        coefs = coefs.permute(0, 2, 3, 1)
+        coefs = coefs.reshape(*rows.coefs.shape[:3], *coefs.shape[1:])
+        windows = self.input_windows(rows.windows)
+        return Rows(_inside(coefs, windows, self.in_shape), rows.const, windows)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows.through(stride=self.stride, padding=self.padding, reach=self.reach)
+
+    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+@dataclass(frozen=True)
+class Dense:
+    """y = weight x + bias on a vector."""
+
+    weight: Tensor  # (O, D)
+    bias: Tensor  # (O,)
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        middle = self._apply((lower + upper) / 2, self.weight, self.bias)
+        spread = self._apply((upper - lower) / 2, self.weight.abs(), None)
+        return middle - spread, middle + spread
+
+    def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
+        return _terms(self, arithmetic, lower, upper, live=_live(lower, upper).sum(1, keepdim=True))
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(self.weight.shape[0], 1))
+
+    def backward(self, rows: Rows) -> Rows:
+        return Rows(torch.matmul(rows.coefs, self.weight), rows.const, rows.windows)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows
+
+    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(x.flatten(1), weight, bias)[:, :, None, None]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """y = factor * x + bias: Normalize, a batch normalisation, the mean of a pooling window's edge.
+
+    parts: (mean, std) of a Normalize layer, which an exporter writes as it stands; else None.
+    stretch: the most that anything on the way from x to y is larger than x and 1, in whatever order the
+        parts of the factor are multiplied, (C,); infinite where nothing can be said. None for a pooling's
+        edge, whose factor is one number for each neuron.
+    """
+
+    factor: Tensor  # (C, H, W)
+    bias: Tensor  # (C,)
+    largest_bias: Tensor  # (C,), what rounding of the bias is relative to
+    parts: tuple[Tensor, Tensor] | None
+    stretch: Tensor | None
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        middle = self.factor * ((lower + upper) / 2) + self.bias[:, None, None]
+        spread = self.factor.abs() * ((upper - lower) / 2)
+        return middle - spread, middle + spread
+
+    def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
+        largest = arithmetic.raised(_largest(lower, upper))
+        whole = largest * arithmetic.raised(self.factor.abs()) + arithmetic.raised(self.largest_bias)[:, None, None]
+        if self.stretch is not None:
+            between = self.stretch[:, None, None] * largest.clamp(min=1)
+            between = between.masked_fill(~(between < overflow_limit(arithmetic.dtype)), torch.inf)
+            whole = whole + between * arithmetic.least
+        # Variance plus eps, its root, the quotient and two products, however they are arranged: fewer than 16.
+        return Terms(whole, whole, whole.new_tensor(16.0), 16)
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(1, 16))
+
+    def backward(self, rows: Rows) -> Rows:
+        return Rows(rows.coefs * rows.windows.cut(self.factor[None]).unsqueeze(2), rows.const, rows.windows)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(C, H, W) to (C * H * W, 1, 1)."""
+
+    in_shape: Shape
+    out_shape: Shape
+
+    bias = None
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return lower.reshape(-1, *self.out_shape), upper.reshape(-1, *self.out_shape)
+
+    def backward(self, rows: Rows) -> Rows:
+        coefs = rows.coefs.reshape(*rows.coefs.shape[:3], *self.in_shape)
+        return Rows(coefs.movedim(3, 5).contiguous(), rows.const, self.input_windows(rows.windows))
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return Windows.whole(*self.in_shape[1:])
+
+
+@dataclass(frozen=True)
+class Copy:
+    """y = x: one for each use of an activation that is used more than once.
+
+    Here, and nowhere else, forms that went separate ways are added up again.
+    """
+
+    uses: int
+    in_shape: Shape
+    out_shape: Shape
+
+    bias = None
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return lower, upper
+
+    def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Errors:
+        cost = _largest(lower, upper) * arithmetic.gamma(self.uses)
+        return Errors(cost, torch.zeros_like(cost))
+
+    def backward(self, rows: Rows) -> Rows:
+        return rows
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows
+
+
+@dataclass(frozen=True)
+class Add:
+    """y = a + b, two activations of one shape."""
+
+    in_shape: Shape
+    out_shape: Shape
+
+    bias = None
+
+    def interval(self, lower: Tensor, upper: Tensor, other_lower: Tensor, other_upper: Tensor) -> Interval:
+        return lower + other_lower, upper + other_upper
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        return arithmetic.sum_errors(terms, None, back=(1, 2))
+
+    def backward(self, rows: Rows) -> Rows:
+        return rows
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows
+
+
+@dataclass(frozen=True)
+class Relu:
+    """y = max(x, 0)."""
+
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return lower.clamp(min=0), upper.clamp(min=0)
+
+    def backward(self, rows: Rows, lines: Lines) -> Rows:
+        return _along(rows, lines)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    """y = the largest input of each window."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    in_shape: Shape
+    out_shape: Shape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return self.windows(lower).amax(4), self.windows(upper).amax(4)
+
+    def lines(self, lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
+        # A form's coefficients of overlapping windows that choose the same input are added up.
+        meeting = prod(-(-size // stride) for size, stride in zip(self.kernel, self.stride, strict=True))
+        lower = lower.clamp(min=torch.finfo(lower.dtype).min)  # else -inf may tie with the padding, and lose to it
+        return maximum_lines(self.windows(lower), self.windows(upper), rounding, meeting=meeting)
+
+    def windows(self, plane: Tensor) -> Tensor:
+        return pooled_windows(plane, kernel=self.kernel, stride=self.stride, padding=self.padding)
+
+    def backward(self, rows: Rows, lines: Lines) -> Rows:
+        assert lines.choice is not None
+        along = _along(rows, lines)
+        choice = rows.windows.cut(lines.choice).unsqueeze(2)
+        windows = self.input_windows(rows.windows)
+        n, positions, count = along.coefs.shape[:3]
+        coefs = along.coefs.new_zeros(n, positions, count, *windows.size, self.in_shape[0])
+        height, width = (size * stride for size, stride in zip(rows.windows.size, self.stride, strict=True))
+        for tap in range(prod(self.kernel)):
+            row, column = divmod(tap, self.kernel[1])
+            part = coefs[:, :, :, row : row + height : self.stride[0], column : column + width : self.stride[1]]
+            part += torch.where(choice == tap, along.coefs, 0)
+        return Rows(_inside(coefs, windows, self.in_shape), along.const, windows)
+
+    def input_windows(self, windows: Windows) -> Windows:
+        return windows.through(stride=self.stride, padding=self.padding, reach=self.kernel)
+
+
+Affine = Conv | Dense | Scale | Flatten | Copy | Add
+Step = Affine | Relu | MaxPool
+
+
+def _along(rows: Rows, lines: Lines) -> Rows:
+    """Replace each output by the line that keeps the form a lower bound."""
+    cut = rows.windows.cut
+    negative = rows.coefs < 0
+    slope = torch.where(negative, cut(lines.upper_slope).unsqueeze(2), cut(lines.lower_slope).unsqueeze(2))
+    const = rows.const + rows.dot(rows.coefs.clamp(max=0), lines.upper_offset)
+    if lines.lower_offset is not None:
+        const = const + rows.dot(rows.coefs.clamp(min=0), lines.lower_offset)
+    return Rows(slope.mul_(rows.coefs), const, rows.windows)
+
+
+def _terms(step: Conv | Dense, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *, live: Tensor) -> Terms:
+    """The terms of sums of weighted inputs, from bounds of the evaluated ones; live: how many may differ from zero."""
+    raised = arithmetic.raised
+    plus, minus, high = raised(step.weight), raised(-step.weight), raised(upper)
+    positive, negative = step._apply(high, plus, raised(step.bias)), step._apply(high, minus, raised(-step.bias))
+    if (lower < 0).any():
+        low = raised(-lower)
+        positive, negative = positive + step._apply(low, minus, None), negative + step._apply(low, plus, None)
+    return Terms(positive, negative, live + 1, step.weight[0].numel() + 1)
+
+
+def _live(lower: Tensor, upper: Tensor) -> Tensor:
+    """1 where an input may differ from zero, else 0."""
+    return ((lower != 0) | (upper != 0)).to(lower.dtype)
+
+
+def _largest(lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.maximum(-lower, upper)
+
+
+def _inside(coefs: Tensor, windows: Windows, shape: Shape) -> Tensor:
+    """Coefficients without those over the edge: what lies there is padding, not a neuron."""
+    _, height, width = shape
+    if windows.inside(height, width):
+        return coefs
+    return coefs * windows.cut(coefs.new_ones(1, 1, height, width)).unsqueeze(2)

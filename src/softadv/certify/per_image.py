@@ -1,0 +1,123 @@
+"""What the certifier says of each image, as rows, and what the rows add up to."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from softadv.certify import Domain, Rounding
+from softadv.certify.certifiers import Asked
+
+Split = Literal["train", "test"]
+Standing = Literal["misclassified", "unverified", "verified"]
+STANDINGS: tuple[Standing, ...] = get_args(Standing)
+
+# A few seconds of work: what an interruption may cost, and how often the display moves.
+_CPU_CHUNK, _GPU_CHUNK, _ENGINE_CHUNK = 512, 4096, 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """All that a verdict depends on. weights and data are SHA-256 digests, eps is in units of [0, 1] pixels."""
+
+    weights: str
+    dataset: str
+    data: str
+    split: Split
+    eps: float
+    domain: Domain
+    rounding: Rounding
+    certifier: str  # its name, version and soundness
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image; index is its place in the split.
+
+    margin: the certifier's lower bound, NaN where it has none. seconds: those of its chunk, divided by
+    the images in it.
+    """
+
+    index: int
+    label: int
+    predicted: int
+    verdict: Standing
+    margin: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What rows add up to. The margins are those of verified images, None where there is none."""
+
+    images: int
+    misclassified: int
+    unverified: int
+    verified: int
+    certified_accuracy: float
+    images_per_second: float
+    least_margin: float | None
+    median_margin: float | None
+
+
+def certify_rows(
+    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, asked: Asked, start: int
+) -> Iterator[list[Row]]:
+    """Certify images from number `start` on, and yield their rows chunk by chunk.
+
+    x: float (N, C, H, W); y: int64 (N,); both on the model's device. Raises what certify raises.
+    """
+    if start >= len(x):
+        return
+    size = _CPU_CHUNK if x.device.type == "cpu" else _GPU_CHUNK
+    if not asked.native:
+        size = _ENGINE_CHUNK
+    # The last bits of a margin hang on which images are computed together: chunks lie where they would
+    # without an interruption, so that the rows are the same ones.
+    for begin in range(start - start % size, len(x), size):
+        rows = _chunk(
+            model, x[begin : begin + size], y[begin : begin + size], question=question, asked=asked, first=begin
+        )
+        yield rows[max(0, start - begin) :]
+
+
+def _chunk(model: nn.Module, x: Tensor, y: Tensor, *, question: Question, asked: Asked, first: int) -> list[Row]:
+    started = time.perf_counter()
+    found, _ = asked.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
+    verified, margin = found.verified.tolist(), found.margin.tolist()  # a GPU has finished when they are here
+    seconds = round((time.perf_counter() - started) / len(x), 9)
+    with torch.no_grad():
+        predicted = model(x).argmax(1).tolist()
+    return [
+        Row(first + i, label, predicted[i], _standing(label == predicted[i], verified[i]), margin[i], seconds)
+        for i, label in enumerate(y.tolist())
+    ]
+
+
+def _standing(correct: bool, verified: bool) -> Standing:
+    if not correct:
+        return "misclassified"
+    return "verified" if verified else "unverified"
+
+
+def summarize(rows: Sequence[Row]) -> Summary:
+    """Count rows, of which there must be one at least."""
+    counts = Counter(row.verdict for row in rows)
+    margins = [row.margin for row in rows if row.verdict == "verified"]
+    return Summary(
+        images=len(rows),
+        misclassified=counts["misclassified"],
+        unverified=counts["unverified"],
+        verified=counts["verified"],
+        certified_accuracy=counts["verified"] / len(rows),
+        images_per_second=len(rows) / sum(row.seconds for row in rows),
+        least_margin=min(margins, default=None),
+        median_margin=median(margins) if margins else None,
+    )

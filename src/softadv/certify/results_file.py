@@ -1,0 +1,284 @@
+"""Verdicts as a file with one row an image, with which an interrupted certification goes on.
+
+results.csv            the rows
+results.csv.json       the question they answer; and their summary, once all that was asked for is there
+results.parquet        the rows; there once they are complete
+results.parquet.part   the rows until then, as CSV
+results.parquet.json   as above
+.results.csv.lock      there while a process writes the file
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from softadv._io import read_json, write_bytes, write_json, write_text
+from softadv._locks import held
+from softadv._progress import Report
+from softadv.certify.certifiers import Asked
+from softadv.certify.per_image import STANDINGS, Question, Row, Standing, certify_rows, summarize
+from softadv.errors import SoftadvError
+
+_COLUMNS = [field.name for field in dataclasses.fields(Row)]
+_HEADER = ",".join(_COLUMNS)
+_PARQUET = ".parquet"
+_DIGEST = 64  # the characters of a SHA-256, of which the first twelve tell two apart
+
+
+def check_name(path: Path) -> None:
+    """Raise SoftadvError for a name that ends neither in .csv nor in .parquet, a folder that is not
+    there, and Parquet without pyarrow."""
+    if path.suffix not in (".csv", _PARQUET):
+        raise SoftadvError(f"--out {path}: expected a name that ends in .csv or .parquet")
+    if not path.parent.is_dir():
+        raise SoftadvError(f"--out {path}: {path.parent} is not a folder")
+    if path.suffix == _PARQUET:
+        _pyarrow()
+
+
+@contextmanager
+def opened(path: Path, question: Question, *, fresh: bool) -> Iterator[VerdictFile]:
+    """The file of a question, for this process alone. Raises what VerdictFile raises, and SoftadvError if in use."""
+    check_name(path)
+    with held(path.with_name(f".{path.name}.lock"), what=path):
+        yield VerdictFile(path, question, fresh=fresh)
+
+
+class VerdictFile:
+    """The rows of one question, in memory and in a file. Nothing is written before the first append.
+
+    rows: those that are there, whole and from image 0 on. Two that write one file at once spoil it: see opened.
+    """
+
+    def __init__(self, path: Path, question: Question, *, fresh: bool) -> None:
+        """Read what earlier runs left; fresh: it is to be replaced instead.
+
+        Raises SoftadvError for what check_name refuses, a file that answers another question, and one
+        that softadv did not write.
+        """
+        check_name(path)
+        self._path, self._question, self._fresh = path, dataclasses.asdict(question), fresh
+        self._parquet = path.suffix == _PARQUET
+        self._lines = path.with_name(f"{path.name}.part") if self._parquet else path
+        self._about = path.with_name(f"{path.name}.json")
+        self._begun = False
+        self._clean = True  # the rows in the file are these ones, and nothing else is in it
+        self._check()
+        self.rows: list[Row] = [] if fresh else self._read()
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows, down to the disk."""
+        try:
+            if not self._begun:
+                self._begin()
+            with open(self._lines, "ab") as file:
+                file.write(_csv(rows).encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise SoftadvError(f"{self._path}: cannot be written ({error.strerror})") from error
+        self.rows += rows
+
+    def finish(self) -> None:
+        """Record the summary of the rows, and make the Parquet file; a finished and whole file is left as it is."""
+        summary = dataclasses.asdict(summarize(self.rows))
+        leftover = self._parquet and self._lines.exists()
+        if self._clean and not leftover and read_json(self._about).get("summary") == summary:
+            return
+        if self._parquet:
+            write_bytes(self._path, _parquet(self.rows))
+        elif not self._clean:
+            write_text(self._path, _text(self.rows))
+        self._clean = True
+        write_json(self._about, {"question": self._question, "summary": summary})
+        if self._parquet:
+            self._lines.unlink(missing_ok=True)
+
+    def _check(self) -> None:
+        """Raise SoftadvError unless what is there, if anything, may be gone on with or replaced."""
+        if not os.path.lexists(self._about):
+            for path in (self._path, self._lines):
+                if os.path.lexists(path):
+                    raise SoftadvError(f"{path}: not written by softadv certify (no {self._about.name} beside it)")
+            return
+        there = read_json(self._about).get("question")
+        if not isinstance(there, dict):
+            raise SoftadvError(f"{self._about}: not written by softadv certify (it holds no question)")
+        different = [key for key, value in self._question.items() if there.get(key) != value]
+        if different and not self._fresh:
+            what = ", ".join(f"{key} {_short(there.get(key))}, not {_short(self._question[key])}" for key in different)
+            raise SoftadvError(f"{self._path}: holds verdicts with {what}; use --fresh or another file")
+
+    def _read(self) -> list[Row]:
+        if self._lines.exists():
+            text, lines = _read_csv(self._lines)
+            rows = _in_order(lines, where=self._lines)
+            self._clean = text == _text(rows)
+            return rows
+        if not self._path.exists():
+            return []
+        there = _read_parquet(self._path)
+        rows = _in_order(there, where=self._path)
+        self._clean = len(rows) == len(there)
+        return rows
+
+    def _begin(self) -> None:
+        """Write anew what earlier runs left, without half a line at its end."""
+        # In this order rows never lie beside a question that is not theirs, wherever it is cut off.
+        if self._fresh:
+            for path in (self._path, self._lines, self._about):
+                path.unlink(missing_ok=True)
+        write_json(self._about, {"question": self._question})
+        write_text(self._lines, _text(self.rows))
+        self._begun = self._clean = True
+
+
+def answer(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    question: Question,
+    asked: Asked,
+    file: VerdictFile | None,
+    report: Report,
+) -> list[Row]:
+    """The rows of all N images, from the file as far as it has them; what is missing is computed and added.
+
+    x: float (N, C, H, W); y: int64 (N,); both on the model's device. Raises what certify and the file raise.
+    """
+    rows = [] if file is None else file.rows
+    what = f"certifying with {question.domain}"
+    if 0 < len(rows) < len(x):
+        report(what, len(rows), before=True)
+    counts = Counter(row.verdict for row in rows)
+    images, seconds = 0, 0.0  # of this run
+    for new in certify_rows(model, x, y, question=question, asked=asked, start=len(rows)):
+        if file is None:
+            rows += new
+        else:
+            file.append(new)  # to rows, too
+        counts.update(row.verdict for row in new)
+        images, seconds = images + len(new), seconds + sum(row.seconds for row in new)
+        told = ", ".join(f"{counts[standing]:,} {standing}" for standing in reversed(STANDINGS))
+        report(what, len(new), note=f"{images / seconds:.0f} images/s, {told}")
+    if file is not None:
+        file.finish()
+    return rows[: len(x)]
+
+
+def _short(value: object) -> str:
+    return f"{value[:12]}…" if isinstance(value, str) and len(value) == _DIGEST else f"{value}"
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """Lines of CSV. Margins keep all their digits, an empty cell is NaN."""
+    return "".join(
+        f"{row.index},{row.label},{row.predicted},{row.verdict},"
+        f"{'' if math.isnan(row.margin) else row.margin},{row.seconds}\n"
+        for row in rows
+    )
+
+
+def _text(rows: Sequence[Row]) -> str:
+    return f"{_HEADER}\n{_csv(rows)}"
+
+
+def _read_csv(path: Path) -> tuple[str, list[Row]]:
+    """What a file holds, and the rows before the first that is not whole."""
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
+    # What comes after the last newline was cut off while it was written.
+    header, *lines = text.split("\n")[:-1] or [""]
+    if header != _HEADER:
+        raise SoftadvError(f"{path}: not the rows of softadv certify (they begin with {_HEADER})")
+    rows: list[Row] = []
+    for line in lines:
+        row = _parse(line)
+        if row is None:
+            break  # a power cut can leave zeros where the last lines were
+        rows.append(row)
+    return text, rows
+
+
+def _in_order(rows: Sequence[Row], *, where: Path) -> list[Row]:
+    """One row an image, from image 0 on. Two processes at once may have left an image twice, with one verdict."""
+    kept: list[Row] = []
+    for row in rows:
+        if row.index == len(kept):
+            kept.append(row)
+        elif not 0 <= row.index < len(kept) or _verdict(row) != _verdict(kept[row.index]):
+            raise SoftadvError(
+                f"{where}: not as softadv wrote it (image {row.index} stands where image {len(kept)} is expected); "
+                "use --fresh or another file"
+            )
+    return kept
+
+
+def _verdict(row: Row) -> tuple[int, int, Standing]:
+    return row.label, row.predicted, row.verdict
+
+
+def _parse(line: str) -> Row | None:
+    try:
+        index, label, predicted, verdict, margin, seconds = line.split(",")
+        row = Row(
+            int(index), int(label), int(predicted), cast(Standing, verdict), float(margin or "nan"), float(seconds)
+        )
+    except ValueError:
+        return None
+    return row if verdict in STANDINGS else None
+
+
+def _parquet(rows: Sequence[Row]) -> bytes:
+    pa, parquet = _pyarrow()
+    table = {
+        name: pa.array([getattr(row, name) for row in rows], kind, from_pandas=True)  # NaN: null
+        for name, kind in _kinds(pa).items()
+    }
+    file = io.BytesIO()
+    parquet.write_table(pa.table(table), file)
+    return file.getvalue()
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    pa, parquet = _pyarrow()
+    try:
+        table = parquet.read_table(path)
+        columns = {name: table[name].cast(kind).to_pylist() for name, kind in _kinds(pa).items()}
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise SoftadvError(f"{path}: not the rows of softadv certify, or damaged ({reason})") from error
+    columns["margin"] = [math.nan if margin is None else margin for margin in columns["margin"]]
+    rows = [Row(*cells) for cells in zip(*columns.values(), strict=True)]
+    if any(None in (row.index, row.label, row.predicted, row.seconds) or row.verdict not in STANDINGS for row in rows):
+        raise SoftadvError(f"{path}: not the rows of softadv certify, or damaged (a cell is empty or no verdict)")
+    return rows
+
+
+def _kinds(pa: Any) -> dict[str, Any]:
+    """The type of each column."""
+    other = {"verdict": pa.string(), "margin": pa.float64(), "seconds": pa.float64()}
+    return {name: other.get(name, pa.int64()) for name in _COLUMNS}
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    """pyarrow and its Parquet module, which are an extra of softadv's."""
+    try:
+        import pyarrow  # noqa: PLC0415
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError as error:
+        raise SoftadvError("Parquet needs pyarrow: pip install softadv[parquet], or name a .csv file") from error
+    return pyarrow, parquet

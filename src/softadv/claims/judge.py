@@ -1,0 +1,120 @@
+"""Expected results against measured ones: a verdict for each claim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from softadv._io import parse_toml, read_text
+from softadv._ranges import number, shown
+from softadv._typed import build
+from softadv.claims.decision import Rule
+from softadv.claims.rules.kinds import RULES
+from softadv.claims.selection import Evidence, Required
+from softadv.claims.stats import Estimate
+from softadv.errors import SoftadvError
+from softadv.experiments.runs import NotRun, Run
+
+Outcome = Literal["holds", "fails", "inconclusive", "not run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One statement of expected_results/: where it comes from and how it is decided."""
+
+    id: str
+    title: str
+    source: str  # the paper's section, or the file that holds the measured expectation
+    assumption: str = ""  # what the rule takes that the source does not state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the runs say about a claim, and the figures it rests on, in one sentence."""
+
+    claim: Claim
+    outcome: Outcome
+    reason: str
+    estimates: tuple[Estimate, ...] = ()
+
+
+@dataclass(frozen=True)
+class Expectations:
+    """A file of expected results: claims with their rules, and what its settings require."""
+
+    claims: Sequence[tuple[Claim, Rule]]
+    required: Mapping[str, Required]
+
+    def verdicts(self, runs: Sequence[Run]) -> list[Verdict]:
+        """A verdict for each claim; one whose trials were not run never counts as holding."""
+        evidence = Evidence(runs, self.required)
+        return [_verdict(claim, rule, evidence) for claim, rule in self.claims]
+
+
+def expected_folder() -> Path:
+    """The checkout's expected_results/. Raises SoftadvError where softadv does not run from a checkout."""
+    folder = Path(__file__).parents[3] / "expected_results"
+    if not folder.is_dir():
+        raise SoftadvError(f"{folder}: no such folder; name one with --expected")
+    return folder
+
+
+def judge(runs: Sequence[Run], *, grid: str, expected: Path) -> list[Verdict]:
+    """The verdicts that bear on a grid's runs: those of its own file, if it has one, then the paper's."""
+    return [verdict for found in expectations_of(grid, expected) for verdict in found.verdicts(runs)]
+
+
+def expectations_of(grid: str, expected: Path) -> list[Expectations]:
+    """What is expected of a grid: its own file, if it has one, then the paper's. Raises SoftadvError for bad files."""
+    own, paper = expected / f"{grid}.toml", expected / "paper.toml"
+    files = [own, paper] if grid != "paper" and own.exists() else [paper]
+    return [load_expectations(path) for path in files]
+
+
+def load_expectations(path: Path) -> Expectations:
+    """Read a file of expected results.
+
+    `[settings.NAME]` tables say what a trial must be like to count as that setting; each `[[claim]]` has
+    an id, a title, a source, perhaps an assumption, the name of a rule (rules.py) and the rule's own keys.
+
+    Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
+    """
+    table = parse_toml(read_text(path), where=str(path))
+    required = {}
+    settings = table.get("settings", {})
+    if not isinstance(settings, dict):
+        raise SoftadvError(f"{path}: settings: expected a table, got {shown(settings)}")
+    for name, entry in settings.items():
+        where = f"{path}: settings.{name}"
+        if not isinstance(entry, dict):
+            raise SoftadvError(f"{where}: expected a table, got {shown(entry)}")
+        values = {k: number(v, key=f"{where}: {k}") if k in ("eps", "alpha") else v for k, v in entry.items()}
+        required[name] = build(Required, values, where=where)
+    claims = table.get("claim", [])
+    if not isinstance(claims, list) or not all(isinstance(entry, dict) for entry in claims):
+        raise SoftadvError(f"{path}: claim: expected [[claim]] tables")
+    return Expectations([_read_claim(entry, path) for entry in claims], required)
+
+
+_ABOUT: tuple[str, ...] = ("id", "title", "source", "assumption")
+
+
+def _read_claim(entry: dict[str, Any], path: Path) -> tuple[Claim, Rule]:
+    name = entry.get("id", "?")
+    where = f"{path}: claim {name if isinstance(name, str) else shown(name)}"
+    kind = entry.get("rule")
+    if not isinstance(kind, str) or kind not in RULES:
+        raise SoftadvError(f"{where}: unknown rule {shown(kind)}, expected one of {', '.join(RULES)}")
+    about = {key: entry[key] for key in _ABOUT if key in entry}
+    settings = {k: v for k, v in entry.items() if k not in {*_ABOUT, "rule"}}
+    return build(Claim, about, where=where), build(RULES[kind], settings, where=where)
+
+
+def _verdict(claim: Claim, rule: Rule, evidence: Evidence) -> Verdict:
+    try:
+        found = rule.decide(evidence)
+    except NotRun as gap:
+        return Verdict(claim=claim, outcome="not run", reason=str(gap))
+    return Verdict(claim=claim, outcome=found.outcome, reason=found.reason, estimates=found.estimates)

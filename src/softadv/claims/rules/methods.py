@@ -1,0 +1,120 @@
+"""Rules that compare two methods in the same settings, by their differences seed by seed, in percentage points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
+
+from softadv.claims.decision import Decision, Finding, conclude, for_each, known, need
+from softadv.claims.selection import Evidence
+from softadv.claims.stats import Answer, Estimate, equivalent, estimate, within
+from softadv.experiments.runs import FIGURES, NotRun, Run, value_of
+from softadv.experiments.spec import METHODS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """In every setting, a figure of one method exceeds that of another by `above` to `below` points."""
+
+    settings: list[str]
+    figure: str
+    method: str
+    over: str
+    above: float
+    below: float | None = None
+
+    def __post_init__(self) -> None:
+        need(1, self.settings, key="settings")
+        _check(figures=[self.figure], methods=[self.method, self.over])
+
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """The range in which the claim holds, in points."""
+        return self.above, inf if self.below is None else self.below
+
+    def answer(self, found: Estimate) -> Answer:
+        """What a difference says of the claim in one setting."""
+        return within(replace(found, claimed=self.claimed), ends_count=False)
+
+    def decide(self, evidence: Evidence) -> Decision:
+        found = for_each(self.settings, partial(self._look, evidence))
+        above = f"{self.above:.2f}"
+        claimed = f"claimed above {above}" if self.below is None else f"taken as {above} to {self.below:.2f}"
+        return conclude(found, claimed=claimed, note=evidence.assumptions(self.settings))
+
+    def _look(self, evidence: Evidence, setting: str) -> Finding:
+        values = differences(evidence.pairs(setting, self.method, self.over), self.figure)
+        heading = f"{FIGURES[self.figure]}, {self.method} - {self.over}"
+        found = estimate(values, label=f"{setting}: {heading}", unit="points", claimed=self.claimed)
+        return Finding(heading=heading, name=setting, estimate=found, answer=self.answer(found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparable:
+    """In every setting, two methods differ by at most `margin` points in these figures: an equivalence test.
+
+    beside: figures whose differences the sentence gives where they were measured, and which decide nothing.
+    """
+
+    settings: list[str]
+    figures: list[str]
+    margin: float
+    method: str = "soft"
+    over: str = "adversarial"
+    beside: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        need(1, self.settings, key="settings")
+        need(1, self.figures, key="figures")
+        _check(figures=[*self.figures, *self.beside], methods=[self.method, self.over])
+
+    @property
+    def claimed(self) -> tuple[float, float]:
+        """The range in which the claim holds, in points."""
+        return -self.margin, self.margin
+
+    def answer(self, found: Estimate) -> Answer:
+        """What a difference says of the claim in one setting."""
+        return equivalent(found, margin=self.margin)
+
+    def decide(self, evidence: Evidence) -> Decision:
+        found = for_each(self.settings, partial(self._look, evidence))
+        # Figure by figure, so that each is named once.
+        deciding = [finding for of_figure in zip(*found, strict=True) for finding in of_figure]
+        claimed, note = f"taken as within ±{self.margin:.2f}", evidence.assumptions(self.settings)
+        return conclude([*deciding, *self._beside(evidence)], claimed=claimed, note=note, equivalence=True)
+
+    def _look(self, evidence: Evidence, setting: str) -> list[Finding]:
+        return [self._difference(evidence, setting, figure, decides=True) for figure in self.figures]
+
+    def _beside(self, evidence: Evidence) -> list[Finding]:
+        found = []
+        for figure in self.beside:
+            for setting in self.settings:
+                try:
+                    found.append(self._difference(evidence, setting, figure, decides=False))
+                except NotRun:
+                    continue
+        return found
+
+    def _difference(self, evidence: Evidence, setting: str, figure: str, *, decides: bool) -> Finding:
+        values = differences(evidence.pairs(setting, self.method, self.over), figure)
+        heading = f"{FIGURES[figure]}, {self.method} - {self.over}"
+        label = f"{setting}: {heading}"
+        found = estimate(values, label=label, unit="points", claimed=self.claimed if decides else None)
+        return Finding(heading=heading, name=setting, estimate=found, answer=self.answer(found) if decides else None)
+
+
+def differences(pairs: Sequence[tuple[Run, Run]], figure: str) -> list[float]:
+    """A figure of the first run of each pair minus that of the second, in points."""
+    # Rounded, so that equal differences of fractions are equal numbers.
+    return [round(100 * (value_of(one, figure) - value_of(other, figure)), 9) for one, other in pairs]
+
+
+def _check(*, figures: Sequence[str], methods: Sequence[str]) -> None:
+    for figure in figures:
+        known(figure, list(FIGURES), key="figure")
+    for method in methods:
+        known(method, METHODS, key="method")

@@ -1,0 +1,196 @@
+"""Rules about how much is verified, and about what changes from one radius to the next, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from math import inf
+from statistics import fmean
+
+from softadv.claims.decision import Decision, Finding, conclude, figure, for_each, joined, known, need
+from softadv.claims.rules.methods import Comparable
+from softadv.claims.selection import Evidence
+from softadv.claims.stats import estimate, within
+from softadv.experiments.runs import Run
+from softadv.experiments.spec import METHODS
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedFalls:
+    """Soft training's verified share of the training set falls from each setting to the next, in the last epoch."""
+
+    settings: list[str]
+
+    def __post_init__(self) -> None:
+        need(2, self.settings, key="settings")
+
+    def decide(self, evidence: Evidence) -> Decision:
+        return _fall(
+            evidence,
+            self.settings,
+            ["soft"],
+            lambda run: 100 * run.verified_share,
+            what="verified in the last epoch",
+            unit="%",
+            floor=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GapFalls:
+    """Natural minus adversarial accuracy falls from each setting to the next, for these methods."""
+
+    settings: list[str]
+    methods: list[str]
+
+    def __post_init__(self) -> None:
+        _check(self.settings, self.methods)
+
+    def decide(self, evidence: Evidence) -> Decision:
+        return _fall(
+            evidence,
+            self.settings,
+            self.methods,
+            lambda run: 100 * (run.result.natural_accuracy - run.result.adversarial_accuracy),
+            what="natural - adversarial accuracy",
+            unit="points",
+            floor=False,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialFalls:
+    """Adversarial accuracy falls from each setting to the next, for these methods."""
+
+    settings: list[str]
+    methods: list[str]
+
+    def __post_init__(self) -> None:
+        _check(self.settings, self.methods)
+
+    def decide(self, evidence: Evidence) -> Decision:
+        return _fall(
+            evidence,
+            self.settings,
+            self.methods,
+            lambda run: 100 * run.result.adversarial_accuracy,
+            what="adversarial accuracy",
+            unit="%",
+            floor=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedAtMost:
+    """Soft training verifies at most this share of the training set, in the epoch in which it verifies most."""
+
+    settings: list[str]
+    share: float
+
+    def __post_init__(self) -> None:
+        need(1, self.settings, key="settings")
+
+    def decide(self, evidence: Evidence) -> Decision:
+        found = for_each(self.settings, partial(self._look, evidence))
+        note = evidence.assumptions(self.settings)
+        said = "taken as at most" if self.share else "claimed"
+        return conclude(found, claimed=f"{said} {100 * self.share:.2f}%", note=note)
+
+    def _look(self, evidence: Evidence, setting: str) -> Finding:
+        runs = evidence.of(setting, "soft").values()
+        most = [
+            max((100 * (m.verified or 0) / run.result.train_images for m in run.metrics), default=0) for run in runs
+        ]
+        claimed = (-inf, 100 * self.share)
+        return _share(most, setting, heading="most verified in any epoch", claimed=claimed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedAtLeast:
+    """Soft training verifies at least this share of the training set in its last epoch."""
+
+    settings: list[str]
+    share: float
+
+    def __post_init__(self) -> None:
+        need(1, self.settings, key="settings")
+
+    def decide(self, evidence: Evidence) -> Decision:
+        found = for_each(self.settings, partial(self._look, evidence))
+        note = evidence.assumptions(self.settings)
+        return conclude(found, claimed=f"taken as at least {100 * self.share:.2f}%", note=note)
+
+    def _look(self, evidence: Evidence, setting: str) -> Finding:
+        shares = [100 * run.verified_share for run in evidence.of(setting, "soft").values()]
+        return _share(shares, setting, heading="verified in the last epoch", claimed=(100 * self.share, inf))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NothingVerified:
+    """No image is ever verified, and so soft and adversarial training perform alike, to within `margin` points."""
+
+    settings: list[str]
+    margin: float
+
+    def __post_init__(self) -> None:
+        need(1, self.settings, key="settings")
+
+    def decide(self, evidence: Evidence) -> Decision:
+        figures = ["natural_accuracy", "adversarial_accuracy"]
+        none = VerifiedAtMost(settings=self.settings, share=0.0)
+        alike = Comparable(settings=self.settings, figures=figures, margin=self.margin)
+        return joined([none.decide(evidence), alike.decide(evidence)])
+
+
+def _share(values: Sequence[float], setting: str, *, heading: str, claimed: tuple[float, float]) -> Finding:
+    found = estimate([round(v, 9) for v in values], label=f"{setting}: {heading}", unit="%", claimed=claimed)
+    return Finding(heading=heading, name=setting, estimate=found, answer=within(found, ends_count=True))
+
+
+def _fall(
+    evidence: Evidence,
+    settings: Sequence[str],
+    methods: Sequence[str],
+    value: Callable[[Run], float],
+    *,
+    what: str,
+    unit: str,
+    floor: bool,
+) -> Decision:
+    """Whether a value falls from each setting to the next, by the differences of the seeds that both have.
+
+    unit: of the value, "%" or "points"; a change is in points.
+    floor: whether the value cannot fall below 0: then a step between two settings that are 0 in every seed decides
+    nothing, since nothing was left to fall.
+    """
+    findings = []
+    for method in methods:
+        runs = for_each(settings, partial(evidence.of, method=method))
+        means = [fmean(map(value, of_setting.values())) for of_setting in runs]
+        levels = [f"{s} {figure(mean, unit='%')}{'%' * (unit == '%')}" for s, mean in zip(settings, means, strict=True)]
+        for place, (earlier, later) in enumerate(pairwise(settings)):
+            pairs = evidence.steps(earlier, later, method)
+            changes = [round(value(after) - value(before), 9) for before, after in pairs]
+            name = f"{earlier} to {later}"
+            found = estimate(changes, label=f"{name}: {what}, {method}", unit="points", claimed=(-inf, 0.0))
+            spent = floor and all(value(run) == 0 for pair in pairs for run in pair)
+            findings.append(
+                Finding(
+                    heading=f"{what}, {method}",
+                    name=name,
+                    shown=", ".join(levels[0 if place == 0 else place + 1 : place + 2]),
+                    estimate=found,
+                    answer=None if spent else within(found, ends_count=False),
+                    remark="nothing left to fall" if spent else "",
+                )
+            )
+    return conclude(findings, claimed="claimed each below 0", note=evidence.assumptions(settings))
+
+
+def _check(settings: Sequence[str], methods: Sequence[str]) -> None:
+    need(2, settings, key="settings")
+    need(1, methods, key="methods")
+    for method in methods:
+        known(method, METHODS, key="methods")

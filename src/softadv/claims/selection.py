@@ -1,0 +1,125 @@
+"""The finished runs that a claim may rest on, looked up by setting and method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+
+from softadv.experiments.runs import NotRun, Run
+from softadv.experiments.spec import METHODS, Trial
+
+# What only says how much is measured once training is over.
+_MEASURING = {"certified_images", "certified_domains", "autoattack_images"}
+# What all runs of a setting have in common, or they are no comparison of methods over seeds.
+_SHARED = [f.name for f in fields(Trial) if f.name not in {"setting", "method", "seed", *_MEASURING}]
+# What the paper leaves open, by its default. Whoever computes a domain answers the same question.
+_ASSUMPTIONS = {
+    f.name: f.default
+    for f in fields(Trial)
+    if f.name in {*_SHARED} - {"certifier", "train_images", "test_images"} and f.default is not MISSING
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Required:
+    """What a trial must be like to count as a setting of a claim.
+
+    The rest are assumptions, which may differ from their defaults if they do so in every run of the claim.
+    """
+
+    dataset: str
+    eps: float
+    alpha: float
+    steps: int
+    epochs: int
+    domain: str = "deeppoly"
+    attack: str = "pgd"
+    natural_epochs: int = 0  # others would leave fewer of the epochs to the method
+
+    def shortfall(self, trial: Trial) -> str | None:
+        """Why a trial does not count, or None when it does."""
+        for key, wanted in vars(self).items():
+            found = getattr(trial, key)
+            if found != wanted:
+                return f"{key} {_short(found)} instead of {_short(wanted)}"
+        if trial.train_images is not None or trial.test_images is not None:
+            return f"a part of the {trial.dataset} images"
+        return None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Finished runs, and what the settings that claims speak of require of them."""
+
+    runs: Sequence[Run]
+    required: Mapping[str, Required]
+
+    def of(self, setting: str, method: str) -> dict[int, Run]:
+        """The runs of a method in a setting, by seed.
+
+        Raises NotRun when there are none, or when the setting's runs are not what is required or not alike.
+        """
+        there = [run for run in self.runs if run.result.trial.setting == setting]
+        found = [run for run in there if run.result.trial.method == method]
+        if not found:
+            raise NotRun(f"no finished {method} run of {setting}")
+        if setting in self.required:
+            for run in found:
+                shortfall = self.required[setting].shortfall(run.result.trial)
+                if shortfall is not None:
+                    raise NotRun(f"{setting} was run with {shortfall}")
+        for key in _SHARED:
+            _refuse_mixed(there, key, where=setting)
+        return {run.result.trial.seed: run for run in found}
+
+    def of_any_method(self, setting: str) -> list[Run]:
+        """The runs of a setting, whatever their method. Raises NotRun as `of` does."""
+        found = {run.result.trial.method for run in self.runs if run.result.trial.setting == setting}
+        methods = [method for method in METHODS if method in found]
+        if not methods:
+            raise NotRun(f"no finished run of {setting}")
+        return [run for method in methods for run in self.of(setting, method).values()]
+
+    def pairs(self, setting: str, first: str, second: str) -> list[tuple[Run, Run]]:
+        """The runs of two methods in a setting, seed by seed. Raises NotRun when no seed has both."""
+        pairs = _by_seed(self.of(setting, first), self.of(setting, second))
+        if not pairs:
+            raise NotRun(f"no seed of {setting} was run with both {first} and {second}")
+        return pairs
+
+    def steps(self, earlier: str, later: str, method: str) -> list[tuple[Run, Run]]:
+        """The runs of a method in two settings, seed by seed. Raises NotRun when no seed has both."""
+        pairs = _by_seed(self.of(earlier, method), self.of(later, method))
+        if not pairs:
+            raise NotRun(f"no seed of {method} training was run in both {earlier} and {later}")
+        return pairs
+
+    def assumptions(self, settings: Sequence[str]) -> str:
+        """How the runs of these settings depart from the defaults of what the paper leaves open; "" if they do not.
+
+        Raises NotRun where they do not all depart alike: a difference between them would have two causes.
+        """
+        there = [run for run in self.runs if run.result.trial.setting in settings]
+        for key in _ASSUMPTIONS:
+            _refuse_mixed(there, key, where=", ".join(settings))
+        found = [
+            f"{key} {_short(getattr(run.result.trial, key))} instead of {_short(default)}"
+            for key, default in _ASSUMPTIONS.items()
+            for run in there[:1]
+            if getattr(run.result.trial, key) != default
+        ]
+        return f"run with {', '.join(found)}" if found else ""
+
+
+def _by_seed(first: Mapping[int, Run], second: Mapping[int, Run]) -> list[tuple[Run, Run]]:
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+
+def _refuse_mixed(runs: Sequence[Run], key: str, *, where: str) -> None:
+    values = sorted({_short(getattr(run.result.trial, key)) for run in runs})
+    if len(values) > 1:
+        raise NotRun(f"{where}: not one comparison, run with {key} {' and '.join(values)}")
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

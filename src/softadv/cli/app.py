@@ -1,0 +1,101 @@
+"""The command line: what commands there are, and how one ends.
+
+Exit codes: 0 done and every expectation holds; 1 an expectation or a trial failed; 2 bad input, or output that cannot
+be written; 130 interrupted; 141 whoever read standard output has left.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from typing import Annotated
+
+import typer
+
+from softadv._versions import package_version
+from softadv.cli import grid_commands, model_commands, output
+from softadv.cli.doctor import examine
+from softadv.cli.options import DataRoot
+from softadv.errors import DivergedError, SoftadvError
+from softadv.experiments import environment
+
+app = typer.Typer(
+    help="Soft adversarial training: certify the training set, attack only what is not verified.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # its help shows a flag as an option that takes a value
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    grid_commands.reproduce,
+    grid_commands.train,
+    model_commands.evaluate,
+    model_commands.certify,
+    model_commands.parity,
+    model_commands.attack,
+    model_commands.export,
+    grid_commands.compare,
+    grid_commands.report,
+    grid_commands.keep,
+):
+    app.command()(command)
+
+_INTERRUPTED = 130  # what Typer makes of Ctrl-C
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; every error that the user can mend is one line on standard error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a tick that a terminal cannot show is no reason to stop
+    try:
+        with output.watched_output(), output.warnings_as_lines():
+            code = _run(arguments)
+    except output.OutputLost as lost:
+        output.complain(str(lost))
+        code = lost.code
+    sys.exit(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        code = app(arguments, standalone_mode=False)
+    except typer.TyperException as error:
+        output.complain(f"{' '.join(error.format_message().split())} (see --help)")
+        return 2
+    except DivergedError as error:
+        output.complain(str(error))
+        return 1
+    except SoftadvError as error:
+        output.complain(str(error))
+        return 2
+    except OSError as error:  # of the machine: a folder that may not be read, a disk that is full
+        where = f"{error.filename}: " if error.filename else ""
+        output.complain(f"{where}{error.strerror or error}")
+        return 2
+    if code == _INTERRUPTED:
+        output.complain("interrupted; given again, reproduce, train and certify --out go on where they stopped")
+    return int(code or 0)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        output.say(f"softadv {package_version('softadv')}, commit {environment.commit()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _softadv(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(data: DataRoot = None) -> int:
+    """What this machine has, with advice for each thing missing."""
+    findings = examine(data)
+    output.show_findings(findings)
+    return int(any(finding.failed for finding in findings))

@@ -1,0 +1,137 @@
+"""What this machine has for softadv, and advice for what it lacks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from softadv._versions import package_version
+from softadv.certify import backsub_cpp as native
+from softadv.certify import eran
+from softadv.data import check_files, find_dataset, search_places
+from softadv.errors import SoftadvError
+from softadv.experiments import environment
+from softadv.kernels import build as compiled
+from softadv.kernels import pgd as compiled_attack
+from softadv.kernels import weight_gradients as compiled_update
+
+_OTHER_FOLDER = "name another folder, or see whose it is (in a container: --user, and :Z on the mount for SELinux)"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's: what was looked at, what was found, and advice where something lacks."""
+
+    subject: str
+    found: str
+    advice: str | None = None
+    failed: bool = False  # what was asked for by name is not there
+
+
+def examine(data_root: Path | None) -> list[Finding]:
+    """Look at everything that softadv can make use of."""
+    return [
+        Finding("softadv", f"{package_version('softadv')}, commit {environment.commit()}"),
+        Finding("Python", environment.python_version()),
+        *(_package(name) for name in environment.PACKAGES),
+        _processor(),
+        _kernel("certifier", native.SOURCE, "about 8 times"),
+        _kernel("attack", compiled_attack.SOURCE, "about 3 times"),
+        _kernel("update", compiled_update.SOURCE, "about twice"),
+        _gpu(),
+        Finding("dataset digits", "bundled with scikit-learn"),
+        *_data_folder(data_root),
+        _dataset("mnist", data_root),
+        _dataset("cifar10", data_root),
+        *_eran(),
+    ]
+
+
+def _package(name: str) -> Finding:
+    version = package_version(name)
+    missing = version == "not installed"
+    return Finding(name, version, "set up again with ./reproduce.sh, or pip install softadv" if missing else None)
+
+
+def _processor() -> Finding:
+    threads = torch.get_num_threads()
+    return Finding("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
+
+
+def _kernel(subject: str, source: Path, faster: str) -> Finding:
+    kernel = compiled.load(source)
+    if isinstance(kernel, str):
+        return Finding(subject, f"plain PyTorch, since {kernel}", f"on a CPU, the compiled one is {faster} as fast")
+    if kernel.folder is None:
+        return Finding(
+            subject,
+            f"compiled for this processor, for this process alone: {kernel.why}",
+            "every start compiles it anew; name a folder of your own with XDG_CACHE_HOME, for it to be kept in",
+        )
+    return Finding(subject, f"compiled for this processor, kept in {kernel.folder}")
+
+
+def _gpu() -> Finding:
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Finding("GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    if torch.version.cuda is None:
+        return Finding("GPU", "none in use", "this PyTorch is built without CUDA; the CPU runs everything, slower")
+    return Finding(
+        "GPU",
+        "none seen",
+        "if there is one, check that nvidia-smi sees it (docker run needs --gpus all); the CPU runs everything, slower",
+    )
+
+
+def _data_folder(root: Path | None) -> list[Finding]:
+    """What speaks against the folder that --data names, if anything does."""
+    if root is None:
+        return []
+    try:
+        os.listdir(root)
+    except OSError as error:
+        return [Finding("data folder", f"{root}: cannot be read ({error.strerror})", _OTHER_FOLDER, failed=True)]
+    return []
+
+
+def _dataset(name: str, root: Path | None) -> Finding:
+    try:
+        place = find_dataset(name, root)
+        if place is not None:
+            check_files(name, place)
+            return Finding(f"dataset {name}", f"in {place}")
+    except SoftadvError as error:
+        unreadable = isinstance(error.__cause__, OSError)
+        advice = _OTHER_FOLDER if unreadable else "replace that file, or name another folder with --data"
+        return Finding(f"dataset {name}", str(error), advice)
+    searched = ", ".join(str(place) for place in search_places(root))
+    return Finding(
+        f"dataset {name}",
+        f"not found in {searched}",
+        "name its folder with --data or SOFTADV_DATA; without, it is downloaded into ./data when it is needed",
+    )
+
+
+def _eran() -> list[Finding]:
+    if not os.environ.get("SOFTADV_ERAN"):
+        return [Finding("ERAN", "not found", "not needed: softadv's own certifier answers; the container has ERAN")]
+    try:
+        engines = eran.available()
+    except SoftadvError as error:
+        return [Finding("ERAN", str(error), "correct SOFTADV_ERAN, or unset it")]
+    return [
+        Finding(
+            name,
+            f"not to be asked: {offer}",
+            "it needs a GPU (docker run needs --gpus all); softadv's own certifier and ERAN do without"
+            if eran.NO_DEVICE in offer
+            else "correct SOFTADV_ERAN, or build the container anew (docker/eran/build.sh)",
+        )
+        if isinstance(offer, str)
+        else Finding(name, offer.version)
+        for name, offer in engines.items()
+    ]

@@ -1,0 +1,108 @@
+"""What ends a grid's command: its runs against the expected results and the reference, as verdicts and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from softadv.claims.judge import Verdict, expectations_of, judge
+from softadv.claims.reference_check import agree
+from softadv.cli import output
+from softadv.cli.progress_bar import Display
+from softadv.errors import SoftadvError
+from softadv.experiments.grid import grid_command, grid_name
+from softadv.experiments.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, read_summary
+from softadv.experiments.runs import Entry, finished_runs, read_entries
+
+
+def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Sequence[str] = ()) -> int:
+    """Compare, report, and print the verdicts; the exit code: 1 when an expectation or a trial failed, 2 for bad input.
+
+    folder: of a grid's runs, or a grid's reference. expected: the folder of expected results.
+    out: where the report goes, else below the folder; without it there is none of a reference.
+    refused: lines that say what was not run for its bad input.
+    """
+    entries = read_entries(folder)
+    verdicts = verdicts_on(folder, entries, expected=expected)
+    shown = out is not None or not is_reference(folder)
+    report = write_page(folder, entries, verdicts, expected=expected, out=out) if shown else None
+    output.show_verdicts(verdicts, report=report)
+    lost = [entry for entry in entries if entry.state in ("failed", "unreadable")]
+    for entry in lost:
+        where = folder if is_reference(folder) else entry.folder.path
+        output.complain(f"{entry.name} {entry.state}: {entry.note}; see {where}")
+    for message in refused:
+        output.complain(message)
+    if refused:
+        return 2
+    return int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
+
+
+def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> list[Verdict]:
+    """The claims on a grid's trials, and whether they agree with the reference; first those that are decided.
+
+    Raises SoftadvError for bad files.
+    """
+    grid = _grid(folder)
+    runs = finished_runs(entries)
+    claims = judge(runs, grid=grid, expected=expected)
+    # What a reference says of itself is no comparison.
+    compared = [] if is_reference(folder) else agree(runs, read_reference(expected / REFERENCE, grid=grid))
+    return sorted(claims + compared, key=lambda verdict: verdict.outcome == "not run")
+
+
+def write_page(
+    folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, expected: Path, out: Path | None
+) -> Path:
+    """Write the report's page and figures into `out`, else into report/ in the folder; returns the page's path.
+
+    Raises SoftadvError for a reference without an out, since a reference holds what was measured and nothing else.
+    """
+    if out is None and is_reference(folder):
+        raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
+    command = read_summary(folder).command if is_reference(folder) else grid_command(folder)
+    notice = _notice(folder, entries)
+    expectations = expectations_of(_grid(folder), expected)
+    title = _name(folder)
+    with Display(output.console(), work=None) as display:
+        display.advance(title, "drawing figures", 0)
+        from softadv.report.page import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
+
+        return write_report(
+            folder,
+            verdicts=verdicts,
+            title=title,
+            command=command,
+            expected=expectations,
+            notice=notice,
+            out=out,
+            report=display.of(title),
+        )
+
+
+def _grid(folder: Path) -> str:
+    """The grid that a folder's trials are of, however they were run."""
+    return _name(folder).removesuffix(FROM_WEIGHTS)
+
+
+def _name(folder: Path) -> str:
+    return read_summary(folder).grid if is_reference(folder) else grid_name(folder)
+
+
+def _notice(folder: Path, entries: Sequence[Entry]) -> str:
+    """What a reader must know before anything else."""
+    if is_reference(folder):
+        parts = read_summary(folder).parts
+        finished, trials = parts.finished, parts.trials
+        part = f"all {trials} trials of the grid" if finished == trials else f"{finished} of the grid's {trials} trials"
+        return (
+            f"Made from the reference results that are stored with softadv: {part}. They hold no pictures of examples."
+        )
+    if not grid_name(folder).endswith(FROM_WEIGHTS):
+        return ""
+    notice = (
+        "Evaluated from stored weights, those of one seed of each setting and method: nothing was trained here; "
+        "the curves are the reference's."
+    )
+    asked = any(entry.result is not None and entry.result.autoattack is not None for entry in entries)
+    return notice if asked else f"{notice} AutoAttack was left out, since it takes long without a GPU."

@@ -1,0 +1,176 @@
+"""The commands that train, and those that speak of what was trained: of trials and grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from softadv.claims.judge import expected_folder, judge
+from softadv.cli import output
+from softadv.cli.finish import close, verdicts_on, write_page
+from softadv.cli.options import (
+    AllowDirty,
+    AskAutoattack,
+    DataRoot,
+    DeviceName,
+    Epochs,
+    Expected,
+    FinishedFolder,
+    Fresh,
+    FromWeights,
+    GridCertifier,
+    GridFolder,
+    GridName,
+    GridOut,
+    Methods,
+    OtherImages,
+    PageOut,
+    Redo,
+    ReferenceFolder,
+    Seeds,
+    chosen_expected,
+    given_command,
+    parse_settings,
+    path_argument,
+)
+from softadv.cli.progress_bar import Display
+from softadv.data import load_dataset
+from softadv.errors import SoftadvError
+from softadv.experiments import environment
+from softadv.experiments.from_weights import evaluate_grid, stored_trials
+from softadv.experiments.grid import prepare, run_grid
+from softadv.experiments.reference import REFERENCE, read_reference
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.runs import read_entries
+from softadv.experiments.spec import load_grid, trial_from_table
+from softadv.experiments.store_reference import keep as keep_runs
+from softadv.experiments.trial import expected_work, run_trial
+from softadv.training.loop import attack_of
+
+
+def reproduce(
+    grid: GridName = "smoke",
+    data: DataRoot = None,
+    out: GridOut = None,
+    device: DeviceName = "auto",
+    seeds: Seeds = None,
+    epochs: Epochs = None,
+    methods: Methods = None,
+    certifier: GridCertifier = None,
+    from_weights: FromWeights = False,
+    autoattack: AskAutoattack = False,
+    other_images: OtherImages = False,
+    fresh: Fresh = False,
+    redo: Redo = None,
+    expected: Expected = None,
+) -> int:
+    """Run a grid, compare it with what is expected, and report.
+
+    What is expected are the expected results, and the stored reference. An interrupted grid goes on where it stopped
+    when the same command is given again.
+    """
+    if (autoattack or other_images) and not from_weights:
+        raise SoftadvError(
+            "--autoattack and --other-images are for --from-weights; where a grid trains, it says it all"
+        )
+    wanted = None if methods is None else [method.strip() for method in methods.split(",")]
+    chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs, certifier=certifier)
+    expected = chosen_expected(expected)
+    judge([], grid=chosen.name, expected=expected)  # a fault in these files is found before hours of work
+    records = read_reference(expected / REFERENCE, grid=chosen.name)
+    options = {
+        "--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods,
+        "--certifier": certifier, "--from-weights": from_weights, "--autoattack": autoattack,
+        "--other-images": other_images,
+    }  # fmt: skip
+    where = environment.pick_device(device)
+    stored = None
+    if from_weights:
+        stored = stored_trials(chosen, records, data_root=data, autoattack=autoattack, other_images=other_images)
+        chosen = stored.grid
+    folder = out or Path("runs") / chosen.name
+    prepared = prepare(
+        chosen, folder=folder, data_root=data, device=where, fresh=fresh, redo=redo or (),
+        command=given_command("./reproduce.sh", grid, options),
+    )  # fmt: skip
+    count = f"{len(chosen.trials)} trial{'' if len(chosen.trials) == 1 else 's'}"
+    output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}")
+    _say_left(prepared.left)
+    for line in stored.remarks if stored else ():
+        output.say(line)
+    work = stored.work(prepared) if stored else prepared.work
+    with Display(output.console(), work=work, trials=[trial.name for trial in chosen.trials]) as display:
+        report = display.advance
+        ran = evaluate_grid(prepared, stored, report=report) if stored else run_grid(prepared, report=report)
+    refused = [*ran.refused.values(), *(stored.refused if stored else ())]
+    return close(folder, expected=expected, refused=refused)
+
+
+def train(
+    out: Annotated[Path, path_argument("The run folder to make.")],
+    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10.")] = "digits",
+    method: Annotated[str, typer.Option(help="natural, adversarial or soft.")] = "soft",
+    eps: Annotated[str, typer.Option(help="Radius as a number or a fraction, such as 2/255.")] = "0.1",
+    alpha: Annotated[str, typer.Option(help="Step size of the attack.")] = "0.01",
+    steps: Annotated[int, typer.Option(help="Steps of the attack.")] = 20,
+    epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of a grid file, such as batch_size=32."),
+    ] = None,
+    data: DataRoot = None,
+    device: DeviceName = "auto",
+    fresh: Fresh = False,
+) -> None:
+    """Train one model, resuming an interrupted run."""
+    table: dict[str, Any] = {
+        "setting": dataset, "dataset": dataset, "method": method, "seed": seed, "eps": eps, "alpha": alpha,
+        "steps": steps, "epochs": epochs,
+    }  # fmt: skip
+    trial = trial_from_table(table | parse_settings(settings or []), where="train")
+    attack_of(trial)  # before anything is written
+    where = environment.pick_device(device)
+    images = load_dataset(trial.dataset, data).first(train=trial.train_images, test=trial.test_images).to(where)
+    run = RunFolder(out)
+    if fresh:
+        _say_left(run.renew(trial))
+    with Display(output.console(), work=expected_work(trial, images)) as display:
+        result = run_trial(trial, run=run, data=images, report=display.of(trial.name))
+    output.show_result(result, out)
+
+
+def compare(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> int:
+    """Say claim by claim what holds.
+
+    And whether the reference is met; from a run folder alone.
+    """
+    return close(folder, expected=chosen_expected(expected), out=out)
+
+
+def report(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> None:
+    """Write the report's page and figures.
+
+    From a run folder or a reference alone.
+    """
+    entries = read_entries(folder)
+    expected = chosen_expected(expected)
+    verdicts = verdicts_on(folder, entries, expected=expected)
+    output.say(f"Report: {write_page(folder, entries, verdicts, expected=expected, out=out)}")
+
+
+def keep(folder: GridFolder, reference: ReferenceFolder = None, allow_dirty: AllowDirty = False) -> None:
+    """Store a run folder's finished trials as reference results.
+
+    With the weights of the first seed.
+    """
+    target = reference or expected_folder() / REFERENCE
+    output.show_kept(keep_runs(folder, reference=target, allow_dirty=allow_dirty))
+
+
+def _say_left(paths: Sequence[Path]) -> None:
+    for path in paths:
+        output.say(f"{path}: left as it is, since softadv did not write it")

@@ -1,0 +1,239 @@
+"""The commands that ask something of one model: its accuracies, certificates, attacks, its ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from softadv._decimals import percent
+from softadv._io import tensors_sha256, write_tensors
+from softadv._progress import ATTACK_COST, CERTIFICATION_COST, stage
+from softadv._ranges import MOST_IMAGES
+from softadv.certify import Rounding
+from softadv.certify.certifiers import Asked, check_certifier
+from softadv.certify.eran import ENGINES
+from softadv.certify.onnx import check_parity, export_onnx
+from softadv.certify.per_image import Question, Split, summarize
+from softadv.certify.results_file import answer, check_name, opened
+from softadv.cli import output
+from softadv.cli.options import (
+    AlphaText,
+    AttackName,
+    CertifierName,
+    DataRoot,
+    DatasetName,
+    DeviceName,
+    DomainName,
+    EpsText,
+    Fresh,
+    Limit,
+    Model,
+    Seed,
+    Steps,
+    check_target,
+    chosen_attack,
+    chosen_certifier,
+    chosen_radius,
+    images_for,
+    on_device,
+    open_saved,
+    path_option,
+    test_images_for,
+)
+from softadv.cli.progress_bar import Display
+from softadv.experiments import environment
+from softadv.experiments.compare_certifiers import compare_engines, parity_tables
+from softadv.experiments.run_folder import MODEL
+from softadv.models import IMAGE_SHAPES
+from softadv.training.evaluation import attack_images, certified_accuracy, natural_accuracy
+
+
+def evaluate(
+    model: Model,
+    data: DataRoot = None,
+    dataset: DatasetName = None,
+    eps: EpsText = None,
+    alpha: AlphaText = None,
+    steps: Steps = None,
+    attack: AttackName = None,
+    domain: DomainName = None,
+    certifier: CertifierName = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+) -> None:
+    """Natural, adversarial and certified accuracy on test images.
+
+    What is not given is taken from the spec of the trial that trained the model.
+    """
+    saved = open_saved(model, dataset=dataset, eps=eps, alpha=alpha, steps=steps)
+    radius = chosen_radius(saved, eps)
+    name, run_attack = chosen_attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
+    asked, chosen = chosen_certifier(saved, certifier, domain)
+    check_certifier(asked)
+    network = on_device(saved, device)
+    x, y = test_images_for(saved, data, limit=limit, device=device)
+    cost = CERTIFICATION_COST[chosen]
+    with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
+        attacked = attack_images(
+            network, x, y, attack=run_attack, generator=torch.Generator(x.device).manual_seed(seed),
+            on_progress=stage(display.of(str(model)), "attacking", cost=ATTACK_COST),
+        )  # fmt: skip
+        certified = certified_accuracy(
+            network, x, y, eps=radius, domain=chosen, engine=asked,
+            on_progress=stage(display.of(str(model)), "certifying", cost=cost),
+        )  # fmt: skip
+    rows = {
+        "natural accuracy": percent(natural_accuracy(network, x, y)),
+        f"adversarial accuracy ({name})": percent(natural_accuracy(network, attacked, y)),
+        f"certified accuracy ({certified.domain})": percent(certified.accuracy),
+        "certified by": certified.certifier,
+    }
+    output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
+
+
+def certify(
+    model: Model,
+    data: DataRoot = None,
+    dataset: DatasetName = None,
+    eps: EpsText = None,
+    domain: DomainName = None,
+    certifier: CertifierName = None,
+    rounding: Annotated[
+        Rounding, typer.Option(help="sound: verdicts hold in floating point; none: faster, without that guarantee.")
+    ] = "sound",
+    limit: Limit = None,
+    split: Annotated[Split, typer.Option(help="The images to certify.")] = "test",
+    out: Annotated[Path | None, path_option("--out", "Write a row an image here (.csv or .parquet).")] = None,
+    fresh: Fresh = False,
+    device: DeviceName = "auto",
+) -> None:
+    """Split images into misclassified, unverified and verified.
+
+    With --out, an interrupted run goes on where it stopped when the same command is given again.
+    """
+    if out is not None:
+        check_name(out)
+    saved = open_saved(model, dataset=dataset, eps=eps)
+    chosen, computed = chosen_certifier(saved, certifier, domain)
+    radius = chosen_radius(saved, eps)
+    check_certifier(chosen)
+    network = on_device(saved, device)
+    images = images_for(saved, data)
+    x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
+    x, y = (part[:limit].to(environment.pick_device(device)) for part in (x, y))
+    with Asked(chosen) as asked:
+        question = Question(
+            weights=tensors_sha256(network.state_dict()), dataset=images.name, data=images.fingerprint,
+            split=split, eps=radius, domain=computed, rounding=rounding,
+            certifier=str(asked.provenance(rounding=rounding)),
+        )  # fmt: skip
+        file = nullcontext() if out is None else opened(out, question, fresh=fresh)
+        with file as there, Display(output.console(), work=len(x)) as display:
+            report = display.of(str(model))
+            rows = answer(network, x, y, question=question, asked=asked, file=there, report=report)
+    about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"
+    output.show_certification(f"{model}: {about}", summarize(rows), out=out)
+
+
+def parity(
+    model: Model,
+    data: DataRoot = None,
+    dataset: DatasetName = None,
+    eps: EpsText = None,
+    images: Annotated[int, typer.Option(help="The first so many test images.", min=1, max=MOST_IMAGES)] = 100,
+    seed: Seed = 0,
+    device: DeviceName = "auto",
+) -> int:
+    """Certify the same images by softadv, GPUPoly and ERAN.
+
+    What any of them verified is attacked; fails if a verified image has a counterexample.
+    """
+    saved = open_saved(model, dataset=dataset, eps=eps)
+    radius = chosen_radius(saved, eps)
+    network = on_device(saved, device)
+    x, y = test_images_for(saved, data, limit=images, device=device)
+    with Display(output.console(), work=(len(ENGINES) + 2) * len(x)) as display:
+        stages: dict[str, Callable[[int], None]] = {}
+
+        def progress(who: str, done: int) -> None:
+            stages.setdefault(who, stage(display.of(str(model)), who, cost=1))(done)
+
+        compared = compare_engines(
+            network, x, y, eps=radius, generator=torch.Generator(x.device).manual_seed(seed),
+            on_progress=progress,
+        )  # fmt: skip
+    for title, rows in parity_tables(compared):
+        output.show_figures(title, rows)
+    return 0 if compared.passed else 1
+
+
+def attack(
+    model: Model,
+    data: DataRoot = None,
+    dataset: DatasetName = None,
+    eps: EpsText = None,
+    alpha: AlphaText = None,
+    steps: Steps = None,
+    name: AttackName = None,
+    limit: Limit = None,
+    seed: Seed = 0,
+    save: Annotated[
+        Path | None, path_option("--save", "Write images, attacked images and labels here (safetensors).")
+    ] = None,
+    device: DeviceName = "auto",
+) -> None:
+    """Attack test images, and keep what was found."""
+    if save is not None:
+        check_target("--save", save)
+    saved = open_saved(model, dataset=dataset, eps=eps, alpha=alpha, steps=steps)
+    radius = chosen_radius(saved, eps)
+    chosen, run_attack = chosen_attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
+    network = on_device(saved, device)
+    x, y = test_images_for(saved, data, limit=limit, device=device)
+    with Display(output.console(), work=len(x)) as display:
+        attacked = attack_images(
+            network, x, y, attack=run_attack, generator=torch.Generator(x.device).manual_seed(seed),
+            on_progress=stage(display.of(str(model)), "attacking", cost=1),
+        )  # fmt: skip
+    rows = {
+        "natural accuracy": percent(natural_accuracy(network, x, y)),
+        f"adversarial accuracy ({chosen})": percent(natural_accuracy(network, attacked, y)),
+        "largest change of a pixel": f"{float((attacked - x).abs().max()):.6g}",
+    }
+    if save is not None:
+        write_tensors(save, {"image": x, "attacked": attacked, "label": y})
+        rows["written to"] = str(save)
+    output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
+
+
+def export(
+    model: Model,
+    out: Annotated[Path | None, path_option("--out", "The file to write; else model.onnx beside the weights.")] = None,
+    data: DataRoot = None,
+    dataset: DatasetName = None,
+    limit: Limit = 1000,
+) -> None:
+    """Write a model as ONNX, and check it against PyTorch.
+
+    onnxruntime and PyTorch are given the same test images.
+    """
+    path = out or (model if model.is_dir() else model.parent) / MODEL
+    check_target("--out", path)
+    saved = open_saved(model, dataset=dataset)
+    network = on_device(saved, "cpu")
+    x, y = test_images_for(saved, data, limit=limit, device="cpu")
+    natural_accuracy(network, x, y)  # refuses a model whose scores are not finite, before a file is written
+    export_onnx(network, path, image_shape=IMAGE_SHAPES[str(saved.dataset)])
+    parity = check_parity(network, path, x)
+    rows = {
+        "largest difference of an output": f"{parity.largest_difference:.1e}",
+        "classes equal": "yes" if parity.classes_equal else "no",
+        "test images": f"{parity.images:,}",
+    }
+    output.show_figures(str(path), rows)

@@ -1,0 +1,236 @@
+"""What the commands are given: the options that several share, and what becomes of them."""
+
+from __future__ import annotations
+
+import shlex
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import nn
+
+from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, number
+from softadv.attacks.pgd import Attack, make_attack
+from softadv.certify import Domain
+from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
+from softadv.claims.judge import expected_folder
+from softadv.data import ImageData, load_dataset
+from softadv.errors import SoftadvError
+from softadv.experiments.environment import pick_device
+from softadv.experiments.load_model import Saved, find_saved
+from softadv.experiments.spec import Trial, packaged_grids
+
+
+def _path(text: str) -> Path:
+    # Path("") is the working directory: an unset variable in a script would make that somebody's run folder.
+    if not text:
+        raise typer.BadParameter("a path is needed, this is empty")
+    try:
+        text.encode()  # it goes into records, which are UTF-8
+    except UnicodeEncodeError:
+        raise typer.BadParameter("the path is not valid UTF-8") from None
+    return Path(text)
+
+
+def path_argument(text: str) -> Any:
+    """A path that a command cannot do without. text: its help."""
+    return typer.Argument(help=text, show_default=False, parser=_path)
+
+
+def path_option(name: str, text: str) -> Any:
+    """An option that names a path. text: its help."""
+    return typer.Option(name, help=text, parser=_path, metavar="PATH")
+
+
+Model = Annotated[Path, path_argument("A run folder, or a .safetensors file of weights.")]
+GridName = Annotated[
+    str,
+    typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.", envvar="SOFTADV_GRID"),
+]
+GridFolder = Annotated[Path, path_argument("The folder of a grid's runs, such as runs/smoke.")]
+FinishedFolder = Annotated[
+    Path, path_argument("The folder of a grid's runs, such as runs/smoke, or of its reference results.")
+]
+GridOut = Annotated[Path | None, path_option("--out", "Folder for the runs; else runs/GRID.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.")]
+Epochs = Annotated[int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.")]
+Methods = Annotated[str | None, typer.Option("--methods", help="Only these, such as natural,soft.")]
+GridCertifier = Annotated[
+    Certifier | None,
+    typer.Option(
+        "--certifier", help="Who certifies: softadv itself (native), GPUPoly or ERAN.", envvar="SOFTADV_CERTIFIER"
+    ),
+]
+FromWeights = Annotated[
+    bool,
+    typer.Option(
+        "--from-weights",
+        help="Evaluate the reference's weights instead of training, into runs/GRID-from-weights: minutes, no GPU.",
+    ),
+]
+AskAutoattack = Annotated[
+    bool, typer.Option("--autoattack", help="With --from-weights: also AutoAttack, which takes long without a GPU.")
+]
+OtherImages = Annotated[
+    bool, typer.Option("--other-images", help="With --from-weights: also on images that are not the reference's.")
+]
+PageOut = Annotated[Path | None, path_option("--out", "Folder for the report; else report/ in the runs' folder.")]
+ReferenceFolder = Annotated[
+    Path | None, path_option("--reference", "Folder of reference results; else expected_results/reference.")
+]
+DataRoot = Annotated[
+    Path | None, path_option("--data", "Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
+]
+DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", help="digits, mnist or cifar10, if the weights file does not say.")
+]
+EpsText = Annotated[str | None, typer.Option("--eps", help="Radius as a number or a fraction, such as 2/255.")]
+AlphaText = Annotated[str | None, typer.Option("--alpha", help="Step size of the attack, such as 0.01.")]
+Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1, max=MOST_STEPS)]
+AttackName = Annotated[
+    str | None, typer.Option("--attack", help="pgd, or torchattacks:NAME such as torchattacks:AutoAttack.")
+]
+DomainName = Annotated[Domain | None, typer.Option("--domain", help="The certifier; else the run's own, or deeppoly.")]
+CertifierName = Annotated[
+    Certifier | None,
+    typer.Option(
+        "--certifier",
+        help="Who certifies: softadv itself (native), GPUPoly or ERAN; else the run's or the grid's own.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1, max=MOST_IMAGES)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0, max=MOST_SEED)]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")]
+Redo = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--redo", metavar="TRIAL", help="Delete what is there of this trial alone, and run it again; may be repeated."
+    ),
+]
+AllowDirty = Annotated[
+    bool, typer.Option("--allow-dirty", help="Also trials run with changes on top of a commit, or of an unknown one.")
+]
+Expected = Annotated[
+    Path | None, path_option("--expected", "Folder of expected results; else the checkout's expected_results.")
+]
+
+
+def open_saved(path: Path, *, dataset: str | None, **needed: object) -> Saved:
+    """The weights that a command is given, with the dataset of their network.
+
+    needed: the other options that the command cannot do without, such as eps; None where one was not given.
+    Raises SoftadvError for weights that cannot be read, and, naming all at once, for options that nobody gave and
+    no trial says.
+    """
+    saved = find_saved(path)
+    saved = replace(saved, dataset=dataset or saved.dataset)
+    options = {"dataset": saved.dataset, **(needed if saved.trial is None else {})}
+    missing = [f"--{name}" for name, given in options.items() if given is None]
+    if missing:
+        listed = missing[0] if len(missing) == 1 else f"{', '.join(missing[:-1])} and {missing[-1]}"
+        verb = "is" if len(missing) == 1 else "are"
+        raise SoftadvError(f"{path}: {listed} {verb} needed, since nothing here says what trained these weights")
+    return saved
+
+
+def on_device(saved: Saved, device: str) -> nn.Sequential:
+    """The model on its device. Raises SoftadvError for the weights of another network."""
+    assert saved.dataset is not None
+    return saved.model(saved.dataset, device=pick_device(device))
+
+
+def images_for(saved: Saved, data: Path | None) -> ImageData:
+    """All images of the dataset, in main memory: what may be a download, so the last thing to ask for."""
+    assert saved.dataset is not None
+    return load_dataset(saved.dataset, data)
+
+
+def test_images_for(
+    saved: Saved, data: Path | None, *, limit: int | None, device: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first `limit` test images with their labels, on the device."""
+    images = images_for(saved, data)
+    return images.test_x[:limit].to(pick_device(device)), images.test_y[:limit].to(pick_device(device))
+
+
+def check_target(option: str, path: Path) -> None:
+    """Raise SoftadvError, before any work, where a file cannot be written for want of a folder, or is one."""
+    if not path.parent.is_dir():
+        raise SoftadvError(f"{option} {path}: {path.parent} is not a folder")
+    if path.is_dir():
+        raise SoftadvError(f"{option} {path}: is a folder, name a file")
+
+
+def chosen_expected(given: Path | None) -> Path:
+    """The folder of expected results asked for, else the checkout's. Raises SoftadvError where it is no folder."""
+    if given is not None and not given.is_dir():
+        raise SoftadvError(f"--expected {given}: no such folder")
+    return given or expected_folder()
+
+
+def chosen_radius(saved: Saved, given: str | None) -> float:
+    """The radius asked for, else the trial's."""
+    if given is None:
+        return _of_trial(saved, "--eps").eps
+    return check_radius(number(given, key="--eps"), key="--eps")
+
+
+def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain | None) -> tuple[Certifier, Domain]:
+    """The certifier and the domain asked for, else the trial's. Raises SoftadvError where they do not go together."""
+    own = saved.trial
+    asked = certifier or (own.certifier if own is not None else "native")
+    computes = CERTIFIER_DOMAINS[asked]
+    wanted = domain or (own.domain if own is not None else "deeppoly")
+    if domain is None and wanted not in computes:
+        wanted = computes[0]
+    if wanted not in computes:
+        raise SoftadvError(f"--domain {wanted}: {asked} does not compute it")
+    return asked, wanted
+
+
+def chosen_attack(
+    saved: Saved, *, attack: str | None, eps: float, alpha: str | None, steps: int | None
+) -> tuple[str, Attack]:
+    """The attack that was asked for, with its name; what was not given is the trial's."""
+    name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
+    if alpha is None:
+        size = _of_trial(saved, "--alpha").alpha
+    else:
+        size = check_radius(number(alpha, key="--alpha"), key="--alpha")
+    count = _of_trial(saved, "--steps").steps if steps is None else steps
+    start = saved.trial is None or saved.trial.random_start
+    return name, make_attack(name, eps=eps, alpha=size, steps=count, random_start=start)
+
+
+def given_command(program: str, argument: str, options: Mapping[str, object]) -> str:
+    """The command as it was given, for a shell: options that are None or False were not."""
+    words = [program, argument]
+    for option, value in options.items():
+        if value is not None and value is not False:
+            words += [option] if value is True else [option, str(value)]
+    return shlex.join(words)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE with the values of TOML; a bare word is a string."""
+    parsed: dict[str, Any] = {}
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise SoftadvError(f"--set: expected KEY=VALUE, got {text!r}")
+        try:
+            parsed[key] = tomllib.loads(f"value = {value}")["value"]
+        except (ValueError, RecursionError):  # a bare word, or a number of thousands of digits
+            parsed[key] = value
+    return parsed
+
+
+def _of_trial(saved: Saved, option: str) -> Trial:
+    if saved.trial is None:
+        raise SoftadvError(f"{option} is needed")
+    return saved.trial

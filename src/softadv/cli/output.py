@@ -1,0 +1,201 @@
+"""What the command line prints: tables for people, on one console."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from softadv._decimals import percent
+from softadv.certify.per_image import STANDINGS, Summary
+from softadv.claims.judge import Outcome, Verdict
+from softadv.cli.doctor import Finding
+from softadv.errors import SoftadvWarning
+from softadv.experiments.records import Result
+from softadv.experiments.store_reference import Kept
+
+# A word and a sign, so that a verdict never hangs on a colour.
+_CLOSED = 141  # as a shell shows a program that a closed pipe ended
+
+_STYLES: dict[Outcome, str] = {
+    "holds": "[green]✓ holds[/]",
+    "fails": "[bold red]✗ fails[/]",
+    "inconclusive": "[yellow]? inconclusive[/]",
+    "not run": "[dim]– not run[/]",
+}
+
+
+class OutputLost(BaseException):
+    """Standard output cannot be written. code: the command's exit code.
+
+    No Exception: it ends the command, where a trial's failure would let the next trial begin.
+    """
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"standard output: {error.strerror}")
+        self.code = _CLOSED if isinstance(error, BrokenPipeError) else 2
+
+
+class _Watched:
+    """A stream that raises OutputLost where it cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return cast(int, self._try(self._stream.write, text))
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _try(self, operation: Callable[..., object], *arguments: str) -> object:
+        try:
+            return operation(*arguments)
+        except OSError as error:
+            # Or Python tries to write the rest when it ends, and has its own way of saying that it cannot.
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+            raise OutputLost(error) from error
+
+
+@contextmanager
+def watched_output() -> Iterator[None]:
+    """For a while standard output raises OutputLost where it cannot be written; at the end it is flushed."""
+    stream = sys.stdout
+    if stream is None:  # a process may be started without one
+        yield
+        return
+    sys.stdout = cast(TextIO, _Watched(stream))
+    try:
+        yield
+        sys.stdout.flush()
+    finally:
+        sys.stdout = stream
+
+
+def console() -> Console:
+    """Standard output; a log that is no terminal gets lines long enough for the tables."""
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=120)
+
+
+def show_verdicts(verdicts: Sequence[Verdict], *, report: Path | None) -> None:
+    """The claims table, what it adds up to, and where the report lies, if there is one: a reproduction's last lines."""
+    table = Table(title="Claims", title_justify="left", title_style="bold", expand=True)
+    table.add_column("Claim", max_width=18)  # those of the reference have a line for the setting
+    table.add_column("What it says", ratio=5)
+    table.add_column("Verdict", no_wrap=True)
+    table.add_column("Because", ratio=5)
+    for verdict in verdicts:
+        claim = verdict.claim
+        table.add_row(escape(claim.id), escape(claim.title), _STYLES[verdict.outcome], escape(verdict.reason))
+    screen = console()
+    screen.print(table)
+    counts = {name: sum(v.outcome == name for v in verdicts) for name in _STYLES}
+    screen.print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    if report is not None:
+        screen.print(f"Report: {escape(str(report))}", soft_wrap=True)
+
+
+def show_result(result: Result, folder: Path) -> None:
+    """One finished trial."""
+    rows = {
+        "natural accuracy": percent(result.natural_accuracy),
+        "adversarial accuracy": percent(result.adversarial_accuracy),
+        **{f"certified accuracy ({c.domain})": f"{percent(c.accuracy)} of {c.images:,}" for c in result.certified},
+        "ONNX parity": f"largest difference {result.parity.largest_difference:.1e}",
+        "run folder": str(folder),
+    }
+    show_figures(result.trial.name, rows)
+
+
+def show_certification(title: str, summary: Summary, *, out: Path | None) -> None:
+    """How many images a certification verified, how fast and by what margin; out: where its rows are."""
+    counts: dict[str, int] = {standing: getattr(summary, standing) for standing in reversed(STANDINGS)}
+    rows = {standing: f"{count:,} ({percent(count / summary.images)})" for standing, count in counts.items()}
+    rows["certified accuracy"] = percent(summary.certified_accuracy)
+    rows["speed"] = f"{summary.images_per_second:.0f} images/s"
+    if summary.least_margin is not None:
+        rows["margin of the verified"] = f"least {summary.least_margin:.3g}, median {summary.median_margin:.3g}"
+    if out is not None:
+        rows["written to"] = str(out)
+    show_figures(title, rows)
+
+
+def show_figures(title: str, rows: Mapping[str, str]) -> None:
+    """A title and named figures, aligned."""
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    screen = console()
+    screen.print(f"[bold]{escape(title)}[/]", soft_wrap=True)
+    screen.print(table)
+
+
+def show_findings(findings: Sequence[Finding]) -> None:
+    """The doctor's findings, with a line of advice below each that has one."""
+    table = Table(show_header=False, box=None)
+    for finding in findings:
+        mark = "[green]✓[/]" if finding.advice is None else "[yellow]![/]"
+        table.add_row(mark, escape(finding.subject), escape(finding.found))
+        if finding.advice is not None:
+            table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
+    console().print(table)
+
+
+def show_kept(kept: Kept) -> None:
+    """What was kept as the reference, and what it still lacks."""
+    rows = {
+        "trials kept": ", ".join(kept.trials),
+        "lacking": f"{len(kept.missing)} trials of the grid" if kept.missing else "nothing: the grid is whole",
+    }
+    show_figures(f"reference {kept.folder}", rows)
+
+
+def say(line: str) -> None:
+    """One line of plain text."""
+    console().print(escape(line), soft_wrap=True)
+
+
+def complain(line: str) -> None:
+    """One line on standard error; where that cannot be written there is nobody to tell."""
+    with suppress(OSError):
+        Console(stderr=True, highlight=False).print(f"softadv: {escape(plain(line))}", soft_wrap=True)
+
+
+def plain(text: str) -> str:
+    """A text on one line, without what would move a terminal's cursor: a file's name may hold anything."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Show softadv's own warnings as lines on standard error, without the place in the code that others have."""
+
+    def show(  # noqa: PLR0917 (as warnings calls it)
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, SoftadvWarning):
+            complain(str(message))
+        else:
+            usual(message, category, filename, lineno, file, line)
+
+    with warnings.catch_warnings():
+        usual, warnings.showwarning = warnings.showwarning, show
+        yield

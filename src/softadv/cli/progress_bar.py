@@ -1,0 +1,160 @@
+"""What people see while a run is going: what it is doing, how far it is and how long is left."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from types import TracebackType
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from softadv._progress import Report
+from softadv.cli.output import plain
+
+_LOG_SECONDS = 60
+_MEMORY_SECONDS = 300  # for about so long a pace is remembered: a trial's stages differ in theirs
+_LEAST_SECONDS, _LEAST_SHARE, _ENOUGH_SECONDS = 5.0, 0.02, 60.0
+
+
+class _Bar(Progress):
+    """A bar with a note below it, where it takes no room from the bar."""
+
+    note = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.note:
+            yield self.note
+
+
+class Pace:
+    """How fast work is done, as a mean over the past in which what is old counts less and less.
+
+    Its clock starts with the first work that is done: what comes before, such as compiling, happens once.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: float | None = None
+        self._work, self._seconds, self._passed = 0.0, 0.0, 0.0
+
+    def add(self, work: float) -> None:
+        """So much more work is done now."""
+        now = self._clock()
+        if self._last is not None:
+            since = now - self._last
+            kept = math.exp(-since / _MEMORY_SECONDS)
+            self._work, self._seconds = kept * self._work + work, kept * self._seconds + since
+            self._passed += since
+        if work or self._last is not None:
+            self._last = now
+
+    def left(self, work: float, *, share: float) -> float | None:
+        """The seconds that so much work will take; None while too little is done to tell, and at the end.
+
+        share: how much of all work is done, from 0 to 1.
+        """
+        told = self._passed >= _LEAST_SECONDS and (share >= _LEAST_SHARE or self._passed >= _ENOUGH_SECONDS)
+        return work * self._seconds / self._work if told and work and self._work else None
+
+
+class Display:
+    """A bar that moves on a terminal; elsewhere, for logs, a line for each epoch and for each other thing.
+
+    Use as a context manager, and call advance with the work done since the last call.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        work: float | None,
+        trials: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """work: what all of it comes to, in the same unit as advance's; None where that is not known.
+
+        trials: the names of all trials, in order, so that each is shown with its number. clock: in seconds.
+        """
+        self._console = console
+        self._work = work
+        self._numbers = {name: f"trial {number} of {len(trials)}" for number, name in enumerate(trials, start=1)}
+        self._done = 0.0
+        self._clock, self._pace = clock, Pace(clock)
+        self._printed: dict[str, tuple[str, float]] = {}  # for each trial its last line, and when
+        self._bar = _Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("starting", total=work, left="")
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        """trial and what: who is doing what; work: how much more of it is done; before: by an earlier run.
+
+        note: figures to show beside it, which change from call to call.
+        """
+        if before and self._work is not None:
+            # Not done now: there is simply less to do, or the time left would be told too short.
+            self._work -= work
+        elif not before:
+            self._done += work
+            self._pace.add(work)
+        name = plain(", ".join(part for part in (self._numbers.get(trial), trial) if part))
+        if self._console.is_terminal:
+            text = f"[bold]{escape(name)}[/]  {escape(what)}"
+            self._bar.note = escape(note)
+            self._bar.update(self._task, description=text, total=self._work, completed=self._done, left=self._left())
+        else:
+            self._log(trial, f"{name}  {what.partition(':')[0]}", note, often=not what.startswith("epoch "))
+
+    def of(self, trial: str) -> Report:
+        """A report for one trial alone."""
+        return partial(self.advance, trial)
+
+    def _log(self, trial: str, line: str, note: str, *, often: bool) -> None:
+        """A line for each new thing of a trial; of one that is no epoch and goes on for long, one a minute."""
+        now = self._clock()
+        last, when = self._printed.get(trial, ("", 0.0))
+        if line == last and not (often and now - when >= _LOG_SECONDS):
+            return
+        self._printed[trial] = line, now
+        share = "" if self._work is None else f"{self._share():.0%}"
+        state = ", ".join(part for part in (share, self._left(), note) if part)
+        text = f"{line}  ({state})" if state else line
+        self._console.print(escape(text), highlight=False, soft_wrap=True)
+
+    def _share(self) -> float:
+        return min(self._done / self._work, 1.0) if self._work else 1.0
+
+    def _left(self) -> str:
+        if self._work is None:
+            return ""
+        seconds = self._pace.left(max(self._work - self._done, 0.0), share=self._share())
+        return "" if seconds is None else f"about {_duration(seconds)} left"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words, rounded so that they do not flicker."""
+    if seconds < 90:
+        return f"{max(5 * round(seconds / 5), 1)} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

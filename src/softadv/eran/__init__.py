@@ -1,6 +1,0 @@
-"""ERAN and GPUPoly, asked in a process of their own."""
-
-from softadv.eran.bridge import Bridge, EngineReport, available, certify_with
-from softadv.eran.protocol import ENGINES, NO_DEVICE, EngineName, Offer
-
-__all__ = ["ENGINES", "NO_DEVICE", "Bridge", "EngineName", "EngineReport", "Offer", "available", "certify_with"]

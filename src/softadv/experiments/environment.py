@@ -1,0 +1,89 @@
+"""What this machine is: versions, devices, the commit, and which certifiers are there."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from softadv._versions import package_version
+from softadv.errors import SoftadvError
+
+# What decides what a run computes.
+_SOURCES = ("src", "pyproject.toml", "requirements.lock")
+
+CHANGED = "+changes"  # ends a commit on top of which the sources have changes
+PACKAGES = ("torch", "torchvision", "torchattacks", "onnx", "onnxruntime", "numpy")
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is a GPU where there is one; "cuda" where there is none raises SoftadvError.
+
+    On a GPU this turns TF32 off for the process: results are float32's, and certificates hold for them.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise SoftadvError(f"device: unknown name {name!r}, expected auto, cpu or cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise SoftadvError("device: cuda was asked for, but PyTorch sees no GPU; see softadv doctor")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    return torch.device(name)
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """What a result records about where it came from."""
+    return {
+        "softadv": package_version("softadv"),
+        "commit": commit(),
+        "python": platform.python_version(),
+        **{package: package_version(package) for package in PACKAGES},
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} cores"
+
+
+@cache
+def commit() -> str:
+    """The commit that the first call finds softadv's checkout at, "+changes" where its sources have any; or "unknown".
+
+    A process keeps the code that it has loaded, whatever is checked out under it later.
+    """
+    root = Path(__file__).parents[3]
+    if not os.path.exists(root / ".git"):  # nor where it may not be read, which Path.exists raises
+        return os.environ.get("SOFTADV_COMMIT", "unknown")
+    try:
+        head = _git(root, "rev-parse", "HEAD")
+        return f"{head}{CHANGED}" if _git(root, "status", "--porcelain", "--untracked-files=no", *_SOURCES) else head
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10)
+    return done.stdout.strip()
+
+
+def python_version() -> str:
+    """Of the interpreter that runs softadv."""
+    return f"{platform.python_version()} ({sys.executable})"

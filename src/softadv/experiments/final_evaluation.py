@@ -1,0 +1,140 @@
+"""What is measured, exported and kept of a trial's final weights."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import torch
+from torch import nn
+
+from softadv._io import tensors_sha256, write_tensors
+from softadv._modes import in_eval_mode
+from softadv._progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
+from softadv.attacks.pgd import AUTOATTACK, make_attack
+from softadv.certify.certifiers import certify
+from softadv.certify.onnx import check_parity, export_onnx
+from softadv.certify.records import Certified, Parity
+from softadv.data import ImageData
+from softadv.experiments import environment
+from softadv.experiments.load_model import about_weights
+from softadv.experiments.records import Autoattacked, Result
+from softadv.experiments.run_folder import EXAMPLES, MODEL, WEIGHTS, RunFolder
+from softadv.experiments.spec import Trial
+from softadv.models import count_neurons
+from softadv.training.evaluation import adversarial_accuracy, attack_images, certified_accuracy
+from softadv.training.loop import attack_of, generator_for
+
+_EXAMPLES = 8
+_PARITY_IMAGES = 1000
+
+
+def conclude(
+    model: nn.Module,
+    *,
+    trial: Trial,
+    run: RunFolder,
+    data: ImageData,
+    report: Report,
+    natural: float,
+    adversarial: float,
+) -> Result:
+    """Write weights, ONNX model and examples into the run folder; certify, and ask AutoAttack where the trial says.
+
+    natural, adversarial: the accuracies on the test images with these weights, as fractions.
+    The result itself is returned and not written.
+    """
+    weights = model.state_dict()
+    write_tensors(run.path / WEIGHTS, weights, metadata=about_weights(trial))
+    report("exporting", 0)
+    parity = _export(model, trial=trial, run=run, data=data)
+    _write_examples(model, trial=trial, run=run, data=data)
+    return Result(
+        trial=trial,
+        natural_accuracy=natural,
+        adversarial_accuracy=adversarial,
+        certified=_certify_test_images(model, trial=trial, data=data, report=report),
+        autoattack=_autoattack(model, trial=trial, data=data, report=report),
+        parity=parity,
+        neurons=count_neurons(model, data.image_shape),
+        train_images=len(data.train_x),
+        test_images=len(data.test_x),
+        data_fingerprint=data.fingerprint,
+        data_source=data.source,
+        weights_sha256=tensors_sha256(weights),
+        environment=environment.describe(data.train_x.device),
+    )
+
+
+def conclusion_work(trial: Trial, data: ImageData) -> float:
+    """The cost of conclude in attack steps on one image, for the display of progress."""
+    certification = sum(CERTIFICATION_COST[domain] for domain in trial.certified_domains)
+    autoattack = AUTOATTACK_COST * min(trial.autoattack_images, len(data.test_x))
+    return certification * _certified_count(trial, data) + autoattack
+
+
+def _export(model: nn.Module, *, trial: Trial, run: RunFolder, data: ImageData) -> Parity:
+    path = run.path / MODEL
+    export_onnx(model, path, image_shape=data.image_shape)
+    return check_parity(model, path, data.test_x[:_PARITY_IMAGES])
+
+
+def _certify_test_images(model: nn.Module, *, trial: Trial, data: ImageData, report: Report) -> tuple[Certified, ...]:
+    count = _certified_count(trial, data)
+    x, y = data.test_x[:count], data.test_y[:count]
+    return tuple(
+        certified_accuracy(
+            model,
+            x,
+            y,
+            eps=trial.eps,
+            domain=domain,
+            # Another certifier answers for the trial's own domain.
+            engine=trial.certifier if domain == trial.domain else "native",
+            on_progress=stage(report, f"certifying test images: {domain}", cost=CERTIFICATION_COST[domain]),
+        )
+        for domain in trial.certified_domains
+    )
+
+
+def _autoattack(model: nn.Module, *, trial: Trial, data: ImageData, report: Report) -> Autoattacked | None:
+    """AutoAttack (Croce and Hein, ICML 2020), which does not depend on the attack that was trained against."""
+    count = min(trial.autoattack_images, len(data.test_x))
+    if not count:
+        return None
+    started = time.perf_counter()
+    x, y = data.test_x[:count], data.test_y[:count]
+    accuracy = adversarial_accuracy(
+        model,
+        x,
+        y,
+        attack=make_attack(AUTOATTACK, eps=trial.eps, alpha=trial.alpha, steps=trial.steps),
+        generator=generator_for(trial, 0, "autoattack", x.device),
+        on_progress=stage(report, "AutoAttack", cost=AUTOATTACK_COST),
+    )
+    return Autoattacked(images=count, correct=round(accuracy * count), seconds=time.perf_counter() - started)
+
+
+@in_eval_mode
+def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: ImageData) -> None:
+    """The first test images, their attacks and what the model and the certifier say of them."""
+    x, y = data.test_x[:_EXAMPLES], data.test_y[:_EXAMPLES]
+    generator = generator_for(trial, 0, "examples", x.device)
+    attacked = attack_images(model, x, y, attack=attack_of(trial), generator=generator)
+    certificates = certify(model, x, y, eps=trial.eps, domain=trial.domain, engine=trial.certifier)
+    with torch.no_grad():
+        tensors = {
+            "image": x,
+            "attacked": attacked,
+            "label": y,
+            "predicted": model(x).argmax(1),
+            "predicted_attacked": model(attacked).argmax(1),
+            "verified": certificates.verified,
+            "margin": certificates.margin,
+        }
+    # The page is drawn where the data need not be.
+    write_tensors(run.path / EXAMPLES, tensors, metadata={"class_names": json.dumps(data.class_names)})
+
+
+def _certified_count(trial: Trial, data: ImageData) -> int:
+    return min(trial.certified_images or len(data.test_x), len(data.test_x))

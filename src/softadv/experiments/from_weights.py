@@ -1,0 +1,169 @@
+"""The trials of a grid evaluated from the reference's weights: minutes without a GPU, where training takes hours.
+
+Natural and certified accuracy, the attack of the last epoch with its own random start, and the exports are computed
+as at the end of training; the curves are the reference's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from softadv._io import tensors_sha256
+from softadv._progress import Report, stage
+from softadv.data import ImageData, load_dataset
+from softadv.errors import SoftadvError
+from softadv.experiments.final_evaluation import conclude, conclusion_work
+from softadv.experiments.grid import GridReport, GridRun, Prepared, for_each_trial
+from softadv.experiments.load_model import load_saved
+from softadv.experiments.records import Result
+from softadv.experiments.reference import FROM_WEIGHTS, Record, training_of
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.spec import Grid, Trial
+from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
+from softadv.training.loop import attack_of, generator_for
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The trials of a grid that can be evaluated from weights.
+
+    grid: of these trials alone, with a name of its own. records: by the trial's name.
+    remarks: lines that say what is not computed: the trials without weights, AutoAttack.
+    refused: a line for each dataset whose images are not those of the reference, so that its trials are left out.
+    """
+
+    grid: Grid
+    records: Mapping[str, Record]
+    remarks: tuple[str, ...]
+    refused: tuple[str, ...]
+
+    def work(self, prepared: Prepared) -> float:
+        """The cost in attack steps on one image."""
+        return sum(_work(trial, prepared.datasets[trial]) for trial in prepared.grid.trials)
+
+
+def stored_trials(
+    grid: Grid, records: Sequence[Record], *, data_root: Path | None, autoattack: bool, other_images: bool = False
+) -> Stored:
+    """Look up the weights of a grid's trials.
+
+    data_root: as load_dataset takes it. autoattack: whether AutoAttack is asked where the grid asks it.
+    other_images: whether images that the reference was not measured on will do, too.
+    Raises SoftadvError where no trial has weights, or all that have are of other images.
+    """
+    by_training = {(training_of(r.trial), r.trial.seed): r for r in records if r.weights.is_file()}
+    found = {trial: by_training.get((training_of(trial), trial.seed)) for trial in grid.trials}
+    there = {trial: record for trial, record in found.items() if record is not None}
+    lacking = [trial for trial in grid.trials if trial not in there]
+    if not there:
+        stored = ", ".join(sorted({record.path.parent.name for record in records if record.weights.is_file()}))
+        there_are = f"there are weights for {stored}" if stored else "no grid has weights"
+        raise SoftadvError(
+            f"no reference weights for any trial of {grid.name} with this spec; train them instead ({there_are})"
+        )
+    differing = _other_images(there, data_root)
+    refused = {} if other_images else differing
+    kept = {trial: record for trial, record in there.items() if trial.dataset not in refused}
+    if not kept:
+        raise SoftadvError("; ".join(refused.values()))
+    remarks = [f"no reference weights for {_listed(lacking)}"] if lacking else []
+    if not autoattack and any(trial.autoattack_images for trial in kept):
+        remarks.append("AutoAttack is left out, since it takes long without a GPU; --autoattack asks for it")
+    remarks += differing.values() if other_images else ()
+    trials = [trial if autoattack else replace(trial, autoattack_images=0) for trial in kept]
+    description = f"{grid.description} Evaluated from stored weights: nothing was trained.".strip()
+    return Stored(
+        replace(grid, name=grid.name + FROM_WEIGHTS, description=description, trials=tuple(trials)),
+        {trial.name: record for trial, record in kept.items()},
+        tuple(remarks),
+        tuple(refused.values()),
+    )
+
+
+def evaluate_grid(prepared: Prepared, stored: Stored, *, report: GridReport) -> GridRun:
+    """Evaluate every trial that has not finished yet; one that fails or is refused never loses another."""
+
+    def evaluate(trial: Trial) -> None:
+        run, data = RunFolder(prepared.folder / trial.name), prepared.datasets[trial]
+        told = partial(report, trial.name)
+        evaluate_trial(trial, record=stored.records[trial.name], run=run, data=data, report=told)
+
+    return for_each_trial(prepared, evaluate, report=report)
+
+
+def evaluate_trial(trial: Trial, *, record: Record, run: RunFolder, data: ImageData, report: Report) -> Result:
+    """Measure the stored weights of a trial as its last epoch did, and conclude it; a finished one is not done again.
+
+    data: the images the spec names, on the device to compute on.
+    Raises SoftadvError for weights that are not the record's, and where the folder has a result of others, or of
+    other images.
+    """
+    with run.begun(trial):
+        return _evaluate_begun(trial, record=record, run=run, data=data, report=report)
+
+
+def _evaluate_begun(trial: Trial, *, record: Record, run: RunFolder, data: ImageData, report: Report) -> Result:
+    finished = run.finished()
+    if finished is not None and finished.data_fingerprint != data.fingerprint:
+        raise SoftadvError(f"{_other_data(str(run.path), finished, data)}; use --fresh")
+    if finished is not None and finished.weights_sha256 != record.result.weights_sha256:
+        raise SoftadvError(f"{run.path}: was evaluated with other weights than the reference now has; use --fresh")
+    if finished is not None:
+        report("finished before", _work(trial, data), before=True)
+        return finished
+    model = load_saved(record.weights, dataset=trial.dataset, device=data.test_x.device)
+    found = tensors_sha256(model.state_dict())
+    if found != record.result.weights_sha256:
+        raise SoftadvError(
+            f"{record.weights}: not the weights that {record.path.name} records "
+            f"(sha256 {found[:12]}, recorded {record.result.weights_sha256[:12]})"
+        )
+    natural = natural_accuracy(model, data.test_x, data.test_y)
+    adversarial = adversarial_accuracy(
+        model,
+        data.test_x,
+        data.test_y,
+        attack=attack_of(trial),
+        # Of the last epoch: on the same machine the figure comes out the same.
+        generator=generator_for(trial, trial.epochs, "evaluation", data.test_x.device),
+        on_progress=stage(report, "attacking", cost=trial.steps),
+    )
+    run.write_metrics(list(record.epochs))
+    result = conclude(model, trial=trial, run=run, data=data, report=report, natural=natural, adversarial=adversarial)
+    return run.write_result(result)
+
+
+def _work(trial: Trial, data: ImageData) -> float:
+    return trial.steps * len(data.test_x) + conclusion_work(trial, data)
+
+
+def _other_images(found: Mapping[Trial, Record], data_root: Path | None) -> dict[str, str]:
+    """By dataset, a line that says so where the images here are not those that the reference was measured on."""
+    whole = {name: load_dataset(name, data_root) for name in {trial.dataset for trial in found}}
+    fingerprints: dict[tuple[str, int | None, int | None], ImageData] = {}
+    refused: dict[str, str] = {}
+    for trial, record in found.items():
+        key = (trial.dataset, trial.train_images, trial.test_images)
+        if key not in fingerprints:
+            fingerprints[key] = whole[trial.dataset].first(train=trial.train_images, test=trial.test_images)
+        if record.result.data_fingerprint != fingerprints[key].fingerprint:
+            told = _other_data(str(record.path), record.result, fingerprints[key])
+            refused[trial.dataset] = f"{told}; --other-images evaluates on these all the same"
+    return refused
+
+
+def _other_data(where: str, recorded: Result, data: ImageData) -> str:
+    prints = f"fingerprint {recorded.data_fingerprint[:12]}, here {data.fingerprint[:12]}"
+    return f"{where}: was measured on other {data.name} images ({prints})"
+
+
+def _listed(trials: Sequence[Trial]) -> str:
+    """Trials by setting and method, such as "mnist-eps0.1-soft seeds 1, 2"."""
+    groups: dict[str, list[str]] = {}
+    for trial in trials:
+        groups.setdefault(f"{trial.setting}-{trial.method}", []).append(str(trial.seed))
+    texts = [f"{name} seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}" for name, seeds in groups.items()]
+    return "; ".join(texts)

@@ -1,0 +1,307 @@
+"""What to run: one trial, and a grid of them, read from TOML and checked before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from softadv._io import parse_toml, read_text
+from softadv._ranges import (
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_SEED,
+    MOST_SEEDS,
+    MOST_STEPS,
+    check_count,
+    check_radius,
+    number,
+    shown,
+)
+from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier, Domain
+from softadv.errors import SoftadvError
+
+Method = Literal["natural", "adversarial", "soft"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training run: a setting of the paper, one method, one seed.
+
+    eps and alpha are in the units of [0, 1] pixels. Fields with a default are what the paper leaves
+    open; the README's table of assumptions lists them.
+    """
+
+    setting: str  # the name that all methods and seeds of one comparison share
+    dataset: Literal["digits", "mnist", "cifar10"]
+    method: Method
+    seed: int
+    eps: float
+    alpha: float
+    steps: int
+    epochs: int
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9  # of sgd
+    batch_size: int = 128
+    natural_epochs: int = 0  # the first so many of the epochs are natural, whatever the method
+    split_every: int = 1  # epochs between two certifications of the training set
+    update: Literal["mixed", "two-pass"] = "mixed"
+    attack: str = "pgd"  # or "torchattacks:NAME"
+    attack_norm: Literal["linf", "any"] = "linf"  # "any": the attack may have another norm than the certifier's ball
+    random_start: bool = True
+    normalize: bool = False
+    augment: Literal["none", "crop-flip"] = "none"
+    domain: Domain = "deeppoly"
+    certifier: Certifier = "native"  # who computes it
+    tf32: bool = False  # whether a GPU may round the factors of float32 products to 10 bits, in training
+
+    train_images: int | None = None  # the first so many; None is all
+    test_images: int | None = None
+    certified_images: int | None = None  # test images certified at the end
+    certified_domains: tuple[Domain, ...] = ("deeppoly",)
+    autoattack_images: int = 0  # test images attacked by AutoAttack at the end
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        check_name(self.setting, key="setting")
+        for key, least, most in _COUNTS:
+            value = getattr(self, key)
+            if value is not None:
+                check_count(value, key=key, least=least, most=most)
+        for key in ("eps", "alpha"):
+            check_radius(getattr(self, key), key=key)
+        if not 0 < self.lr < float("inf"):
+            raise SoftadvError(f"lr: must be positive, got {self.lr:g}")
+        if not 0 <= self.momentum < 1:
+            raise SoftadvError(f"momentum: must be in [0, 1), got {self.momentum:g}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        if self.natural_epochs >= self.epochs:
+            raise SoftadvError(f"natural_epochs: must be less than epochs, got {self.natural_epochs} of {self.epochs}")
+        if self.augment != "none" and self.dataset != "cifar10":
+            raise SoftadvError(f"augment: {self.augment!r} is for cifar10, a flipped digit is another digit")
+        if self.augment != "none" and self.split_every != 1:
+            raise SoftadvError("augment: needs split_every = 1, or images would be trained that were never certified")
+        if self.domain not in CERTIFIER_DOMAINS[self.certifier]:
+            raise SoftadvError(f"certifier: {self.certifier} does not compute the domain {self.domain}")
+        for domain in self.certified_domains:
+            if domain not in get_args(Domain):
+                raise SoftadvError(f"certified_domains: unknown domain {domain!r}")
+
+    @property
+    def name(self) -> str:
+        """The name of the trial's folder, unique within a grid."""
+        return f"{self.setting}-{self.method}-seed{self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Trials that belong together: the name of their run folder and of their expectations."""
+
+    name: str
+    description: str
+    trials: tuple[Trial, ...]
+
+    def select(
+        self,
+        *,
+        methods: Sequence[str] | None = None,
+        seeds: int | None = None,
+        epochs: int | None = None,
+        certifier: Certifier | None = None,
+    ) -> Grid:
+        """The grid with only some methods, with seeds 0..seeds-1, with other epochs, with another certifier of
+        the domain it computes. None changes nothing."""
+        trials = list(self.trials)
+        if methods is not None:
+            for method in methods:
+                if method not in METHODS:
+                    raise SoftadvError(f"methods: unknown method {method!r}, expected one of {', '.join(METHODS)}")
+            trials = [trial for trial in trials if trial.method in methods]
+            if not trials:
+                raise SoftadvError(f"methods: grid {self.name} has no trial of {', '.join(methods) or 'no method'}")
+        if seeds is not None:
+            check_count(seeds, key="seeds", least=1, most=MOST_SEEDS)
+            first = trials[0].seed
+            once = [trial for trial in trials if trial.seed == first]
+            trials = [replace(trial, seed=seed) for seed in range(seeds) for trial in once]
+        if epochs is not None:
+            trials = [replace(trial, epochs=epochs) for trial in trials]
+        if certifier is not None:
+            trials = [_certified_with(trial, certifier) for trial in trials]
+        return replace(self, trials=tuple(trials))
+
+
+def _certified_with(trial: Trial, certifier: Certifier) -> Trial:
+    computes = CERTIFIER_DOMAINS[certifier]
+    domain = trial.domain if trial.domain in computes else computes[0]
+    domains = trial.certified_domains if domain in trial.certified_domains else (*trial.certified_domains, domain)
+    return replace(trial, certifier=certifier, domain=domain, certified_domains=domains)
+
+
+def packaged_grids() -> list[str]:
+    """The names of the grids that come with softadv."""
+    return sorted(
+        file.name.removesuffix(".toml")
+        for file in resources.files("softadv.experiments.grids").iterdir()
+        if file.name.endswith(".toml")
+    )
+
+
+def load_grid(name: str) -> Grid:
+    """Read a packaged grid by name, or a TOML file by path.
+
+    Raises SoftadvError naming the file and the key for whatever is missing, unknown or out of range.
+    """
+    if name in packaged_grids():
+        text = (resources.files("softadv.experiments.grids") / f"{name}.toml").read_text(encoding="utf-8")
+        return parse_grid(text, source=f"grid {name}")
+    path = Path(name)
+    if path.suffix != ".toml":
+        raise SoftadvError(
+            f"grid: no grid is named {name!r}; there are {', '.join(packaged_grids())}, or name a .toml file"
+        )
+    return parse_grid(read_text(path), source=str(path))
+
+
+def parse_grid(text: str, *, source: str) -> Grid:
+    """Read a grid from TOML.
+
+    Either `include`, a list of packaged grids whose trials it joins, or `methods`, `seeds`, `[defaults]`
+    and one `[[setting]]` or more, whose keys win over the defaults, and which may name methods of their own;
+    `name` and `description` in both.
+    Trials come in the order settings, seeds, methods, so that an interrupted grid has whole
+    comparisons first.
+    """
+    table = parse_toml(text, where=source)
+    _refuse_unknown(table, {"name", "description", "include", "methods", "seeds", "defaults", "setting"}, where=source)
+    name = _take(table, "name", str, where=source)
+    check_name(name, key=f"{source}: name")
+    description = _take({"description": "", **table}, "description", str, where=source)
+    trials = _included(table, source=source) if "include" in table else _trials(table, source=source)
+    if not trials:
+        raise SoftadvError(f"{source}: no trials: needs at least one method, one seed and one setting")
+    names = [trial.name for trial in trials]
+    for trial_name in names:
+        if names.count(trial_name) > 1:
+            raise SoftadvError(f"{source}: two trials are named {trial_name}")
+    return Grid(name=name, description=description, trials=tuple(trials))
+
+
+def _included(table: Mapping[str, Any], *, source: str) -> list[Trial]:
+    _refuse_unknown(table, {"name", "description", "include"}, where=f"{source}: a grid with include")
+    trials: list[Trial] = []
+    for other in _take(table, "include", list, where=source):
+        if other not in packaged_grids():
+            raise SoftadvError(f"{source}: include: no packaged grid is named {shown(other)}")
+        trials += load_grid(other).trials
+    return trials
+
+
+def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
+    methods = _take(table, "methods", list, where=source)
+    seeds = _take(table, "seeds", list, where=source)
+    defaults = _take({"defaults": {}, **table}, "defaults", dict, where=source)
+    _refuse_without_effect(defaults, where=f"{source}: defaults")
+    trials = []
+    for index, setting in enumerate(_take(table, "setting", list, where=source)):
+        if not isinstance(setting, dict):
+            raise SoftadvError(f"{source}: setting {index} must be a table, got {shown(setting)}")
+        where = f"{source}: setting {shown(setting.get('setting', index))}"
+        _refuse_without_effect(setting, where=where)
+        its_methods = _take({"methods": methods, **setting}, "methods", list, where=where)
+        table_of_setting = {**defaults, **{key: value for key, value in setting.items() if key != "methods"}}
+        for seed in seeds:
+            for method in its_methods:
+                trials.append(trial_from_table({**table_of_setting, "seed": seed, "method": method}, where=where))
+    return trials
+
+
+def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
+    """A Trial from the keys of TOML or JSON; eps and alpha may be fractions such as "8/255"."""
+    _refuse_unknown(table, {field.name for field in fields(Trial)}, where=where)
+    values = dict(table)
+    for key in ("eps", "alpha"):
+        if key in values:
+            values[key] = number(values[key], key=f"{where}: {key}")
+    if isinstance(values.get("certified_domains"), list):
+        values["certified_domains"] = tuple(values["certified_domains"])
+    for key in ("lr", "momentum"):
+        if type(values.get(key)) is int:
+            values[key] = number(values[key], key=f"{where}: {key}")
+    missing = [f.name for f in fields(Trial) if f.name not in values and f.name in _REQUIRED]
+    if missing:
+        raise SoftadvError(f"{where}: {missing[0]} is missing")
+    try:
+        return Trial(**values)
+    except SoftadvError as error:
+        raise SoftadvError(f"{where}: {error}") from error
+
+
+def trial_to_table(trial: Trial) -> dict[str, Any]:
+    """The keys of a trial as JSON takes them; trial_from_table reads them back."""
+    return asdict(trial) | {"certified_domains": list(trial.certified_domains)}
+
+
+def check_name(text: str, *, key: str) -> None:
+    """Raise SoftadvError for what cannot name a folder everywhere: `..`, a separator, more than 100 characters."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", text) is None:
+        raise SoftadvError(f"{key}: {shown(text)} is not a name of at most 100 letters, digits, '.', '_' and '-'")
+
+
+def _refuse_without_effect(table: Mapping[str, Any], *, where: str) -> None:
+    for key, instead in (("seed", "seeds"), ("method", "methods")):
+        if key in table:
+            raise SoftadvError(f"{where}: {key}: has no effect here; name {instead} above the settings")
+
+
+# Of the keys that count: the least and the most.
+_COUNTS = (
+    ("steps", 1, MOST_STEPS),
+    ("epochs", 1, MOST_EPOCHS),
+    ("seed", 0, MOST_SEED),
+    ("batch_size", 1, MOST_IMAGES),
+    ("natural_epochs", 0, MOST_EPOCHS),
+    ("split_every", 1, MOST_EPOCHS),
+    ("train_images", 1, MOST_IMAGES),
+    ("test_images", 1, MOST_IMAGES),
+    ("certified_images", 1, MOST_IMAGES),
+    ("autoattack_images", 0, MOST_IMAGES),
+)
+
+_REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
+
+
+def _refuse_unknown(table: Mapping[str, Any], known: set[str], *, where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise SoftadvError(f"{where}: unknown key {shown(key)}; known are {', '.join(sorted(known))}")
+
+
+def _take(table: Mapping[str, Any], key: str, kind: type, *, where: str) -> Any:
+    if key not in table:
+        raise SoftadvError(f"{where}: {key} is missing")
+    if not isinstance(table[key], kind):
+        raise SoftadvError(f"{where}: {key} must be a {kind.__name__}, got {shown(table[key])}")
+    return table[key]
+
+
+def _check_types(trial: Trial) -> None:
+    for key, kind in get_type_hints(Trial).items():
+        value = getattr(trial, key)
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise SoftadvError(f"{key}: unknown value {shown(value)}, expected one of {', '.join(get_args(kind))}")
+        elif get_origin(kind) is tuple:
+            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
+                raise SoftadvError(f"{key}: expected a list of strings, got {shown(value)}")
+        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            expected = "a whole number" if kind in (int, int | None) else f"a {kind.__name__}"
+            raise SoftadvError(f"{key}: expected {expected}, got {shown(value)}")

@@ -1,0 +1,109 @@
+"""Runs grouped and averaged for the report, and the words for them; no drawing."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+
+from softadv.data import KNOWN, dataset_title
+from softadv.experiments.spec import METHODS, Method, Trial
+from softadv.training.records import EpochMetrics
+
+METHOD_TITLES: dict[Method, str] = {
+    "natural": "Natural training",
+    "adversarial": "Adversarial training",
+    "soft": "Soft adversarial training",
+}
+# What a trial is like by choice, not by the paper; the rest of these say only what is measured at the end.
+ASSUMPTIONS = tuple(
+    field.name
+    for field in fields(Trial)
+    if field.default is not MISSING
+    and field.name not in ("test_images", "certified_images", "certified_domains", "autoattack_images")
+)
+DOMAIN_TITLES = {"deeppoly": "DeepPoly", "deepzono": "DeepZono", "box": "Box"}
+
+_ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One trial and its finished epochs; the figures need at least one."""
+
+    trial: Trial
+    epochs: tuple[EpochMetrics, ...]
+
+
+def by_setting(runs: Sequence[Series]) -> dict[str, list[Series]]:
+    """The runs of each setting: by dataset, then eps, as the paper orders its figures; datasets of one's own last."""
+    known = list(KNOWN)
+    ordered = sorted(
+        runs,
+        key=lambda run: (
+            known.index(run.trial.dataset) if run.trial.dataset in known else len(known),
+            run.trial.dataset,
+            run.trial.eps,
+            run.trial.setting,
+            run.trial.seed,
+        ),
+    )
+    return {setting: [r for r in ordered if r.trial.setting == setting] for setting in _unique(ordered)}
+
+
+def by_method(runs: Sequence[Series]) -> dict[Method, list[Series]]:
+    """The runs of each method that has any, in the order natural, adversarial, soft."""
+    return {method: found for method in METHODS if (found := [run for run in runs if run.trial.method == method])}
+
+
+def fraction(value: float) -> str:
+    """A number of the spec as the paper writes it: 0.1 as it is, 0.0313... as 8/255."""
+    short = f"{value:.4g}"
+    numerator = round(value * 255)
+    if float(short) != value and numerator and abs(value * 255 - numerator) < 1e-6:
+        return f"{numerator}/255"
+    return short
+
+
+def spec_value(trial: Trial, key: str) -> str:
+    """The value of a key of the spec, for people."""
+    value = getattr(trial, key)
+    if value is None:
+        return "all"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return fraction(value) if key in ("eps", "alpha") else str(value)
+
+
+def choices(trial: Trial) -> list[str]:
+    """The assumptions of a trial that are not the default, such as "update: two-pass"."""
+    defaults = {field.name: field.default for field in fields(Trial)}
+    return [f"{key}: {spec_value(trial, key)}" for key in ASSUMPTIONS if getattr(trial, key) != defaults[key]]
+
+
+def setting_title(trial: Trial) -> str:
+    """What a setting is, in the words of the captions of the paper's figures 5 and 6; then what is not the default."""
+    numbers = (
+        f"Epochs: {trial.epochs}",
+        f"ε: {fraction(trial.eps)}",
+        f"Steps: {trial.steps}",
+        f"{_ALPHA}: {fraction(trial.alpha)}",
+    )
+    return "   ".join((dataset_title(trial.dataset), *numbers, *choices(trial)))
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and the sample standard deviation where there are two values or more."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def per_epoch(runs: Sequence[Series], value: Callable[[EpochMetrics], float]) -> list[tuple[float, float | None]]:
+    """Mean and deviation over the runs, for each epoch that all of them have finished."""
+    shared = min(len(run.epochs) for run in runs)
+    return [mean_and_deviation([value(run.epochs[index]) for run in runs]) for index in range(shared)]
+
+
+def _unique(runs: Sequence[Series]) -> list[str]:
+    return list(dict.fromkeys(run.trial.setting for run in runs))

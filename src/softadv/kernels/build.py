@@ -1,0 +1,75 @@
+"""Compiled kernels: from a C++ file to functions that are called, or one line of why there are none.
+
+A kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is (kernel_cache.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from softadv.errors import SoftadvError, SoftadvWarning
+from softadv.kernels import cache as kernel_cache
+from softadv.kernels.cache import Kept
+
+# As measured (README, "Measured"), on the MNIST network.
+_SLOWER = "certification takes about 8 times as long, an attack about 3 times"
+
+_enabled: ContextVar[bool] = ContextVar("softadv_compiled", default=True)
+
+
+def available(source: Path) -> bool:
+    """Whether a kernel is used, on the CPU; where it is wanted and cannot be had, a warning says so, once."""
+    if not _enabled.get():
+        return False
+    found = load(source)
+    if isinstance(found, str):
+        _fall_back(found)
+    return not isinstance(found, str)
+
+
+def missing(source: Path) -> str | None:
+    """Why a kernel cannot be had, or None where it can."""
+    found = load(source)
+    return found if isinstance(found, str) else None
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Compute in PyTorch even where compiled kernels are available, to compare the two."""
+    token = _enabled.set(False)
+    try:
+        yield
+    finally:
+        _enabled.reset(token)
+
+
+@cache
+def load(source: Path) -> Kept | str:
+    """The loaded library of a kernel, or one line that says why there is none.
+
+    source: its main file; the headers beside it are what it includes.
+    """
+    try:
+        return kernel_cache.load(source)
+    except (SoftadvError, OSError) as error:
+        return " ".join(str(error).split())
+
+
+def call(source: Path, function: str, what: ctypes.Structure, *more: ctypes._SimpleCData[Any]) -> None:
+    """Call a function of an available kernel, which returns 0, or else has run out of memory: MemoryError."""
+    found = load(source)
+    assert not isinstance(found, str)
+    if getattr(found.library, function)(ctypes.byref(what), *more):
+        raise MemoryError(f"the compiled {source.name} ran out of memory")
+
+
+@cache
+def _fall_back(reason: str) -> None:
+    warnings.warn(f"plain PyTorch computes, since {reason}: {_SLOWER}", SoftadvWarning, stacklevel=4)

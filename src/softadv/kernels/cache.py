@@ -1,0 +1,256 @@
+"""Compiled kernels on the disk: one is loaded only if it is whole, and nobody else can have put it there.
+
+FOLDER/attack-KEY-DIGEST.so   a library. KEY: what it is made of and for; DIGEST: SHA-256 of what is in it
+FOLDER/attack-KEY.failed      why there is none; for an hour nobody tries again
+
+FOLDER is __pycache__ beside the source, or softadv in the user's cache folder, if it is this user's (or root's) and
+nobody else can write it. Where neither is, a library is made for one process, in a temporary folder.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from softadv._locks import held
+from softadv.errors import SoftadvError
+
+# Some compilers have -ffast-math by default, but the kernels count on IEEE arithmetic, with NaN and infinity.
+_FLAGS = ("-O3", "-fno-fast-math", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+_COMPILERS = ("c++", "g++", "clang++")
+_COMPILE_SECONDS = 300
+_RETRY_SECONDS = 3600
+_OTHERS_WRITE = 0o022
+_WORK = "softadv-kernel-"  # how the names of temporary folders begin
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A loaded library. folder: where it lies, None where it is for this process alone; why: then, what speaks
+    against each folder."""
+
+    library: ctypes.CDLL
+    folder: Path | None
+    why: str = ""
+
+
+def load(source: Path) -> Kept:
+    """Load the library of a C++ file, compiled unless it is there. The headers beside the file are what it includes.
+
+    Raises SoftadvError, which says why, where it cannot be had.
+    """
+    compiler = _compiler()
+    name = f"{source.stem}-{_key(source, compiler)}"
+    against: list[str] = []
+    folders = _folders(source)
+    for folder in folders:
+        with suppress(OSError), _ours(folder) as here:
+            for library in _whole(here, name):
+                with suppress(OSError):
+                    return Kept(ctypes.CDLL(str(library)), folder)
+            _refuse_failed(here / f"{name}.failed", folder)
+    with _workplace() as work:
+        try:
+            made = _compile(compiler, source, work)
+            for folder in folders:
+                try:
+                    with _ours(folder) as here:
+                        return Kept(ctypes.CDLL(str(_keep(made, here, name))), folder)
+                except OSError as error:  # no right to write, a full disk, one that runs no code
+                    against.append(f"{folder}: {error.strerror or error}")
+            try:
+                return Kept(ctypes.CDLL(str(made)), None, "; ".join(against))
+            except OSError as error:
+                raise SoftadvError(f"what {compiler} makes cannot be loaded: {error}") from error
+        except SoftadvError as error:
+            _remember(str(error), folders, name)
+            raise
+
+
+def _compiler() -> str:
+    names = (os.environ.get("CXX", ""), *_COMPILERS)
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
+    if compiler is None:
+        raise SoftadvError("no C++ compiler found (Debian: apt-get install g++)")
+    return compiler
+
+
+def _key(source: Path, compiler: str) -> str:
+    """What a library is made of and for; machines that share a folder differ in it."""
+    sources = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    about = Path(compiler).stat()
+    made_by = (compiler, about.st_size, about.st_mtime_ns, _FLAGS)
+    made_for = (platform.machine(), _processor(), platform.libc_ver())
+    return hashlib.sha256(repr((sources, made_by, made_for)).encode()).hexdigest()[:16]
+
+
+def _processor() -> str:
+    """What -march=native depends on."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+
+
+def _folders(source: Path) -> list[Path]:
+    """Where libraries may be kept, the first choice first."""
+    found = [source.parent / "__pycache__"]
+    with suppress(RuntimeError):  # a user without a home
+        found.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softadv")
+    return found
+
+
+@contextmanager
+def _ours(folder: Path) -> Iterator[Path]:
+    """A folder, made unless it is there, by a path that stays this folder's, whatever is renamed meanwhile.
+
+    Raises OSError where it cannot be, and where somebody else has made it or can write it.
+    """
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if os.name == "nt":
+        yield folder
+        return
+    _check_owner(os.lstat(folder))  # a link's, if it is one
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _check_writers(os.fstat(descriptor))
+        pinned = Path(f"/proc/self/fd/{descriptor}")
+        yield pinned if pinned.exists() else folder
+    finally:
+        os.close(descriptor)
+
+
+def _check_owner(about: os.stat_result) -> None:
+    if os.name != "nt" and about.st_uid not in (os.geteuid(), 0):
+        raise PermissionError("it is another user's")
+
+
+def _check_writers(about: os.stat_result) -> None:
+    _check_owner(about)
+    if os.name != "nt" and about.st_mode & _OTHERS_WRITE:
+        raise PermissionError("others can write it")
+
+
+def _whole(folder: Path, name: str) -> Iterator[Path]:
+    """The libraries of a name that are this user's and as they were made; damaged ones are deleted."""
+    for library in sorted(folder.glob(f"{name}-*.so")):
+        try:
+            _check_writers(os.lstat(library))
+        except PermissionError:  # which includes links: everybody may write through one
+            continue
+        with library.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if library.name == f"{name}-{digest}.so":
+            yield library
+        else:
+            library.unlink()
+
+
+@contextmanager
+def _workplace() -> Iterator[Path]:
+    """A temporary folder that nobody else can read; those of processes that were killed are deleted."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_WORK}*"):
+        with suppress(OSError, SoftadvError):
+            _check_writers(os.lstat(left))
+            with held(left / ".lock", what=left):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_WORK) as folder:
+        work = Path(folder)
+        with held(work / ".lock", what=work):
+            yield work
+
+
+def _compile(compiler: str, source: Path, work: Path) -> Path:
+    """Compile in a folder, within a time limit. Raises SoftadvError where it cannot be done."""
+    target, told = work / "kernel.so", work / "messages"
+    # Into a file: a pipe would be waited for as long as any child of the compiler has it.
+    with told.open("wb") as messages:
+        try:
+            process = subprocess.Popen(
+                [compiler, *_FLAGS, str(source.resolve()), "-o", str(target)],
+                stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, env=os.environ | {"TMPDIR": str(work)},
+                start_new_session=True,
+            )  # fmt: skip
+        except OSError as error:
+            raise SoftadvError(f"{compiler} cannot be run: {error.strerror}") from error
+    try:
+        code = process.wait(_COMPILE_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise SoftadvError(f"{compiler} has not compiled {source.name} in {_COMPILE_SECONDS} s") from None
+    finally:
+        _end(process)
+    if code:
+        lines = told.read_text(errors="replace").splitlines()
+        reason = next((line for line in lines if "error" in line), f"exit code {code}")
+        raise SoftadvError(f"{compiler} cannot compile the kernel: {reason}")
+    if not target.is_file():
+        raise SoftadvError(f"{compiler} has made nothing of {source.name}")
+    return target
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a compiler and the processes that it has started."""
+    with suppress(OSError):  # none is left
+        process.kill() if os.name == "nt" else os.killpg(process.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):  # one that even so does not end hangs in a file system
+        process.wait(10)
+
+
+def _keep(library: Path, folder: Path, name: str) -> Path:
+    """Put a library into a folder, whole or not at all, also when the machine stops."""
+    data = library.read_bytes()
+    target = folder / f"{name}-{hashlib.sha256(data).hexdigest()}.so"
+    descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o755)
+        os.replace(partial, target)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(partial)
+        raise
+    if os.name != "nt":  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    return target
+
+
+def _remember(reason: str, folders: list[Path], name: str) -> None:
+    """Write down a failure in the first folder that takes it."""
+    for folder in folders:
+        with suppress(OSError), _ours(folder) as here:
+            (here / f"{name}.failed").write_text(f"{reason}\n")
+            return
+
+
+def _refuse_failed(record: Path, folder: Path) -> None:
+    """Raise SoftadvError if a failure is on record that is not long past."""
+    if not record.is_file():
+        return
+    when = record.stat().st_mtime
+    if 0 <= time.time() - when < _RETRY_SECONDS:
+        reason = re.sub(r"\s+", " ", record.read_text(errors="replace"))[:500].strip()
+        then = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+        minutes = _RETRY_SECONDS // 60
+        raise SoftadvError(
+            f"{reason} ({then}; tried again after {minutes} minutes, or when {folder / record.name} is gone)"
+        )

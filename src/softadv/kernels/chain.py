@@ -1,0 +1,165 @@
+"""A chain of layers as the compiled kernels for CPUs read it (cpp/gradients/network.h).
+
+They take the chains that gradients.py differentiates by hand, in float32.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from softadv.kernels.input_gradients import plain_chain
+from softadv.models import Normalize
+
+_MOST_ROWS = 32  # of a kernel; as in cpp/gradients/pass.h
+
+# Channels, height, width.
+_Shape = tuple[int, int, int]
+
+
+class Layer(ctypes.Structure):
+    """Layer of cpp/gradients/network.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32 * 3) for name in ("entered", "left")),  # height, width, channels
+        ("kind", ctypes.c_int32),
+        ("relu", ctypes.c_int32),
+        *((name, ctypes.c_int32 * 2) for name in ("kernel", "stride", "padding")),
+        ("taps", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("weight", "bias", "mean", "deviation", "weight_slope", "bias_slope")),
+    )
+
+
+class Network(ctypes.Structure):
+    """Network of cpp/gradients/network.h."""
+
+    _fields_ = (
+        ("image", ctypes.c_int32 * 3),  # height, width, channels
+        *((name, ctypes.c_int32) for name in ("layers", "images", "threads")),
+        *((name, ctypes.c_void_p) for name in ("layer", "x", "label", "parallel")),
+    )
+
+
+_CONV, _NORMALIZE = 0, 1
+
+
+@cache
+def workers() -> int | None:
+    """Where GOMP_parallel lies, if PyTorch runs on an OpenMP that has it.
+
+    Its workers spin for some milliseconds after each of PyTorch's own tasks, and would be in the way of other threads.
+    """
+    try:
+        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
+    except (AttributeError, OSError):
+        return None
+
+
+class Chain:
+    """A model with the weights of this moment, and the images it is to see; holds their memory meanwhile."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        """No layers yet. x: float32 (N, C, H, W); y: int64 (N,), on the CPU."""
+        self._held: list[Tensor] = []
+        self._layers: list[Layer] = []
+        self._weighted: list[tuple[Layer, nn.Conv2d | nn.Linear]] = []
+        self._x, self._y = x.contiguous(), y.contiguous()
+        self._shape: _Shape = (x.shape[1], x.shape[2], x.shape[3])
+        self._flat = False
+        self._passed: ctypes.Array[Layer] | None = None
+
+    @classmethod
+    def of(cls, model: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
+        """The chain of a model, or None where the kernels cannot compute it, or not for these images and labels.
+
+        x: (N, C, H, W); y: (N,). A kernel takes float32 images and weights and int64 labels, on the CPU.
+        """
+        tensors = (x, *model.parameters(), *model.buffers())
+        if any(tensor.dtype != torch.float32 for tensor in tensors) or y.dtype != torch.int64:
+            return None
+        if any(tensor.device.type != "cpu" for tensor in (*tensors, y)):
+            return None
+        if x.ndim != 4 or 0 in x.shape or y.shape != x.shape[:1]:
+            return None
+        modules = plain_chain(model)
+        chain = cls(x, y)
+        if modules is None or not all(chain._take(module) for module in modules):
+            return None
+        # Where the last plane has more than one pixel, the order of the classes would have to be minded.
+        if not (chain._layers and chain._flat and chain._shape[1:] == (1, 1)):
+            return None
+        return chain if int(y.min()) >= 0 and int(y.max()) < chain._shape[0] else None
+
+    def weighted(self) -> Iterator[tuple[Layer, nn.Conv2d | nn.Linear]]:
+        """The layers with weights, to set their slopes before network(), and their modules, from the first on."""
+        yield from self._weighted
+
+    def network(self) -> Network:
+        """What a kernel is told; points into memory that is the chain's, until the next call."""
+        layers = (Layer * len(self._layers))(*self._layers)
+        _, channels, height, width = self._x.shape
+        network = Network(
+            image=(height, width, channels), layers=len(layers), images=len(self._x), threads=torch.get_num_threads(),
+            layer=ctypes.addressof(layers), x=self._x.data_ptr(), label=self._y.data_ptr(), parallel=workers(),
+        )  # fmt: skip
+        self._passed = layers
+        return network
+
+    def _take(self, module: nn.Module) -> bool:
+        """Add a layer; False where the kernels, or PyTorch itself, refuse it here."""
+        channels, height, width = self._shape
+        match module:
+            case nn.ReLU():
+                if not self._layers:
+                    zeros = torch.zeros(channels, dtype=torch.float32, device="cpu")
+                    self._normalize(zeros, torch.ones_like(zeros))  # leaves the image as it is
+                self._layers[-1].relu = 1
+            case nn.Flatten():
+                self._flat = True
+            case Normalize() if not self._flat and len(module.mean) in {1, channels}:
+                self._normalize(module.mean.expand(channels), module.std.expand(channels))
+            case nn.Conv2d() if not self._flat and module.in_channels == channels:
+                (rows, columns), (down, right) = module.kernel_size, module.stride
+                top, side = int(module.padding[0]), int(module.padding[1])
+                after = ((height + 2 * top - rows) // down + 1, (width + 2 * side - columns) // right + 1)
+                if min(after) < 1 or rows > _MOST_ROWS:
+                    return False
+                # A stride that leads beyond the plane leaves one window, however long it is.
+                down, right = min(down, height + 2 * top), min(right, width + 2 * side)
+                layer = self._weigh(module, (module.out_channels, *after))
+                layer.kernel, layer.stride, layer.padding = (rows, columns), (down, right), (top, side)
+                layer.taps = rows * columns
+            case nn.Linear() if self._flat and module.in_features == channels * height * width:
+                # A convolution of one pixel, whose channels are the neurons in the kernel's order.
+                self._shape = (module.in_features, 1, 1)
+                layer = self._weigh(module, (module.out_features, 1, 1))
+                layer.kernel = layer.stride = (1, 1)
+                layer.taps = height * width
+            case _:
+                return False
+        return True
+
+    def _normalize(self, mean: Tensor, deviation: Tensor) -> None:
+        layer = Layer(kind=_NORMALIZE, mean=self._pointer(mean), deviation=self._pointer(deviation))
+        self._add(layer, self._shape)
+
+    def _weigh(self, module: nn.Conv2d | nn.Linear, after: _Shape) -> Layer:
+        bias = None if module.bias is None else self._pointer(module.bias)
+        layer = self._add(Layer(kind=_CONV, weight=self._pointer(module.weight), bias=bias), after)
+        self._weighted.append((layer, module))
+        return layer
+
+    def _add(self, layer: Layer, after: _Shape) -> Layer:
+        (channels, *sides), (channels_after, *sides_after) = self._shape, after
+        layer.entered, layer.left = (*sides, channels), (*sides_after, channels_after)
+        self._layers.append(layer)
+        self._shape = after
+        return layer
+
+    def _pointer(self, tensor: Tensor) -> int:
+        self._held.append(tensor.detach().contiguous())
+        return self._held[-1].data_ptr()

@@ -1,0 +1,194 @@
+"""The gradient of the loss with respect to the image, which is all an attack asks of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softadv._as_built import oddity
+from softadv.kernels.transposed_conv import TransposedConv
+from softadv.models import Normalize, is_plain_sequential
+
+# Images (N, C, H, W) and labels (N,) to the gradient of the summed cross-entropy, (N, C, H, W).
+InputGradient = Callable[[Tensor, Tensor], Tensor]
+
+
+def input_gradient(model: nn.Module) -> InputGradient:
+    """The gradient function of a model with its present weights, in the mode the model is in.
+
+    A chain of convolutions, ReLUs and linear layers is differentiated by hand, in channels-last
+    memory and without autograd's bookkeeping; anything else goes through autograd.
+    """
+    chain = plain_chain(model)
+    return _autograd(model) if chain is None else _by_hand([_layer(module) for module in chain])
+
+
+def _autograd(model: nn.Module) -> InputGradient:
+    # Without the parameters in the graph, backward skips their gradients.
+    frozen = {name: value.detach() for name, value in model.named_parameters()}
+
+    def gradient(x: Tensor, y: Tensor) -> Tensor:
+        point = x.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = torch.func.functional_call(model, frozen, (point,))
+            loss = F.cross_entropy(logits, y, reduction="sum")
+        return torch.autograd.grad(loss, point)[0]
+
+    return gradient
+
+
+def _by_hand(layers: list[_Layer]) -> InputGradient:
+    changes_image = _starts_with_relu(layers)
+
+    @torch.no_grad()
+    def gradient(x: Tensor, y: Tensor) -> Tensor:
+        value = _channels_last(x.clone() if changes_image else x)
+        values = [value]
+        for layer in layers:
+            value = layer.forward(value)
+            values.append(value)
+        # The derivative of the cross-entropy by the logits.
+        slope = value.softmax(1)
+        slope.scatter_add_(1, y[:, None], slope.new_full((), -1.0).expand(len(y), 1))
+        for layer in reversed(layers):
+            left, entered = values.pop(), values[-1]
+            slope = layer.backward(slope, entered, left)
+        return F.pad(slope, (0, x.shape[3] - slope.shape[3], 0, x.shape[2] - slope.shape[2]))
+
+    return gradient
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """x in channels-last memory, and marked so even where one channel leaves no difference.
+
+    PyTorch takes a one-channel image for channels-first, computes so, and converts in the next layer.
+    """
+    _, channels, height, width = x.shape
+    x = x.contiguous(memory_format=torch.channels_last)
+    return x.as_strided(x.shape, (channels * height * width, 1, channels * width, channels))
+
+
+class _Layer(Protocol):
+    """One layer of a chain, with its rules forwards and backwards.
+
+    The last windows of a strided convolution may not reach the last rows and columns of its input.
+    Their gradient is zero, and is left out until the end: a slope is the part of a plane that is reached.
+    """
+
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        """The gradient by the layer's input, from that by its output, its input and its output."""
+        ...
+
+
+class _Conv:
+    def __init__(self, layer: nn.Conv2d) -> None:
+        weight = layer.weight.detach()
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self.stride = (layer.stride[0], layer.stride[1])
+        self.padding = (int(layer.padding[0]), int(layer.padding[1]))
+        self.transposed = TransposedConv(weight, stride=self.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        if 0 in slope.shape:  # no image, or windows that saw nothing but padding
+            return entered.new_zeros(*entered.shape[:2], 0, 0)
+        top, side = self.padding
+        return self.transposed(slope)[:, :, top : top + entered.shape[2], side : side + entered.shape[3]]
+
+
+class _Linear:
+    def __init__(self, layer: nn.Linear) -> None:
+        self.weight = layer.weight.detach()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        return slope @ self.weight
+
+
+class _Relu:
+    """In place both ways: a fresh tensor costs more than the arithmetic."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu_()
+
+    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        if slope.ndim == 4:
+            left = left[:, :, : slope.shape[2], : slope.shape[3]]
+        passed: Tensor = torch.ops.aten.threshold_backward.grad_input(slope, left, 0, grad_input=slope)
+        return passed
+
+
+class _Flatten:
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1)
+
+    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        return slope.reshape(entered.shape).contiguous(memory_format=torch.channels_last)
+
+
+class _Normalize:
+    def __init__(self, layer: Normalize) -> None:
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        normalized: Tensor = self.layer(x)
+        return normalized
+
+    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        return slope / self.layer.std[:, None, None]
+
+
+def plain_chain(model: nn.Module) -> list[nn.Module] | None:
+    """The layers of a chain that can be differentiated by hand, or None: nested chains are unfolded."""
+    if oddity(model) or model._backward_hooks or model._backward_pre_hooks:
+        return None
+    if is_plain_sequential(model):
+        layers: list[nn.Module] = []
+        for part in model._modules.values():
+            inner = None if part is None else plain_chain(part)
+            if inner is None:
+                return None
+            layers += inner
+        return layers
+    return [model] if _is_plain(model) else None
+
+
+def _is_plain(module: nn.Module) -> bool:
+    # Exact types: a subclass may compute something else.
+    if type(module) is nn.Flatten:
+        return (module.start_dim, module.end_dim) == (1, -1)
+    if type(module) is nn.Conv2d:
+        plain = module.groups == 1 and tuple(module.dilation) == (1, 1)
+        return plain and module.padding_mode == "zeros" and not isinstance(module.padding, str)
+    return type(module) in {nn.ReLU, nn.Linear, Normalize}
+
+
+def _starts_with_relu(layers: list[_Layer]) -> bool:
+    """Whether a ReLU, which works in place, comes before any layer that makes a new tensor."""
+    first = next((layer for layer in layers if not isinstance(layer, _Flatten)), None)
+    return isinstance(first, _Relu)
+
+
+def _layer(module: nn.Module) -> _Layer:
+    match module:
+        case nn.Linear():
+            return _Linear(module)
+        case nn.Conv2d():
+            return _Conv(module)
+        case Normalize():
+            return _Normalize(module)
+        case nn.Flatten():
+            return _Flatten()
+    return _Relu()

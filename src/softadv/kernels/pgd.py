@@ -1,0 +1,70 @@
+"""The steps of projected gradient descent by a compiled kernel (cpp/gradients/attack.cpp), on a CPU.
+
+It takes the chains that gradients.py differentiates by hand, in float32, and goes where they lead: images come out
+bit for bit as in PyTorch wherever the two agree on the sign of every slope.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from softadv._ranges import UNIT, Clip
+from softadv.kernels import build as compiled
+from softadv.kernels.chain import Chain, Network
+
+SOURCE = Path(__file__).parent / "cpp" / "gradients" / "attack.cpp"
+
+
+def available() -> bool:
+    """Whether the compiled kernel is used for models on the CPU."""
+    return compiled.available(SOURCE)
+
+
+def missing() -> str | None:
+    """Why there is no compiled kernel, or None where there is one."""
+    return compiled.missing(SOURCE)
+
+
+def climb(
+    model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, eps: float, alpha: float, steps: int, clip: Clip = UNIT
+) -> Tensor | None:
+    """Take steps along the sign of the slope of the cross-entropy, each cut to the ball and to clip.
+
+    x, start: (N, C, H, W), the balls' centres and where to begin, which may be overwritten; y: int64 (N,).
+    eps, alpha: in the units of x. clip: the lowest and the highest pixel.
+    The model is taken to be in eval mode, whatever mode it is in.
+    Returns the images reached, (N, C, H, W), or None for what the kernel does not do.
+    Raises MemoryError where memory runs out.
+    """
+    if start.dtype != torch.float32 or start.device.type != "cpu" or start.shape != x.shape or not available():
+        return None
+    chain = Chain.of(model, x, y)
+    if chain is None:
+        return None
+    point = start.contiguous()
+    attack = _CAttack(
+        network=chain.network(),
+        steps=steps,
+        eps=eps,
+        alpha=alpha,
+        lowest=clip[0],
+        highest=clip[1],
+        point=point.data_ptr(),
+    )
+    compiled.call(SOURCE, "climb", attack)
+    return point
+
+
+class _CAttack(ctypes.Structure):
+    """Attack of cpp/gradients/block.h."""
+
+    _fields_ = (
+        ("network", Network),
+        ("steps", ctypes.c_int32),
+        *((name, ctypes.c_float) for name in ("eps", "alpha", "lowest", "highest")),
+        ("point", ctypes.c_void_p),
+    )

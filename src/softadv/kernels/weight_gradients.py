@@ -1,0 +1,75 @@
+"""The gradients of a model's weights by a compiled kernel (cpp/gradients/update.cpp), on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from softadv.kernels import build as compiled
+from softadv.kernels.chain import Chain, Network
+
+SOURCE = Path(__file__).parent / "cpp" / "gradients" / "update.cpp"
+
+
+def available() -> bool:
+    """Whether the compiled kernel is used for models on the CPU."""
+    return compiled.available(SOURCE)
+
+
+def missing() -> str | None:
+    """Why there is no compiled kernel, or None where there is one."""
+    return compiled.missing(SOURCE)
+
+
+def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
+    """Set .grad of every parameter that requires one to the gradient of the mean cross-entropy, in new memory.
+
+    Those that require none have none afterwards.
+    x: (N, C, H, W); y: int64 (N,). The gradients are those of autograd up to the order of summation, which on one
+    machine depends on N and on the number of PyTorch's threads only.
+    Returns the mean cross-entropy, float32 (), or None for what the kernel does not do; then nothing is set.
+    Raises MemoryError where memory runs out.
+    """
+    if x.device.type != "cpu" or not available():
+        return None
+    chain = Chain.of(model, x, y)
+    if chain is None:
+        return None
+    found: dict[nn.Parameter, Tensor] = {}
+    for layer, module in chain.weighted():
+        for name in ("weight", "bias"):
+            parameter = getattr(module, name)
+            if parameter is None or not parameter.requires_grad:
+                continue
+            if parameter in found:  # shared by two layers, whose gradients would have to be added
+                return None
+            found[parameter] = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+            setattr(layer, f"{name}_slope", found[parameter].data_ptr())
+    learning = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    if not learning or found.keys() != learning or any(map(_is_watched, learning)):
+        return None  # such as weights that are computed from others
+    loss = torch.empty((), dtype=torch.float32, device="cpu")
+    update = _CUpdate(network=chain.network(), loss=loss.data_ptr())
+    compiled.call(SOURCE, "differentiate", update)
+    for parameter in model.parameters():
+        parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
+    return loss
+
+
+def _is_watched(parameter: nn.Parameter) -> bool:
+    """Whether autograd would call hooks with its gradient."""
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A gradient in the parameter's memory format, as autograd gives it: optimizers count on that."""
+    return gradient if parameter.is_contiguous() else torch.empty_like(parameter).copy_(gradient)
+
+
+class _CUpdate(ctypes.Structure):
+    """Update of cpp/gradients/update.cpp."""
+
+    _fields_ = (("network", Network), ("loss", ctypes.c_void_p))

@@ -1,0 +1,196 @@
+"""A grid's run folder as one self-contained HTML page, with its figures and their numbers as files beside it.
+
+index.html, and for each figure NAME.png, NAME.svg and NAME.csv: accuracy-<setting>,
+verified-<dataset>, partition-<setting>, trade-off, time, examples. Everything comes from the run folder,
+so a report can be made of any state of a grid. No path of the machine that makes it is on the page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path, PurePath
+from typing import get_args
+
+import jinja2
+
+from softadv._io import make_folder, write_bytes, write_text
+from softadv._progress import Report, silent
+from softadv.claims.judge import Expectations, Outcome, Verdict
+from softadv.data import dataset_title
+from softadv.experiments.runs import Entry, State, finished_runs, read_entries
+from softadv.experiments.spec import Trial, trial_to_table
+from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_setting, spec_value
+from softadv.report import commands as rerun
+from softadv.report.comparisons import Comparison, asks_for_soft, compare, families
+from softadv.report.costs import cost_groups
+from softadv.report.figures.pictures import pictures
+from softadv.report.figures.style import METHOD_COLOURS
+from softadv.report.interval_bars import HEIGHT, WIDTH, Bar, bar_groups, bars
+from softadv.report.provenance import commit_remarks
+from softadv.report.results_table import attack_title, certified_domains, has_autoattack, result_groups
+from softadv.report.sensitivity import sensitivities
+from softadv.report.summary import QUESTION, answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differences:
+    """One setting under the answer: soft training against adversarial and natural training."""
+
+    comparison: Comparison
+    natural: Bar | None
+    adversarial: Bar | None
+    retained: Bar | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rerun:
+    """How to run one trial again, and what to expect of it."""
+
+    entry: Entry
+    command: str
+    spec: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpecTable:
+    """The keys of the specs but method and seed: those that all settings share; a row a setting of the others."""
+
+    shared: tuple[tuple[str, str], ...]
+    differing: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def write_report(
+    folder: Path,
+    *,
+    verdicts: Sequence[Verdict],
+    title: str,
+    command: str,
+    expected: Sequence[Expectations] = (),
+    notice: str = "",
+    out: Path | None = None,
+    report: Report = silent,
+) -> Path:
+    """Write the report of a grid's run folder; returns the page's path.
+
+    verdicts: what was decided about each claim, in the order to show. command: what reruns the grid.
+    expected: whose claims the sensitivity table asks of each setting by itself.
+    notice: what a reader must know before anything else, such as that nothing was trained.
+    out: where the page and its figures go, else report/ in the folder. report: told of each figure that is drawn.
+    Raises SoftadvError when the folder holds no trial, or the report cannot be written.
+    """
+    entries = read_entries(folder)
+    drawn = []
+    for picture in pictures(entries):
+        drawn.append(picture)
+        report(f"drawing figures: {picture.stem}", 1)
+    differences = _differences(entries)
+    page = _template().render(
+        title=title,
+        notice=notice,
+        question=QUESTION,
+        answer=answer([row.comparison for row in differences]),
+        differences=differences,
+        command=rerun.grid_command(command),
+        verdicts=[(verdict, bar_groups(verdict.estimates)) for verdict in verdicts],
+        counts={outcome: sum(v.outcome == outcome for v in verdicts) for outcome in get_args(Outcome)},
+        entries=entries,
+        states={state: sum(e.state == state for e in entries) for state in get_args(State)},
+        troubled=[(entry, rerun.without_paths(entry.note)) for entry in entries if entry.note],
+        domains=certified_domains(entries),
+        autoattack=has_autoattack(entries),
+        attack_title=attack_title(entries),
+        domain_titles=DOMAIN_TITLES,
+        method_colours=METHOD_COLOURS,
+        groups=result_groups(entries),
+        remarks=commit_remarks(finished_runs(entries)),
+        sensitivities=sensitivities(entries, expected),
+        costs=cost_groups(entries),
+        pictures=drawn,
+        bar_width=WIDTH,
+        bar_height=HEIGHT,
+        reruns=_reruns(entries),
+        spec_table=_spec_table(entries),
+        environment=_environment(entries),
+        data=_data(entries),
+    )
+    place = folder / "report" if out is None else out
+    make_folder(place)
+    for picture in drawn:
+        for name, data in picture.files.items():
+            write_bytes(place / name, data)
+    write_text(place / "index.html", page)
+    return place / "index.html"
+
+
+def _differences(entries: Sequence[Entry]) -> list[Differences]:
+    """The settings as the paper has them, without their variations."""
+    bases = [family.base for family in families([entry.trial for entry in entries if entry.trial])]
+    compared = [compare(entries, base) for base in bases if asks_for_soft(entries, base)]
+    # One scale for each column, so that its bars can be compared.
+    sides = ([c.natural for c in compared], [c.adversarial for c in compared], [c.retained for c in compared])
+    columns = [bars(side) for side in sides]
+    return [
+        Differences(comparison=comparison, natural=natural, adversarial=adversarial, retained=retained)
+        for comparison, natural, adversarial, retained in zip(compared, *columns, strict=True)
+    ]
+
+
+def _reruns(entries: Sequence[Entry]) -> list[Rerun]:
+    return [
+        Rerun(
+            entry=entry,
+            command=rerun.trial_command(entry.trial),
+            spec=json.dumps(trial_to_table(entry.trial), indent=2),
+        )
+        for entry in entries
+        if entry.trial
+    ]
+
+
+def _spec_table(entries: Sequence[Entry]) -> SpecTable:
+    groups = by_setting([Series(trial=entry.trial, epochs=()) for entry in entries if entry.trial])
+    keys = [field.name for field in fields(Trial) if field.name not in ("setting", "method", "seed")]
+    values = {key: [_joined(spec_value(run.trial, key) for run in runs) for runs in groups.values()] for key in keys}
+    differing = tuple(key for key in keys if len(set(values[key])) > 1)
+    return SpecTable(
+        shared=tuple((key, found[0]) for key, found in values.items() if found and key not in differing),
+        differing=differing,
+        rows=tuple((setting, tuple(values[key][i] for key in differing)) for i, setting in enumerate(groups)),
+    )
+
+
+def _environment(entries: Sequence[Entry]) -> list[tuple[str, str]]:
+    recorded = [entry.result.environment for entry in entries if entry.result]
+    keys = dict.fromkeys(key for table in recorded for key in table)
+    return [(key, _joined(table[key] for table in recorded if key in table)) for key in keys]
+
+
+def _data(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
+    """Dataset, source and fingerprint of the images that finished trials ran on."""
+    results = [entry.result for entry in entries if entry.result]
+    return list(
+        dict.fromkeys((dataset_title(r.trial.dataset), _source(r.data_source), r.data_fingerprint) for r in results)
+    )
+
+
+def _source(text: str) -> str:
+    """Where images came from; a folder is its machine's own affair."""
+    return "files in a folder" if PurePath(text).is_absolute() else text
+
+
+def _joined(values: Iterator[str]) -> str:
+    return " / ".join(dict.fromkeys(values))
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("softadv.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html")

@@ -1,0 +1,46 @@
+"""What code measured the results, and how far the records can tell."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from softadv.experiments.runs import Run
+
+_DIRTY = "+changes"  # ends a commit in the record of a run whose sources had changes that are in no commit
+
+
+def commit_remarks(runs: Sequence[Run]) -> list[str]:
+    """Sentences that say whose code is not wholly known; none where every trial names a commit as it is checked out."""
+    remarks = []
+    commits = [run.result.environment.get("commit", "unknown") for run in runs]
+    dirty = Counter(commit.removesuffix(_DIRTY)[:7] for commit in commits if commit.endswith(_DIRTY))
+    if dirty:
+        named = ", ".join(f"{commit} in {count}" for commit, count in dirty.most_common())
+        remarks.append(
+            f"{_of(dirty.total(), runs)} trained by a commit with changes that no commit holds ({named}): "
+            f"{_theirs(dirty.total())} code cannot be checked out."
+        )
+    unknown = commits.count("unknown")
+    if unknown:
+        remarks.append(f"{_of(unknown, runs)} trained by a commit that is not known.")
+    # Epochs name their commit since trials can go on elsewhere; before, it was asked for once, as a rule at the end.
+    late = sum(commit != "unknown" and not _named(run) for commit, run in zip(commits, runs, strict=True))
+    if late:
+        remarks.append(
+            f"{_of(late, runs)} recorded before epochs named the commit that trained them: "
+            f"{_theirs(late)} commit may have been checked out only when the trial ended."
+        )
+    return remarks
+
+
+def _named(run: Run) -> bool:
+    return all("commit " in epoch.engine for epoch in run.metrics)
+
+
+def _of(count: int, runs: Sequence[Run]) -> str:
+    return f"{count} of {len(runs)} trials {'was' if count == 1 else 'were'}"
+
+
+def _theirs(count: int) -> str:
+    return "its" if count == 1 else "their"

@@ -1,0 +1,153 @@
+"""The sensitivity table: whether a verdict hangs on a choice that the paper does not state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from softadv.claims.judge import Claim, Expectations
+from softadv.claims.rules.methods import Comparable, Gain
+from softadv.claims.stats import Answer, Estimate
+from softadv.experiments.runs import Entry
+from softadv.experiments.spec import Trial
+from softadv.experiments.spec_text import ASSUMPTIONS, setting_title, spec_value
+from softadv.report.comparisons import Comparison, compare, families
+from softadv.report.interval_bars import Bar, bars, in_range
+
+Asked = tuple[Claim, Gain | Comparable]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """A difference, soft - adversarial in points, and what it says of the claim that its column asks about."""
+
+    bar: Bar
+    answer: Answer | None  # None where no claim speaks of the base setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variation:
+    """A setting that differs from its base in some assumptions; natural and adversarial accuracy."""
+
+    setting: str
+    changes: str  # the keys that differ from the base, with their values; empty for the base itself
+    borrowed: bool
+    natural: Judged | None
+    adversarial: Judged | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """The variations of one base setting, itself first."""
+
+    title: str
+    asked: tuple[str, str]  # what claim each of the two columns asks about; "" for none
+    rows: tuple[Variation, ...]
+
+    @property
+    def told(self) -> str:
+        """What the table says of the choices, in a sentence or two; "" where no claim is asked about."""
+        if not any(self.asked):
+            return ""
+        base, *others = self.rows
+        if not _decided(base, base):
+            return "The first row is not decided, so that nothing is told of the choices."
+        named: dict[str, list[str]] = {}
+        for row in others:
+            named.setdefault(_against(base, row), []).append(row.changes)
+        return " ".join(f"{said} {'; '.join(named[said])}." for said in _SAID if said in named)
+
+
+_SAID = ("A verdict changes with", "No verdict changes with", "Not decided:")
+
+
+def sensitivities(entries: Sequence[Entry], expected: Sequence[Expectations] = ()) -> list[Sensitivity]:
+    """A table for each base setting that has variations; expected: whose claims are asked of each by itself."""
+    found = []
+    for family in families([entry.trial for entry in entries if entry.trial]):
+        if family.variations:
+            members = (family.base, *family.variations)
+            compared = [compare(entries, trial, base=family.base) for trial in members]
+            asked = [_asked(expected, family.base, figure) for figure in ("natural_accuracy", "adversarial_accuracy")]
+            found.append(
+                Sensitivity(
+                    title=setting_title(family.base),
+                    asked=(_in_words(asked[0]), _in_words(asked[1])),
+                    rows=_rows(compared, family.base, asked),
+                )
+            )
+    return found
+
+
+def _asked(expected: Sequence[Expectations], base: Trial, figure: str) -> Asked | None:
+    """The first claim about the difference of soft and adversarial training in this figure and this setting.
+
+    None where the setting was not run as the claim requires. Variations depart from that on purpose.
+    """
+    for found in expected:
+        required = found.required.get(base.setting)
+        if required is not None and required.shortfall(base) is not None:
+            continue
+        for claim, rule in found.claims:
+            match rule:
+                case Gain(method="soft", over="adversarial") if rule.figure == figure and base.setting in rule.settings:
+                    return claim, rule
+                case Comparable(method="soft", over="adversarial") if (
+                    figure in rule.figures and base.setting in rule.settings
+                ):
+                    return claim, rule
+    return None
+
+
+def _in_words(asked: Asked | None) -> str:
+    if asked is None:
+        return ""
+    claim, rule = asked
+    return f"as in claim {claim.id}, each setting by itself: {in_range(rule.claimed, unit='points')} points"
+
+
+def _rows(compared: Sequence[Comparison], base: Trial, asked: Sequence[Asked | None]) -> tuple[Variation, ...]:
+    natural = _judged([comparison.natural for comparison in compared], asked[0])
+    adversarial = _judged([comparison.adversarial for comparison in compared], asked[1])
+    return tuple(
+        Variation(
+            setting=comparison.trial.setting,
+            changes=", ".join(changes(comparison.trial, base)),
+            borrowed=comparison.borrowed,
+            natural=one,
+            adversarial=other,
+        )
+        for comparison, one, other in zip(compared, natural, adversarial, strict=True)
+    )
+
+
+def _judged(column: Sequence[Estimate | None], asked: Asked | None) -> list[Judged | None]:
+    rule = None if asked is None else asked[1]
+    claimed = None if rule is None else rule.claimed
+    # One scale for each column, so that its bars can be compared.
+    drawn = bars([found and replace(found, claimed=claimed) for found in column])
+    answers = [rule.answer(found) if rule is not None and found is not None else None for found in column]
+    return [Judged(bar=bar, answer=answer) if bar else None for bar, answer in zip(drawn, answers, strict=True)]
+
+
+def _decided(base: Variation, row: Variation) -> list[tuple[Answer, Answer]]:
+    """The answers of both in the columns in which both have one that settles something."""
+    pairs = [
+        (one.answer, other.answer)
+        for one, other in ((base.natural, row.natural), (base.adversarial, row.adversarial))
+        if one is not None and other is not None and one.answer is not None and other.answer is not None
+    ]
+    return [pair for pair in pairs if "inconclusive" not in pair]
+
+
+def _against(base: Variation, row: Variation) -> str:
+    decided = _decided(base, row)
+    if any(one != other for one, other in decided):
+        return _SAID[0]
+    return _SAID[1] if len(decided) == len(_decided(base, base)) else _SAID[2]
+
+
+def changes(trial: Trial, base: Trial) -> list[str]:
+    """The keys in which a setting differs from its base, such as "update: two-pass"."""
+    keys = ("epochs", *ASSUMPTIONS)
+    return [f"{key}: {spec_value(trial, key)}" for key in keys if getattr(trial, key) != getattr(base, key)]

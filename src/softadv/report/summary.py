@@ -1,0 +1,110 @@
+"""The answer in one sentence: does soft adversarial training retain natural accuracy?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from softadv._decimals import decimal
+from softadv.claims.stats import Estimate
+from softadv.report.comparisons import Comparison
+from softadv.report.interval_bars import signed
+
+QUESTION = "Does soft adversarial training retain natural accuracy?"
+
+
+def answer(comparisons: Sequence[Comparison]) -> str:
+    """A sentence from the differences between soft and adversarial training: a word, and the figures it rests on.
+
+    A difference counts as shown where its 95% interval does not contain zero.
+    """
+    compared = [(c, c.natural, c.adversarial) for c in comparisons if c.natural and c.adversarial]
+    if not compared:
+        return "Not answered yet: no seed has finished both soft and adversarial training."
+    if len(compared) == 1:
+        return _one(*compared[0])
+    return _several(compared)
+
+
+def _one(comparison: Comparison, natural: Estimate, adversarial: Estimate) -> str:
+    word = {1: "Yes", -1: "No", 0: "Not shown", None: "One seed cannot tell"}[_sign(natural)]
+    seeds = "1 seed" if natural.seeds == 1 else f"95% interval {_ends(natural)}, {natural.seeds} seeds"
+    price = "" if natural.seeds == 1 else f" ({_ends(adversarial)})"
+    return (
+        f"{word}: on {comparison.title}, {_after([comparison])}soft adversarial training ends with "
+        f"{_more(natural.mean)} natural accuracy {_than(natural.mean)} adversarial training ({seeds}), and with "
+        f"{_more(adversarial.mean)} adversarial accuracy{price}."
+    )
+
+
+def _several(compared: Sequence[tuple[Comparison, Estimate, Estimate]]) -> str:
+    signs = [_sign(natural) for _, natural, _ in compared]
+    gains, count = signs.count(1), len(signs)
+    after = _after([comparison for comparison, _, _ in compared])
+    price = _span([adversarial.mean for _, _, adversarial in compared])
+    if signs.count(None) == count:
+        change = _span([natural.mean for _, natural, _ in compared])
+        return (
+            f"One seed cannot tell: {after}in {count} settings, soft adversarial training's natural accuracy differs "
+            f"from adversarial training's by {change} points, its adversarial accuracy by {price} points."
+        )
+    if gains == count or signs.count(-1) == count:
+        change = _span([natural.mean for _, natural, _ in compared])
+        return (
+            f"{'Yes' if gains else 'No'}: {after}in all {count} settings, soft adversarial training ends with "
+            f"{'more' if gains else 'less'} natural accuracy than adversarial training ({change} points), and its "
+            f"adversarial accuracy differs by {price} points."
+        )
+    word = f"In {gains} of {count} settings" if gains else "No" if -1 in signs else "Not shown"
+    parts = []
+    for wanted, text in (
+        ((1,), "more natural accuracy"),
+        ((-1,), "less natural accuracy"),
+        ((0, None), "no clear difference"),
+    ):
+        named = [f"{c.title} ({signed(n.mean)})" for c, n, _ in compared if _sign(n) in wanted]
+        if named:
+            parts.append(f"{text} on {_listed(named)}")
+    return (
+        f"{word}: {after}soft adversarial training ends with {'; '.join(parts)}, in points against adversarial "
+        f"training; its adversarial accuracy differs by {price} points."
+    )
+
+
+def _after(comparisons: Sequence[Comparison]) -> str:
+    """How long was trained, if everywhere alike: a short run is not to be taken for the paper's."""
+    epochs = {comparison.trial.epochs for comparison in comparisons}
+    count = epochs.pop()
+    return "" if epochs else f"after {count} epoch{'' if count == 1 else 's'}, "
+
+
+def _sign(estimate: Estimate) -> int | None:
+    """1 or -1 where the interval is above or below zero, 0 where it contains zero, None without an interval."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return 1 if estimate.low > 0 else -1 if estimate.high < 0 else 0
+
+
+def _more(points: float) -> str:
+    size = decimal(abs(points))
+    if float(size) == 0:
+        return "the same"
+    return f"{size} points {'more' if points > 0 else 'less'}"
+
+
+def _than(points: float) -> str:
+    return "as" if float(decimal(points)) == 0 else "than"
+
+
+def _ends(estimate: Estimate) -> str:
+    assert estimate.low is not None
+    assert estimate.high is not None
+    return f"{signed(estimate.low)} to {signed(estimate.high)}"
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = signed(min(values)), signed(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

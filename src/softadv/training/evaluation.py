@@ -1,0 +1,106 @@
+"""Natural, adversarial and certified accuracy of a model, in eval mode; it is left in the mode it was in.
+
+NotFiniteError is raised where the scores of a model, or what an attack found, are NaN or infinite: a count of such
+images would be no accuracy.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from softadv._modes import in_eval_mode
+from softadv.attacks.pgd import Attack
+from softadv.certify import Domain
+from softadv.certify.certifiers import Asked, Engine, chosen_certifier
+from softadv.certify.records import Certified
+from softadv.data import check_finite
+from softadv.errors import SoftadvError
+
+# Large enough to keep two cores busy, small enough for their caches.
+_BATCH = 500
+
+
+@in_eval_mode
+def natural_accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    """The fraction of images classified correctly. x: float (N, C, H, W); y: int64 (N,)."""
+    return int((_scores(model, x).argmax(1) == y).sum()) / len(x)
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, x: Tensor) -> Tensor:
+    """The model's scores (N, K). Raises SoftadvError where there are no images, or a score is NaN or infinite."""
+    if not len(x):
+        raise SoftadvError("x: there is no image, so there is no accuracy")
+    # A copy: a model that begins with an in-place layer would change the images.
+    scores = torch.cat([model(images.clone()) for images in x.split(_BATCH)])
+    check_finite(scores, what="the scores of image")
+    return scores
+
+
+def adversarial_accuracy(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attack: Attack,
+    generator: torch.Generator,
+    on_progress: Callable[[int], None] | None = None,
+) -> float:
+    """The fraction of images that are still classified correctly after the attack."""
+    attacked = attack_images(model, x, y, attack=attack, generator=generator, on_progress=on_progress)
+    return natural_accuracy(model, attacked, y)
+
+
+@in_eval_mode
+def attack_images(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    attack: Attack,
+    generator: torch.Generator,
+    on_progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Attack images batch by batch. Returns images of the shape of x.
+
+    on_progress: called after each batch with the number of images done so far.
+    """
+    found = []
+    done = 0
+    for images, labels in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
+        found.append(attack(model, images, labels, generator=generator))
+        done += len(images)
+        if on_progress is not None:
+            on_progress(done)
+    attacked = torch.cat(found)
+    check_finite(attacked, what="the pixels found for image")
+    return attacked
+
+
+@in_eval_mode
+def certified_accuracy(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    domain: Domain,
+    engine: Engine = "native",
+    on_progress: Callable[[int], None] | None = None,
+) -> Certified:
+    """How many images are classified correctly on their whole box, and the seconds it took to prove."""
+    _scores(model, x)  # one that has none for an image would count as one that is merely unverified
+    started = time.perf_counter()
+    with Asked(chosen_certifier(engine, domain=domain)) as asked:
+        certificates, provenance = asked.certify(
+            model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress
+        )
+    verified = int(certificates.verified.sum())
+    return Certified(
+        domain=domain, images=len(x), verified=verified, seconds=time.perf_counter() - started,
+        certifier=str(provenance),
+    )  # fmt: skip

@@ -1,0 +1,61 @@
+"""The split that makes the training soft: misclassified, unverified or verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from softadv._ranges import UNIT, Clip
+from softadv.certify import Domain
+from softadv.certify.certifiers import Asked, Engine, chosen_certifier
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A split of N images into three parts; each is bool (N,), and every image is in exactly one.
+
+    Section 4 of the paper: images that are misclassified, or classified correctly but unverified,
+    are attacked; images that are verified are left as they are.
+    """
+
+    misclassified: Tensor
+    unverified: Tensor
+    verified: Tensor
+    certifier: str = ""  # who says so, with version and soundness
+
+    @property
+    def attacked(self) -> Tensor:
+        """bool (N,): the images that soft training attacks."""
+        return ~self.verified
+
+
+def partition(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float,
+    domain: Domain = "deeppoly",
+    engine: Engine = "native",
+    clip: Clip = UNIT,
+    on_progress: Callable[[int], None] | None = None,
+) -> Partition:
+    """Split images by whether the model classifies them correctly, and provably so over their box.
+
+    x: float (N, C, H, W), pixels within clip; y: int64 (N,); eps: L-infinity radius in the units of x.
+    clip: the lowest and the highest pixel there can be.
+    Misclassified images are not certified at all: nothing could be proven. The model is
+    used in eval mode and left in the mode it was in. Raises what certify raises.
+    """
+    with Asked(chosen_certifier(engine, domain=domain)) as asked:
+        certificates, provenance = asked.certify(
+            model, x, y, eps=eps, domain=domain, clip=clip, margins=False, on_progress=on_progress
+        )
+    return Partition(
+        misclassified=~certificates.correct,
+        unverified=certificates.correct & ~certificates.verified,
+        verified=certificates.verified,
+        certifier=str(provenance),
+    )

@@ -1,0 +1,107 @@
+"""The worker as a process: how it is named, and that it never outlives softadv."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from softadv.certify.eran import certify_with
+from softadv.certify.eran.proc import OwnTime, processor_seconds, resident_bytes
+from softadv.certify.eran.process import worker_command
+from softadv.errors import SoftadvError
+from tests.certify.eran.conftest import EPS, alive, gone_within, stand_in
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_worker_is_named_by_a_command_or_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SOFTADV_ERAN", "python 'my worker.py' -v")
+    assert worker_command() == ["python", "my worker.py", "-v"]
+    monkeypatch.setenv("SOFTADV_ERAN", str(tmp_path))
+    assert worker_command() == [f"{tmp_path}/bin/python", f"{tmp_path}/worker.py"]
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (None, "ERAN is not here: SOFTADV_ERAN names its folder"),
+        ("  ", "softadv's container"),
+        ("python 'worker.py", "is no command"),
+        ("/nowhere/python worker.py", "SOFTADV_ERAN: /nowhere/python cannot be started (No such file or directory)"),
+        (f"{sys.executable} /nowhere/worker.py", "can't open file '/nowhere/worker.py'"),
+        ("true", "its worker died twice before it answered anything: it ended with exit code 0"),
+    ],
+)
+def test_a_worker_that_is_not_there_is_one_clear_line(question, monkeypatch, named, message):
+    monkeypatch.delenv("SOFTADV_ERAN", raising=False)
+    if named is not None:
+        monkeypatch.setenv("SOFTADV_ERAN", named)
+    model, x, y = question
+    with pytest.raises(SoftadvError) as caught:
+        certify_with(model, x, y, engine="gpupoly", eps=EPS)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def spent_after(seconds: float, *command: str) -> float:
+    """The own time of a child process after so long by the clock, looked at as a worker is."""
+    with subprocess.Popen([*command], start_new_session=True) as child:
+        try:
+            clock, deadline = OwnTime(child.pid), time.monotonic() + seconds
+            while time.monotonic() < deadline:
+                spent = clock.spent()
+                time.sleep(0.02)
+            return spent
+        finally:
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def test_waiting_is_a_processs_own_time_unless_it_is_for_a_processor():
+    assert spent_after(1.0, "sleep", "60") >= 0.9
+    one = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
+    # It shares a processor with another of its kind that has thirty times its weight.
+    both = "while :; do :; done & exec nice -n 15 sh -c 'while :; do :; done'"
+    assert spent_after(1.0, *one, "sh", "-c", both) <= 0.5
+
+
+def test_what_a_process_takes_is_looked_up():
+    assert 1e6 < resident_bytes(os.getpid()) < 1e12
+    before = processor_seconds(os.getpid())
+    while time.process_time() < before + 0.1:
+        pass
+    assert processor_seconds(os.getpid()) > before
+    assert resident_bytes(2**22 + 1) is None  # above what Linux gives out
+    assert processor_seconds(2**22 + 1) is None
+    assert OwnTime(2**22 + 1).spent() >= 0  # all time counts
+
+
+ASKS_FOR_EVER = """
+import torch
+from torch import nn
+from softadv.certify.eran import certify_with
+from tests.certify.eran.stand_in import FIRST
+model, x = nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), torch.full((1, 1, 4, 4), FIRST)
+certify_with(model, x, model(x).argmax(1), engine="eran-deepzono", eps=0.01, seconds_per_image=600)
+"""
+
+
+def test_softadv_killed_takes_with_it_a_worker_that_hangs_where_no_thread_can_run(tmp_path):
+    hanging = tmp_path / "hanging"
+    environment = os.environ | {"SOFTADV_ERAN": stand_in("--fault", "hang with the lock", "--once", hanging)}
+    with subprocess.Popen([sys.executable, "-c", ASKS_FOR_EVER], env=environment, cwd=ROOT) as parent:
+        try:
+            deadline = time.monotonic() + 60
+            while not hanging.exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            (worker,) = map(int, Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
+            assert alive([worker])
+        finally:
+            parent.kill()
+    assert gone_within(5.0, [worker])

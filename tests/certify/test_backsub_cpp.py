@@ -1,0 +1,93 @@
+"""The compiled kernel: what must not change its answers. tests/test_compiled.py has how it is made."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from softadv.certify import api, certify
+from softadv.certify import backsub_cpp as native
+from tests.networks import random_images, seeded, with_head
+
+needs_kernel = pytest.mark.skipif(not native.available(), reason="needs a C++ compiler")
+
+
+def network():
+    return seeded(3, lambda: with_head((1, 8, 8), torch.nn.Conv2d(1, 4, 3, 2), torch.nn.ReLU()))
+
+
+@needs_kernel
+def test_the_number_of_threads_changes_nothing():
+    model = network().float()
+    x, y = random_images((1, 8, 8), 9, seed=1)
+    before = torch.get_num_threads()
+    try:
+        margins = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            margins.append(certify(model, x.float(), y, eps=0.1).margin)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(margins[0], margins[1])
+    assert torch.equal(margins[0], margins[2])
+
+
+@needs_kernel
+@pytest.mark.parametrize("fails", [False, True])
+def test_pytorch_has_one_thread_meanwhile_and_the_kernel_those_that_pytorch_had(monkeypatch, fails):
+    seen = []
+
+    def spy(source, function, program, *more):
+        seen.append((torch.get_num_threads(), program.threads))
+        if fails:
+            raise ZeroDivisionError
+        return call(source, function, program, *more)
+
+    call = native.compiled.call
+    monkeypatch.setattr(native.compiled, "call", spy)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+            certify(network(), *random_images((1, 8, 8), 2, seed=1), eps=0.1)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == {(1, 3)}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: …")], ids=repr)
+def test_where_memory_runs_out_the_chunk_is_halved(monkeypatch, engine, error):
+    model = network()
+    x, y = random_images((1, 8, 8), 13, seed=2)
+    expected = certify(model, x, y, eps=0.05)
+    answer, sizes = api._Question.answer, []
+
+    def starved(self, images, labels):
+        sizes.append(len(images))
+        if len(images) > 3:
+            raise error
+        return answer(self, images, labels)
+
+    monkeypatch.setattr(api._Question, "answer", starved)
+    found = certify(model, x, y, eps=0.05)
+    assert torch.equal(found.verified, expected.verified)
+    torch.testing.assert_close(found.margin, expected.margin, rtol=1e-9, atol=1e-12)
+    assert sizes == [13, 7, 4, 2, 2, 2, 2, 2, 2, 1]
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch):
+    def broken(self, images, labels):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(api._Question, "answer", broken)
+    x, y = random_images((1, 8, 8), 2, seed=0)
+    with pytest.raises(RuntimeError, match="something else"):
+        certify(network(), x, y, eps=0.05)
+
+
+@needs_kernel
+def test_disabled_is_undone():
+    with native.disabled():
+        assert not native.available()
+    assert native.available()

