@@ -4,23 +4,45 @@ The library of the reproducibility artifact for Sharma and Narayan, Soft Adversa
 Retain Natural Accuracy (2022). The command line is `softadv`.
 """
 
-from softadv.attacks.pgd import pgd
+from softadv import loggers
+from softadv.attacks import PGD, Attack, load_attack, pgd
 from softadv.certify import Certificates
 from softadv.certify.certifiers import certify
-from softadv.data import ImageData, load_dataset
-from softadv.errors import SoftadvError
-from softadv.models import conv_small, count_neurons
+from softadv.data import Dataset, ImageData, load_dataset, make_dataset
+from softadv.errors import DivergedError, NotFiniteError, SoftadvError
+from softadv.models import conv_small, count_neurons, load_model
+from softadv.training import methods
+from softadv.training.evaluate import Accuracy, Evaluation, certified_curve, evaluate
+from softadv.training.history import History
 from softadv.training.partition import Partition, partition
+from softadv.training.train import Trained, train
 
 __all__ = [
+    "PGD",
+    "Accuracy",
+    "Attack",
     "Certificates",
+    "Dataset",
+    "DivergedError",
+    "Evaluation",
+    "History",
     "ImageData",
+    "NotFiniteError",
     "Partition",
     "SoftadvError",
+    "Trained",
+    "certified_curve",
     "certify",
     "conv_small",
     "count_neurons",
+    "evaluate",
+    "load_attack",
     "load_dataset",
+    "load_model",
+    "loggers",
+    "make_dataset",
+    "methods",
     "partition",
     "pgd",
+    "train",
 ]

@@ -1,0 +1,25 @@
+"""Attacks, one a file: settings in the constructor, the radius in the call.
+
+An attack of one's own is any callable (model, x, y, *, eps, generator) -> images, or a class whose objects are.
+"""
+
+from softadv.attacks.base import Attack, attacks, is_linf, load_attack, register, title_of
+from softadv.attacks.divergence_pgd import DivergencePGD
+from softadv.attacks.friendly_pgd import FriendlyPGD
+from softadv.attacks.pgd import PGD, pgd
+from softadv.attacks.torchattacks import AUTOATTACK, TorchAttack
+
+__all__ = [
+    "AUTOATTACK",
+    "PGD",
+    "Attack",
+    "DivergencePGD",
+    "FriendlyPGD",
+    "TorchAttack",
+    "attacks",
+    "is_linf",
+    "load_attack",
+    "pgd",
+    "register",
+    "title_of",
+]

@@ -47,8 +47,8 @@ from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import load_grid, trial_from_table
 from softadv.experiments.store_reference import keep as keep_runs
+from softadv.experiments.train_config import train_config
 from softadv.experiments.trial import expected_work, run_trial
-from softadv.training.loop import attack_of
 
 
 def reproduce(
@@ -132,7 +132,7 @@ def train(
         "steps": steps, "epochs": epochs,
     }  # fmt: skip
     trial = trial_from_table(table | parse_settings(settings or []), where="train")
-    attack_of(trial)  # before anything is written
+    train_config(trial)  # before anything is written
     where = environment.pick_device(device)
     images = load_dataset(trial.dataset, data).first(train=trial.train_images, test=trial.test_images).to(where)
     run = RunFolder(out)

@@ -6,6 +6,7 @@ import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 from torch import nn
 
 from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, number
-from softadv.attacks.pgd import Attack, make_attack
+from softadv.attacks import load_attack
 from softadv.certify import Domain
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
 from softadv.claims.judge import expected_folder
@@ -23,6 +24,7 @@ from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
 from softadv.experiments.load_model import Saved, find_saved
 from softadv.experiments.spec import Trial, packaged_grids
+from softadv.training.evaluation import AttackAtRadius
 
 
 def _path(text: str) -> Path:
@@ -195,8 +197,8 @@ def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain |
 
 def chosen_attack(
     saved: Saved, *, attack: str | None, eps: float, alpha: str | None, steps: int | None
-) -> tuple[str, Attack]:
-    """The attack that was asked for, with its name; what was not given is the trial's."""
+) -> tuple[str, AttackAtRadius]:
+    """The attack that was asked for at its radius, with its name; what was not given is the trial's."""
     name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
     if alpha is None:
         size = _of_trial(saved, "--alpha").alpha
@@ -204,7 +206,7 @@ def chosen_attack(
         size = check_radius(number(alpha, key="--alpha"), key="--alpha")
     count = _of_trial(saved, "--steps").steps if steps is None else steps
     start = saved.trial is None or saved.trial.random_start
-    return name, make_attack(name, eps=eps, alpha=size, steps=count, random_start=start)
+    return name, partial(load_attack(name, alpha=size, steps=count, random_start=start), eps=eps)
 
 
 def given_command(program: str, argument: str, options: Mapping[str, object]) -> str:

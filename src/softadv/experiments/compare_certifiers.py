@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv.attacks.pgd import pgd
+from softadv.attacks import pgd
 from softadv.certify import Certificates, Domain, certify
 from softadv.certify.eran import ENGINES, Bridge, EngineName, EngineReport
 from softadv.certify.rounding import box

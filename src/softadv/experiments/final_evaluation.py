@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from softadv._io import tensors_sha256, write_tensors
 from softadv._modes import in_eval_mode
 from softadv._progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
-from softadv.attacks.pgd import AUTOATTACK, make_attack
+from softadv.attacks import AUTOATTACK, load_attack
 from softadv.certify.certifiers import certify
 from softadv.certify.onnx import check_parity, export_onnx
 from softadv.certify.records import Certified, Parity
@@ -21,9 +22,11 @@ from softadv.experiments.load_model import about_weights
 from softadv.experiments.records import Autoattacked, Result
 from softadv.experiments.run_folder import EXAMPLES, MODEL, WEIGHTS, RunFolder
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import attack_of
 from softadv.models import count_neurons
+from softadv.training.config import generator_for
 from softadv.training.evaluation import adversarial_accuracy, attack_images, certified_accuracy
-from softadv.training.loop import attack_of, generator_for
+from softadv.training.records import EpochMetrics
 
 _EXAMPLES = 8
 _PARITY_IMAGES = 1000
@@ -36,12 +39,11 @@ def conclude(
     run: RunFolder,
     data: ImageData,
     report: Report,
-    natural: float,
-    adversarial: float,
+    last: EpochMetrics,
 ) -> Result:
     """Write weights, ONNX model and examples into the run folder; certify, and ask AutoAttack where the trial says.
 
-    natural, adversarial: the accuracies on the test images with these weights, as fractions.
+    last: the epoch that ended with these weights.
     The result itself is returned and not written.
     """
     weights = model.state_dict()
@@ -51,8 +53,8 @@ def conclude(
     _write_examples(model, trial=trial, run=run, data=data)
     return Result(
         trial=trial,
-        natural_accuracy=natural,
-        adversarial_accuracy=adversarial,
+        natural_accuracy=last.natural_accuracy,
+        adversarial_accuracy=last.adversarial_accuracy,
         certified=_certify_test_images(model, trial=trial, data=data, report=report),
         autoattack=_autoattack(model, trial=trial, data=data, report=report),
         parity=parity,
@@ -108,8 +110,8 @@ def _autoattack(model: nn.Module, *, trial: Trial, data: ImageData, report: Repo
         model,
         x,
         y,
-        attack=make_attack(AUTOATTACK, eps=trial.eps, alpha=trial.alpha, steps=trial.steps),
-        generator=generator_for(trial, 0, "autoattack", x.device),
+        attack=partial(load_attack(AUTOATTACK, alpha=trial.alpha, steps=trial.steps), eps=trial.eps),
+        generator=generator_for(trial.seed, 0, "autoattack", x.device),
         on_progress=stage(report, "AutoAttack", cost=AUTOATTACK_COST),
     )
     return Autoattacked(images=count, correct=round(accuracy * count), seconds=time.perf_counter() - started)
@@ -119,8 +121,8 @@ def _autoattack(model: nn.Module, *, trial: Trial, data: ImageData, report: Repo
 def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: ImageData) -> None:
     """The first test images, their attacks and what the model and the certifier say of them."""
     x, y = data.test_x[:_EXAMPLES], data.test_y[:_EXAMPLES]
-    generator = generator_for(trial, 0, "examples", x.device)
-    attacked = attack_images(model, x, y, attack=attack_of(trial), generator=generator)
+    generator = generator_for(trial.seed, 0, "examples", x.device)
+    attacked = attack_images(model, x, y, attack=partial(attack_of(trial), eps=trial.eps), generator=generator)
     certificates = certify(model, x, y, eps=trial.eps, domain=trial.domain, engine=trial.certifier)
     with torch.no_grad():
         tensors = {

@@ -22,8 +22,9 @@ from softadv.experiments.records import Result
 from softadv.experiments.reference import FROM_WEIGHTS, Record, training_of
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Grid, Trial
+from softadv.experiments.train_config import attack_of
+from softadv.training.config import generator_for
 from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
-from softadv.training.loop import attack_of, generator_for
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,14 @@ def _evaluate_begun(trial: Trial, *, record: Record, run: RunFolder, data: Image
         model,
         data.test_x,
         data.test_y,
-        attack=attack_of(trial),
+        attack=partial(attack_of(trial), eps=trial.eps),
         # Of the last epoch: on the same machine the figure comes out the same.
-        generator=generator_for(trial, trial.epochs, "evaluation", data.test_x.device),
+        generator=generator_for(trial.seed, trial.epochs, "evaluation", data.test_x.device),
         on_progress=stage(report, "attacking", cost=trial.steps),
     )
     run.write_metrics(list(record.epochs))
-    result = conclude(model, trial=trial, run=run, data=data, report=report, natural=natural, adversarial=adversarial)
+    last = replace(record.epochs[-1], natural_accuracy=natural, adversarial_accuracy=adversarial)
+    result = conclude(model, trial=trial, run=run, data=data, report=report, last=last)
     return run.write_result(result)
 
 

@@ -22,8 +22,8 @@ from softadv.data import ImageData, load_dataset
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments.run_folder import GRID, LOCK, TRACEBACK, RunFolder, clear_grid, read_about, refuse_foreign
 from softadv.experiments.spec import Grid, Trial
+from softadv.experiments.train_config import train_config
 from softadv.experiments.trial import TrialRun, expected_work, run_trial, train_side_by_side
-from softadv.training.loop import attack_of
 from softadv.training.stacked import can_be_stacked
 
 _LOG = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def prepare(
         if name not in names:
             raise SoftadvError(f"redo: {grid.name} has no trial {shown(name)}; it has {', '.join(sorted(names))}")
     for trial in grid.trials:
-        attack_of(trial)
+        train_config(trial)
     for certifier in {trial.certifier for trial in grid.trials}:
         check_certifier(certifier)
     whole = {name: load_dataset(name, data_root) for name in {trial.dataset for trial in grid.trials}}
@@ -178,7 +178,7 @@ def _train_all_seeds(prepared: Prepared, trial: Trial, *, but: set[Trial], repor
     alike = [other for other in prepared.grid.trials if _but_for_the_seed(other) == kind and other not in but]
     at_epoch: dict[int, list[TrialRun]] = {}
     with ExitStack() as holding:
-        for other in alike if can_be_stacked(kind) else ():
+        for other in alike if can_be_stacked(train_config(kind)) else ():
             folder, data = RunFolder(prepared.folder / other.name), prepared.datasets[other]
             with suppress(Exception):
                 holding.enter_context(folder.begun(other))

@@ -22,10 +22,12 @@ from softadv._ranges import (
     shown,
 )
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier, Domain
+from softadv.data import KNOWN
 from softadv.errors import SoftadvError
+from softadv.training.method_names import parse_method
 
-Method = Literal["natural", "adversarial", "soft"]
-METHODS: tuple[Method, ...] = get_args(Method)
+Method = str
+METHODS: tuple[Method, ...] = ("natural", "adversarial", "soft")  # the paper's, in its order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +39,24 @@ class Trial:
     """
 
     setting: str  # the name that all methods and seeds of one comparison share
-    dataset: Literal["digits", "mnist", "cifar10"]
-    method: Method
+    dataset: str  # a name that softadv.load_dataset takes
+    method: str  # a name that softadv.train takes, maybe with settings: "trades(beta=6)"
     seed: int
     eps: float
     alpha: float
     steps: int
     epochs: int
 
+    model: str = "conv_small"  # a name that softadv.load_model takes
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: float = 1e-3
     momentum: float = 0.9  # of sgd
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine", "steps"] = "constant"  # of the learning rate
+    schedule_epochs: tuple[int, ...] = ()  # of the schedule "steps": after these epochs the rate falls
+    schedule_factor: float = 0.1  # to so much of itself
+    eps_warmup_epochs: int = 0  # over so many epochs the radius of the training grows to eps
+    clip_gradients: float | None = None  # the largest L2 norm of an update's gradient; None is any
     batch_size: int = 128
     natural_epochs: int = 0  # the first so many of the epochs are natural, whatever the method
     split_every: int = 1  # epochs between two certifications of the training set
@@ -61,6 +70,8 @@ class Trial:
     certifier: Certifier = "native"  # who computes it
     tf32: bool = False  # whether a GPU may round the factors of float32 products to 10 bits, in training
 
+    validation_images: int = 0  # the last so many training images are evaluated after each epoch, and not trained on
+    patience: int | None = None  # stop after so many epochs without a better one on the validation images
     train_images: int | None = None  # the first so many; None is all
     test_images: int | None = None
     certified_images: int | None = None  # test images certified at the end
@@ -80,13 +91,22 @@ class Trial:
             raise SoftadvError(f"lr: must be positive, got {self.lr:g}")
         if not 0 <= self.momentum < 1:
             raise SoftadvError(f"momentum: must be in [0, 1), got {self.momentum:g}")
+        for key in ("weight_decay", "schedule_factor", "clip_gradients"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < float("inf"):
+                raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
+        parse_method(self.method)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
         if self.natural_epochs >= self.epochs:
             raise SoftadvError(f"natural_epochs: must be less than epochs, got {self.natural_epochs} of {self.epochs}")
-        if self.augment != "none" and self.dataset != "cifar10":
-            raise SoftadvError(f"augment: {self.augment!r} is for cifar10, a flipped digit is another digit")
+        if self.augment != "none" and self.dataset in KNOWN and not KNOWN[self.dataset].mirror_keeps_class:
+            raise SoftadvError(f"augment: {self.augment!r} is not for {self.dataset}, a flipped digit is another digit")
+        if (self.schedule == "steps") != bool(self.schedule_epochs):
+            raise SoftadvError("schedule_epochs: the schedule steps needs some, and no other has any")
+        if self.patience is not None and not self.validation_images:
+            raise SoftadvError("patience: stopping early needs validation_images")
         if self.augment != "none" and self.split_every != 1:
             raise SoftadvError("augment: needs split_every = 1, or images would be trained that were never certified")
         if self.domain not in CERTIFIER_DOMAINS[self.certifier]:
@@ -98,7 +118,8 @@ class Trial:
     @property
     def name(self) -> str:
         """The name of the trial's folder, unique within a grid."""
-        return f"{self.setting}-{self.method}-seed{self.seed}"
+        method = re.sub(r"[^A-Za-z0-9._-]+", "-", self.method.replace("/", "of").replace("=", "")).strip("-")
+        return f"{self.setting}-{method}-seed{self.seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,9 +142,10 @@ class Grid:
         the domain it computes. None changes nothing."""
         trials = list(self.trials)
         if methods is not None:
+            there = list(dict.fromkeys(trial.method for trial in trials))
             for method in methods:
-                if method not in METHODS:
-                    raise SoftadvError(f"methods: unknown method {method!r}, expected one of {', '.join(METHODS)}")
+                if method not in there and method not in METHODS:
+                    raise SoftadvError(f"methods: unknown method {method!r}, expected one of {', '.join(there)}")
             trials = [trial for trial in trials if trial.method in methods]
             if not trials:
                 raise SoftadvError(f"methods: grid {self.name} has no trial of {', '.join(methods) or 'no method'}")
@@ -231,9 +253,10 @@ def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
     for key in ("eps", "alpha"):
         if key in values:
             values[key] = number(values[key], key=f"{where}: {key}")
-    if isinstance(values.get("certified_domains"), list):
-        values["certified_domains"] = tuple(values["certified_domains"])
-    for key in ("lr", "momentum"):
+    for key in ("certified_domains", "schedule_epochs"):
+        if isinstance(values.get(key), list):
+            values[key] = tuple(values[key])
+    for key in ("lr", "momentum", "weight_decay", "schedule_factor", "clip_gradients"):
         if type(values.get(key)) is int:
             values[key] = number(values[key], key=f"{where}: {key}")
     missing = [f.name for f in fields(Trial) if f.name not in values and f.name in _REQUIRED]
@@ -247,7 +270,8 @@ def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
 
 def trial_to_table(trial: Trial) -> dict[str, Any]:
     """The keys of a trial as JSON takes them; trial_from_table reads them back."""
-    return asdict(trial) | {"certified_domains": list(trial.certified_domains)}
+    lists = {key: list(getattr(trial, key)) for key in ("certified_domains", "schedule_epochs")}
+    return asdict(trial) | lists
 
 
 def check_name(text: str, *, key: str) -> None:
@@ -270,11 +294,18 @@ _COUNTS = (
     ("batch_size", 1, MOST_IMAGES),
     ("natural_epochs", 0, MOST_EPOCHS),
     ("split_every", 1, MOST_EPOCHS),
+    ("eps_warmup_epochs", 0, MOST_EPOCHS),
+    ("validation_images", 0, MOST_IMAGES),
+    ("patience", 1, MOST_EPOCHS),
     ("train_images", 1, MOST_IMAGES),
     ("test_images", 1, MOST_IMAGES),
     ("certified_images", 1, MOST_IMAGES),
     ("autoattack_images", 0, MOST_IMAGES),
 )
+
+_WORDS: dict[object, str] = {
+    int: "a whole number", int | None: "a whole number", float: "a number", float | None: "a number",
+}  # fmt: skip
 
 _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
 
@@ -300,8 +331,9 @@ def _check_types(trial: Trial) -> None:
             if value not in get_args(kind):
                 raise SoftadvError(f"{key}: unknown value {shown(value)}, expected one of {', '.join(get_args(kind))}")
         elif get_origin(kind) is tuple:
-            if not isinstance(value, tuple) or not all(isinstance(item, str) for item in value):
-                raise SoftadvError(f"{key}: expected a list of strings, got {shown(value)}")
+            item_kind, words = (int, "whole numbers") if get_args(kind)[0] is int else (str, "strings")
+            if not isinstance(value, tuple) or not all(type(item) is item_kind for item in value):
+                raise SoftadvError(f"{key}: expected a list of {words}, got {shown(value)}")
         elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            expected = "a whole number" if kind in (int, int | None) else f"a {kind.__name__}"
+            expected = _WORDS.get(kind) or f"a {kind.__name__}"
             raise SoftadvError(f"{key}: expected {expected}, got {shown(value)}")

@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from softadv._progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
 from softadv._versions import package_version
-from softadv.attacks.pgd import Pgd
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments import environment
 from softadv.experiments.final_evaluation import conclude, conclusion_work
 from softadv.experiments.records import Result, digest
 from softadv.experiments.run_folder import CHECKPOINT, METRICS, RunFolder
 from softadv.experiments.spec import Trial
-from softadv.kernels import pgd as compiled_attack
-from softadv.kernels import weight_gradients as compiled_update
-from softadv.models import conv_small
+from softadv.experiments.train_config import train_config
+from softadv.kernels import pgd as attack_kernel
+from softadv.kernels import weight_gradients
+from softadv.models import load_model
 from softadv.training.checkpoint import load_checkpoint, save_checkpoint
+from softadv.training.config import TrainConfig
 from softadv.training.divergence import diverging
-from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
-from softadv.training.loop import (
-    Learner,
-    Progress,
-    TrainedEpoch,
-    attack_of,
-    generator_for,
-    new_learner,
-    replayed,
-    train_epoch,
-)
+from softadv.training.loop import Progress, TrainedEpoch
 from softadv.training.records import EpochMetrics
 from softadv.training.stacked import MembersDivergedError, Team
+from softadv.training.state import new_state
+from softadv.training.trainer import Trainer
 
-_KERNELS = {"attack": compiled_attack, "update": compiled_update}
+_KERNELS = {"attack": attack_kernel, "update": weight_gradients}
 
 
-def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) -> Result:
+def run_trial(trial: Trial, *, run: RunFolder, data: Dataset, report: Report) -> Result:
     """Train, evaluate, certify and export; every finished epoch is kept in the run folder.
 
     data: the images the spec names, on the device to train on. A finished trial is not run again.
@@ -55,13 +47,12 @@ def run_trial(trial: Trial, *, run: RunFolder, data: ImageData, report: Report) 
             report("finished before", expected_work(trial, data), before=True)
             return finished
         under_way = TrialRun.resume(trial, run=run, data=data, report=report)
-        while under_way.epoch < trial.epochs:
+        while not under_way.trainer.is_done:
             under_way.train_epoch()
-        last = under_way.metrics[-1]
+        last = under_way.finish()
         with diverging(last.epoch):
             result = conclude(
-                under_way.learner.model, trial=trial, run=run, data=data, report=report,
-                natural=last.natural_accuracy, adversarial=last.adversarial_accuracy,
+                under_way.trainer.state.model, trial=trial, run=run, data=data, report=report, last=last,
             )  # fmt: skip
         return run.write_result(result)
 
@@ -74,21 +65,18 @@ def train_side_by_side(runs: Sequence[TrialRun]) -> None:
     stays at the epoch before, and the others go on.
     """
     going: Sequence[TrialRun] = runs
-    while going and going[0].epoch < going[0].trial.epochs:
+    while going and not going[0].trainer.is_done:
         going = _train_team(going)
 
 
 def _train_team(runs: Sequence[TrialRun]) -> Sequence[TrialRun]:
     """Train trials side by side to their last epoch, or until one diverges. Returns those that go on."""
     first = runs[0]
-    team = Team([run.learner for run in runs], [run.trial for run in runs])
-    attack = attack_of(first.trial)
-    assert isinstance(attack, Pgd)
+    team = Team([run.trainer.state for run in runs], [run.trainer.config for run in runs])
     for epoch in range(first.epoch + 1, first.trial.epochs + 1):
         told = [run.progress(epoch) for run in runs]
-        data = first.data
         try:
-            trained = team.train_epoch(data.train_x, data.train_y, epoch=epoch, attack=attack, on_progress=told)
+            trained = team.train_epoch(*first.trainer.train, epoch=epoch, on_progress=told)
         except MembersDivergedError as error:
             return [run for place, run in enumerate(runs) if place not in error.errors]
         well = [run for run, of_run in zip(runs, trained, strict=True) if _is_kept(run, of_run)]
@@ -106,31 +94,37 @@ def _is_kept(run: TrialRun, trained: TrainedEpoch) -> bool:
     return True
 
 
-def expected_work(trial: Trial, data: ImageData) -> float:
+def expected_work(trial: Trial, data: Dataset) -> float:
     """A trial's cost in attack steps on one image, for the display of progress."""
     return _training_work(trial, data, epochs=trial.epochs) + conclusion_work(trial, data)
 
 
 @dataclass
 class TrialRun:
-    """A trial under way: what it needs, its learner, and the epochs it has behind it."""
+    """A trial under way: its folder, its images, and the training."""
 
     trial: Trial
     run: RunFolder
-    data: ImageData
+    data: Dataset
     report: Report
-    learner: Learner
-    metrics: list[EpochMetrics]
+    trainer: Trainer
 
     @classmethod
-    def resume(cls, trial: Trial, *, run: RunFolder, data: ImageData, report: Report) -> TrialRun:
+    def resume(cls, trial: Trial, *, run: RunFolder, data: Dataset, report: Report) -> TrialRun:
         """The trial where its last checkpoint left it, or at its start; the run folder must have been begun.
 
         Raises SoftadvError where the folder holds other images or damaged files.
         """
         environment.commit()  # asked before the training: its record comes at the end
-        model = conv_small(trial.dataset, normalize=trial.normalize, seed=trial.seed).to(data.train_x.device)
-        under_way = cls(trial, run, data, report, new_learner(model, trial), [])
+        config = train_config(trial, beside=run.path.parent)
+        device = data.train_x.device
+        model = load_model(trial.model, data, normalize=trial.normalize, seed=trial.seed).to(device)
+        train, validation = split_off(data, trial.validation_images)
+        trainer = Trainer(
+            new_state(model, config), config, train=train, test=(data.test_x, data.test_y), validation=validation,
+            engine=_engine(device),
+        )  # fmt: skip
+        under_way = cls(trial, run, data, report, trainer)
         under_way._restore()
         done = under_way.epoch
         if done:
@@ -140,84 +134,64 @@ class TrialRun:
     @property
     def epoch(self) -> int:
         """The last finished epoch; 0 before the first."""
-        return len(self.metrics)
+        return self.trainer.epoch
 
     def train_epoch(self) -> None:
         """Train the next epoch, evaluate it and keep it in the run folder. Raises DivergedError."""
-        data, epoch = self.data, self.epoch + 1
+        epoch = self.epoch + 1
         with diverging(epoch):
-            trained = train_epoch(
-                self.learner,
-                data.train_x,
-                data.train_y,
-                trial=self.trial,
-                epoch=epoch,
-                attack=attack_of(self.trial),
-                on_progress=self.progress(epoch),
-            )
-        self.keep(trained)
+            self.trainer.run_epoch(self.progress(epoch))
+        self._write()
 
     def progress(self, epoch: int) -> Progress:
-        """What is to be told of an epoch's training."""
+        """What is to be told of an epoch's training and evaluation."""
         trial = self.trial
         at = f"epoch {epoch}/{trial.epochs}"
         stages = {
             "certifying": stage(self.report, f"{at}: certifying", cost=CERTIFICATION_COST[trial.domain]),
-            "training": stage(self.report, f"{at}: training", cost=_training_cost(trial)),
+            "training": stage(self.report, f"{at}: training", cost=_training_cost(self.trainer.config, trial, epoch)),
+            "evaluating": stage(self.report, f"{at}: evaluating", cost=trial.steps),
         }
         return lambda what, done: stages[what](done)
 
     def keep(self, trained: TrainedEpoch) -> None:
-        """Evaluate the epoch that the learner has been trained for, and keep it in the run folder.
+        """Evaluate the epoch that the model has been trained for, and keep it in the run folder.
 
         Raises DivergedError where there is nothing to keep, since the model's scores are NaN or infinite.
         """
         epoch = self.epoch + 1
         with diverging(epoch):
-            self.metrics.append(self._evaluate(trained, epoch))
+            self.trainer.record(trained, self.progress(epoch))
+        self._write()
+
+    def finish(self) -> EpochMetrics:
+        """The epoch whose weights are the trial's: the last one, or the best where it was to stop early."""
+        self.trainer.finish()
+        best = self.trainer.best.epoch if self.trial.patience is not None else 0
+        return self.trainer.metrics[best - 1]
+
+    def _write(self) -> None:
         # The metrics go first: a checkpoint never knows an epoch that they do not.
-        self.run.write_metrics(self.metrics)
-        save_checkpoint(self.run.path / CHECKPOINT, self.learner, epoch=epoch, about=self._belongs_to(self.metrics))
+        metrics = self.trainer.metrics
+        self.run.write_metrics(metrics)
+        save_checkpoint(
+            self.run.path / CHECKPOINT, self.trainer.state, epoch=self.epoch, best=self.trainer.best,
+            about=self._belongs_to(metrics),
+        )  # fmt: skip
 
     def _belongs_to(self, metrics: Sequence[EpochMetrics]) -> dict[str, str]:
         return {"data": self.data.fingerprint, "spec": digest(self.trial), "metrics": digest(*metrics)}
 
-    def _evaluate(self, trained: TrainedEpoch, epoch: int) -> EpochMetrics:
-        trial, data, learner = self.trial, self.data, self.learner
-        started = time.perf_counter()
-        adversarial = adversarial_accuracy(
-            learner.model,
-            data.test_x,
-            data.test_y,
-            attack=replayed(attack_of(trial), learner, most=len(data.test_x)),
-            generator=generator_for(trial, epoch, "evaluation", data.test_x.device),
-            on_progress=stage(self.report, f"epoch {epoch}/{trial.epochs}: evaluating", cost=trial.steps),
-        )
-        split = learner.partition
-        return EpochMetrics(
-            epoch=epoch,
-            loss=trained.loss,
-            natural_accuracy=natural_accuracy(learner.model, data.test_x, data.test_y),
-            adversarial_accuracy=adversarial,
-            misclassified=None if split is None else int(split.misclassified.sum()),
-            unverified=None if split is None else int(split.unverified.sum()),
-            verified=None if split is None else int(split.verified.sum()),
-            certifier=None if split is None else split.certifier,
-            engine=_engine(data.train_x.device),
-            attack_seconds=trained.seconds.attack,
-            certification_seconds=trained.seconds.certification,
-            update_seconds=trained.seconds.update,
-            evaluation_seconds=time.perf_counter() - started,
-        )
-
     def _restore(self) -> None:
-        """Put the learner back to its last checkpoint, if there is one, and the metrics to the epochs before it."""
+        """Go back to the last checkpoint, if there is one, and to the epochs before it."""
         path = self.run.path / CHECKPOINT
         if not path.exists():
             return
         again = self.run.again()
         try:
-            epoch, about = load_checkpoint(path, self.learner, device=self.data.train_x.device)
+            epoch, about = load_checkpoint(
+                path, self.trainer.state, best=self.trainer.best, device=self.data.train_x.device
+            )
         except SoftadvError as error:
             raise SoftadvError(f"{error}; {again}") from error
         _check_same_data(self.run, about.get("data", ""), self.data)
@@ -232,14 +206,26 @@ class TrialRun:
             raise SoftadvError(f"{self.run.path / METRICS}: ends before epoch {epoch}, the checkpoint's; {again}")
         if about.get("metrics", digest(*metrics)) != digest(*metrics):
             raise SoftadvError(f"{self.run.path / METRICS}: not the epochs of the checkpoint; {again}")
-        self.metrics = metrics
+        self.trainer.metrics = metrics
 
     def _fits_split(self, epoch: int) -> bool:
-        """Whether there is a split of these images if the epoch needed one, and none else."""
-        split = self.learner.partition
-        if self.trial.method != "soft" or epoch <= self.trial.natural_epochs:
+        """Whether there is a split of these images if an epoch so far made one, and none else."""
+        config, split = self.trainer.config, self.trainer.state.partition
+        if not any(config.splits_before(number) for number in range(1, epoch + 1)):
             return split is None
         return split is not None and len(split.verified) == len(self.data.train_x)
+
+
+def split_off(data: Dataset, validation_images: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:
+    """The training images to train on, and the last so many of them for validation.
+
+    Raises SoftadvError where none would be left to train on.
+    """
+    if validation_images >= len(data.train_x):
+        raise SoftadvError(f"validation_images: {validation_images} of {len(data.train_x)} training images")
+    kept = len(data.train_x) - validation_images
+    validation = (data.train_x[kept:], data.train_y[kept:]) if validation_images else None
+    return (data.train_x[:kept], data.train_y[:kept]), validation
 
 
 def _engine(device: torch.device) -> str:
@@ -251,18 +237,22 @@ def _engine(device: torch.device) -> str:
     return ", ".join([*parts, f"softadv {package_version('softadv')}, commit {environment.commit()}"])
 
 
-def _training_cost(trial: Trial) -> int:
-    return UPDATE_COST + (0 if trial.method == "natural" else trial.steps)
+def _training_cost(config: TrainConfig, trial: Trial, epoch: int) -> float:
+    return UPDATE_COST + config.attack_passes(epoch) * trial.steps
 
 
-def _training_work(trial: Trial, data: ImageData, *, epochs: int) -> float:
+def _training_work(trial: Trial, data: Dataset, *, epochs: int) -> float:
     """Of the first so many epochs."""
-    splits = math.ceil(epochs / trial.split_every) if trial.method == "soft" else 0
-    training = epochs * _training_cost(trial) + splits * CERTIFICATION_COST[trial.domain]
-    return training * len(data.train_x) + epochs * trial.steps * len(data.test_x)
+    config = train_config(trial)
+    numbers = range(1, epochs + 1)
+    splits = sum(config.splits_before(number) for number in numbers)
+    training = sum(_training_cost(config, trial, number) for number in numbers)
+    training += splits * CERTIFICATION_COST[trial.domain]
+    evaluated = len(data.test_x) + trial.validation_images
+    return training * (len(data.train_x) - trial.validation_images) + epochs * trial.steps * evaluated
 
 
-def _check_same_data(run: RunFolder, recorded: str, data: ImageData) -> None:
+def _check_same_data(run: RunFolder, recorded: str, data: Dataset) -> None:
     if recorded != data.fingerprint:
         raise SoftadvError(
             f"{run.path}: was run on other {data.name} images (fingerprint {recorded[:12]}, now "

@@ -1,4 +1,4 @@
-"""A learner between two epochs, as a file."""
+"""A training between two epochs, as a file."""
 
 from __future__ import annotations
 
@@ -10,41 +10,54 @@ from torch import Tensor
 
 from softadv._io import read_tensors, write_tensors
 from softadv.errors import SoftadvError
-from softadv.training.loop import Learner
+from softadv.training.early_stopping import Best
 from softadv.training.partition import Partition
+from softadv.training.state import TrainState
 
 
-def save_checkpoint(path: Path, learner: Learner, *, epoch: int, about: Mapping[str, str]) -> None:
+def save_checkpoint(
+    path: Path, train_state: TrainState, *, epoch: int, about: Mapping[str, str], best: Best | None = None
+) -> None:
     """Write everything that the next epoch starts from, atomically and with a checksum.
 
     about: what the checkpoint belongs to: the digests of its trial, of the epochs so far, and of the data.
+    best: the best epoch so far, where the training may stop early.
     """
-    state = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
-    for index, entries in learner.optimizer.state_dict()["state"].items():
+    state = {f"model.{name}": value for name, value in train_state.model.state_dict().items()}
+    for index, entries in train_state.optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{key}": value for key, value in entries.items() if value is not None}
-    if learner.partition is not None:
-        split = learner.partition
+    if train_state.partition is not None:
+        split = train_state.partition
         state["partition"] = torch.stack([split.misclassified, split.unverified, split.verified])
-    certifier = "" if learner.partition is None else learner.partition.certifier
-    write_tensors(path, state, metadata={**about, "epoch": str(epoch), "certifier": certifier})
+    certifier = "" if train_state.partition is None else train_state.partition.certifier
+    metadata = {**about, "epoch": str(epoch), "certifier": certifier}
+    if best is not None and best.weights:
+        state |= {f"best.{name}": value for name, value in best.weights.items()}
+        metadata |= {"best_epoch": str(best.epoch), "best_accuracy": best.accuracy.hex()}
+    write_tensors(path, state, metadata=metadata)
 
 
-def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tuple[int, dict[str, str]]:
-    """Put a learner back to where a checkpoint was written; returns its epoch, and what it belongs to.
+def load_checkpoint(
+    path: Path, train_state: TrainState, *, device: torch.device, best: Best | None = None
+) -> tuple[int, dict[str, str]]:
+    """Put a training, and its best epoch, back to where a checkpoint was written; returns its epoch and belongings.
 
     Raises SoftadvError naming the file when it is damaged or of another model.
     """
     state, metadata = read_tensors(path)
     try:
         epoch = int(metadata["epoch"])
-        learner.model.load_state_dict(_under(state, "model."))
+        train_state.model.load_state_dict(_under(state, "model."))
         entries: dict[int, dict[str, Tensor]] = {}
         for name, value in _under(state, "optimizer.").items():
             index, key = name.split(".")
             entries.setdefault(int(index), {})[key] = value
-        groups = learner.optimizer.state_dict()["param_groups"]
-        learner.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        learner.replays.forget()  # the optimizer's state is elsewhere in memory now
+        groups = train_state.optimizer.state_dict()["param_groups"]
+        train_state.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        if best is not None and "best_epoch" in metadata:
+            best.epoch, best.accuracy = int(metadata["best_epoch"]), float.fromhex(metadata["best_accuracy"])
+            best.weights = {name: value.to(device) for name, value in _under(state, "best.").items()}
+        train_state.replays.forget()  # the optimizer's state is elsewhere in memory now
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SoftadvError(f"{path}: not a checkpoint of this trial ({reason})") from error
@@ -53,7 +66,7 @@ def load_checkpoint(path: Path, learner: Learner, *, device: torch.device) -> tu
         if parts.ndim != 2 or len(parts) != 3 or parts.dtype is not torch.bool:
             raise SoftadvError(f"{path}: not a checkpoint of this trial (its split is no split)")
         misclassified, unverified, verified = parts.to(device).unbind()
-        learner.partition = Partition(misclassified, unverified, verified, metadata.get("certifier", ""))
+        train_state.partition = Partition(misclassified, unverified, verified, metadata.get("certifier", ""))
     return epoch, metadata
 
 

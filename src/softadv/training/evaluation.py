@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv.attacks.pgd import Attack
-from softadv.certify import Domain
 from softadv.certify.certifiers import Asked, Engine, chosen_certifier
+from softadv.certify.domains import Domain
 from softadv.certify.records import Certified
 from softadv.data import check_finite
 from softadv.errors import SoftadvError
@@ -23,22 +22,22 @@ from softadv.errors import SoftadvError
 # Large enough to keep two cores busy, small enough for their caches.
 _BATCH = 500
 
+# An attack at its radius: (model, x, y, *, generator) to images of the shape of x.
+AttackAtRadius = Callable[..., Tensor]
+
 
 @in_eval_mode
+def predictions(model: nn.Module, x: Tensor) -> Tensor:
+    """The class of each image, int64 (N,). x: float (N, C, H, W).
+
+    Raises SoftadvError where there are no images, NotFiniteError where a score is NaN or infinite.
+    """
+    return _scores(model, x).argmax(1)
+
+
 def natural_accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """The fraction of images classified correctly. x: float (N, C, H, W); y: int64 (N,)."""
-    return int((_scores(model, x).argmax(1) == y).sum()) / len(x)
-
-
-@torch.no_grad()
-def _scores(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's scores (N, K). Raises SoftadvError where there are no images, or a score is NaN or infinite."""
-    if not len(x):
-        raise SoftadvError("x: there is no image, so there is no accuracy")
-    # A copy: a model that begins with an in-place layer would change the images.
-    scores = torch.cat([model(images.clone()) for images in x.split(_BATCH)])
-    check_finite(scores, what="the scores of image")
-    return scores
+    return int((predictions(model, x) == y).sum()) / len(x)
 
 
 def adversarial_accuracy(
@@ -46,7 +45,7 @@ def adversarial_accuracy(
     x: Tensor,
     y: Tensor,
     *,
-    attack: Attack,
+    attack: AttackAtRadius,
     generator: torch.Generator,
     on_progress: Callable[[int], None] | None = None,
 ) -> float:
@@ -61,7 +60,7 @@ def attack_images(
     x: Tensor,
     y: Tensor,
     *,
-    attack: Attack,
+    attack: AttackAtRadius,
     generator: torch.Generator,
     on_progress: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -95,8 +94,8 @@ def certified_accuracy(
     """How many images are classified correctly on their whole box, and the seconds it took to prove."""
     _scores(model, x)  # one that has none for an image would count as one that is merely unverified
     started = time.perf_counter()
-    with Asked(chosen_certifier(engine, domain=domain)) as asked:
-        certificates, provenance = asked.certify(
+    with Asked(chosen_certifier(engine, domain=domain)) as session:
+        certificates, provenance = session.certify(
             model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress
         )
     verified = int(certificates.verified.sum())
@@ -104,3 +103,13 @@ def certified_accuracy(
         domain=domain, images=len(x), verified=verified, seconds=time.perf_counter() - started,
         certifier=str(provenance),
     )  # fmt: skip
+
+
+@torch.no_grad()
+def _scores(model: nn.Module, x: Tensor) -> Tensor:
+    if not len(x):
+        raise SoftadvError("x: there is no image, so there is no accuracy")
+    # A copy: a model that begins with an in-place layer would change the images.
+    scores = torch.cat([model(images.clone()) for images in x.split(_BATCH)])
+    check_finite(scores, what="the scores of image")
+    return scores

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from softadv._units import Count, Seconds, Several, Share
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
-    """One finished epoch. Accuracies are fractions of the test images; seconds are wall-clock.
+    """One finished epoch. Accuracies are fractions; seconds are wall-clock.
 
-    misclassified, unverified, verified: the partition of the training images that the epoch was
-    trained with; None for methods that make none.
+    natural_accuracy, adversarial_accuracy: of the test images; NaN where there are none, which no record on disk has.
+    misclassified, unverified, verified: the partition of the training images that the epoch was trained with; None for
+    methods that make none. attacked: how many training images were attacked; None in old records.
     """
 
     epoch: Several  # from 1
@@ -28,3 +29,14 @@ class EpochMetrics:
     evaluation_seconds: Seconds
     certifier: str | None = None  # who split the images, its version and soundness
     engine: str = ""  # device, kernels there, commit: a trial may go on elsewhere. "" in old records
+    attacked: Count | None = None
+    validation_natural_accuracy: Share | None = None
+    validation_adversarial_accuracy: Share | None = None
+
+    def numbers(self) -> dict[str, float]:
+        """What there is of the epoch in numbers, by name, for loggers."""
+        return {
+            name: float(value)
+            for name, value in asdict(self).items()
+            if isinstance(value, int | float) and name != "epoch"
+        }

@@ -1,4 +1,4 @@
-"""Several learners that differ in nothing but their seed, trained side by side as one model.
+"""Several trainings that differ in nothing but their seed, trained side by side as one model.
 
 One of the paper's networks does not fill a GPU. Stacked, their parameters have one more dimension in front, and each
 kernel computes for all of them. Nothing passes from one to another: the loss that is differentiated is the sum of their
@@ -15,23 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.attacks.pgd import Pgd
+from softadv.attacks import PGD
 from softadv.errors import DivergedError, NotFiniteError
-from softadv.experiments.spec import Trial
 from softadv.kernels.cuda_graphs import Replays, bucket
+from softadv.training.batches import Step, plan_epoch
+from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
-from softadv.training.loop import (
-    Learner,
-    Progress,
-    Seconds,
-    Step,
-    TrainedEpoch,
-    generator_for,
-    new_optimizer,
-    plan_epoch,
-    rounding_to_tf32,
-    split_if_due,
-)
+from softadv.training.loop import Progress, TrainedEpoch, images_to_attack, rounding_to_tf32, set_learning_rate
+from softadv.training.methods import Adversarial, Natural
+from softadv.training.schedules import learning_rate
+from softadv.training.state import TrainState, new_optimizer
+from softadv.training.timing import Seconds
 
 
 class Stack(nn.Module):
@@ -62,73 +56,80 @@ class Stack(nn.Module):
         return torch.func.vmap(one, randomness="different")(state, x.unflatten(0, (self.size, -1))).flatten(0, 1)
 
 
-def can_be_stacked(trial: Trial) -> bool:
-    """Whether trials that differ from this one in nothing but the seed can be trained side by side.
+def can_be_stacked(config: TrainConfig) -> bool:
+    """Whether trainings that differ from this one in nothing but the seed can be run side by side.
 
-    Their steps must be as many and as large, their images the same, and the attack softadv's own.
+    Their steps must be as many and as large, their images the same, the attack PGD, and the loss the cross-entropy.
     """
-    alike = trial.update == "mixed" or trial.method != "soft"
-    return alike and trial.augment == "none" and trial.attack == "pgd"
+    method = config.method
+    alike = config.update == "mixed" or isinstance(method, Natural | Adversarial)
+    plain = type(config.train_attack) is PGD and method.loss is None and config.clip_gradients is None
+    return alike and plain and config.augment == "none" and config.patience is None
 
 
 class MembersDivergedError(NotFiniteError):
-    """Learners of a team have diverged; none of the team has been changed."""
+    """Members of a team have diverged; none of the team has been changed."""
 
     def __init__(self, errors: Mapping[int, DivergedError]) -> None:
-        """errors: by the learner's place in the team."""
+        """errors: by the member's place in the team."""
         super().__init__("; ".join(str(error) for error in errors.values()))
         self.errors = dict(errors)
 
 
 class Team:
-    """Learners at the end of the same epoch, of trials that differ in nothing but the seed, as one stack."""
+    """Trainings at the end of the same epoch, which differ in nothing but the seed, as one stack."""
 
-    def __init__(self, learners: Sequence[Learner], trials: Sequence[Trial], *, replays: Replays | None = None) -> None:
-        """learners, trials: in the same order, one or more. replays: None is the device's."""
-        self._learners, self._trials = tuple(learners), tuple(trials)
-        self._stack = Stack([learner.model for learner in learners])
+    def __init__(
+        self, states: Sequence[TrainState], configs: Sequence[TrainConfig], *, replays: Replays | None = None
+    ) -> None:
+        """states, configs: in the same order, one or more. replays: None is the device's."""
+        self._states, self._configs = tuple(states), tuple(configs)
+        self._stack = Stack([state.model for state in states])
         own = list(self._stack.parameters())
-        self._optimizer = new_optimizer(own, trials[0])
+        self._optimizer = new_optimizer(own, configs[0])
         self._replays = Replays.on(own[0].device) if replays is None else replays
         for parameter, theirs in self._parameters():
-            states = [learner.optimizer.state.get(p, {}) for learner, p in zip(learners, theirs, strict=True)]
+            found = [state.optimizer.state.get(p, {}) for state, p in zip(states, theirs, strict=True)]
             # The number of steps is one number, and the same for all.
             self._optimizer.state[parameter] = {
-                key: value.clone() if value.ndim == 0 else torch.stack([state[key] for state in states])
-                for key, value in states[0].items()
+                key: value.clone() if value.ndim == 0 else torch.stack([state[key] for state in found])
+                for key, value in found[0].items()
             }
 
-    def train_epoch(
-        self, x: Tensor, y: Tensor, *, epoch: int, attack: Pgd, on_progress: Sequence[Progress]
-    ) -> list[TrainedEpoch]:
-        """Train every learner on every image once, as training.train_epoch does one by one.
+    def train_epoch(self, x: Tensor, y: Tensor, *, epoch: int, on_progress: Sequence[Progress]) -> list[TrainedEpoch]:
+        """Train every member on every image once, as loop.train_epoch does one by one.
 
-        x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the learners' device. on_progress: one for each learner.
-        Each learner's random numbers are those it would draw alone. Learners, optimizers and partitions are left as
-        after an epoch alone. An epoch's seconds of attack and update are a learner's share of the whole.
-        Raises MembersDivergedError where a learner's loss or weights are NaN or infinite: then no learner is changed.
+        x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the members' device. on_progress: one for each of them.
+        Each member's random numbers are those it would draw alone. Models, optimizers and partitions are left as
+        after an epoch alone. An epoch's seconds of attack and update are a member's share of the whole.
+        Raises MembersDivergedError where a member's loss or weights are NaN or infinite: then none is changed.
         """
-        trials, learners = self._trials, self._learners
-        alone = [Seconds(x.device) for _ in trials]
-        for place, (learner, trial, seconds, told) in enumerate(zip(learners, trials, alone, on_progress, strict=True)):
+        states, configs = self._states, self._configs
+        alone = [Seconds(x.device) for _ in states]
+        attacked = []
+        for place, (state, config, seconds, told) in enumerate(zip(states, configs, alone, on_progress, strict=True)):
             try:
-                split_if_due(learner, x, y, trial=trial, epoch=epoch, seconds=seconds, on_progress=told)
+                attacked.append(
+                    images_to_attack(state, x, y, config=config, epoch=epoch, seconds=seconds, on_progress=told)
+                )
             except NotFiniteError as error:
                 raise MembersDivergedError({place: DivergedError(str(error), epoch=epoch)}) from error
-        members = list(zip(trials, learners, strict=True))
-        plans = [plan_epoch(trial, epoch, learner.partition, y) for trial, learner in members]
-        starts = [generator_for(trial, epoch, "attack", x.device) for trial in trials]
+        plans = [plan_epoch(config, epoch, mask, y.device) for config, mask in zip(configs, attacked, strict=True)]
+        starts = [config.generator(epoch, "attack", x.device) for config in configs]
+        attack, eps = configs[0].train_attack, configs[0].radius(epoch)
+        assert type(attack) is PGD
+        set_learning_rate(self._optimizer, learning_rate(configs[0], epoch))
         together = Seconds(x.device)
-        totals = torch.zeros(len(trials), device=x.device)
+        totals = torch.zeros(len(states), device=x.device)
         losses: list[Tensor] = []
         done = 0
-        with rounding_to_tf32(trials[0].tf32):
+        with rounding_to_tf32(configs[0].tf32):
             for steps in zip(*plans, strict=True):
                 images = torch.stack([step.images for step in steps])
                 inputs, labels = x[images], y[images]
                 if any(len(step.attacked) for step in steps):
                     with together.spent_on("attack"):
-                        self._attack(attack, inputs, labels, steps, starts)
+                        self._attack(attack, eps, inputs, labels, steps, starts)
                 with together.spent_on("update"):
                     loss = self._update(inputs, labels)
                     totals += loss * images.shape[1]
@@ -141,12 +142,18 @@ class Team:
         for seconds in (*alone, together):
             seconds.settle()
         return [
-            TrainedEpoch(total / len(x), _share(seconds, together, of=len(trials)))
-            for total, seconds in zip(totals.tolist(), alone, strict=True)
+            TrainedEpoch(total / len(x), int(mask.sum()), _share(seconds, together, of=len(states)))
+            for total, mask, seconds in zip(totals.tolist(), attacked, alone, strict=True)
         ]
 
     def _attack(
-        self, attack: Pgd, inputs: Tensor, labels: Tensor, steps: Sequence[Step], starts: Sequence[torch.Generator]
+        self,
+        attack: PGD,
+        eps: float,
+        inputs: Tensor,
+        labels: Tensor,
+        steps: Sequence[Step],
+        starts: Sequence[torch.Generator],
     ) -> None:
         """Replace the images that are to be attacked; inputs: (S, B, C, H, W)."""
         rows = bucket(max(len(step.attacked) for step in steps), most=inputs.shape[1])
@@ -157,18 +164,18 @@ class Team:
             count = len(step.attacked)
             x[place, :count] = inputs[place, step.attacked]
             y[place, :count] = labels[place, step.attacked]
-            point[place, :count] = attack.start(x[place, :count], generator=generator)
+            point[place, :count] = attack.start(x[place, :count], eps=eps, generator=generator)
 
         def climb(x: Tensor, y: Tensor, point: Tensor) -> Tensor:
-            return attack.climb(self._stack, x, y, point)
+            return attack.climb(self._stack, x, y, point, eps=eps)
 
         flat = (x.flatten(0, 1), y.flatten(), point.flatten(0, 1))
-        found = self._replays.run(attack, climb, *flat).view_as(x)
+        found = self._replays.run((attack, eps), climb, *flat).view_as(x)
         for place, step in enumerate(steps):
             inputs[place, step.attacked] = found[place, : len(step.attacked)]
 
     def _update(self, inputs: Tensor, labels: Tensor) -> Tensor:
-        """One step of every learner; the mean loss of each before it, (S,)."""
+        """One step of every member; the mean loss of each before it, (S,)."""
 
         def update(inputs: Tensor, labels: Tensor) -> Tensor:
             self._optimizer.zero_grad(set_to_none=True)
@@ -181,7 +188,7 @@ class Team:
         return self._replays.run("update", update, inputs.flatten(0, 1), labels.flatten())
 
     def _check(self, losses: Tensor, totals: Tensor, *, epoch: int) -> None:
-        """Raise MembersDivergedError for learners that an epoch led to NaN or infinity. losses: (steps, S)."""
+        """Raise MembersDivergedError for members that an epoch led to NaN or infinity. losses: (steps, S)."""
         errors = {}
         state = self._stack.state_dict()
         for place, total in enumerate(totals):
@@ -194,26 +201,26 @@ class Team:
 
     @torch.no_grad()
     def _hand_back(self) -> None:
-        """Put every learner to where it would be alone."""
+        """Put every member to where it would be alone."""
         for parameter, theirs in self._parameters():
             state = self._optimizer.state[parameter]
-            for place, (learner, own) in enumerate(zip(self._learners, theirs, strict=True)):
+            for place, (member, own) in enumerate(zip(self._states, theirs, strict=True)):
                 own.copy_(parameter[place])
-                learner.optimizer.state[own] = {
+                member.optimizer.state[own] = {
                     key: (value if value.ndim == 0 else value[place]).clone() for key, value in state.items()
                 }
-        for buffer, of_learners in self._buffers():
-            for place, own_buffer in enumerate(of_learners):
+        for buffer, of_members in self._buffers():
+            for place, own_buffer in enumerate(of_members):
                 own_buffer.copy_(buffer[place])
 
     def _parameters(self) -> Iterator[tuple[nn.Parameter, tuple[nn.Parameter, ...]]]:
-        """Each of the stack's parameters, and the learners' of which it is made."""
-        theirs = zip(*(learner.model.parameters() for learner in self._learners), strict=True)
+        """Each of the stack's parameters, and the members' of which it is made."""
+        theirs = zip(*(state.model.parameters() for state in self._states), strict=True)
         return zip(self._stack.parameters(), theirs, strict=True)
 
     def _buffers(self) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
-        """Each of the stack's buffers, and the learners' of which it is made."""
-        theirs = zip(*(learner.model.buffers() for learner in self._learners), strict=True)
+        """Each of the stack's buffers, and the members' of which it is made."""
+        theirs = zip(*(state.model.buffers() for state in self._states), strict=True)
         return zip(self._stack.buffers(), theirs, strict=True)
 
 

@@ -1,0 +1,67 @@
+"""What an attack is, and how one is found by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from softadv.registry import Registry, call
+
+
+class Attack(Protocol):
+    """Finds, for each image, a point of its ball that the model may misclassify; softadv calls it in eval mode.
+
+    Its settings are its own. It may say a `title`, and in which `norm` it keeps to the ball: "Linf" is the certifier's.
+    """
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
+        """x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the model's device. eps: radius in the units of x.
+
+        generator: the source of every random choice, on the device of x. Returns images of the shape of x.
+        """
+
+
+# What a name stands for: a class that is made with the settings it takes, or an attack as it is.
+Factory = Callable[..., Any]
+
+attacks: Registry[Factory] = Registry("attack", expected="an attack, or a class of attacks")
+register = attacks.register
+
+
+def load_attack(
+    what: str | Attack, *, steps: int = 20, alpha: float | None = None, random_start: bool = True
+) -> Attack:
+    """An attack: "pgd", "torchattacks:NAME", "package.module:attribute" of one's own, or the attack itself.
+
+    steps, alpha, random_start: settings for a class, which gets those of them that its constructor takes. alpha is in
+    the units of the images; None is the attack's own choice.
+    Raises SoftadvError for an unknown name, for settings out of range, and for what is no attack.
+    """
+    if not isinstance(what, str):
+        return what
+    found = attacks.get(what)
+    own = getattr(found, "func", found)  # of "torchattacks:NAME" the name is bound already
+    if not (attacks.is_registered(what) or isinstance(own, type)):
+        return found  # a function of one's own is the attack
+    wanted: dict[str, Any] = {"steps": steps, "random_start": random_start}
+    wanted |= {} if alpha is None else {"alpha": alpha}
+    taken = inspect.signature(found).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
+    settings = {key: value for key, value in wanted.items() if anything or key in taken}
+    attack: Attack = call(f"attack {what}", found, **settings)
+    return attack
+
+
+def is_linf(attack: Attack) -> bool:
+    """Whether an attack says that it searches the L-infinity ball, as a certifier does."""
+    return getattr(attack, "norm", None) == "Linf"
+
+
+def title_of(attack: Attack) -> str:
+    """What to call an attack where its numbers stand."""
+    name = getattr(attack, "title", None) or getattr(attack, "__name__", None) or type(attack).__name__
+    return str(name)

@@ -1,0 +1,54 @@
+"""PGD that stops soon after it has succeeded (Zhang et al., ICML 2020: PGD-K-tau)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from softadv._modes import eval_mode
+from softadv._ranges import MOST_STEPS, check_count
+from softadv.attacks.pgd import PGD
+
+
+@dataclass(frozen=True, kw_only=True)
+class FriendlyPGD(PGD):
+    """PGD in which each image goes on for tau steps after the first at which it is misclassified, and then stays.
+
+    Algorithm 1 of Zhang et al., Attacks Which Do Not Kill Training Make Adversarial Learning Stronger. With
+    tau = steps every image takes all steps, and the images found are PGD's, bit for bit.
+    """
+
+    tau: int = 0
+
+    title = "Friendly PGD"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "tau", check_count(self.tau, key="tau", most=MOST_STEPS))
+
+    def climb(self, model: nn.Module, x: Tensor, y: Tensor, point: Tensor, *, eps: float) -> Tensor:
+        """The steps from `point`, which may be overwritten."""
+        if self.tau >= self.steps:
+            return super().climb(model, x, y, point, eps=eps)
+        step = PGD(steps=1, alpha=self.step_size(eps), random_start=False, clip=self.clip)
+        going = torch.arange(len(x), device=x.device)
+        left = torch.full_like(going, self.tau)
+        with eval_mode(model):
+            for _ in range(self.steps):
+                with torch.no_grad():
+                    fooled = model(point[going].clone()).argmax(1) != y[going]
+                stays = fooled & (left[going] == 0)
+                left[going[fooled]] -= 1
+                going = going[~stays]
+                if not len(going):
+                    break
+                point[going] = step.climb(model, x[going], y[going], point[going], eps=eps)
+        return point
+
+
+def stopped_early(attack: PGD, *, tau: int) -> FriendlyPGD:
+    """PGD with the same settings that stops tau steps after it has succeeded."""
+    settings = {key: getattr(attack, key) for key in ("steps", "alpha", "random_start", "clip")}
+    return replace(FriendlyPGD(tau=tau), **settings)

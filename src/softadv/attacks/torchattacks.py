@@ -1,0 +1,67 @@
+"""Any attack of Torchattacks by name: deterministic, and held to its ball."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softadv._modes import eval_mode
+from softadv.attacks.base import register
+from softadv.data import check_finite
+from softadv.errors import SoftadvError
+
+AUTOATTACK = "torchattacks:AutoAttack"
+
+# The attacks of Torchattacks that search the L-infinity ball, as a certifier does.
+_LINF = {
+    "APGD", "APGDT", "AutoAttack", "BIM", "DIFGSM", "EOTPGD", "FAB", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM",
+    "PGD", "PGDRS", "RFGSM", "SINIFGSM", "Square", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
+}  # fmt: skip
+
+
+@register("torchattacks:NAME")
+class TorchAttack:
+    """A class of Torchattacks as an attack; it gets those of its settings that its constructor takes."""
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        """name: of the class, such as "AutoAttack". settings: for its constructor, but eps, which the call gives.
+
+        Raises SoftadvError for an unknown name, and for an attack without an eps.
+        """
+        import torchattacks  # noqa: PLC0415 (a second of start-up, for those who ask for it)
+
+        kind: Any = getattr(torchattacks, name, None)
+        if name == "Attack" or not (isinstance(kind, type) and issubclass(kind, torchattacks.attack.Attack)):
+            raise SoftadvError(f"attack: Torchattacks {torchattacks.__version__} has no attack {name!r}")
+        taken = inspect.signature(kind).parameters
+        if "eps" not in taken:
+            raise SoftadvError(f"attack: 'torchattacks:{name}' has no eps, so it cannot be kept within the ball")
+        self.title = name
+        self.norm = "Linf" if name in _LINF else None
+        self._kind = kind
+        self._seeded = "seed" in taken
+        self._settings = {key: value for key, value in settings.items() if key in taken}
+
+    def __repr__(self) -> str:
+        return f"TorchAttack({self.title!r}, {', '.join(f'{key}={value}' for key, value in self._settings.items())})"
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
+        """x: float (N, C, H, W) in [0, 1]; y: int64 (N,). Returns images of the shape of x.
+
+        Raises SoftadvError where the attack leaves the ball, NotFiniteError where it finds NaN or infinity.
+        """
+        seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+        settings = self._settings | {"eps": eps} | ({"seed": seed} if self._seeded else {})
+        # Torchattacks draws from the global generators: they are lent a seed and put back.
+        # It draws them in the order of memory, and would put a model with a frozen layer in training mode as a whole.
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), eval_mode(model):
+            torch.manual_seed(seed)
+            found: Tensor = self._kind(model, **settings)(x.contiguous(), y).detach()
+        check_finite(found, what=f"attack: {self.title}'s pixels for image")
+        moved = float((found - x).abs().max()) if len(x) else 0.0
+        if not moved <= eps * (1 + 1e-4) + 1e-6:
+            raise SoftadvError(f"attack: {self.title} moved a pixel by {moved:g}, more than eps = {eps:g}")
+        return found

@@ -1,0 +1,105 @@
+"""From a trial to what the training loop is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from softadv.attacks import Attack, is_linf, load_attack
+from softadv.errors import SoftadvError
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.spec import Trial
+from softadv.training.config import TrainConfig
+from softadv.training.methods import Method, load_method, parse_method
+from softadv.training.methods.base import methods
+from softadv.training.records import EpochMetrics
+
+
+def train_config(trial: Trial, *, beside: Path | None = None) -> TrainConfig:
+    """What to tell the loop for a trial.
+
+    beside: the folder that holds the other trials of the grid; a method that replays another's numbers of attacked
+    images finds them there. None: it must have them itself.
+    Raises SoftadvError for a method or an attack that cannot be found or does not fit, and where there is nothing to
+    replay.
+    """
+    return TrainConfig(
+        method=_with_counts(method_of(trial), trial, beside=beside),
+        attack=attack_of(trial),
+        eps=trial.eps,
+        epochs=trial.epochs,
+        seed=trial.seed,
+        batch_size=trial.batch_size,
+        optimizer=trial.optimizer,
+        lr=trial.lr,
+        momentum=trial.momentum,
+        weight_decay=trial.weight_decay,
+        schedule=trial.schedule,
+        schedule_epochs=trial.schedule_epochs,
+        schedule_factor=trial.schedule_factor,
+        eps_warmup_epochs=trial.eps_warmup_epochs,
+        clip_gradients=trial.clip_gradients,
+        natural_epochs=trial.natural_epochs,
+        update=trial.update,
+        augment=trial.augment,
+        patience=trial.patience,
+        tf32=trial.tf32,
+    )
+
+
+def method_of(trial: Trial) -> Method:
+    """A trial's method. Its settings that have the names of the trial's keys, such as domain, are the trial's.
+
+    Raises SoftadvError for an unknown one, and for settings that do not fit.
+    """
+    name, settings = parse_method(trial.method)
+    kind: Any = methods.get(name)
+    own = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+    shared = {key: getattr(trial, key) for key in own if hasattr(trial, key)}
+    return load_method(name, **shared | settings)
+
+
+def attack_of(trial: Trial) -> Attack:
+    """The attack that a trial trains against and is evaluated with.
+
+    Raises SoftadvError for an unknown name, and for an attack of another norm than the split's, unless the trial's
+    attack_norm is "any".
+    """
+    attack = load_attack(trial.attack, alpha=trial.alpha, steps=trial.steps, random_start=trial.random_start)
+    if trial.attack_norm == "linf" and not is_linf(attack):
+        raise SoftadvError(
+            f"attack: {trial.attack} is not known to attack in the L-infinity norm, in which images are certified; "
+            'attack_norm = "any" trains against it all the same'
+        )
+    return attack
+
+
+def attacked_counts(metrics: Sequence[EpochMetrics], *, train_images: int) -> tuple[int, ...]:
+    """How many images each epoch attacked; of old records of soft training it is all that were not verified."""
+    return tuple(
+        epoch.attacked if epoch.attacked is not None else train_images - (epoch.verified or 0) for epoch in metrics
+    )
+
+
+def _with_counts(method: Method, trial: Trial, *, beside: Path | None) -> Method:
+    """A method that replays another's numbers of attacked images, with these numbers."""
+    if method.replays is None or beside is None or _has_numbers(method):
+        return method
+    other = replace(trial, method=method.replays)
+    run = RunFolder(beside / other.name)
+    metrics = run.metrics() if (run.path / "spec.json").exists() and run.trial() == other else []
+    if len(metrics) < trial.epochs:
+        raise SoftadvError(
+            f"{trial.name}: attacks as many images as {other.name} did, which has finished {len(metrics)} of "
+            f"{trial.epochs} epochs in {beside}; run it first"
+        )
+    partition = metrics[-1]
+    images = sum(getattr(partition, part) or 0 for part in ("misclassified", "unverified", "verified"))
+    counts: Any = attacked_counts(metrics, train_images=images)
+    return replace(method, counts=counts)  # type: ignore[type-var] # whoever replays is a dataclass
+
+
+def _has_numbers(method: Method) -> bool:
+    return getattr(method, "counts", None) is not None or getattr(method, "share", None) is not None

@@ -1,0 +1,52 @@
+"""Callbacks for softadv.train that hand each epoch's numbers to a logger; imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+from softadv.errors import SoftadvError
+
+
+class Logger(Protocol):
+    """Anything with W&B's call: a run of wandb or trackio, or mlflow.log_metrics behind a lambda."""
+
+    def log(self, numbers: dict[str, float], step: int) -> Any: ...
+
+
+class Epoch(Protocol):
+    """What a callback is told of: softadv's record of an epoch."""
+
+    epoch: int
+
+    def numbers(self) -> dict[str, float]: ...
+
+
+def log_to(logger: Logger) -> Callable[[Epoch], None]:
+    """A callback that calls `logger.log(numbers, step=epoch)` after each epoch."""
+
+    def log(epoch: Epoch) -> None:
+        logger.log(epoch.numbers(), step=epoch.epoch)
+
+    return log
+
+
+def tensorboard(folder: Path | str) -> Callable[[Epoch], None]:
+    """A callback that writes TensorBoard's event files into a folder.
+
+    Raises SoftadvError where TensorBoard is not installed.
+    """
+    try:
+        writer_of = importlib.import_module("torch.utils.tensorboard").SummaryWriter
+    except ImportError as error:
+        raise SoftadvError("loggers.tensorboard: TensorBoard is not installed; pip install tensorboard") from error
+    writer = writer_of(str(folder))
+
+    def log(epoch: Epoch) -> None:
+        for name, value in epoch.numbers().items():
+            writer.add_scalar(name, value, epoch.epoch)
+        writer.flush()
+
+    return log

@@ -1,0 +1,66 @@
+"""The images of an epoch's steps: their order, which are attacked, and how they are augmented."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from softadv.training.config import TrainConfig
+
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Step:
+    """The images of one step: int64 (B,), by their place in the training set; the attacked ones, (K,), by theirs here.
+
+    Whoever knows their numbers need not ask the device for them.
+    """
+
+    images: Tensor
+    attacked: Tensor
+
+
+def plan_epoch(config: TrainConfig, epoch: int, attacked: Tensor, device: torch.device) -> list[Step]:
+    """An epoch's steps, on a device: decided here, and sent there at once. attacked: bool (N,), whom to attack."""
+    attacked = attacked.cpu()
+    batches = _batches(config, attacked, generator=config.generator(epoch, "order", _CPU))
+    places = [attacked[images].nonzero()[:, 0] for images in batches]
+    return [Step(*of_step) for of_step in zip(_sent(batches, device), _sent(places, device), strict=True)]
+
+
+def augmented(config: TrainConfig, epoch: int, x: Tensor) -> Tensor:
+    """The training images as an epoch sees them. x: (N, C, H, W)."""
+    if config.augment == "none":
+        return x
+    return _crop_and_flip(x, generator=config.generator(epoch, "augmentation", _CPU))
+
+
+def _batches(config: TrainConfig, attacked: Tensor, *, generator: torch.Generator) -> list[Tensor]:
+    """The indices of each step's images: shuffled, or first all clean ones and then all attacked ones."""
+    order = torch.randperm(len(attacked), generator=generator)
+    passes = [order] if config.update == "mixed" else [order[~attacked[order]], order[attacked[order]]]
+    # An empty tensor splits into one empty batch, which would be a step on nothing.
+    return [batch for indices in passes for batch in indices.split(config.batch_size) if len(batch)]
+
+
+def _sent(parts: list[Tensor], device: torch.device) -> tuple[Tensor, ...]:
+    """Tensors to a device, in one copy."""
+    return torch.split(torch.cat(parts).to(device), [len(part) for part in parts])
+
+
+def _crop_and_flip(x: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Pad by 4 pixels, crop at random, flip half of the images: once an epoch, before the split."""
+    n, _, height, width = x.shape
+    padded = F.pad(x, (4, 4, 4, 4))
+    top, left = torch.randint(9, (2, n), generator=generator).to(x.device)
+    flip = torch.randint(2, (n,), generator=generator).to(x.device).bool()
+    rows = (top[:, None] + torch.arange(height, device=x.device))[:, None, :, None]
+    columns = torch.arange(width, device=x.device).expand(n, width)
+    columns = (left[:, None] + torch.where(flip[:, None], columns.flip(1), columns))[:, None, None, :]
+    images = torch.arange(n, device=x.device)[:, None, None, None]
+    channels = torch.arange(x.shape[1], device=x.device)[None, :, None, None]
+    return padded[images, channels, rows, columns]

@@ -1,0 +1,93 @@
+"""What the training loop is told, whatever experiment it is part of."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from softadv.attacks import Attack
+from softadv.errors import SoftadvError
+from softadv.training.methods import Method
+
+OptimizerName = Literal["adam", "sgd"]
+ScheduleName = Literal["constant", "cosine", "steps"]
+Update = Literal["mixed", "two-pass"]
+Augmentation = Literal["none", "crop-flip"]
+
+
+def generator_for(seed: int, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
+    """A generator that depends on the seed, the epoch and the purpose, and on nothing else."""
+    digest = hashlib.sha256(f"{seed} {epoch} {purpose}".encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train. Everything that is off by default leaves a run's bits as they are without it.
+
+    eps: L-infinity radius in the units of the images, which methods may train beside.
+    momentum: of sgd. weight_decay: as torch.optim takes it.
+    schedule: the learning rate over epochs: constant; cosine, from lr down to 0 (Loshchilov and Hutter, ICLR 2017,
+    without restarts); steps, times `schedule_factor` after each epoch of `schedule_epochs`.
+    eps_warmup_epochs: over so many epochs the radius grows evenly from eps / (n + 1) to eps.
+    clip_gradients: the largest L2 norm of an update's gradient; None is any.
+    natural_epochs: the first so many epochs are natural, whatever the method.
+    update: shuffled batches of clean and attacked images, or all clean batches first, then the attacked ones.
+    patience: stop after so many epochs without a better adversarial accuracy on the validation images, and go back to
+    the best weights; None never does.
+    tf32: let a GPU round the factors of float32 products to 10 bits.
+    """
+
+    method: Method
+    attack: Attack
+    eps: float
+    epochs: int
+    seed: int = 0
+    batch_size: int = 128
+    optimizer: OptimizerName = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: ScheduleName = "constant"
+    schedule_epochs: tuple[int, ...] = ()
+    schedule_factor: float = 0.1
+    eps_warmup_epochs: int = 0
+    clip_gradients: float | None = None
+    natural_epochs: int = 0
+    update: Update = "mixed"
+    augment: Augmentation = "none"
+    patience: int | None = None
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        if self.schedule == "steps" and not self.schedule_epochs:
+            raise SoftadvError("schedule_epochs: the schedule steps needs the epochs after which the rate falls")
+        if self.schedule != "steps" and self.schedule_epochs:
+            raise SoftadvError(f"schedule_epochs: without effect on the schedule {self.schedule}")
+
+    @property
+    def train_attack(self) -> Attack:
+        """The attack that the method trains against; the one evaluated is `attack`."""
+        return self.method.train_attack(self.attack)
+
+    def radius(self, epoch: int) -> float:
+        """The radius that an epoch, from 1, trains at."""
+        radius = self.method.training_radius(self.eps)
+        nth = epoch - self.natural_epochs
+        return radius if nth > self.eps_warmup_epochs else radius * nth / (self.eps_warmup_epochs + 1)
+
+    def generator(self, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
+        """A generator that depends on the seed, the epoch and the purpose, and on nothing else."""
+        return generator_for(self.seed, epoch, purpose, device)
+
+    def attack_passes(self, epoch: int) -> float:
+        """How many times an epoch attacks the training set at most, for estimates of its cost."""
+        return 0.0 if epoch <= self.natural_epochs else self.method.attack_passes
+
+    def splits_before(self, epoch: int) -> bool:
+        """Whether the training set is certified before this epoch: methods say so, and nobody else."""
+        nth = epoch - self.natural_epochs
+        return nth > 0 and self.method.splits_before(nth)

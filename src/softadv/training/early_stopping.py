@@ -1,0 +1,30 @@
+"""When to stop before the last epoch, and which weights to go back to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Best:
+    """The best epoch so far by adversarial accuracy on the validation images. epoch: 0 before the first."""
+
+    epoch: int = 0
+    accuracy: float = -1.0
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def look(self, model: nn.Module, *, epoch: int, accuracy: float) -> None:
+        """Take over an epoch's weights if it is better than all before; of equals the earlier one stays."""
+        if accuracy > self.accuracy:
+            self.epoch, self.accuracy = epoch, accuracy
+            self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+    def is_stale(self, *, epoch: int, patience: int) -> bool:
+        """Whether so many epochs have passed without a better one."""
+        return epoch - self.epoch >= patience
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the best weights back."""
+        model.load_state_dict(self.weights)

@@ -1,0 +1,148 @@
+"""One function that answers how accurate a model is: naturally, under attack, and provably."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from softadv._ranges import check_radius
+from softadv.attacks import Attack, load_attack, title_of
+from softadv.certify.certifiers import Asked, Engine, chosen_certifier
+from softadv.certify.certifiers import certify as certify_images
+from softadv.certify.domains import Domain
+from softadv.data import Dataset
+from softadv.errors import SoftadvError
+from softadv.training.evaluation import attack_images, predictions
+
+Images = Dataset | tuple[Tensor, Tensor]
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """How many of `images` images are classified correctly."""
+
+    correct: int
+    images: int
+
+    @property
+    def value(self) -> float:
+        """The fraction that is correct."""
+        return self.correct / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% confidence interval of the fraction (Wilson, JASA 1927)."""
+        low, high = stats.binomtest(self.correct, self.images).proportion_ci(method="wilson")
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{100 * self.value:.2f}% (95%: {100 * low:.2f} to {100 * high:.2f}, {self.images:,} images)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What evaluate found. adversarial: by the name of the attack. certified: None where none was asked for."""
+
+    eps: float
+    natural: Accuracy
+    adversarial: Mapping[str, Accuracy]
+    certified: Accuracy | None
+    certifier: str = ""  # who certified, with version and soundness
+
+    def __str__(self) -> str:
+        rows = [("natural", self.natural), *self.adversarial.items()]
+        rows += [("certified", self.certified)] if self.certified is not None else []
+        width = max(len(name) for name, _ in rows)
+        return "\n".join([f"eps {self.eps:g}", *(f"{name:<{width}}  {accuracy}" for name, accuracy in rows)])
+
+
+def evaluate(
+    model: nn.Module,
+    data: Images,
+    *,
+    eps: float,
+    attacks: Sequence[str | Attack] = ("pgd",),
+    certify: int | bool = False,
+    domain: Domain = "deeppoly",
+    engine: Engine = "native",
+    seed: int = 0,
+    on_progress: Progress | None = None,
+) -> Evaluation:
+    """Natural, adversarial and certified accuracy of a model, in eval mode, on test images.
+
+    data: a data set, whose test images are taken; or images, float (N, C, H, W) in [0, 1], and labels, int64 (N,).
+    eps: L-infinity radius in the units of the images. attacks: names or attacks, as softadv.load_attack takes them.
+    certify: True certifies all images, a number the first so many. domain, engine: as softadv.certify takes them.
+    seed: of the attacks' random choices. on_progress: told the name of what runs and the images done so far.
+
+    Raises SoftadvError for images or labels that do not fit the model, and for scores that are not finite.
+    """
+    check_radius(eps)
+    x, y = (data.test_x, data.test_y) if isinstance(data, Dataset) else data
+    if not len(x):
+        raise SoftadvError("data: no images to evaluate on")
+    device = next(iter(model.parameters()), x).device
+    x, y = x.to(device), y.to(device)
+    told = on_progress or (lambda what, done: None)
+    adversarial = {}
+    for attack in map(load_attack, attacks):
+        title = title_of(attack)
+        attacked = attack_images(
+            model, x, y, attack=partial(attack, eps=eps), generator=torch.Generator(device).manual_seed(seed),
+            on_progress=partial(told, title),
+        )  # fmt: skip
+        adversarial[title] = _accuracy(model, attacked, y)
+    certified, certifier = None, ""
+    if certify:
+        count = len(x) if certify is True else min(int(certify), len(x))
+        with Asked(chosen_certifier(engine, domain=domain)) as session:
+            found, provenance = session.certify(
+                model, x[:count], y[:count], eps=eps, domain=domain, margins=False,
+                on_progress=partial(told, "certifying"),
+            )  # fmt: skip
+        certified, certifier = Accuracy(correct=int(found.verified.sum()), images=count), str(provenance)
+    return Evaluation(
+        eps=eps, natural=_accuracy(model, x, y), adversarial=adversarial, certified=certified, certifier=certifier
+    )
+
+
+def certified_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: Sequence[float],
+    domain: Domain = "deeppoly",
+    engine: Engine = "native",
+) -> dict[float, Accuracy]:
+    """Certified accuracy at each of several radii, by radius in the given order.
+
+    x: float (N, C, H, W) in [0, 1]; y: int64 (N,). eps: radii in the units of x.
+    The largest radius is asked first: what is proven there is proven for the smaller balls within, so that each image
+    is asked about no further. An image is counted at a radius where it was proven at that radius or a larger one.
+    Raises what softadv.certify raises.
+    """
+    if not len(x):
+        raise SoftadvError("x: no images to certify")
+    proven = torch.zeros_like(y, dtype=torch.bool)
+    found = {}
+    for radius in sorted(set(eps), reverse=True):
+        open_ = (~proven).nonzero()[:, 0]
+        if len(open_):
+            verdicts = certify_images(
+                model, x[open_], y[open_], eps=radius, domain=domain, engine=engine, margins=False
+            )
+            proven[open_[verdicts.verified]] = True
+        found[radius] = Accuracy(correct=int(proven.sum()), images=len(x))
+    return {radius: found[radius] for radius in eps}
+
+
+def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> Accuracy:
+    return Accuracy(correct=int((predictions(model, x) == y).sum()), images=len(x))

@@ -1,0 +1,28 @@
+"""Adversarial training (Madry et al., ICLR 2018): every image is attacked in every epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softadv.training.methods.base import EpochStart, Method, register
+
+
+@register("adversarial")
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Method):
+    """Every image is attacked.
+
+    train_eps: train at this radius instead of the one that is evaluated, in the units of the images; None is the same.
+    """
+
+    title, color = "Adversarial training", "#D55E00"
+    train_eps: float | None = None
+
+    def attacked(self, epoch: EpochStart) -> Tensor:
+        return torch.ones_like(epoch.y, dtype=torch.bool)
+
+    def training_radius(self, eps: float) -> float:
+        return eps if self.train_eps is None else self.train_eps

@@ -1,0 +1,38 @@
+"""Friendly adversarial training (Zhang et al., Attacks Which Do Not Kill Training Make Adversarial Learning Stronger,
+ICML 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softadv.attacks import PGD, Attack
+from softadv.attacks.friendly_pgd import stopped_early
+from softadv.errors import SoftadvError
+from softadv.training.methods.base import EpochStart, Method, register
+
+
+@register("fat")
+@dataclass(frozen=True, kw_only=True)
+class Fat(Method):
+    """Every image is attacked, but only tau steps further than where the model first misclassifies it.
+
+    Algorithm 1 of the paper (PGD-K-tau). With tau = the attack's steps it is adversarial training.
+    """
+
+    title, color = "Friendly adversarial training", "#7F7F1F"
+    tau: int = 0
+
+    def __post_init__(self) -> None:
+        if self.tau < 0:
+            raise SoftadvError(f"tau: must be 0 or more, got {self.tau}")
+
+    def attacked(self, epoch: EpochStart) -> Tensor:
+        return torch.ones_like(epoch.y, dtype=torch.bool)
+
+    def train_attack(self, attack: Attack) -> Attack:
+        if not isinstance(attack, PGD):
+            raise SoftadvError("fat: stops PGD early; the attack must be pgd")
+        return stopped_early(attack, tau=self.tau)

@@ -1,0 +1,21 @@
+"""A control: soft training the wrong way round."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from softadv.training.methods.base import EpochStart, register
+from softadv.training.methods.soft import Certifying
+
+
+@register("inverted")
+@dataclass(frozen=True, kw_only=True)
+class Inverted(Certifying):
+    """Verified images are attacked; misclassified and unverified ones are trained as they are."""
+
+    title, color = "Inverted split", "#882255"
+
+    def attacked(self, epoch: EpochStart) -> Tensor:
+        return self.split(epoch).verified

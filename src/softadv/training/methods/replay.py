@@ -1,0 +1,44 @@
+"""Methods that attack as many images as another run did, epoch by epoch, but choose them otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from softadv.errors import SoftadvError
+from softadv.training.methods.base import EpochStart, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replaying(Method):
+    """counts: how many images to attack in each epoch, from the first on. share: or this fraction in every epoch.
+
+    In a grid neither is given: the counts are those of the soft trial of the same setting and seed.
+    Raises SoftadvError for both, and for numbers out of range.
+    """
+
+    replays = "soft"
+    counts: tuple[int, ...] | None = None
+    share: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.counts is not None and self.share is not None:
+            raise SoftadvError("counts, share: only one of them can be given")
+        if self.counts is not None and any(count < 0 for count in self.counts):
+            raise SoftadvError(f"counts: must be 0 or more, got {min(self.counts)}")
+        if self.share is not None and not 0 <= self.share <= 1:
+            raise SoftadvError(f"share: must be in [0, 1], got {self.share:g}")
+
+    def count(self, epoch: EpochStart) -> int:
+        """How many images this epoch attacks. Raises SoftadvError where that was not said."""
+        if self.share is not None:
+            return round(self.share * len(epoch.y))
+        if self.counts is None or epoch.number > len(self.counts):
+            known = "none" if self.counts is None else f"those of {len(self.counts)} epochs"
+            raise SoftadvError(
+                f"counts: how many images to attack in epoch {epoch.number} is not known (given: {known}); "
+                "give counts or share, or a soft trial of the same setting and seed"
+            )
+        count = self.counts[epoch.number - 1]
+        if count > len(epoch.y):
+            raise SoftadvError(f"counts: {count} images to attack in epoch {epoch.number}, of {len(epoch.y)}")
+        return count

@@ -1,0 +1,46 @@
+"""Where an epoch's time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+
+@dataclass
+class Seconds:
+    """Seconds of an epoch by what they were spent on, which hold once the epoch is over."""
+
+    device: torch.device
+    attack: float = 0.0
+    certification: float = 0.0
+    update: float = 0.0
+    _spans: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list, repr=False)
+
+    @contextmanager
+    def spent_on(self, what: str) -> Iterator[None]:
+        """Add the time of a block to the field of this name: of the clock, or of a GPU that does the block's work."""
+        if self.device.type == "cuda":
+            span = (what, self._now(), torch.cuda.Event(enable_timing=True))
+            yield
+            span[2].record(torch.cuda.current_stream(self.device))
+            self._spans.append(span)
+        else:
+            started = time.perf_counter()
+            yield
+            setattr(self, what, getattr(self, what) + time.perf_counter() - started)
+
+    def settle(self) -> None:
+        """Wait for the GPU and add up what it measured: the one time in an epoch that it is waited for."""
+        for what, started, ended in self._spans:
+            ended.synchronize()
+            setattr(self, what, getattr(self, what) + started.elapsed_time(ended) / 1000)
+        self._spans.clear()
+
+    def _now(self) -> torch.cuda.Event:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event

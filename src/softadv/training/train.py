@@ -1,0 +1,124 @@
+"""Train a model: softadv.train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from softadv._ranges import MOST_EPOCHS, MOST_SEED, check_count, check_radius
+from softadv.attacks import Attack, load_attack
+from softadv.data import Dataset, check_images
+from softadv.errors import SoftadvError
+from softadv.training.config import Augmentation, OptimizerName, ScheduleName, TrainConfig, Update
+from softadv.training.history import History
+from softadv.training.loop import Progress
+from softadv.training.methods import Method, load_method
+from softadv.training.records import EpochMetrics
+from softadv.training.state import new_state
+from softadv.training.trainer import Trainer
+
+Callback = Callable[[EpochMetrics], object]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, and its history."""
+
+    model: nn.Module
+    history: History
+
+
+def train(
+    model: nn.Module,
+    data: Dataset | tuple[Tensor, Tensor],
+    *,
+    method: str | Method = "soft",
+    eps: float,
+    attack: str | Attack = "pgd",
+    epochs: int = 30,
+    seed: int = 0,
+    batch_size: int = 128,
+    optimizer: OptimizerName = "adam",
+    lr: float = 1e-3,
+    momentum: float = 0.9,
+    weight_decay: float = 0.0,
+    schedule: ScheduleName = "constant",
+    schedule_epochs: Sequence[int] = (),
+    schedule_factor: float = 0.1,
+    eps_warmup_epochs: int = 0,
+    clip_gradients: float | None = None,
+    natural_epochs: int = 0,
+    update: Update = "mixed",
+    augment: Augmentation = "none",
+    validation_images: int = 0,
+    patience: int | None = None,
+    callbacks: Sequence[Callback] = (),
+    on_progress: Progress | None = None,
+) -> Trained:
+    """Train a model in place, by soft adversarial training or another method.
+
+    model: any module from (N, C, H, W) images to (N, classes) scores; it is trained on the device where it is.
+    data: a data set, whose test images every epoch is evaluated on; or images, float (N, C, H, W) in [0, 1], and labels,
+    int64 (N,), and then no epoch is.
+    method: "soft", "adversarial", "natural", "trades", …, a name of one's own, or an object such as
+    softadv.methods.Trades(beta=3.0). eps: L-infinity radius in the units of the images.
+    attack: what to train against and to evaluate with: a name or an attack, as softadv.load_attack takes them.
+    validation_images: the last so many training images are not trained on, but evaluated after every epoch.
+    callbacks: each is called after every epoch with its record. on_progress: told what runs, and the images done.
+    The other settings are TrainConfig's.
+
+    Equal seeds give equal weights, bit for bit, on one machine with one number of threads.
+    Returns the same model, in the mode it was in, and its history.
+    Raises SoftadvError for what is out of range or does not fit together, DivergedError where the loss or the weights
+    become NaN or infinite.
+    """
+    config = TrainConfig(
+        method=load_method(method),
+        attack=load_attack(attack),
+        eps=check_radius(eps, key="eps"),
+        epochs=check_count(epochs, key="epochs", least=1, most=MOST_EPOCHS),
+        seed=check_count(seed, key="seed", most=MOST_SEED),
+        batch_size=batch_size,
+        optimizer=optimizer,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        schedule_epochs=tuple(schedule_epochs),
+        schedule_factor=schedule_factor,
+        eps_warmup_epochs=eps_warmup_epochs,
+        clip_gradients=clip_gradients,
+        natural_epochs=natural_epochs,
+        update=update,
+        augment=augment,
+        patience=patience,
+    )
+    first = next(model.parameters(), None)
+    if first is None:
+        raise SoftadvError("model: has no parameters to train")
+    device = first.device
+    if isinstance(data, Dataset):
+        x, y, test = data.train_x, data.train_y, (data.test_x.to(device), data.test_y.to(device))
+    else:
+        (x, y), test = data, None
+    check_images(x, y)
+    x, y = x.to(device), y.to(device)
+    kept = len(x) - check_count(validation_images, key="validation_images", most=len(x) - 1)
+    if patience is not None and not validation_images:
+        raise SoftadvError("patience: stopping early needs validation_images")
+    trainer = Trainer(
+        new_state(model, config),
+        config,
+        train=(x[:kept], y[:kept]),
+        test=test,
+        validation=(x[kept:], y[kept:]) if validation_images else None,
+    )
+    told = on_progress or (lambda what, done: None)
+    while not trainer.is_done:
+        metrics = trainer.run_epoch(told)
+        for callback in callbacks:
+            callback(metrics)
+    trainer.finish()
+    return Trained(model, History(tuple(trainer.metrics)))

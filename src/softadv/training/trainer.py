@@ -1,0 +1,118 @@
+"""A training under way: an epoch at a time, each evaluated and recorded."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from softadv.attacks import Attack
+from softadv.training.config import TrainConfig
+from softadv.training.early_stopping import Best
+from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
+from softadv.training.loop import Progress, TrainedEpoch, replayed, train_epoch
+from softadv.training.records import EpochMetrics
+from softadv.training.state import TrainState
+
+# Images, float (N, C, H, W) in [0, 1], and labels, int64 (N,).
+Images = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Trainer:
+    """What a training needs, and the epochs it has behind it.
+
+    train, test, validation: images and labels on the model's device; test and validation may be None, and then are
+    not measured. engine: what the epochs are trained with, in words for the record.
+    """
+
+    state: TrainState
+    config: TrainConfig
+    train: Images
+    test: Images | None
+    validation: Images | None = None
+    engine: str = ""
+    metrics: list[EpochMetrics] = field(default_factory=list)
+    best: Best = field(default_factory=Best)
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch; 0 before the first."""
+        return len(self.metrics)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no epoch is left, or the training has stopped early."""
+        patience = self.config.patience
+        stale = patience is not None and self.epoch > 0 and self.best.is_stale(epoch=self.epoch, patience=patience)
+        return self.epoch >= self.config.epochs or stale
+
+    def run_epoch(self, on_progress: Progress) -> EpochMetrics:
+        """Train the next epoch, evaluate it and record it. Raises DivergedError where it ends in NaN or infinity."""
+        trained = train_epoch(
+            self.state, *self.train, config=self.config, epoch=self.epoch + 1, on_progress=on_progress
+        )
+        return self.record(trained, on_progress)
+
+    def record(self, trained: TrainedEpoch, on_progress: Progress) -> EpochMetrics:
+        """Evaluate and record an epoch that the state has just been trained for.
+
+        Raises NotFiniteError where the model's scores are NaN or infinite; then nothing is recorded.
+        """
+        epoch, started = self.epoch + 1, time.perf_counter()
+        adversarial, natural = self._accuracies(self.test, epoch, "evaluation", on_progress)
+        robust, clean = self._accuracies(self.validation, epoch, "validation", on_progress)
+        split = self.state.partition
+        metrics = EpochMetrics(
+            epoch=epoch,
+            loss=trained.loss,
+            natural_accuracy=math.nan if natural is None else natural,
+            adversarial_accuracy=math.nan if adversarial is None else adversarial,
+            validation_natural_accuracy=clean,
+            validation_adversarial_accuracy=robust,
+            attacked=trained.attacked,
+            misclassified=None if split is None else int(split.misclassified.sum()),
+            unverified=None if split is None else int(split.unverified.sum()),
+            verified=None if split is None else int(split.verified.sum()),
+            certifier=None if split is None else split.certifier,
+            engine=self.engine,
+            attack_seconds=trained.seconds.attack,
+            certification_seconds=trained.seconds.certification,
+            update_seconds=trained.seconds.update,
+            evaluation_seconds=time.perf_counter() - started,
+        )
+        if robust is not None:
+            self.best.look(self.state.model, epoch=epoch, accuracy=robust)
+        self.metrics.append(metrics)
+        return metrics
+
+    def finish(self) -> None:
+        """Go back to the best weights, where the training was to stop early."""
+        if self.config.patience is not None and self.best.weights:
+            self.best.restore(self.state.model)
+
+    def _accuracies(
+        self, images: Images | None, epoch: int, purpose: str, on_progress: Progress
+    ) -> tuple[float | None, float | None]:
+        """Adversarial and natural accuracy."""
+        if images is None:
+            return None, None
+        x, y = images
+        adversarial = adversarial_accuracy(
+            self.state.model,
+            x,
+            y,
+            attack=evaluation_attack(self.config, self.state, most=len(x)),
+            generator=self.config.generator(epoch, purpose, x.device),
+            on_progress=lambda done: on_progress("evaluating", done),
+        )
+        return adversarial, natural_accuracy(self.state.model, x, y)
+
+
+def evaluation_attack(config: TrainConfig, state: TrainState, *, most: int) -> Callable[..., Tensor]:
+    """The attack that epochs are evaluated with, at the radius evaluated, whatever the method trains against."""
+    attack: Attack = config.attack
+    return replayed(attack, state, eps=config.eps, most=most)
