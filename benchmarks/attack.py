@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import matrix_rate, print_machine, take_turns
 from softadv import conv_small, pgd
-from softadv.attacks.pgd import Pgd
+from softadv.attacks import PGD
 from softadv.experiments.environment import pick_device
 from softadv.kernels import build as compiled
 from softadv.kernels import pgd as compiled_attack
@@ -55,7 +55,7 @@ def compare_attacks(dataset: str, *, batch: int, device: torch.device) -> None:
     if device.type == "cpu" and compiled_attack.available():
         contenders["softadv compiled"] = ours
     if device.type == "cuda":
-        climb = partial(Pgd(eps=eps, alpha=alpha, steps=steps, random_start=False).climb, model)
+        climb = partial(PGD(alpha=alpha, steps=steps, random_start=False).climb, model, eps=eps)
         contenders["softadv as a CUDA graph"] = partial(Replays.on(device).run, "attack", climb, x, y, x.clone())
     seconds = take_turns(contenders, rounds=ROUNDS, device=device)
     whole = matrix_rate(device)

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from benchmarks.measure import matrix_rate, peak_memory, print_machine, take_turns
 from softadv import ImageData, certify, conv_small, count_neurons, load_dataset
-from softadv.attacks.pgd import make_attack
 from softadv.certify import DOMAINS, Rounding
 from softadv.certify import backsub_cpp as native
 from softadv.certify.backsub_cpp import NativeEngine
@@ -27,8 +26,10 @@ from softadv.certify.rounding import box
 from softadv.certify.trace import read_network
 from softadv.data import find_dataset
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import train_config
 from softadv.models import load_model
-from softadv.training.loop import new_learner, train_epoch
+from softadv.training.loop import train_epoch
+from softadv.training.state import new_state
 
 ROUNDS = 3
 IMAGES = 2048
@@ -64,14 +65,14 @@ def main() -> None:
 
 def trained(trial: Trial, data: ImageData) -> nn.Module:
     """The trial's network after its training, without evaluation or a run folder."""
-    learner = new_learner(conv_small(trial.dataset, seed=trial.seed), trial)
-    attack = make_attack(trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps)
+    config = train_config(trial)
+    state = new_state(conv_small(trial.dataset, seed=trial.seed), config)
     for epoch in range(1, trial.epochs + 1):
         train_epoch(
-            learner, data.train_x, data.train_y, trial=trial, epoch=epoch, attack=attack,
+            state, data.train_x, data.train_y, config=config, epoch=epoch,
             on_progress=lambda what, done: None,
         )  # fmt: skip
-    return learner.model
+    return state.model
 
 
 def print_speeds(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> None:

@@ -6,10 +6,12 @@ import copy
 
 from benchmarks.measure import print_machine
 from softadv import conv_small, load_dataset
-from softadv.attacks.pgd import make_attack
 from softadv.data import ImageData, find_dataset
 from softadv.experiments.spec import Trial
-from softadv.training.loop import Learner, Seconds, new_learner, train_epoch
+from softadv.experiments.train_config import train_config
+from softadv.training.loop import train_epoch
+from softadv.training.state import TrainState, new_state
+from softadv.training.timing import Seconds
 
 EPOCHS_BEFORE = 2  # of adversarial training; the epoch after them is measured
 ROUNDS = 2
@@ -21,14 +23,14 @@ def main() -> None:
     print_machine()
     data = load_dataset("mnist" if find_dataset("mnist") is not None else "digits")
     adversarial, soft = _trial("adversarial", data), _trial("soft", data)
-    learner = new_learner(conv_small(data.name, seed=0), adversarial)
+    state = new_state(conv_small(data.name, seed=0), train_config(adversarial))
     for epoch in range(1, EPOCHS_BEFORE + 1):
-        _train(learner, data, adversarial, epoch)
+        _train(state, data, adversarial, epoch)
     epochs: dict[str, list[Seconds]] = {"adversarial": [], "soft, split anew": [], "soft, as split before": []}
     split = None
     for _ in range(ROUNDS):  # contenders take turns
         for name, seconds in epochs.items():
-            contender = copy.deepcopy(learner)
+            contender = copy.deepcopy(state)
             contender.partition = split if name == "soft, as split before" else None
             trial = soft if name.startswith("soft") else adversarial
             # Soft training splits in epochs 1, 6, 11, …
@@ -55,10 +57,9 @@ def _trial(method: str, data: ImageData) -> Trial:
     )  # fmt: skip
 
 
-def _train(learner: Learner, data: ImageData, trial: Trial, epoch: int) -> Seconds:
-    attack = make_attack(trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps)
+def _train(state: TrainState, data: ImageData, trial: Trial, epoch: int) -> Seconds:
     return train_epoch(
-        learner, data.train_x, data.train_y, trial=trial, epoch=epoch, attack=attack,
+        state, data.train_x, data.train_y, config=train_config(trial), epoch=epoch,
         on_progress=lambda what, done: None,
     ).seconds  # fmt: skip
 

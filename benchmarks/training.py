@@ -19,9 +19,11 @@ from softadv import conv_small, load_dataset
 from softadv.data import ImageData, find_dataset
 from softadv.experiments.environment import pick_device
 from softadv.experiments.spec import Method, Trial
+from softadv.experiments.train_config import train_config
 from softadv.models import IMAGE_SHAPES
-from softadv.training.loop import Learner, attack_of, new_learner, train_epoch
+from softadv.training.loop import train_epoch
 from softadv.training.partition import partition
+from softadv.training.state import TrainState, new_state
 
 EPOCHS_BEFORE = 5  # of adversarial training; the soft epoch after them is measured
 BATCH = 128
@@ -42,15 +44,15 @@ def main() -> None:
         data = load_dataset(dataset)
         data = _first(data, arguments.images or len(data.train_x)).to(device)
         print(f"{data.name}, {len(data.train_x):,} training images, batches of {BATCH}")
-        learner = new_learner(conv_small(dataset, seed=0).to(device), _trial("adversarial", data))
-        _against_a_plain_loop(learner, data, rounds=arguments.rounds)
+        state = new_state(conv_small(dataset, seed=0).to(device), train_config(_trial("adversarial", data)))
+        _against_a_plain_loop(state, data, rounds=arguments.rounds)
         for epoch in range(1, EPOCHS_BEFORE + 1):
-            _epoch(learner, data, "adversarial", epoch)
-        _soft_against_adversarial(learner, data, rounds=arguments.rounds)
+            _epoch(state, data, "adversarial", epoch)
+        _soft_against_adversarial(state, data, rounds=arguments.rounds)
 
 
-def _against_a_plain_loop(learner: Learner, data: ImageData, *, rounds: int) -> None:
-    ours, theirs = copy.deepcopy(learner), copy.deepcopy(learner)
+def _against_a_plain_loop(state: TrainState, data: ImageData, *, rounds: int) -> None:
+    ours, theirs = copy.deepcopy(state), copy.deepcopy(state)
     device = data.train_x.device
     seconds = take_turns(
         {
@@ -62,7 +64,7 @@ def _against_a_plain_loop(learner: Learner, data: ImageData, *, rounds: int) -> 
     )
     plain, own = seconds.values()
     steps = SETTINGS.get(data.name, SETTINGS["mnist"])[2]
-    step = flops_of_a_step(learner.model, torch.zeros(1, *IMAGE_SHAPES[data.name], device=device))
+    step = flops_of_a_step(state.model, torch.zeros(1, *IMAGE_SHAPES[data.name], device=device))
     # An update is a step of the attack, and the products once more for the gradients of the weights.
     work = len(data.train_x) * step * (steps + 1.5)
     whole = matrix_rate(device)
@@ -87,13 +89,13 @@ def _plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: Image
         optimizer.step()
 
 
-def _soft_against_adversarial(learner: Learner, data: ImageData, *, rounds: int) -> None:
+def _soft_against_adversarial(state: TrainState, data: ImageData, *, rounds: int) -> None:
     eps = _trial("soft", data).eps
-    learner.partition = partition(learner.model, data.train_x, data.train_y, eps=eps)
-    share = float(learner.partition.attacked.double().mean())
+    state.partition = partition(state.model, data.train_x, data.train_y, eps=eps)
+    share = float(state.partition.attacked.double().mean())
 
     def contend(method: Method) -> None:
-        _epoch(copy.deepcopy(learner), data, method, EPOCHS_BEFORE + 1)
+        _epoch(copy.deepcopy(state), data, method, EPOCHS_BEFORE + 1)
 
     seconds = take_turns(
         {"adversarial": partial(contend, "adversarial"), "soft": partial(contend, "soft")},
@@ -108,10 +110,10 @@ def _soft_against_adversarial(learner: Learner, data: ImageData, *, rounds: int)
     )
 
 
-def _epoch(learner: Learner, data: ImageData, method: Method, epoch: int) -> None:
+def _epoch(state: TrainState, data: ImageData, method: Method, epoch: int) -> None:
     trial = _trial(method, data)
     train_epoch(
-        learner, data.train_x, data.train_y, trial=trial, epoch=epoch, attack=attack_of(trial),
+        state, data.train_x, data.train_y, config=train_config(trial), epoch=epoch,
         on_progress=lambda what, done: None,
     )  # fmt: skip
 

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from softadv.attacks.pgd import make_attack
 from softadv.data import ImageData, find_dataset, load_dataset
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import train_config
 from softadv.models import conv_small
-from softadv.training.loop import new_learner, train_epoch
+from softadv.training.loop import train_epoch
+from softadv.training.state import new_state
 
 pytest_plugins = ("tests.skips",)
 
@@ -67,17 +68,16 @@ def trained_digits(digits: ImageData) -> nn.Sequential:
         epochs=4,
         batch_size=32,
     )
-    attack = make_attack(trial.attack, eps=trial.eps, alpha=trial.alpha, steps=trial.steps)
+    config = train_config(trial)
     model = conv_small("digits", seed=0)
-    learner = new_learner(model, trial)
+    state = new_state(model, config)
     for epoch in range(1, trial.epochs + 1):
         train_epoch(
-            learner,
+            state,
             digits.train_x,
             digits.train_y,
-            trial=trial,
+            config=config,
             epoch=epoch,
-            attack=attack,
             on_progress=lambda _what, _done: None,
         )
     model.zero_grad()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from softadv.attacks.pgd import pgd
+from softadv.attacks import pgd
 from softadv.data import load_dataset
 from softadv.experiments.spec import Trial
 from softadv.models import STATISTICS, conv_small

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from softadv.attacks.pgd import pgd
+from softadv.attacks import pgd
 from softadv.certify import certify
 from softadv.models import Normalize
 from tests.certify import evaluation, evaluators, layers

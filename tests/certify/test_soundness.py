@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from softadv.attacks.pgd import pgd
+from softadv.attacks import pgd
 from softadv.certify import DOMAINS, certify
 from softadv.errors import SoftadvError
 from tests.networks import NETWORKS, batch_norm, has_max_pool, networks, random_images, seeded

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from softadv.attacks.pgd import pgd
+from softadv.attacks import pgd
 from softadv.certify import certify
 from softadv.training.evaluation import adversarial_accuracy, attack_images, certified_accuracy, natural_accuracy
 
