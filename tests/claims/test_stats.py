@@ -30,6 +30,16 @@ def test_one_value_has_no_interval_and_equal_values_one_without_width() -> None:
     assert interval([0.0, 0.0]) == (0.0, 0.0)
 
 
+def test_values_that_rounding_alone_tells_apart_count_as_equal() -> None:
+    # Their spread is noise, of which SciPy warns.
+    noisy = [0.1 + 0.2, 0.3, 0.3]
+    assert noisy[0] != noisy[1]
+    low, high = interval(noisy) or (None, None)
+    assert low == high == pytest.approx(0.3)
+    for margin, answer in ((0.31, "holds"), (0.29, "fails")):
+        assert equivalent(estimate(noisy, label="x", unit="points"), margin=margin) == answer
+
+
 def test_an_estimate_says_how_many_seeds_it_rests_on() -> None:
     found = estimate(FIVE, label="x", unit="points", claimed=(0.0, inf))
     assert (found.seeds, found.mean, found.unit, found.claimed) == (5, 3.0, "points", (0.0, inf))
@@ -78,6 +88,8 @@ def test_what_nothing_is_claimed_of_settles_nothing() -> None:
         ([-value for value in FIVE], 4.51, "holds"),
         ([0.5], 2.0, "inconclusive"),
         ([2.0, 2.0], 2.0, "holds"),
+        ([0.0, 0.0], 0.0, "holds"),
+        ([2.0, 2.0], 1.99, "fails"),
     ],
 )
 def test_equivalence_by_hand(values: list[float], margin: float, answer: str) -> None:

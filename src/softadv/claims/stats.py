@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Literal
 
 from scipy import stats
@@ -27,17 +28,20 @@ class Estimate:
     low: float | None
     high: float | None
     claimed: tuple[float, float] | None = None  # the range in which the claim holds; an end may be infinite
+    values: tuple[float, ...] = ()  # one per seed: what the mean is of
 
 
 def interval(values: Sequence[float], *, confidence: float = 0.95) -> tuple[float, float] | None:
     """The confidence interval of the mean of independent values by Student's t distribution; None for fewer than two.
 
-    Equal values have an interval without width.
+    Values that are equal, but for rounding, have an interval without width.
     """
     if len(values) < 2:
         return None
-    half = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1)) * stdev(values) / len(values) ** 0.5
-    return fmean(values) - half, fmean(values) + half
+    if _equal(values):
+        return fmean(values), fmean(values)
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(confidence)
+    return float(found.low), float(found.high)
 
 
 def estimate(values: Sequence[float], *, label: str, unit: str, claimed: tuple[float, float] | None = None) -> Estimate:
@@ -45,7 +49,10 @@ def estimate(values: Sequence[float], *, label: str, unit: str, claimed: tuple[f
     if not values:
         raise ValueError(f"{label}: no values")
     low, high = interval(values) or (None, None)
-    return Estimate(label=label, unit=unit, seeds=len(values), mean=fmean(values), low=low, high=high, claimed=claimed)
+    return Estimate(
+        label=label, unit=unit, seeds=len(values), mean=fmean(values), low=low, high=high, claimed=claimed,
+        values=tuple(values),
+    )  # fmt: skip
 
 
 def within(found: Estimate, *, ends_count: bool) -> Answer:
@@ -64,18 +71,27 @@ def within(found: Estimate, *, ends_count: bool) -> Answer:
 
 
 def equivalent(found: Estimate, *, margin: float) -> Answer:
-    """Whether a mean difference is within ±margin, by two one-sided t-tests at 5%.
+    """Whether a mean difference is within ±margin, by two one-sided t-tests of its values at 5% (Schuirmann, 1987).
 
-    Both tests reject exactly where the 90% interval lies within the margin: then it holds. It fails where the 95%
-    interval lies wholly beyond the margin. "Not significantly different" would be no evidence of likeness.
+    It holds where both tests reject, which is exactly where the 90% interval lies within the margin. It fails where
+    the 95% interval lies wholly beyond the margin. "Not significantly different" would be no evidence of likeness.
     """
     if found.low is None or found.high is None:
         return "inconclusive"
-    freedom = found.seeds - 1
-    half = (found.high - found.low) / 2 * float(stats.t.ppf(0.95, freedom) / stats.t.ppf(0.975, freedom))
-    if -margin <= found.mean - half and found.mean + half <= margin:
+    if _equal(found.values):
+        holds = abs(found.mean) <= margin
+    else:
+        above = stats.ttest_1samp(found.values, -margin, alternative="greater")
+        below = stats.ttest_1samp(found.values, margin, alternative="less")
+        holds = max(above.pvalue, below.pvalue) <= 0.05
+    if holds:
         return "holds"
     return "fails" if found.high < -margin or found.low > margin else "inconclusive"
+
+
+def _equal(values: Sequence[float]) -> bool:
+    """Whether values differ by rounding alone: then there is no spread to test against."""
+    return math.isclose(min(values), max(values), rel_tol=1e-14)
 
 
 def all_of(answers: Iterable[Answer]) -> Answer:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Literal
 
-from softadv.claims.stats import Estimate, interval
+from softadv.claims.stats import Estimate, estimate
 from softadv.data import dataset_title
 from softadv.experiments.runs import Entry
 from softadv.experiments.spec import Method, Trial
@@ -81,15 +80,7 @@ def _difference(
     values = [round(100 * (soft[seed] - other[seed]), 9) for seed in sorted(soft.keys() & other.keys())]
     if not values:
         return None
-    low, high = interval(values) or (None, None)
-    return Estimate(
-        label=f"{place(trial)}: {figure.replace('_', ' ')}, soft - {over}",
-        unit="points",
-        seeds=len(values),
-        mean=fmean(values),
-        low=low,
-        high=high,
-    )
+    return estimate(values, label=f"{place(trial)}: {figure.replace('_', ' ')}, soft - {over}", unit="points")
 
 
 def _by_seed(entries: Sequence[Entry], figure: Accuracy, trial: Trial, *, method: Method) -> dict[int, float]:
