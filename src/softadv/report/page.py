@@ -25,7 +25,7 @@ from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_setting, spe
 from softadv.report import commands as rerun
 from softadv.report.comparisons import Comparison, asks_for_soft, compare, families
 from softadv.report.costs import cost_groups
-from softadv.report.figures.pictures import pictures
+from softadv.report.figures.gallery import page_figures
 from softadv.report.figures.style import METHOD_COLOURS
 from softadv.report.interval_bars import HEIGHT, WIDTH, Bar, bar_groups, bars
 from softadv.report.provenance import commit_remarks
@@ -83,9 +83,9 @@ def write_report(
     """
     entries = read_entries(folder)
     drawn = []
-    for picture in pictures(entries):
-        drawn.append(picture)
-        report(f"drawing figures: {picture.stem}", 1)
+    for figure in page_figures(entries):
+        drawn.append(figure)
+        report(f"drawing figures: {figure.stem}", 1)
     differences = _differences(entries)
     page = _template().render(
         title=title,
@@ -108,7 +108,7 @@ def write_report(
         remarks=commit_remarks(finished_runs(entries)),
         sensitivities=sensitivities(entries, expected),
         costs=cost_groups(entries),
-        pictures=drawn,
+        figures=drawn,
         bar_width=WIDTH,
         bar_height=HEIGHT,
         reruns=_reruns(entries),
@@ -118,8 +118,8 @@ def write_report(
     )
     place = folder / "report" if out is None else out
     make_folder(place)
-    for picture in drawn:
-        for name, data in picture.files.items():
+    for figure in drawn:
+        for name, data in figure.files.items():
             write_bytes(place / name, data)
     write_text(place / "index.html", page)
     return place / "index.html"

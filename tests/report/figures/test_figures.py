@@ -8,14 +8,7 @@ import torch
 
 from softadv.experiments.spec import METHODS
 from softadv.experiments.spec_text import Series, by_setting, fraction, setting_title
-from softadv.report.figures.figures import (
-    accuracy_figure,
-    difference_gain,
-    examples_figure,
-    trade_off_figure,
-    verified_figure,
-)
-from softadv.report.figures.pictures import _class_names
+from softadv.report.figures import accuracy, examples, trade_off, verified
 from softadv.report.figures.style import wrapped
 from tests.report.test_page import make_epoch, make_trial
 
@@ -37,7 +30,7 @@ def test_settings_are_ordered_by_eps_and_titled_as_in_the_paper() -> None:
 
 def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
     runs = [Series(trial=t, epochs=(make_epoch(t, epoch=1), make_epoch(t, epoch=2))) for t in map(make_trial, METHODS)]
-    panels = accuracy_figure(runs).axes
+    panels = accuracy.draw(runs).axes
     assert [axes.get_title() for axes in panels] == [
         "Natural training",
         "Adversarial training",
@@ -50,7 +43,7 @@ def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
 
 def test_trade_off_has_a_panel_per_setting() -> None:
     trials = [make_trial(eps=k / 255, setting=f"eps{k}", seed=seed) for k in (1, 2, 4, 8) for seed in (0, 1)]
-    figure = trade_off_figure([Series(trial=t, epochs=(make_epoch(t, epoch=1),)) for t in trials])
+    figure = trade_off.draw([Series(trial=t, epochs=(make_epoch(t, epoch=1),)) for t in trials])
     shown = [axes for axes in figure.axes if axes.axison]
     assert len(shown) == 4
     assert {axes.get_xlabel() for axes in shown} == {"Natural accuracy (%)"}
@@ -59,7 +52,7 @@ def test_trade_off_has_a_panel_per_setting() -> None:
 
 @pytest.mark.parametrize(("eps", "gain"), [(0.1, 5), (8 / 255, 15), (0.0, 1), (1.0, 1)])
 def test_the_gain_shows_eps_in_full(eps: float, gain: int) -> None:
-    assert difference_gain(replace(make_trial(), eps=eps)) == gain
+    assert examples.difference_gain(replace(make_trial(), eps=eps)) == gain
 
 
 def soft_runs(*settings: str, epochs: int = 2) -> list[Series]:
@@ -69,7 +62,7 @@ def soft_runs(*settings: str, epochs: int = 2) -> list[Series]:
 
 def test_verified_lines_that_end_alike_have_labels_apart() -> None:
     names = [f"s{index}" for index in range(6)]
-    (axes,) = verified_figure(soft_runs(*names), labels={name: name for name in names}, title="x").axes
+    (axes,) = verified.draw(soft_runs(*names), labels={name: name for name in names}, title="x").axes
     places = sorted(text.xy[1] for text in axes.texts)
     assert len(places) == 6
     assert min(later - earlier for earlier, later in pairwise(places)) > 1
@@ -78,7 +71,7 @@ def test_verified_lines_that_end_alike_have_labels_apart() -> None:
 
 def test_many_verified_lines_have_a_legend() -> None:
     names = [f"s{index:02}" for index in range(16)]
-    figure = verified_figure(soft_runs(*names), labels={name: name for name in names}, title="x")
+    figure = verified.draw(soft_runs(*names), labels={name: name for name in names}, title="x")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [f"{name}: 25.0" for name in names]
 
@@ -86,7 +79,7 @@ def test_many_verified_lines_have_a_legend() -> None:
 def test_lines_begin_with_the_first_split() -> None:
     (run,) = soft_runs("s", epochs=4)
     late = replace(run, trial=replace(run.trial, natural_epochs=2, epochs=4))
-    (axes,) = verified_figure([late], labels={"s": "s"}, title="x").axes
+    (axes,) = verified.draw([late], labels={"s": "s"}, title="x").axes
     assert list(axes.lines[0].get_xdata()) == [3, 4]
 
 
@@ -102,11 +95,11 @@ def test_a_title_is_broken_between_its_parts() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_examples_name_their_classes_whatever_the_channels(channels: int) -> None:
     image = torch.rand(3, channels, 8, 8)
-    examples = {
+    tensors = {
         "image": image, "attacked": image, "label": torch.tensor([0, 1, 2]), "predicted": torch.tensor([0, 1, 2]),
         "predicted_attacked": torch.tensor([1, 2, 0]), "verified": torch.tensor([False] * 3),
     }  # fmt: skip
-    figure = examples_figure(make_trial(), examples, class_names=("rose", "a very long flower's name"))
+    figure = examples.draw(make_trial(), tensors, class_names=("rose", "a very long flower's name"))
     assert [axes.get_title() for axes in figure.axes[:3]] == ["label rose", "label a very long…", "label 2"]
     assert figure.axes[3].get_xlabel() == "a very long… ✗"
 
@@ -123,4 +116,4 @@ def test_examples_name_their_classes_whatever_the_channels(channels: int) -> Non
     ],
 )
 def test_class_names_are_the_data_sets_or_else_the_known_ones(about: dict[str, str], names: str | list[str]) -> None:
-    assert list(_class_names(make_trial(), about)) == list(names)
+    assert list(examples._class_names(make_trial(), about)) == list(names)
