@@ -10,6 +10,7 @@ from softadv.certify import Certificates
 from softadv.certify.certifiers import certify
 from softadv.data import Dataset, ImageData, load_dataset, make_dataset
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
+from softadv.experiments.runner import run
 from softadv.models import conv_small, count_neurons, load_model
 from softadv.training import methods
 from softadv.training.evaluate import Accuracy, Evaluation, certified_curve, evaluate
@@ -44,5 +45,6 @@ __all__ = [
     "methods",
     "partition",
     "pgd",
+    "run",
     "train",
 ]

@@ -171,13 +171,13 @@ KNOWN: dict[str, About] = {
     ),
 }  # fmt: skip
 
-_registry: Registry[Callable[..., Dataset]] = Registry(
+registry: Registry[Callable[..., Dataset]] = Registry(
     "dataset",
     accepts=lambda found: callable(found) or isinstance(found, Dataset),
     expected="a function that returns a softadv.Dataset",
 )
-register = _registry.register
-names = _registry.names
+register = registry.register
+names = registry.names
 
 
 def load_dataset(what: str | Dataset | Callable[..., Dataset], root: str | Path | None = None) -> Dataset:
@@ -199,7 +199,7 @@ def load_dataset(what: str | Dataset | Callable[..., Dataset], root: str | Path 
     """
     if isinstance(what, Dataset):
         return what
-    function = _registry.get(what)
+    function = registry.get(what)
     if isinstance(function, Dataset):
         return replace(function, name=str(what))
     name = what if isinstance(what, str) else origin(function).path

@@ -24,9 +24,9 @@ Builder = Callable[[Shape, int], nn.Module]
 IMAGE_SHAPES: dict[str, Shape] = {name: about.image_shape for name, about in KNOWN.items()}
 STATISTICS: dict[str, Statistics] = {name: (about.mean, about.std) for name, about in KNOWN.items()}
 
-_registry: Registry[Builder] = Registry("model", expected="a function (shape, classes) that returns a torch.nn.Module")
-register = _registry.register
-names = _registry.names
+registry: Registry[Builder] = Registry("model", expected="a function (shape, classes) that returns a torch.nn.Module")
+register = registry.register
+names = registry.names
 
 
 class Normalize(nn.Module):
@@ -97,7 +97,7 @@ def build_model(
 
     normalize: mean and deviation of each channel, for a Normalize layer in front.
     """
-    found = what if isinstance(what, nn.Module) else _registry.get(str(what) if isinstance(what, Path) else what)
+    found = what if isinstance(what, nn.Module) else registry.get(str(what) if isinstance(what, Path) else what)
     where = f"model {what if isinstance(what, str) else origin(found).path}"
     # The generator is forked so that building a model never disturbs the caller's random numbers.
     with torch.random.fork_rng(devices=[], enabled=seed is not None):

@@ -26,6 +26,10 @@ _OPSET = 13
 _IR_VERSION = 7
 
 
+class NotExportedError(SoftadvError):
+    """A model is none that softadv writes as ONNX."""
+
+
 @in_eval_mode
 def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, int]) -> None:
     """Write a model to an ONNX file, atomically; the same weights give the same bytes.
@@ -76,7 +80,7 @@ def _graph(network: Network) -> onnx.GraphProto:
     value = "image"
     for at, node in enumerate(network.nodes):
         if node.inputs != (at,):
-            raise SoftadvError(f"{node.name}: cannot be exported, since the readers take chains of layers only")
+            raise NotExportedError(f"{node.name}: cannot be exported, since the readers take chains of layers only")
         value = _append(node, at, value, nodes, constants)
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, *network.in_shape])
     scores = helper.make_tensor_value_info(value, TensorProto.FLOAT, [1, network.classes])
@@ -117,4 +121,4 @@ def _append(layer: Node, at: int, entering: str, nodes: list[onnx.NodeProto], co
             return node("Div", centered, constant("std", std.float().reshape(shape)))
         case Relu():
             return node("Relu", entering)
-    raise SoftadvError(f"{layer.name}: cannot be exported, since not every reader takes it")
+    raise NotExportedError(f"{layer.name}: cannot be exported, since not every reader takes it")

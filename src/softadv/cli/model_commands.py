@@ -33,6 +33,7 @@ from softadv.cli.options import (
     Fresh,
     Limit,
     Model,
+    ModelName,
     Seed,
     Steps,
     check_target,
@@ -49,13 +50,13 @@ from softadv.cli.progress_bar import Display
 from softadv.experiments import environment
 from softadv.experiments.compare_certifiers import compare_engines, parity_tables
 from softadv.experiments.run_folder import MODEL
-from softadv.models import IMAGE_SHAPES
 from softadv.training.evaluation import attack_images, certified_accuracy, natural_accuracy
 
 
 def evaluate(
     model: Model,
     data: DataRoot = None,
+    network_name: ModelName = None,
     dataset: DatasetName = None,
     eps: EpsText = None,
     alpha: AlphaText = None,
@@ -76,7 +77,7 @@ def evaluate(
     name, run_attack = chosen_attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
     asked, chosen = chosen_certifier(saved, certifier, domain)
     check_certifier(asked)
-    network = on_device(saved, device)
+    network = on_device(saved, device, name=network_name, data=data)
     x, y = test_images_for(saved, data, limit=limit, device=device)
     cost = CERTIFICATION_COST[chosen]
     with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
@@ -100,6 +101,7 @@ def evaluate(
 def certify(
     model: Model,
     data: DataRoot = None,
+    network_name: ModelName = None,
     dataset: DatasetName = None,
     eps: EpsText = None,
     domain: DomainName = None,
@@ -123,7 +125,7 @@ def certify(
     chosen, computed = chosen_certifier(saved, certifier, domain)
     radius = chosen_radius(saved, eps)
     check_certifier(chosen)
-    network = on_device(saved, device)
+    network = on_device(saved, device, name=network_name, data=data)
     images = images_for(saved, data)
     x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
     x, y = (part[:limit].to(environment.pick_device(device)) for part in (x, y))
@@ -144,6 +146,7 @@ def certify(
 def parity(
     model: Model,
     data: DataRoot = None,
+    network_name: ModelName = None,
     dataset: DatasetName = None,
     eps: EpsText = None,
     images: Annotated[int, typer.Option(help="The first so many test images.", min=1, max=MOST_IMAGES)] = 100,
@@ -156,7 +159,7 @@ def parity(
     """
     saved = open_saved(model, dataset=dataset, eps=eps)
     radius = chosen_radius(saved, eps)
-    network = on_device(saved, device)
+    network = on_device(saved, device, name=network_name, data=data)
     x, y = test_images_for(saved, data, limit=images, device=device)
     with Display(output.console(), work=(len(ENGINES) + 2) * len(x)) as display:
         stages: dict[str, Callable[[int], None]] = {}
@@ -176,6 +179,7 @@ def parity(
 def attack(
     model: Model,
     data: DataRoot = None,
+    network_name: ModelName = None,
     dataset: DatasetName = None,
     eps: EpsText = None,
     alpha: AlphaText = None,
@@ -194,7 +198,7 @@ def attack(
     saved = open_saved(model, dataset=dataset, eps=eps, alpha=alpha, steps=steps)
     radius = chosen_radius(saved, eps)
     chosen, run_attack = chosen_attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
-    network = on_device(saved, device)
+    network = on_device(saved, device, name=network_name, data=data)
     x, y = test_images_for(saved, data, limit=limit, device=device)
     with Display(output.console(), work=len(x)) as display:
         attacked = attack_images(
@@ -216,6 +220,7 @@ def export(
     model: Model,
     out: Annotated[Path | None, path_option("--out", "The file to write; else model.onnx beside the weights.")] = None,
     data: DataRoot = None,
+    network_name: ModelName = None,
     dataset: DatasetName = None,
     limit: Limit = 1000,
 ) -> None:
@@ -226,10 +231,10 @@ def export(
     path = out or (model if model.is_dir() else model.parent) / MODEL
     check_target("--out", path)
     saved = open_saved(model, dataset=dataset)
-    network = on_device(saved, "cpu")
+    network = on_device(saved, "cpu", name=network_name, data=data)
     x, y = test_images_for(saved, data, limit=limit, device="cpu")
     natural_accuracy(network, x, y)  # refuses a model whose scores are not finite, before a file is written
-    export_onnx(network, path, image_shape=IMAGE_SHAPES[str(saved.dataset)])
+    export_onnx(network, path, image_shape=(x.shape[1], x.shape[2], x.shape[3]))
     parity = check_parity(network, path, x)
     rows = {
         "largest difference of an output": f"{parity.largest_difference:.1e}",

@@ -22,7 +22,7 @@ from softadv.claims.judge import expected_folder
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
-from softadv.experiments.load_model import Saved, find_saved
+from softadv.experiments.load_model import Saved, find_saved, known_or_loaded
 from softadv.experiments.spec import Trial, packaged_grids
 from softadv.training.evaluation import AttackAtRadius
 
@@ -94,6 +94,13 @@ DatasetName = Annotated[
 EpsText = Annotated[str | None, typer.Option("--eps", help="Radius as a number or a fraction, such as 2/255.")]
 AlphaText = Annotated[str | None, typer.Option("--alpha", help="Step size of the attack, such as 0.01.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1, max=MOST_STEPS)]
+ModelName = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="The network of the weights, such as resnet8 or my.nets:function; else what they say themselves.",
+    ),
+]
 AttackName = Annotated[
     str | None, typer.Option("--attack", help="pgd, or torchattacks:NAME such as torchattacks:AutoAttack.")
 ]
@@ -140,10 +147,10 @@ def open_saved(path: Path, *, dataset: str | None, **needed: object) -> Saved:
     return saved
 
 
-def on_device(saved: Saved, device: str) -> nn.Sequential:
-    """The model on its device. Raises SoftadvError for the weights of another network."""
+def on_device(saved: Saved, device: str, *, name: str | None = None, data: Path | None = None) -> nn.Module:
+    """The model on its device, by its name, or what the weights say. Raises SoftadvError for another's weights."""
     assert saved.dataset is not None
-    return saved.model(saved.dataset, device=pick_device(device))
+    return saved.model(known_or_loaded(saved.dataset, data), device=pick_device(device), name=name)
 
 
 def images_for(saved: Saved, data: Path | None) -> ImageData:

@@ -114,7 +114,9 @@ def show_result(result: Result, folder: Path) -> None:
         "natural accuracy": percent(result.natural_accuracy),
         "adversarial accuracy": percent(result.adversarial_accuracy),
         **{f"certified accuracy ({c.domain})": f"{percent(c.accuracy)} of {c.images:,}" for c in result.certified},
-        "ONNX parity": f"largest difference {result.parity.largest_difference:.1e}",
+        "ONNX parity": (
+            "not exported" if result.parity is None else f"largest difference {result.parity.largest_difference:.1e}"
+        ),
         "run folder": str(folder),
     }
     show_figures(result.trial.name, rows)

@@ -17,7 +17,7 @@ from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.final_evaluation import conclude, conclusion_work
 from softadv.experiments.grid import GridReport, GridRun, Prepared, for_each_trial
-from softadv.experiments.load_model import load_saved
+from softadv.experiments.load_model import find_saved
 from softadv.experiments.records import Result
 from softadv.experiments.reference import FROM_WEIGHTS, Record, training_of
 from softadv.experiments.run_folder import RunFolder
@@ -115,7 +115,7 @@ def _evaluate_begun(trial: Trial, *, record: Record, run: RunFolder, data: Image
     if finished is not None:
         report("finished before", _work(trial, data), before=True)
         return finished
-    model = load_saved(record.weights, dataset=trial.dataset, device=data.test_x.device)
+    model = find_saved(record.weights).model(data, device=data.test_x.device, name=trial.model)
     found = tensors_sha256(model.state_dict())
     if found != record.result.weights_sha256:
         raise SoftadvError(

@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from softadv._io import parse_json, read_tensors, tensors_sha256
+from softadv._io import parse_json, tensors_sha256
+from softadv._weights import read_weights
+from softadv.data import KNOWN, About, Dataset, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.reference import SUMMARY, read_record
 from softadv.experiments.run_folder import GRID, RESULT, SPEC, WEIGHTS, RunFolder
 from softadv.experiments.spec import Trial, trial_from_table, trial_to_table
-from softadv.models import conv_small
+from softadv.models import model_with_weights
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,14 @@ class Saved:
     dataset: str | None
     trial: Trial | None
 
-    def model(self, dataset: str, *, device: torch.device) -> nn.Sequential:
-        """The paper's network for a dataset with these weights, in eval mode.
+    def model(self, data: Dataset | About, *, device: torch.device, name: str | None = None) -> nn.Module:
+        """The network for a data set with these weights, in eval mode.
 
+        name: of the model; None is what the weights say, or conv_small.
         Raises SoftadvError for the weights of another network.
         """
-        model = conv_small(dataset, normalize=any(key.endswith(".mean") for key in self.weights), seed=0)
-        try:
-            model.load_state_dict(self.weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise SoftadvError(f"{self.path}: not the weights of the {dataset} network ({reason})") from error
+        own = "conv_small" if self.trial is None else self.trial.model
+        model = model_with_weights(name or own, self.weights, data, where=str(self.path))
         return model.to(device).eval()
 
 
@@ -45,6 +44,7 @@ def about_weights(trial: Trial) -> dict[str, str]:
     """What a weights file says of itself, for write_tensors; find_saved reads it back."""
     return {
         "dataset": trial.dataset,
+        "model": trial.model,
         "normalize": str(trial.normalize).lower(),
         "spec": json.dumps(trial_to_table(trial), sort_keys=True),
     }
@@ -63,7 +63,7 @@ def find_saved(path: Path) -> Saved:
         path = path / WEIGHTS
         if not path.exists():
             raise SoftadvError(f"{path.parent}: has no {WEIGHTS} yet: the trial has not finished")
-    weights, about = read_tensors(path)
+    weights, about = read_weights(path)
     if result is not None and tensors_sha256(weights) != result.weights_sha256:
         raise SoftadvError(f"{path}: not the weights that {RESULT} was measured with; {RunFolder(path.parent).again()}")
     trial = trial or _named_trial(path, about) or _recorded_trial(path, weights)
@@ -71,8 +71,8 @@ def find_saved(path: Path) -> Saved:
     return Saved(path, weights, trial.dataset if dataset is None and trial is not None else dataset, trial)
 
 
-def load_saved(path: Path, *, dataset: str | None = None, device: torch.device) -> nn.Sequential:
-    """The paper's network with the weights that find_saved reads.
+def load_saved(path: Path, *, dataset: str | None = None, device: torch.device) -> nn.Module:
+    """The network with the weights that find_saved reads.
 
     dataset: names the dataset of a weights file that does not say it itself.
     Raises SoftadvError for what is missing, damaged or of another network.
@@ -81,7 +81,12 @@ def load_saved(path: Path, *, dataset: str | None = None, device: torch.device) 
     name = dataset or saved.dataset
     if name is None:
         raise SoftadvError(f"{path}: does not say what dataset its network is for; name it")
-    return saved.model(name, device=device)
+    return saved.model(known_or_loaded(name), device=device)
+
+
+def known_or_loaded(dataset: str, root: Path | None = None) -> Dataset | About:
+    """What is known of a data set; of one that softadv does not know, the data set itself."""
+    return KNOWN.get(dataset) or load_dataset(dataset, root)
 
 
 def _check_run_folder(folder: Path) -> None:

@@ -43,7 +43,7 @@ class Result:
     natural_accuracy: Share
     adversarial_accuracy: Share
     certified: tuple[Certified, ...]
-    parity: Parity
+    parity: Parity | None  # None where the model cannot be exported
     neurons: Several
     train_images: Several
     test_images: Several

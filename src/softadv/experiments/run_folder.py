@@ -2,6 +2,7 @@
 
 runs/<grid>/grid.json                       the grid's name
 runs/<grid>/<trial>/spec.json               what was asked for
+                    sources.json            where code of one's own comes from, if the trial runs any
                     metrics.json            one record per finished epoch
                     checkpoint.safetensors  weights, optimizer and partition after the last epoch
                     weights.safetensors     the final weights
@@ -55,11 +56,12 @@ MODEL = "model.onnx"
 RESULT = "result.json"
 TRACEBACK = "traceback.txt"
 GRID = "grid.json"
+SOURCES = "sources.json"
 LOCK = ".lock"
 REPORT = "report"
 
 # In the order in which they are deleted: what is left at any moment is a trial that has not finished.
-_OF_A_TRIAL = (RESULT, CHECKPOINT, METRICS, WEIGHTS, MODEL, EXAMPLES, TRACEBACK, SPEC)
+_OF_A_TRIAL = (RESULT, CHECKPOINT, METRICS, WEIGHTS, MODEL, EXAMPLES, TRACEBACK, SOURCES, SPEC)
 # Whose digests the result records: what a reader takes from a finished trial.
 _KEPT = (METRICS, WEIGHTS, MODEL, EXAMPLES)
 

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softadv._progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
 from softadv._versions import package_version
+from softadv.certify.certifiers import certify
 from softadv.data import Dataset
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments import environment
 from softadv.experiments.final_evaluation import conclude, conclusion_work
 from softadv.experiments.records import Result, digest
 from softadv.experiments.run_folder import CHECKPOINT, METRICS, RunFolder
+from softadv.experiments.sources import check_sources, sources_of
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.kernels import pgd as attack_kernel
@@ -116,6 +118,7 @@ class TrialRun:
         Raises SoftadvError where the folder holds other images or damaged files.
         """
         environment.commit()  # asked before the training: its record comes at the end
+        check_sources(run.path, sources_of(trial))
         config = train_config(trial, beside=run.path.parent)
         device = data.train_x.device
         model = load_model(trial.model, data, normalize=trial.normalize, seed=trial.seed).to(device)
@@ -127,6 +130,8 @@ class TrialRun:
         under_way = cls(trial, run, data, report, trainer)
         under_way._restore()
         done = under_way.epoch
+        if not done:
+            _check_fit(trial, data, model)
         if done:
             report(f"epoch {done}/{trial.epochs}", _training_work(trial, data, epochs=done), before=True)
         return under_way
@@ -214,6 +219,15 @@ class TrialRun:
         if not any(config.splits_before(number) for number in range(1, epoch + 1)):
             return split is None
         return split is not None and len(split.verified) == len(self.data.train_x)
+
+
+def _check_fit(trial: Trial, data: Dataset, model: nn.Module) -> None:
+    """Raise SoftadvError, before any epoch, for what would only be refused during the training or at its end."""
+    if trial.augment != "none" and not data.mirror_keeps_class:
+        raise SoftadvError(f"augment: {trial.augment!r} is not for {data.title}, whose mirrored images change class")
+    for domain in dict.fromkeys(trial.certified_domains):
+        engine = trial.certifier if domain == trial.domain else "native"
+        certify(model, data.test_x[:1], data.test_y[:1], eps=trial.eps, domain=domain, engine=engine)
 
 
 def split_off(data: Dataset, validation_images: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None]:

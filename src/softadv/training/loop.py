@@ -31,7 +31,7 @@ Progress = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """What an epoch reports: the mean loss over the images as they were trained, how many were attacked, its seconds."""
+    """What an epoch reports: the mean loss of the images as trained, how many were attacked, and its seconds."""
 
     loss: float
     attacked: int

@@ -60,8 +60,8 @@ def train(
     """Train a model in place, by soft adversarial training or another method.
 
     model: any module from (N, C, H, W) images to (N, classes) scores; it is trained on the device where it is.
-    data: a data set, whose test images every epoch is evaluated on; or images, float (N, C, H, W) in [0, 1], and labels,
-    int64 (N,), and then no epoch is.
+    data: a data set, on whose test images every epoch is evaluated; or images, float (N, C, H, W) in [0, 1], and
+    labels, int64 (N,), and then no epoch is.
     method: "soft", "adversarial", "natural", "trades", …, a name of one's own, or an object such as
     softadv.methods.Trades(beta=3.0). eps: L-infinity radius in the units of the images.
     attack: what to train against and to evaluate with: a name or an attack, as softadv.load_attack takes them.

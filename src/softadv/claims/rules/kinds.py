@@ -23,7 +23,7 @@ from softadv.claims.rules.radii import (
 )
 from softadv.claims.selection import Evidence
 from softadv.errors import SoftadvError
-from softadv.experiments.runs import FIGURES, value_of
+from softadv.experiments.runs import FIGURES, NotRun, value_of
 from softadv.experiments.spec import METHODS
 from softadv.models import IMAGE_SHAPES, conv_small, count_neurons
 
@@ -116,7 +116,9 @@ class ExportParity:
     tolerance: float
 
     def decide(self, evidence: Evidence) -> Decision:
-        parities = [run.result.parity for run in evidence.of_any_method(self.setting)]
+        parities = [run.result.parity for run in evidence.of_any_method(self.setting) if run.result.parity is not None]
+        if not parities:
+            raise NotRun(f"no model of {self.setting} was exported")
         largest = max(parity.largest_difference for parity in parities)
         holds = largest <= self.tolerance and all(parity.classes_equal for parity in parities)
         return binary(holds, f"largest difference {largest:.1e} over {len(parities)} models")

@@ -1,0 +1,56 @@
+"""Run a grid from Python: softadv.run."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from softadv.experiments.environment import pick_device
+from softadv.experiments.grid import GridRun, prepare, run_grid
+from softadv.experiments.runs import Run, finished_runs, read_entries
+from softadv.experiments.spec import Grid, load_grid
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What softadv.run did. folder: of the runs, for softadv report. runs: all that have finished there."""
+
+    folder: Path
+    outcome: GridRun
+    runs: tuple[Run, ...]
+
+
+def run(
+    grid: str | Path | Grid,
+    *,
+    out: Path | str | None = None,
+    data: Path | str | None = None,
+    device: str = "auto",
+    fresh: bool = False,
+) -> Ran:
+    """Train every trial of a grid that has not finished yet, one after another.
+
+    grid: a packaged grid's name, a TOML file, or a Grid. out: the folder of the runs; None is runs/ and its name.
+    data: where data sets are looked for, as softadv.load_dataset takes it. device: "auto", "cpu" or "cuda".
+    fresh: delete what is in the folder first, if a grid is.
+    Called again after an interruption, it goes on where it stopped.
+    Raises SoftadvError, before anything is written, for a grid, data or a folder that cannot be had; a trial that
+    fails later never stops another, and is named in the outcome.
+    """
+    chosen = grid if isinstance(grid, Grid) else load_grid(str(grid))
+    folder = Path(out) if out is not None else Path("runs") / chosen.name
+    prepared = prepare(
+        chosen,
+        folder=folder,
+        data_root=None if data is None else Path(data),
+        device=pick_device(device),
+        command=f"softadv reproduce {shlex.quote(chosen.name if isinstance(grid, Grid) else str(grid))}",
+        fresh=fresh,
+    )
+    outcome = run_grid(prepared, report=_silent)
+    return Ran(folder, outcome, tuple(finished_runs(read_entries(folder))))
+
+
+def _silent(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+    pass
