@@ -14,7 +14,7 @@ import pytest
 import torch
 from torchvision.datasets import MNIST
 
-from softadv import _files
+from softadv._data import files as _files
 from softadv.data import find_dataset, load_dataset, search_places
 from softadv.errors import SoftadvError
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softadv import _files
-from softadv._unpickle import bytes_of_array, read_pickle
+from softadv._data import files as _files
+from softadv._data.unpickle import bytes_of_array, read_pickle
 from softadv.cli import doctor
 from softadv.data import find_dataset, load_dataset
 from softadv.errors import SoftadvError

@@ -62,7 +62,6 @@ class Eran:
 
     def __init__(self, domain):
         import onnx  # noqa: PLC0415 (each engine brings its own, and may be missing)
-
         from eran import ERAN  # noqa: PLC0415
 
         self._read, self._make, self._domain = onnx.load, ERAN, domain

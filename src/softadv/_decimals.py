@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
-
-from softadv.experiments.spec_text import mean_and_deviation
 
 
 def decimal(value: float, *, places: int = 2, sign: bool = False) -> str:
@@ -30,5 +29,6 @@ def spread(fractions: Sequence[float]) -> str:
 
     From the fractions themselves: rounded twice, 1.595007 is 1.59 by way of 1.595.
     """
-    mean, deviation = mean_and_deviation([100 * fraction for fraction in fractions])
-    return decimal(mean) + ("" if deviation is None else f" ± {decimal(deviation)}")
+    percents = [100 * fraction for fraction in fractions]
+    deviation = f" ± {decimal(statistics.stdev(percents))}" if len(percents) > 1 else ""
+    return decimal(statistics.fmean(percents)) + deviation

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softadv._files import check_files, find_dataset, load_files, search_places
-from softadv._images import check_parts, fingerprint, image_tensor, label_tensor, scaled, statistics
+from softadv._data.files import check_files, find_dataset, load_files, search_places
+from softadv._data.images import check_parts, fingerprint, image_tensor, label_tensor, scaled, statistics
 from softadv._ranges import Clip
-from softadv._readers import Arrays, read_folder, read_npz, read_torchvision
+from softadv._data.readers import Arrays, read_folder, read_npz, read_torchvision
 from softadv.errors import NotFiniteError, SoftadvError
 from softadv.registry import Registry, call, origin
 
@@ -186,7 +186,7 @@ def load_dataset(what: str | Dataset | Callable[..., Dataset], root: str | Path 
     what: one of
     - "digits" (bundled with scikit-learn), "mnist", "cifar10". The latter two are looked for under root, then under the
       folder named by SOFTADV_DATA, then under ./data; at last they are downloaded into ./data, with a checksum.
-      softadv._files says in which layouts.
+      softadv._data.files says in which layouts.
     - "torchvision:NAME", a classification set of torchvision in its own layout, looked for and downloaded likewise;
     - "folder:PATH", with images in PATH/train/CLASS/ and PATH/test/CLASS/;
     - "npz:FILE", with the arrays train_x, train_y, test_x and test_y that make_dataset takes;

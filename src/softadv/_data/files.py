@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from softadv._unpickle import bytes_of_array, read_pickle
+from softadv._data.unpickle import bytes_of_array, read_pickle
 from softadv.errors import SoftadvError
 
 Bytes = npt.NDArray[np.uint8]

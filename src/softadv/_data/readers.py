@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from softadv._files import reading, search_places
+from softadv._data.files import reading, search_places
 from softadv.errors import SoftadvError
 from softadv.registry import call
 

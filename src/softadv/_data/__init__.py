@@ -1,0 +1,1 @@
+"""Data sets as they lie on disk or come from elsewhere: finding, reading, downloading and checking them."""
