@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,8 @@ from softadv.claims.selection import Evidence, Required
 from softadv.claims.stats import Estimate
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun, Run
+
+EXPECTED = "expected_results"
 
 Outcome = Literal["holds", "fails", "inconclusive", "not run"]
 
@@ -54,11 +57,22 @@ class Expectations:
 
 
 def expected_folder() -> Path:
-    """The checkout's expected_results/. Raises SoftadvError where softadv does not run from a checkout."""
-    folder = Path(__file__).parents[3] / "expected_results"
-    if not folder.is_dir():
-        raise SoftadvError(f"{folder}: no such folder; name one with --expected")
-    return folder
+    """softadv's own expected_results/: of the checkout that it runs from, else of the installed package.
+
+    Raises SoftadvError where neither has one.
+    """
+    checkout = checkout_expected()
+    installed = Path(str(resources.files("softadv") / EXPECTED))
+    if checkout is None and not installed.is_dir():
+        raise SoftadvError(f"{installed}: no such folder; name one with --expected")
+    return checkout or installed
+
+
+def checkout_expected() -> Path | None:
+    """expected_results/ of the checkout that softadv runs from, where results may be stored; None if installed."""
+    root = Path(__file__).parents[3]
+    folder = root / EXPECTED
+    return folder if (root / "pyproject.toml").is_file() and folder.is_dir() else None
 
 
 def judge(runs: Sequence[Run], *, grid: str, expected: Path) -> list[Verdict]:

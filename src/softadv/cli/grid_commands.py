@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from softadv.claims.judge import expected_folder, judge
+from softadv.claims.judge import checkout_expected, judge
 from softadv.cli import output
 from softadv.cli.finish import close, verdicts_on, write_page
 from softadv.cli.options import (
@@ -94,7 +94,7 @@ def reproduce(
     folder = out or Path("runs") / chosen.name
     prepared = prepare(
         chosen, folder=folder, data_root=data, device=where, fresh=fresh, redo=redo or (),
-        command=given_command("./reproduce.sh", grid, options),
+        command=given_command(_program(), grid, options),
     )  # fmt: skip
     count = f"{len(chosen.trials)} trial{'' if len(chosen.trials) == 1 else 's'}"
     output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}")
@@ -167,8 +167,17 @@ def keep(folder: GridFolder, reference: ReferenceFolder = None, allow_dirty: All
 
     With the weights of the first seed.
     """
-    target = reference or expected_folder() / REFERENCE
-    output.show_kept(keep_runs(folder, reference=target, allow_dirty=allow_dirty))
+    if reference is None:
+        own = checkout_expected()
+        if own is None:
+            raise SoftadvError("--reference is needed where softadv does not run from a checkout")
+        reference = own / REFERENCE
+    output.show_kept(keep_runs(folder, reference=reference, allow_dirty=allow_dirty))
+
+
+def _program() -> tuple[str, ...]:
+    """The words that reproduce begins with here."""
+    return ("softadv", "reproduce") if checkout_expected() is None else ("./reproduce.sh",)
 
 
 def _say_left(paths: Sequence[Path]) -> None:

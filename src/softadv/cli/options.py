@@ -82,7 +82,8 @@ OtherImages = Annotated[
 ]
 PageOut = Annotated[Path | None, path_option("--out", "Folder for the report; else report/ in the runs' folder.")]
 ReferenceFolder = Annotated[
-    Path | None, path_option("--reference", "Folder of reference results; else expected_results/reference.")
+    Path | None,
+    path_option("--reference", "Folder of reference results; else the checkout's expected_results/reference."),
 ]
 DataRoot = Annotated[
     Path | None, path_option("--data", "Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
@@ -124,9 +125,7 @@ Redo = Annotated[
 AllowDirty = Annotated[
     bool, typer.Option("--allow-dirty", help="Also trials run with changes on top of a commit, or of an unknown one.")
 ]
-Expected = Annotated[
-    Path | None, path_option("--expected", "Folder of expected results; else the checkout's expected_results.")
-]
+Expected = Annotated[Path | None, path_option("--expected", "Folder of expected results; else softadv's own.")]
 
 
 def open_saved(path: Path, *, dataset: str | None, **needed: object) -> Saved:
@@ -176,7 +175,7 @@ def check_target(option: str, path: Path) -> None:
 
 
 def chosen_expected(given: Path | None) -> Path:
-    """The folder of expected results asked for, else the checkout's. Raises SoftadvError where it is no folder."""
+    """The folder of expected results asked for, else softadv's own. Raises SoftadvError where it is no folder."""
     if given is not None and not given.is_dir():
         raise SoftadvError(f"--expected {given}: no such folder")
     return given or expected_folder()
@@ -216,9 +215,9 @@ def chosen_attack(
     return name, partial(load_attack(name, alpha=size, steps=count, random_start=start), eps=eps)
 
 
-def given_command(program: str, argument: str, options: Mapping[str, object]) -> str:
+def given_command(program: Sequence[str], argument: str, options: Mapping[str, object]) -> str:
     """The command as it was given, for a shell: options that are None or False were not."""
-    words = [program, argument]
+    words = [*program, argument]
     for option, value in options.items():
         if value is not None and value is not False:
             words += [option] if value is True else [option, str(value)]
