@@ -77,8 +77,8 @@ def test_a_wheel_holds_all_that_the_package_has_and_the_expected_results(unpacke
 
 def test_an_unpacked_wheel_says_its_version(unpacked: Path, tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "softadv", "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False,
-        env={**os.environ, "PYTHONPATH": str(unpacked)},
+        [sys.executable, "-m", "softadv", "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        check=False, env={**os.environ, "PYTHONPATH": str(unpacked)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (

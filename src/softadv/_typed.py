@@ -54,6 +54,11 @@ def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
         raise SoftadvError(f"{where}: nested too deeply, or a number of thousands of digits") from error
 
 
+def json_schema(kind: type[Any]) -> dict[str, Any]:
+    """The JSON Schema of what build reads as a dataclass."""
+    return _adapter(cast(Any, kind)).json_schema()
+
+
 @cache
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter  # noqa: PLC0415

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from softadv._data.files import check_files, find_dataset, load_files, search_places
 from softadv._data.images import check_parts, fingerprint, image_tensor, label_tensor, scaled, statistics
-from softadv._ranges import Clip
 from softadv._data.readers import Arrays, read_folder, read_npz, read_torchvision
+from softadv._ranges import Clip
 from softadv.errors import NotFiniteError, SoftadvError
 from softadv.registry import Registry, call, origin
 
@@ -276,6 +276,7 @@ def check_finite(values: Tensor, *, what: str) -> None:
 
 @register("digits")
 def _digits() -> Dataset:
+    """scikit-learn's handwritten digits, resized to 28x28: 1,437 images to train, 360 to test, no download."""
     from sklearn.datasets import load_digits  # noqa: PLC0415 (a second, for this dataset alone)
 
     bunch = load_digits()
@@ -290,18 +291,21 @@ def _digits() -> Dataset:
 
 @register("mnist")
 def _mnist(root: str | Path | None) -> Dataset:
+    """MNIST: handwritten digits, 28x28; 60,000 images to train, 10,000 to test."""
     parts, place = load_files("mnist", root)
     return _known("mnist", *parts, source=str(place))
 
 
 @register("cifar10")
 def _cifar10(root: str | Path | None) -> Dataset:
+    """CIFAR-10: ten kinds of things, 3x32x32; 50,000 images to train, 10,000 to test."""
     parts, place = load_files("cifar10", root)
     return _known("cifar10", *parts, source=str(place))
 
 
 @register("torchvision:NAME")
 def _torchvision(name: str, root: str | Path | None) -> Dataset:
+    """A classification set of torchvision, such as torchvision:SVHN."""
     arrays, source = read_torchvision(name, root)
     return _from_arrays(
         f"torchvision:{name}", arrays, source=source, mirror_keeps_class=name in ("CIFAR10", "CIFAR100", "STL10")
@@ -310,11 +314,13 @@ def _torchvision(name: str, root: str | Path | None) -> Dataset:
 
 @register("folder:PATH")
 def _folder(path: str) -> Dataset:
+    """Image files of one's own, in PATH/train/CLASS/ and PATH/test/CLASS/."""
     return _from_arrays(f"folder:{path}", read_folder(Path(path).expanduser()), source=path)
 
 
 @register("npz:FILE")
 def _npz(path: str) -> Dataset:
+    """Arrays of one's own: train_x, train_y, test_x and test_y in a NumPy file."""
     return _from_arrays(f"npz:{path}", read_npz(Path(path).expanduser()), source=path)
 
 

@@ -61,6 +61,10 @@ class Registry(Generic[T]):
         """The registered names, in the order of registration."""
         return tuple(self._found)
 
+    def described(self) -> dict[str, str]:
+        """The registered names, each with the first line of its docstring."""
+        return {name: (inspect.getdoc(found) or "").partition("\n")[0] for name, found in self._found.items()}
+
     def get(self, what: str | T) -> T:
         """What a name stands for; what is not a string is itself the answer.
 

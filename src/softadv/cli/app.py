@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from softadv._versions import package_version
-from softadv.cli import grid_commands, model_commands, output
+from softadv.cli import grid_commands, listing, model_commands, output
 from softadv.cli.doctor import examine
 from softadv.cli.options import DataRoot
 from softadv.errors import DivergedError, SoftadvError
@@ -39,6 +39,8 @@ for command in (
     grid_commands.keep,
 ):
     app.command()(command)
+app.command("list")(listing.list_names)
+app.command()(listing.schema)
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 

@@ -165,6 +165,13 @@ def show_kept(kept: Kept) -> None:
     show_figures(f"reference {kept.folder}", rows)
 
 
+def show_names(described: Mapping[str, str]) -> None:
+    """A line for each name, with what it stands for."""
+    width = max(map(len, described), default=0)
+    for name, text in described.items():
+        say(f"{name:{width}}  {text}".rstrip())
+
+
 def say(line: str) -> None:
     """One line of plain text."""
     console().print(escape(line), soft_wrap=True)

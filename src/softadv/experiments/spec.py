@@ -81,7 +81,7 @@ class Trial:
     def __post_init__(self) -> None:
         _check_types(self)
         check_name(self.setting, key="setting")
-        for key, least, most in _COUNTS:
+        for key, least, most in COUNTS:
             value = getattr(self, key)
             if value is not None:
                 check_count(value, key=key, least=least, most=most)
@@ -287,7 +287,7 @@ def _refuse_without_effect(table: Mapping[str, Any], *, where: str) -> None:
 
 
 # Of the keys that count: the least and the most.
-_COUNTS = (
+COUNTS = (
     ("steps", 1, MOST_STEPS),
     ("epochs", 1, MOST_EPOCHS),
     ("seed", 0, MOST_SEED),
