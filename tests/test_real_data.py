@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from softadv.attacks import pgd
 from softadv.data import load_dataset
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import train_config
 from softadv.models import STATISTICS, conv_small
 from softadv.training.evaluation import natural_accuracy
-from softadv.training.loop import new_learner, train_epoch
+from softadv.training.loop import train_epoch
 from softadv.training.partition import partition
+from softadv.training.state import new_state
 
 
 @pytest.fixture(scope="module")
@@ -21,11 +22,10 @@ def mnist(real_data):
 def mnist_after_one_epoch(mnist):
     """The paper's network after one epoch on the clean images."""
     trial = Trial(setting="mnist", dataset="mnist", method="natural", seed=0, eps=0.1, alpha=0.01, steps=20, epochs=1)
-    learner = new_learner(conv_small("mnist", seed=0), trial)
-    train_epoch(
-        learner, mnist.train_x, mnist.train_y, trial=trial, epoch=1, attack=pgd, on_progress=lambda _what, _done: None
-    )
-    return learner.model
+    config = train_config(trial)
+    state = new_state(conv_small("mnist", seed=0), config)
+    train_epoch(state, mnist.train_x, mnist.train_y, config=config, epoch=1, on_progress=lambda _what, _done: None)
+    return state.model
 
 
 def test_mnist_is_whole(mnist):

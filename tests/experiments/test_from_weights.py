@@ -53,7 +53,7 @@ def test_the_same_machine_gets_the_same_figures_without_training(
     def training(*_: object, **__: object) -> None:
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr("softadv.experiments.trial.train_epoch", training)
+    monkeypatch.setattr("softadv.training.trainer.train_epoch", training)
     assert reproduce() == 0
     assert "4 holds, 0 fails" in capsys.readouterr().out  # the neurons, and the reference of each method
     folder = root / "runs" / "tiny-from-weights"

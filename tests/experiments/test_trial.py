@@ -162,7 +162,7 @@ def test_epochs_whose_evaluation_is_recorded_are_plain_ones(tmp_path: Path, digi
         run = RunFolder(tmp_path / str(recorder is None))
         run.begin(trial)
         under_way = TrialRun.resume(trial, run=run, data=data, report=lambda what, work, before=False: None)
-        under_way.learner.replays = Replays(recorder)
+        under_way.trainer.state.replays = Replays(recorder)
         for _ in range(trial.epochs):
             under_way.train_epoch()
         metrics.append(without_seconds(run.metrics()))

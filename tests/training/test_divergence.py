@@ -10,17 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softadv.attacks.pgd import make_attack
+from softadv.attacks import PGD, Attack
 from softadv.data import ImageData
 from softadv.errors import DivergedError
 from softadv.experiments.grid import run_grid
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Trial, parse_grid
+from softadv.experiments.train_config import train_config
 from softadv.experiments.trial import TrialRun, train_side_by_side
 from softadv.kernels import build as compiled
 from softadv.models import conv_small
-from softadv.training.loop import TrainedEpoch, attack_of, new_learner, train_epoch
+from softadv.training.loop import TrainedEpoch, train_epoch
 from softadv.training.stacked import MembersDivergedError, Team
+from softadv.training.state import new_state
 from tests.cli.test_app import run
 from tests.experiments.test_grid import TINY, prepared, silent
 from tests.networks import seeded
@@ -37,9 +39,15 @@ def images(digits: ImageData) -> tuple[Tensor, Tensor]:
     return digits.train_x[:100], digits.train_y[:100]
 
 
-def one_epoch(model: nn.Module, images: tuple[Tensor, Tensor], trial: Trial, **rest: object) -> TrainedEpoch:
-    told = {"attack": attack_of(trial), "on_progress": lambda _what, _done: None, "epoch": 2} | rest
-    return train_epoch(new_learner(model, trial), *images, trial=trial, **told)
+def one_epoch(
+    model: nn.Module, images: tuple[Tensor, Tensor], trial: Trial, *, attack: Attack | None = None, epoch: int = 2
+) -> TrainedEpoch:
+    """attack: one of the test's own in place of the trial's."""
+    config = train_config(trial)
+    config = replace(config, attack=attack or config.attack)
+    return train_epoch(
+        new_state(model, config), *images, config=config, epoch=epoch, on_progress=lambda _what, _done: None
+    )
 
 
 @pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
@@ -126,16 +134,17 @@ def test_train_says_so_in_one_line_and_exits_with_1(tmp_path: Path, capsys: pyte
 
 def test_side_by_side_the_one_that_diverges_is_named_and_nobody_is_changed(images: tuple[Tensor, Tensor]) -> None:
     trials = [replace(TRIAL, seed=seed) for seed in range(3)]
-    learners = [new_learner(conv_small("digits", seed=trial.seed), trial) for trial in trials]
+    configs = [train_config(trial) for trial in trials]
+    states = [new_state(conv_small("digits", seed=config.seed), config) for config in configs]
     with torch.no_grad():
-        learners[1].model[-1].weight[0, 0] = torch.nan
-    before = [[p.clone() for p in learner.model.parameters()] for learner in learners]
+        states[1].model[-1].weight[0, 0] = torch.nan
+    before = [[p.clone() for p in state.model.parameters()] for state in states]
     told = [lambda _what, _done: None] * 3
     with pytest.raises(MembersDivergedError) as caught:
-        Team(learners, trials).train_epoch(*images, epoch=1, attack=attack_of(TRIAL), on_progress=told)
+        Team(states, configs).train_epoch(*images, epoch=1, on_progress=told)
     assert {place: error.step for place, error in caught.value.errors.items()} == {1: 1}
-    for learner, weights in zip(learners, before, strict=True):
-        for parameter, was in zip(learner.model.parameters(), weights, strict=True):
+    for state, weights in zip(states, before, strict=True):
+        for parameter, was in zip(state.model.parameters(), weights, strict=True):
             torch.testing.assert_close(parameter, was, rtol=0, atol=0, equal_nan=True)
 
 
@@ -157,12 +166,12 @@ def test_side_by_side_the_others_go_on_as_if_it_had_not_been_there(
 
     three, two = begun(tmp_path / "three", 0, 1, 2), begun(tmp_path / "two", 0, 2)
     with torch.no_grad():
-        three[1].learner.model[-1].bias[0] = torch.nan
+        three[1].trainer.state.model[-1].bias[0] = torch.nan
     train_side_by_side(three)
     train_side_by_side(two)
     assert [run.epoch for run in three] == [3, 0, 3]
     for ours, theirs in zip(three[::2], two, strict=True):
-        assert [epoch.loss for epoch in ours.metrics] == [epoch.loss for epoch in theirs.metrics]
+        assert [epoch.loss for epoch in ours.trainer.metrics] == [epoch.loss for epoch in theirs.trainer.metrics]
 
 
 def moving() -> nn.Sequential:
@@ -197,7 +206,7 @@ def test_a_network_with_batch_norm_trains_alike_whichever_mode_it_came_in(
 def test_an_attack_of_training_finds_the_model_in_eval_mode(images: tuple[Tensor, Tensor]) -> None:
     model, seen = moving(), []
 
-    def attack(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+    def attack(model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
         seen.append(any(layer.training for layer in model.modules()))
         return x
 
@@ -212,11 +221,12 @@ def test_batch_norms_side_by_side_learn_what_they_learn_alone(images: tuple[Tens
         return [nn.Sequential(*(layer for layer in moving() if not isinstance(layer, nn.Dropout))) for _ in trials]
 
     alone, together = models(), models()
-    attack = make_attack("pgd", eps=0.02, alpha=0.0, steps=1)
+    attack = PGD(alpha=0.0, steps=1)
     for model, trial in zip(alone, trials, strict=True):
         one_epoch(model, images, trial, attack=attack, epoch=1)
-    team = Team([new_learner(model, trial) for model, trial in zip(together, trials, strict=True)], trials)
-    team.train_epoch(*images, epoch=1, attack=attack, on_progress=[lambda _what, _done: None] * 2)
+    configs = [replace(train_config(trial), attack=attack) for trial in trials]
+    team = Team([new_state(model, config) for model, config in zip(together, configs, strict=True)], configs)
+    team.train_epoch(*images, epoch=1, on_progress=[lambda _what, _done: None] * 2)
     for ours, theirs in zip(together, alone, strict=True):
         for name, value in ours.state_dict().items():
             torch.testing.assert_close(value, theirs.state_dict()[name], rtol=1e-3, atol=1e-4)

@@ -13,14 +13,19 @@ import torchattacks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from softadv._io import tensors_sha256
-from softadv.attacks.pgd import is_linf, make_attack
+from softadv.attacks import is_linf, load_attack
 from softadv.errors import SoftadvError
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import attack_of, train_config
 from softadv.kernels import build as compiled
 from softadv.models import conv_small
+from softadv.training import epoch_start
 from softadv.training import loop as training
-from softadv.training.loop import Learner, attack_of, generator_for, new_learner, train_epoch
+from softadv.training.config import generator_for
+from softadv.training.loop import train_epoch
 from softadv.training.partition import partition
+from softadv.training.state import TrainState, new_state
+from softadv.training.timing import Seconds
 
 IMAGES = 64
 TRIAL = Trial(
@@ -34,7 +39,7 @@ class Recorder:
     def __init__(self):
         self.attacked = []
 
-    def __call__(self, model, x, y, *, generator):
+    def __call__(self, model, x, y, *, eps, generator):
         self.attacked += [key(image, int(label)) for image, label in zip(x, y, strict=True)]
         return 1 - x
 
@@ -49,9 +54,11 @@ def counted(x, y, mask=None):
     return Counter(key(x[i], int(y[i])) for i in chosen)
 
 
-def one_epoch(learner, images, trial, epoch, attack):
-    quiet = {"on_progress": lambda _what, _done: None}
-    return train_epoch(learner, *images, trial=trial, epoch=epoch, attack=attack, **quiet)
+def one_epoch(state, images, trial, epoch, attack=None):
+    """attack: one of the test's own in place of the trial's."""
+    config = train_config(trial)
+    config = replace(config, attack=attack or config.attack)
+    return train_epoch(state, *images, config=config, epoch=epoch, on_progress=lambda _what, _done: None)
 
 
 @pytest.fixture
@@ -59,22 +66,22 @@ def images(digits):
     return digits.train_x[:IMAGES], digits.train_y[:IMAGES]
 
 
-def learner_of(trained, trial) -> Learner:
-    return new_learner(copy.deepcopy(trained), trial)
+def state_of(trained, trial) -> TrainState:
+    return new_state(copy.deepcopy(trained), train_config(trial))
 
 
 @pytest.mark.parametrize("update", ["mixed", "two-pass"])
 @pytest.mark.parametrize("split_every", [1, 2])
 def test_soft_training_attacks_exactly_what_is_not_verified(trained_digits, images, update, split_every):
     trial = replace(TRIAL, update=update, split_every=split_every)
-    learner = learner_of(trained_digits, trial)
+    state = state_of(trained_digits, trial)
     for epoch in (1, 2, 3):
         if (epoch - 1) % split_every == 0:
-            expected = partition(learner.model, *images, eps=trial.eps, domain=trial.domain)
+            expected = partition(state.model, *images, eps=trial.eps, domain=trial.domain)
         recorder = Recorder()
-        one_epoch(learner, images, trial, epoch, recorder)
+        one_epoch(state, images, trial, epoch, recorder)
         assert 0 < int(expected.verified.sum()) < IMAGES
-        assert torch.equal(learner.partition.verified, expected.verified)
+        assert torch.equal(state.partition.verified, expected.verified)
         assert Counter(recorder.attacked) == counted(*images, ~expected.verified)
 
 
@@ -82,21 +89,21 @@ def test_soft_training_attacks_exactly_what_is_not_verified(trained_digits, imag
 def test_natural_training_attacks_nothing(trained_digits, images, update):
     recorder = Recorder()
     trial = replace(TRIAL, method="natural", update=update)
-    learner = learner_of(trained_digits, trial)
-    one_epoch(learner, images, trial, 1, recorder)
+    state = state_of(trained_digits, trial)
+    one_epoch(state, images, trial, 1, recorder)
     assert recorder.attacked == []
-    assert learner.partition is None
+    assert state.partition is None
 
 
 @pytest.mark.parametrize("update", ["mixed", "two-pass"])
 def test_adversarial_training_attacks_every_image_once(trained_digits, images, update):
     trial = replace(TRIAL, method="adversarial", update=update)
-    learner = learner_of(trained_digits, trial)
+    state = state_of(trained_digits, trial)
     for epoch in (1, 2):
         recorder = Recorder()
-        one_epoch(learner, images, trial, epoch, recorder)
+        one_epoch(state, images, trial, epoch, recorder)
         assert Counter(recorder.attacked) == counted(*images)
-    assert learner.partition is None
+    assert state.partition is None
 
 
 @pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
@@ -105,19 +112,19 @@ def test_every_image_is_trained_once_and_attacked_ones_as_they_were_attacked(
     monkeypatch, trained_digits, images, method, update
 ):
     trial = replace(TRIAL, method=method, update=update)
-    learner = learner_of(trained_digits, trial)
+    state = state_of(trained_digits, trial)
     trained, sizes = [], []
 
     step = training._update
 
-    def record(learner, trial, inputs, labels):
+    def record(state, config, clean, inputs, labels):
         trained.extend(image.clone() for image in inputs)
         sizes.append(len(inputs))
-        return step(learner, trial, inputs, labels)
+        return step(state, config, clean, inputs, labels)
 
     recorder = Recorder()
     monkeypatch.setattr(training, "_update", record)
-    one_epoch(learner, images, trial, 1, recorder)
+    one_epoch(state, images, trial, 1, recorder)
     attacked = Counter(image for image, _ in recorder.attacked)
     clean = Counter(image.numpy().tobytes() for image in images[0]) - attacked
     flipped = Counter((1 - torch.frombuffer(bytearray(b), dtype=torch.float32)).numpy().tobytes() for b in attacked)
@@ -129,12 +136,11 @@ def test_every_image_is_trained_once_and_attacked_ones_as_they_were_attacked(
 def test_the_seed_decides_the_weights(images, method):
     def weights(seed):
         trial = replace(TRIAL, method=method, seed=seed)
-        attack = make_attack("pgd", eps=trial.eps, alpha=trial.alpha, steps=trial.steps)
-        learner = new_learner(conv_small("digits", seed=0), trial)
+        state = new_state(conv_small("digits", seed=0), train_config(trial))
         for epoch in (1, 2):
             torch.rand(3)  # other draws from the global generator change nothing
-            one_epoch(learner, images, trial, epoch, attack)
-        return tensors_sha256(learner.model.state_dict())
+            one_epoch(state, images, trial, epoch)
+        return tensors_sha256(state.model.state_dict())
 
     assert weights(1) == weights(1)
     assert weights(1) != weights(2)
@@ -143,7 +149,7 @@ def test_the_seed_decides_the_weights(images, method):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_an_epoch_of_one_batch_is_one_step_of_the_optimizer(trained_digits, images, optimizer):
     trial = replace(TRIAL, method="natural", optimizer=optimizer, lr=0.01, batch_size=IMAGES)
-    learner = learner_of(trained_digits, trial)
+    state = state_of(trained_digits, trial)
     expected = copy.deepcopy(trained_digits)
     kind = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}[optimizer]
     step = kind(expected.parameters(), lr=0.01)
@@ -151,24 +157,24 @@ def test_an_epoch_of_one_batch_is_one_step_of_the_optimizer(trained_digits, imag
     loss = F.cross_entropy(expected(images[0]), images[1])
     loss.backward()
     step.step()
-    trained = one_epoch(learner, images, trial, 1, Recorder())
+    trained = one_epoch(state, images, trial, 1, Recorder())
     assert trained.loss == pytest.approx(float(loss.detach()), rel=1e-4)
-    for ours, theirs in zip(learner.model.parameters(), expected.parameters(), strict=True):
+    for ours, theirs in zip(state.model.parameters(), expected.parameters(), strict=True):
         # Adam divides by the gradient's size, and tiny gradients have few exact digits.
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_training_lowers_the_loss(images):
     trial = replace(TRIAL, method="natural")
-    learner = new_learner(conv_small("digits", seed=0), trial)
-    losses = [one_epoch(learner, images, trial, epoch, Recorder()).loss for epoch in range(1, 11)]
+    state = new_state(conv_small("digits", seed=0), train_config(trial))
+    losses = [one_epoch(state, images, trial, epoch, Recorder()).loss for epoch in range(1, 11)]
     assert losses[-1] < losses[0] - 0.1
 
 
 def test_progress_counts_every_image_of_both_stages(trained_digits, images):
     seen = {}
-    learner = learner_of(trained_digits, TRIAL)
-    train_epoch(learner, *images, trial=TRIAL, epoch=1, attack=Recorder(), on_progress=seen.__setitem__)
+    state = state_of(trained_digits, TRIAL)
+    train_epoch(state, *images, config=train_config(TRIAL), epoch=1, on_progress=seen.__setitem__)
     assert seen == {"certifying": IMAGES, "training": IMAGES}
 
 
@@ -180,7 +186,7 @@ def test_augmented_images_are_crops_and_flips_and_the_same_each_time():
 
     def augmented(epoch):
         recorder = Recorder()
-        one_epoch(new_learner(conv_small("cifar10", seed=0), trial), (x, y), trial, epoch, recorder)
+        one_epoch(state_of(conv_small("cifar10", seed=0), trial), (x, y), trial, epoch, recorder)
         return recorder.attacked
 
     first = augmented(1)
@@ -216,7 +222,7 @@ def test_products_are_rounded_to_tf32_where_the_trial_says_so_and_never_while_ce
     def look(what):
         seen.append((what, *(backend.allow_tf32 for backend in backends)))
 
-    def attack(model, x, y, *, generator):
+    def attack(model, x, y, *, eps, generator):
         look("attack")
         return x
 
@@ -224,10 +230,10 @@ def test_products_are_rounded_to_tf32_where_the_trial_says_so_and_never_while_ce
         look("certification")
         return partition(*arguments, **settings)
 
-    monkeypatch.setattr(training, "partition", certify)
+    monkeypatch.setattr(epoch_start, "partition", certify)
     trial = replace(TRIAL, tf32=tf32)
     with training.rounding_to_tf32(False):  # as pick_device sets it
-        one_epoch(learner_of(trained_digits, trial), images, trial, 1, attack)
+        one_epoch(state_of(trained_digits, trial), images, trial, 1, attack)
         look("after")
     assert set(seen) == {("certification", False, False), ("attack", tf32, tf32), ("after", False, False)}
 
@@ -254,17 +260,18 @@ class Questions(TorchDispatchMode):
 def test_the_device_is_asked_nothing_between_the_first_step_and_the_last(trained_digits, images, method, update):
     # Adam on a CPU asks for its own number of steps, which lies there.
     trial = replace(TRIAL, method=method, update=update, optimizer="sgd", split_every=4)
-    learner = learner_of(trained_digits, trial)
+    state = state_of(trained_digits, trial)
     if method == "soft":
-        learner.partition = partition(learner.model, *images, eps=trial.eps)
+        state.partition = partition(state.model, *images, eps=trial.eps)
     asked = []
 
     def progress(what, done):
         asked.append(len(questions.asked))
 
     # The kernels, which are for CPUs, ask for the least and the greatest label.
+    config = replace(train_config(trial), attack=lambda _model, x, _y, *, eps, generator: x)
     with Questions() as questions, compiled.disabled():
-        train_epoch(learner, *images, trial=trial, epoch=2, attack=lambda _m, x, _y, generator: x, on_progress=progress)
+        train_epoch(state, *images, config=config, epoch=2, on_progress=progress)
     assert len(asked) >= 2
     assert len(set(asked)) == 1
     # The test sees what it looks for: whether all is finite, and the loss, are asked for at the end.
@@ -290,7 +297,7 @@ def test_a_gpus_seconds_are_its_own_and_asked_for_at_the_end(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    seconds = training.Seconds(torch.device("cuda"))
+    seconds = Seconds(torch.device("cuda"))
     for what, length in (("attack", 3), ("update", 1), ("attack", 4), ("certification", 5)):
         with seconds.spent_on(what):
             now += length
@@ -315,12 +322,12 @@ def test_the_attacks_taken_for_linf_are_those_that_torchattacks_calls_so():
             said = re.search(r"Distance Measure : ([\w, ]+)", kind.__doc__ or "")
             norm = inspect.signature(kind).parameters.get("norm")
             linf = norm.default == "Linf" if norm else said is not None and said[1].strip() == "Linf"
-            assert is_linf(f"torchattacks:{name}") == linf, name
+            assert is_linf(load_attack(f"torchattacks:{name}")) == linf, name
 
 
 def test_generators_depend_on_seed_epoch_and_purpose():
     def draw(trial, epoch, purpose):
-        return float(torch.rand((), generator=generator_for(trial, epoch, purpose, torch.device("cpu"))))
+        return float(torch.rand((), generator=generator_for(trial.seed, epoch, purpose, torch.device("cpu"))))
 
     other = replace(TRIAL, seed=4)
     draws = [draw(TRIAL, 1, "order"), draw(TRIAL, 2, "order"), draw(TRIAL, 1, "attack"), draw(other, 1, "order")]

@@ -5,14 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from softadv.attacks.pgd import Pgd
+from softadv.attacks import PGD
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import train_config
 from softadv.kernels.cuda_graphs import Replays
 from softadv.models import conv_small
 from softadv.training.evaluation import natural_accuracy
-from softadv.training.loop import attack_of, new_learner, train_epoch
+from softadv.training.loop import train_epoch
 from softadv.training.partition import Partition
 from softadv.training.stacked import Stack, Team, can_be_stacked
+from softadv.training.state import new_state
 from tests.kernels.test_cuda_graphs import Repeater
 from tests.training.test_loop import Questions
 
@@ -32,26 +34,27 @@ def images(digits):
 
 
 def started(trial):
-    """The learner of each seed, and its trial."""
-    trials = [replace(trial, seed=seed) for seed in SEEDS]
-    return [new_learner(conv_small("digits", seed=t.seed, normalize=t.normalize), t) for t in trials], trials
+    """The state of each seed at the start, and its config."""
+    configs = [train_config(replace(trial, seed=seed)) for seed in SEEDS]
+    models = [conv_small("digits", seed=seed, normalize=trial.normalize) for seed in SEEDS]
+    return [new_state(model, config) for model, config in zip(models, configs, strict=True)], configs
 
 
 def alone(trial, images, epochs):
-    learners, trials = started(trial)
+    states, configs = started(trial)
     trained = [
-        [train_epoch(one, *images, trial=t, epoch=e, attack=attack_of(t), on_progress=quiet) for e in epochs]
-        for one, t in zip(learners, trials, strict=True)
+        [train_epoch(one, *images, config=config, epoch=e, on_progress=quiet) for e in epochs]
+        for one, config in zip(states, configs, strict=True)
     ]
-    return learners, trained
+    return states, trained
 
 
-def side_by_side(trial, images, epochs, *, learners=None, replays=None):
-    learners = learners or started(trial)[0]
-    team = Team(learners, started(trial)[1], replays=replays)
+def side_by_side(trial, images, epochs, *, states=None, replays=None):
+    states = states or started(trial)[0]
+    team = Team(states, started(trial)[1], replays=replays)
     told = [quiet] * len(SEEDS)
-    trained = [team.train_epoch(*images, epoch=e, attack=attack_of(trial), on_progress=told) for e in epochs]
-    return learners, [list(of_learner) for of_learner in zip(*trained, strict=True)]
+    trained = [team.train_epoch(*images, epoch=e, on_progress=told) for e in epochs]
+    return states, [list(of_member) for of_member in zip(*trained, strict=True)]
 
 
 def assert_alike(found, expected, **tolerances):
@@ -72,7 +75,7 @@ def test_a_stack_computes_what_its_models_do(images, normalize):
 
 @pytest.mark.parametrize("method", ["natural", "adversarial"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_after_one_step_each_learner_is_where_it_would_be_alone(images, method, optimizer):
+def test_after_one_step_each_member_is_where_it_would_be_alone(images, method, optimizer):
     # Adam's first step is along the sign of the gradient, and the sign of a rounding error is nobody's.
     trial = replace(TRIAL, method=method, optimizer=optimizer, batch_size=210, lr=0.1 if optimizer == "sgd" else 1e-3)
     found, trained = side_by_side(trial, images, [1])
@@ -81,8 +84,8 @@ def test_after_one_step_each_learner_is_where_it_would_be_alone(images, method, 
         assert_alike(found, expected, rtol=0, atol=1e-5)
     else:
         moments = [
-            [learner.optimizer.state[p]["exp_avg"] for learner in learners for p in learner.model.parameters()]
-            for learners in (found, expected)
+            [state.optimizer.state[p]["exp_avg"] for state in states for p in state.model.parameters()]
+            for states in (found, expected)
         ]
         torch.testing.assert_close(*moments, rtol=0, atol=1e-5)
     for ours, theirs in zip(trained, by_one, strict=True):
@@ -92,28 +95,28 @@ def test_after_one_step_each_learner_is_where_it_would_be_alone(images, method, 
 def test_each_seed_draws_and_attacks_its_own(images, monkeypatch):
     """The attack sees the same images, labels and starts as one by one, whatever is padded to the largest count."""
     seen = {"alone": [], "together": []}
-    climb = Pgd.climb
+    climb = PGD.climb
 
     def noted(where):
-        def look(attack, model, x, y, point):
+        def look(attack, model, x, y, point, *, eps):
             parts = (x, y, point)
             if isinstance(model, Stack):
                 for place in range(model.size):
                     seen[where].append(tuple(part.view(model.size, -1, *part.shape[1:])[place] for part in parts))
             else:
                 seen[where].append(parts)
-            return climb(attack, model, *(part.clone() for part in parts))
+            return climb(attack, model, *(part.clone() for part in parts), eps=eps)
 
         return look
 
     trial = replace(TRIAL, natural_epochs=4, batch_size=210, lr=2e-3)
     trained, _ = alone(trial, images, range(1, 5))
     twins, _ = alone(trial, images, range(1, 5))
-    monkeypatch.setattr(Pgd, "climb", noted("together"))
-    side_by_side(trial, images, [5], learners=trained)
-    monkeypatch.setattr(Pgd, "climb", noted("alone"))
-    for twin, t in zip(twins, started(trial)[1], strict=True):
-        train_epoch(twin, *images, trial=t, epoch=5, attack=attack_of(t), on_progress=quiet)
+    monkeypatch.setattr(PGD, "climb", noted("together"))
+    side_by_side(trial, images, [5], states=trained)
+    monkeypatch.setattr(PGD, "climb", noted("alone"))
+    for twin, config in zip(twins, started(trial)[1], strict=True):
+        train_epoch(twin, *images, config=config, epoch=5, on_progress=quiet)
     assert len(seen["alone"]) == len(seen["together"]) == len(SEEDS)
     counts = set()
     for ours, theirs in zip(seen["together"], seen["alone"], strict=True):
@@ -156,39 +159,39 @@ def test_recorded_steps_of_a_stack_are_plain_ones(images, method):
 @pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
 def test_the_device_is_asked_nothing_between_the_first_step_and_the_last(images, method):
     trial = replace(TRIAL, method=method, optimizer="sgd", split_every=5)
-    learners, trials = started(trial)
-    for learner in learners:
-        some = torch.arange(210) % (3 + len(learners)) == 0
-        learner.partition = Partition(~some, torch.zeros_like(some), some)
+    states, configs = started(trial)
+    for state in states:
+        some = torch.arange(210) % (3 + len(states)) == 0
+        state.partition = Partition(~some, torch.zeros_like(some), some)
     asked = []
 
     def progress(what, done):
         asked.append(len(questions.asked))
 
-    team = Team(learners, trials)
+    team = Team(states, configs)
     with Questions() as questions:
-        team.train_epoch(*images, epoch=2, attack=attack_of(trial), on_progress=[progress] * len(SEEDS))
+        team.train_epoch(*images, epoch=2, on_progress=[progress] * len(SEEDS))
     assert len(asked) == 6 * len(SEEDS)
     assert len(set(asked)) == 1
 
 
-def test_learners_can_part_and_meet_again(images):
+def test_members_can_part_and_meet_again(images):
     """The optimizers' states are handed back: a team goes on as one that was never parted, and so does each alone."""
     trial = replace(TRIAL, method="adversarial", batch_size=210)
     whole, _ = side_by_side(trial, images, [1, 2, 3])
     parted, _ = side_by_side(trial, images, [1])
-    side_by_side(trial, images, [2, 3], learners=parted)
+    side_by_side(trial, images, [2, 3], states=parted)
     assert_alike(parted, whole, rtol=0, atol=0)
-    for learner in parted:
-        steps = {int(state["step"]) for state in learner.optimizer.state.values()}
+    for state in parted:
+        steps = {int(entry["step"]) for entry in state.optimizer.state.values()}
         assert steps == {3}
-        state = learner.optimizer.state_dict()["state"]
-        assert all(state[i]["exp_avg"].shape == p.shape for i, p in enumerate(learner.model.parameters()))
+        entries = state.optimizer.state_dict()["state"]
+        assert all(entries[i]["exp_avg"].shape == p.shape for i, p in enumerate(state.model.parameters()))
 
 
 def test_a_team_shares_its_seconds(images):
     _, trained = side_by_side(TRIAL, images, [1])
-    seconds = [of_learner[0].seconds for of_learner in trained]
+    seconds = [of_member[0].seconds for of_member in trained]
     assert len({(s.attack, s.update) for s in seconds}) == 1
     assert all(s.attack > 0 and s.update > 0 and s.certification > 0 for s in seconds)
 
@@ -201,7 +204,12 @@ def test_a_team_shares_its_seconds(images):
         ({"update": "two-pass"}, False),  # each seed has other numbers of clean and attacked batches
         ({"attack": "torchattacks:PGD"}, False),
         ({"dataset": "cifar10", "augment": "crop-flip"}, False),
+        ({"method": "fat(tau=1)"}, False),  # its images stop one by one
+        ({"method": "trades(beta=6)"}, False),
+        ({"method": "random"}, True),
+        ({"clip_gradients": 1.0}, False),  # of one member, not of all
+        ({"validation_images": 10, "patience": 2}, False),  # one may stop before another
     ],
 )
 def test_what_can_be_stacked(change, can):
-    assert can_be_stacked(replace(TRIAL, **change)) == can
+    assert can_be_stacked(train_config(replace(TRIAL, **change))) == can

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +31,11 @@ def plan_epoch(config: TrainConfig, epoch: int, attacked: Tensor, device: torch.
     batches = _batches(config, attacked, generator=config.generator(epoch, "order", _CPU))
     places = [attacked[images].nonzero()[:, 0] for images in batches]
     return [Step(*of_step) for of_step in zip(_sent(batches, device), _sent(places, device), strict=True)]
+
+
+def attacked_in(steps: Sequence[Step]) -> int:
+    """How many images steps attack, for which no device is asked."""
+    return sum(len(step.attacked) for step in steps)
 
 
 def augmented(config: TrainConfig, epoch: int, x: Tensor) -> Tensor:

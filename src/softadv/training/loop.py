@@ -17,7 +17,7 @@ from softadv.attacks import PGD, Attack
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.kernels import weight_gradients
 from softadv.kernels.cuda_graphs import bucket
-from softadv.training.batches import augmented, plan_epoch
+from softadv.training.batches import attacked_in, augmented, plan_epoch
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
 from softadv.training.epoch_start import EpochStart
@@ -89,7 +89,7 @@ def train_epoch(
     seconds.settle()
     if (failed := diverged()) is not None:
         raise failed
-    return TrainedEpoch(float(total) / len(x), int(attacked.sum()), seconds)
+    return TrainedEpoch(float(total) / len(x), attacked_in(plan), seconds)
 
 
 def images_to_attack(

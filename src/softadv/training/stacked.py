@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from softadv.attacks import PGD
 from softadv.errors import DivergedError, NotFiniteError
 from softadv.kernels.cuda_graphs import Replays, bucket
-from softadv.training.batches import Step, plan_epoch
+from softadv.training.batches import Step, attacked_in, plan_epoch
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
 from softadv.training.loop import Progress, TrainedEpoch, images_to_attack, rounding_to_tf32, set_learning_rate
@@ -142,8 +142,8 @@ class Team:
         for seconds in (*alone, together):
             seconds.settle()
         return [
-            TrainedEpoch(total / len(x), int(mask.sum()), _share(seconds, together, of=len(states)))
-            for total, mask, seconds in zip(totals.tolist(), attacked, alone, strict=True)
+            TrainedEpoch(total / len(x), attacked_in(plan), _share(seconds, together, of=len(states)))
+            for total, plan, seconds in zip(totals.tolist(), plans, alone, strict=True)
         ]
 
     def _attack(
