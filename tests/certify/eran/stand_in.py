@@ -226,7 +226,8 @@ def _flood() -> None:
 def _starve() -> None:
     """Work for a moment, beside another process that gets nearly all of the one processor that both may use."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    rival = subprocess.Popen(["sh", "-c", "echo; while :; do :; done"], stdout=subprocess.PIPE)
+    # Whatever becomes of this process, the rival ends by itself.
+    rival = subprocess.Popen(["timeout", "60", "sh", "-c", "echo; while :; do :; done"], stdout=subprocess.PIPE)
     assert rival.stdout is not None
     while not select.select([rival.stdout], [], [], 0)[0]:
         pass  # not a wait, which would be this process's own
@@ -234,7 +235,7 @@ def _starve() -> None:
     end = time.process_time() + WORK
     while time.process_time() < end:
         pass
-    rival.kill()
+    rival.terminate()  # timeout passes it on
     rival.wait()
 
 
