@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -375,3 +376,22 @@ def test_a_refused_command_changes_nothing(tiny: Grid, tmp_path: Path) -> None:
     with pytest.raises(SoftadvError, match="epochs = 1, not 2"):
         prepared(tiny.select(epochs=2), tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["digits-tiny-soft-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"dataset": "svhn"}, "dataset: unknown name 'svhn'"),
+        ({"method": "hard"}, "method: unknown name 'hard'"),
+        ({"method": "trades(gamma=1)"}, "no setting 'gamma'; it has beta"),
+        ({"method": "nowhere:Method"}, "there is no module nowhere"),
+        ({"model": "huge"}, "model: unknown name 'huge'"),
+        ({"attack": "hack"}, "attack: unknown name 'hack'"),
+    ],
+)
+def test_a_name_that_cannot_be_found_is_refused_before_anything_is_written(change, reason, tmp_path):
+    tiny = parse_grid(TINY, source="tiny.toml")
+    trial = replace(tiny.trials[0], **change)
+    with pytest.raises(SoftadvError, match=reason):
+        prepared(replace(tiny, trials=(trial,)), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()

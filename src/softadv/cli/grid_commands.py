@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -111,8 +112,8 @@ def reproduce(
 
 def train(
     out: Annotated[Path, path_argument("The run folder to make.")],
-    dataset: Annotated[str, typer.Option(help="digits, mnist or cifar10.")] = "digits",
-    method: Annotated[str, typer.Option(help="natural, adversarial or soft.")] = "soft",
+    dataset: Annotated[str, typer.Option(help="A data set, as softadv list datasets names it.")] = "digits",
+    method: Annotated[str, typer.Option(help="A method, as softadv list methods names it.")] = "soft",
     eps: Annotated[str, typer.Option(help="Radius as a number or a fraction, such as 2/255.")] = "0.1",
     alpha: Annotated[str, typer.Option(help="Step size of the attack.")] = "0.01",
     steps: Annotated[int, typer.Option(help="Steps of the attack.")] = 20,
@@ -128,10 +129,13 @@ def train(
 ) -> None:
     """Train one model, resuming an interrupted run."""
     table: dict[str, Any] = {
-        "setting": dataset, "dataset": dataset, "method": method, "seed": seed, "eps": eps, "alpha": alpha,
+        "setting": re.sub(r"[^A-Za-z0-9._-]+", "-", dataset).strip("-"), "dataset": dataset, "method": method, "seed": seed, "eps": eps, "alpha": alpha,
         "steps": steps, "epochs": epochs,
     }  # fmt: skip
-    trial = trial_from_table(table | parse_settings(settings or []), where="train")
+    others = parse_settings(settings or [])
+    for key in others.keys() & (table.keys() - {"setting"}):
+        raise SoftadvError(f"--set {key}: has an option of its own, --{key}")
+    trial = trial_from_table(table | others, where="train")
     train_config(trial)  # before anything is written
     where = environment.pick_device(device)
     images = load_dataset(trial.dataset, data).first(train=trial.train_images, test=trial.test_images).to(where)

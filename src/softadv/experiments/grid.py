@@ -24,6 +24,7 @@ from softadv.experiments.run_folder import GRID, LOCK, TRACEBACK, RunFolder, cle
 from softadv.experiments.spec import Grid, Trial
 from softadv.experiments.train_config import train_config
 from softadv.experiments.trial import TrialRun, expected_work, run_trial, train_side_by_side
+from softadv.models import load_model
 from softadv.training.stacked import can_be_stacked
 
 _LOG = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ def prepare(
         if key not in parts:
             parts[key] = whole[trial.dataset].first(train=trial.train_images, test=trial.test_images).to(device)
         datasets[trial] = parts[key]
+    for model, trial in {(trial.model, trial.dataset): trial for trial in grid.trials}.items():
+        load_model(model[0], datasets[trial], seed=0)  # one that cannot be built is found before hours of work
     runs = {trial: RunFolder(folder / trial.name) for trial in grid.trials}
     anew = {trial for trial in grid.trials if fresh or trial.name in redo}
     refuse_foreign(folder, mark=GRID)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
@@ -233,7 +233,8 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
     defaults = _take({"defaults": {}, **table}, "defaults", dict, where=source)
     _refuse_without_effect(defaults, where=f"{source}: defaults")
     trials = []
-    for index, setting in enumerate(_take(table, "setting", list, where=source)):
+    settings = _take(table, "setting", list, where=source)
+    for index, setting in enumerate(settings):
         if not isinstance(setting, dict):
             raise SoftadvError(f"{source}: setting {index} must be a table, got {shown(setting)}")
         where = f"{source}: setting {shown(setting.get('setting', index))}"
@@ -243,6 +244,12 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
         for seed in seeds:
             for method in its_methods:
                 trials.append(trial_from_table({**table_of_setting, "seed": seed, "method": method}, where=where))
+        own = [trial for trial in trials if trial.setting == setting.get("setting")]
+        _refuse_unused(setting, own, where=where)
+    for key in defaults:
+        if settings and all(key in setting for setting in settings):
+            raise SoftadvError(f"{source}: defaults: {key}: has no effect, every setting has its own")
+    _refuse_unused(defaults, trials, where=f"{source}: defaults")
     return trials
 
 
@@ -286,6 +293,20 @@ def _refuse_without_effect(table: Mapping[str, Any], *, where: str) -> None:
             raise SoftadvError(f"{where}: {key}: has no effect here; name {instead} above the settings")
 
 
+# What a key needs of a trial to have an effect.
+_NEEDS: dict[str, tuple[str, Callable[[Trial], bool]]] = {
+    "momentum": ('optimizer = "sgd"', lambda trial: trial.optimizer == "sgd"),
+    "schedule_factor": ('schedule = "steps"', lambda trial: trial.schedule == "steps"),
+}
+
+
+def _refuse_unused(table: Mapping[str, Any], trials: Sequence[Trial], *, where: str) -> None:
+    """Raise SoftadvError for a key that none of the trials that it is for makes use of."""
+    for key, (needed, has) in _NEEDS.items():
+        if key in table and trials and not any(map(has, trials)):
+            raise SoftadvError(f"{where}: {key}: has no effect without {needed}")
+
+
 # Of the keys that count: the least and the most.
 COUNTS = (
     ("steps", 1, MOST_STEPS),
@@ -304,7 +325,7 @@ COUNTS = (
 )
 
 _WORDS: dict[object, str] = {
-    int: "a whole number", int | None: "a whole number", float: "a number", float | None: "a number",
+    str: "a text", int: "a whole number", int | None: "a whole number", float: "a number", float | None: "a number",
 }  # fmt: skip
 
 _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
