@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+from softadv._ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, check_count, shown
 from softadv.attacks import Attack
 from softadv.errors import SoftadvError
 from softadv.training.methods import Method
@@ -22,6 +24,18 @@ def generator_for(seed: int, epoch: int, purpose: str, device: torch.device) -> 
     """A generator that depends on the seed, the epoch and the purpose, and on nothing else."""
     digest = hashlib.sha256(f"{seed} {epoch} {purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
+
+
+_NAMES = {"optimizer": OptimizerName, "schedule": ScheduleName, "update": Update, "augment": Augmentation}
+# Of the numbers that count: the least and the most.
+_COUNTS = (
+    ("epochs", 1, MOST_EPOCHS),
+    ("seed", 0, MOST_SEED),
+    ("batch_size", 1, MOST_IMAGES),
+    ("natural_epochs", 0, MOST_EPOCHS),
+    ("eps_warmup_epochs", 0, MOST_EPOCHS),
+    ("patience", 1, MOST_EPOCHS),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,7 @@ class TrainConfig:
     patience: stop after so many epochs without a better adversarial accuracy on the validation images, and go back to
     the best weights; None never does.
     tf32: let a GPU round the factors of float32 products to 10 bits.
+    Raises SoftadvError for what is out of range or does not fit together.
     """
 
     method: Method
@@ -63,10 +78,35 @@ class TrainConfig:
     tf32: bool = False
 
     def __post_init__(self) -> None:
+        for key, names in _NAMES.items():
+            if getattr(self, key) not in get_args(names):
+                known = ", ".join(get_args(names))
+                raise SoftadvError(f"{key}: unknown value {shown(getattr(self, key))}, expected one of {known}")
+        for key, least, most in _COUNTS:
+            value = getattr(self, key)
+            if key != "patience" or value is not None:
+                check_count(value, key=key, least=least, most=most)
+        if not 0 < self.lr < math.inf:
+            raise SoftadvError(f"lr: must be positive and finite, got {self.lr:g}")
+        if not 0 <= self.momentum < 1:
+            raise SoftadvError(f"momentum: must be in [0, 1), got {self.momentum:g}")
+        for key in ("weight_decay", "schedule_factor", "clip_gradients"):
+            value = getattr(self, key)
+            if value is not None and not 0 <= value < math.inf:
+                raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
         if self.schedule == "steps" and not self.schedule_epochs:
             raise SoftadvError("schedule_epochs: the schedule steps needs the epochs after which the rate falls")
         if self.schedule != "steps" and self.schedule_epochs:
             raise SoftadvError(f"schedule_epochs: without effect on the schedule {self.schedule}")
+        if self.natural_epochs >= self.epochs:
+            raise SoftadvError(f"natural_epochs: must be less than epochs, got {self.natural_epochs} of {self.epochs}")
+        if getattr(self.method, "split_every", 1) != 1 and (self.augment != "none" or self.eps_warmup_epochs):
+            key = "augment" if self.augment != "none" else "eps_warmup_epochs"
+            raise SoftadvError(f"{key}: needs split_every = 1, or images would be spared that were never certified so")
+        self.method.train_attack(self.attack)  # a method may refuse the attack: better now than in the first epoch
 
     @property
     def train_attack(self) -> Attack:

@@ -160,6 +160,16 @@ def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: 
     return replay
 
 
+def _scalar(loss: Tensor, config: TrainConfig) -> Tensor:
+    """A method's loss. Raises SoftadvError where it is no number that can be differentiated."""
+    if isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad:
+        return loss
+    found = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+    raise SoftadvError(
+        f"method {type(config.method).__name__}: loss() must return a tensor () that depends on the model, got {found}"
+    )
+
+
 def _update(state: TrainState, config: TrainConfig, clean: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
     """One step of the optimizer; the mean loss before it."""
     loss_of = config.method.loss
@@ -173,7 +183,7 @@ def _update(state: TrainState, config: TrainConfig, clean: Tensor, inputs: Tenso
             if loss_of is None:
                 loss = F.cross_entropy(state.model(inputs), labels)
             else:
-                loss = loss_of(state.model, clean[0], inputs, labels)
+                loss = _scalar(loss_of(state.model, clean[0], inputs, labels), config)
             loss.backward()
         if config.clip_gradients is not None:
             nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_gradients)

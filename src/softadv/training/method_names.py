@@ -26,6 +26,8 @@ def parse_method(text: str) -> tuple[str, dict[str, float | int]]:
         setting = _SETTING.fullmatch(part)
         if setting is None:
             raise SoftadvError(f"method: {text}: expected KEY=NUMBER, got {shown(part.strip())}")
+        if setting["key"] in settings:
+            raise SoftadvError(f"method: {text}: {setting['key']} is given twice")
         value = number(setting["value"], key=f"method: {text}: {setting['key']}")
         settings[setting["key"]] = int(value) if re.fullmatch(r"[+-]?\d+", setting["value"]) else value
     return form["name"], settings

@@ -129,7 +129,7 @@ class Team:
                 inputs, labels = x[images], y[images]
                 if any(len(step.attacked) for step in steps):
                     with together.spent_on("attack"):
-                        self._attack(attack, eps, inputs, labels, steps, starts)
+                        self._attack(attack, inputs, labels, steps, starts=starts, eps=eps)
                 with together.spent_on("update"):
                     loss = self._update(inputs, labels)
                     totals += loss * images.shape[1]
@@ -149,11 +149,12 @@ class Team:
     def _attack(
         self,
         attack: PGD,
-        eps: float,
         inputs: Tensor,
         labels: Tensor,
         steps: Sequence[Step],
+        *,
         starts: Sequence[torch.Generator],
+        eps: float,
     ) -> None:
         """Replace the images that are to be attacked; inputs: (S, B, C, H, W)."""
         rows = bucket(max(len(step.attacked) for step in steps), most=inputs.shape[1])

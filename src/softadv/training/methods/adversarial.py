@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softadv._ranges import check_radius
 from softadv.training.methods.base import EpochStart, Method, register
 
 
@@ -20,6 +21,10 @@ class Adversarial(Method):
 
     title, color = "Adversarial training", "#D55E00"
     train_eps: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.train_eps is not None:
+            check_radius(self.train_eps, key="train_eps")
 
     def attacked(self, epoch: EpochStart) -> Tensor:
         return torch.ones_like(epoch.y, dtype=torch.bool)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from softadv._ranges import shown
 from softadv.attacks import Attack
 from softadv.certify.domains import Certifier, Domain
 from softadv.errors import SoftadvError
@@ -114,6 +115,8 @@ def load_method(what: str | Method, **settings: Any) -> Method:
         if settings:
             raise SoftadvError(f"method {type(what).__name__}: has its settings already, got {', '.join(settings)}")
         return what
+    if not isinstance(what, str):
+        raise SoftadvError(f"method: expected a name, or an object of a softadv.methods.Method, got {shown(what)}")
     name, own = parse_method(what)
     settings = own | settings
     kind = methods.get(name)

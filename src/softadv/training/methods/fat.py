@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softadv._ranges import MOST_STEPS, check_count
 from softadv.attacks import PGD, Attack
 from softadv.attacks.friendly_pgd import stopped_early
 from softadv.errors import SoftadvError
@@ -26,8 +27,7 @@ class Fat(Method):
     tau: int = 0
 
     def __post_init__(self) -> None:
-        if self.tau < 0:
-            raise SoftadvError(f"tau: must be 0 or more, got {self.tau}")
+        check_count(self.tau, key="tau", most=MOST_STEPS)
 
     def attacked(self, epoch: EpochStart) -> Tensor:
         return torch.ones_like(epoch.y, dtype=torch.bool)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from softadv.certify.domains import Certifier, Domain
+from softadv._ranges import MOST_EPOCHS, check_count, shown
+from softadv.certify.certifiers import chosen_certifier
+from softadv.certify.domains import DOMAINS, Certifier, Domain
+from softadv.errors import SoftadvError
 from softadv.training.methods.base import EpochStart, Method, register
 from softadv.training.partition import Partition
 
@@ -17,12 +20,19 @@ class Certifying(Method):
 
     domain, certifier: what bounds the network, and who computes it, as softadv.partition takes them.
     split_every: epochs between two certifications of the training set.
+    Raises SoftadvError for what is out of range, and for a certifier that does not compute the domain.
     """
 
     certifies = True
     domain: Domain = "deeppoly"
     certifier: Certifier = "native"
     split_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_count(self.split_every, key="split_every", least=1, most=MOST_EPOCHS)
+        if self.domain not in DOMAINS:
+            raise SoftadvError(f"domain: unknown value {shown(self.domain)}, expected one of {', '.join(DOMAINS)}")
+        chosen_certifier(self.certifier, domain=self.domain)
 
     def splits_before(self, nth: int) -> bool:
         return (nth - 1) % self.split_every == 0

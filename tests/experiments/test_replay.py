@@ -1,0 +1,102 @@
+"""Controls of a grid attack as many images as the soft trial of the same setting and seed, epoch by epoch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from softadv.errors import SoftadvError
+from softadv.experiments.grid import run_grid
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.spec import Grid, Trial, parse_grid
+from softadv.experiments.train_config import attacked_counts, train_config
+from softadv.training.methods import Random
+from softadv.training.records import EpochMetrics
+from tests.experiments.test_grid import TINY, prepared, silent
+
+METHODS = ("soft", "random", "confident")
+
+
+def grid_of(*methods: str) -> Grid:
+    text = TINY.replace('["natural", "adversarial", "soft"]', str(list(methods)).replace("'", '"'))
+    text = text.replace("seeds = [0]", "seeds = [0, 1]").replace("epochs = 1", "epochs = 4\nnatural_epochs = 1")
+    return parse_grid(text.replace("eps = 0.02", "eps = 0.002"), source="controls")
+
+
+@pytest.fixture(scope="module")
+def controls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a grid with soft and its controls, finished. Shared: tests must not change it."""
+    folder = tmp_path_factory.mktemp("controls")
+    ran = run_grid(prepared(grid_of(*METHODS), folder), report=silent)
+    assert (ran.failed, ran.refused) == ((), {})
+    return folder
+
+
+def metrics_of(folder: Path, trial: Trial) -> list[EpochMetrics]:
+    return RunFolder(folder / trial.name).metrics()
+
+
+def test_they_attack_as_many_as_the_soft_trial_did(controls: Path) -> None:
+    counts = {}
+    for trial in grid_of(*METHODS).trials:
+        counts[trial.seed, trial.method] = [epoch.attacked for epoch in metrics_of(controls, trial)]
+    for seed in (0, 1):
+        soft = counts[seed, "soft"]
+        assert soft[0] == 0  # a natural epoch
+        assert any(0 < attacked < 64 for attacked in soft[1:])
+        assert counts[seed, "random"] == counts[seed, "confident"] == soft
+    assert counts[0, "soft"] != counts[1, "soft"]  # each replays its own seed's
+
+
+def test_only_soft_makes_a_split_and_attacks_what_it_does_not_verify(controls: Path) -> None:
+    for trial in grid_of(*METHODS).trials:
+        first, *others = metrics_of(controls, trial)
+        assert first.verified is None
+        for epoch in others:
+            assert (epoch.verified is not None) == (trial.method == "soft")
+            if epoch.verified is not None:
+                assert epoch.attacked == epoch.misclassified + epoch.unverified == 64 - epoch.verified
+
+
+def test_one_seed_after_another_or_side_by_side_the_counts_are_the_soft_trials(tmp_path: Path) -> None:
+    ran = run_grid(prepared(grid_of("soft", "random"), tmp_path), report=silent, side_by_side=True)
+    assert (ran.failed, ran.refused) == ((), {})
+    for trial in grid_of("random").trials:
+        soft = replace(trial, method="soft")
+        attacked = [[epoch.attacked for epoch in metrics_of(tmp_path, one)] for one in (trial, soft)]
+        assert attacked[0] == attacked[1]
+
+
+def test_without_the_soft_trial_they_are_refused_in_one_line_and_soft_is_run(tmp_path: Path) -> None:
+    ran = run_grid(prepared(grid_of("random", "soft"), tmp_path), report=silent)
+    names = {trial.method: trial.name for trial in grid_of("random", "soft").trials if trial.seed == 0}
+    assert names["soft"] in ran.finished
+    message = ran.refused[names["random"]]
+    assert message.startswith(
+        f"{names['random']}: attacks as many images as {names['soft']} did, which has finished 0 "
+    )
+    assert message.endswith("run it first")
+    assert "\n" not in message
+    # The second time it is there.
+    assert run_grid(prepared(grid_of("random", "soft"), tmp_path), report=silent).refused == {}
+
+
+def test_a_soft_trial_of_another_setting_is_not_replayed(controls: Path) -> None:
+    trial = next(trial for trial in grid_of("random").trials if trial.seed == 0)
+    config = train_config(trial, beside=controls)
+    assert isinstance(config.method, Random)
+    soft = metrics_of(controls, replace(trial, method="soft"))
+    assert config.method.counts == tuple(epoch.attacked for epoch in soft)
+    with pytest.raises(SoftadvError, match="run it first"):
+        train_config(replace(trial, batch_size=16), beside=controls)
+    share = train_config(replace(trial, method="random(share=0.5)", batch_size=16), beside=controls)
+    assert share.method == Random(share=0.5)
+
+
+def test_old_records_of_soft_training_attacked_all_but_the_verified(controls: Path) -> None:
+    trial = next(trial for trial in grid_of("soft").trials)
+    own = metrics_of(controls, trial)[1:]
+    old = [replace(epoch, attacked=None) for epoch in own]
+    assert attacked_counts(old, train_images=64) == attacked_counts(own, train_images=64)
