@@ -1,4 +1,4 @@
-"""What a training may be told beyond its method: each setting does what it says, and is without effect where it is off."""
+"""What a training may be told beyond its method: each setting does what it says, and nothing where it is off."""
 
 from __future__ import annotations
 
