@@ -14,6 +14,7 @@ from softadv._typed import build
 from softadv._units import Count, Seconds, Several, Share
 from softadv.certify.records import Certified, Parity, check_part
 from softadv.errors import SoftadvError
+from softadv.experiments.names import Names
 from softadv.experiments.spec import Trial, trial_to_table
 from softadv.training.records import EpochMetrics
 
@@ -53,6 +54,7 @@ class Result:
     environment: dict[str, str]  # versions, device, commit
     autoattack: Autoattacked | None = None  # where the trial asks for it
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the run folder's others; {} in old records
+    names: Names | None = None  # what the method and the data set are called; None in old records
 
     def certified_by(self, domain: str) -> Certified | None:
         """The certification by one domain, or None where it was not run."""
