@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from softadv.claims.judge import expected_folder, judge, load_expectations
+from softadv.claims.judge import Claim, expected_folder, judge, load_expectations
 from softadv.claims.rules.kinds import DomainTotals, ExportParity, Measured, MeasuredRange
 from softadv.claims.rules.methods import Comparable
 from softadv.errors import SoftadvError
@@ -55,14 +55,24 @@ def test_claims_speak_only_of_settings_that_say_what_they_require() -> None:
 
 def test_every_packaged_grid_can_be_judged_and_nothing_holds_that_was_not_run() -> None:
     for grid in packaged_grids():
-        verdicts = judge([], grid=grid, expected=expected_folder())
+        verdicts = judge([], grid=grid, settings=(), expected=expected_folder())
         assert [v.claim.id for v in verdicts if v.outcome != "not run"] == ["1"]  # table 1 needs no run
         assert len({v.claim.id for v in verdicts}) == len(verdicts)
 
 
-def test_a_grid_without_a_file_of_its_own_is_judged_by_the_papers() -> None:
-    paper = load_expectations(expected_folder() / "paper.toml").claims
-    assert [v.claim for v in judge([], grid="mine", expected=expected_folder())] == [claim for claim, _ in paper]
+def test_a_grid_of_ones_own_is_judged_by_the_paper_where_it_has_a_setting_of_the_paper() -> None:
+    paper = [claim for claim, _ in load_expectations(expected_folder() / "paper.toml").claims]
+    none: list[Claim] = []
+    for settings, claims in (({"flowers", "mnist-eps0.1"}, paper), ({"flowers"}, none), (set[str](), none)):
+        verdicts = judge([], grid="mine", settings=settings, expected=expected_folder())
+        assert [verdict.claim for verdict in verdicts] == claims
+
+
+def test_a_grid_of_ones_own_is_judged_by_its_own_file(tmp_path: Path) -> None:
+    (tmp_path / "paper.toml").write_text(CLAIM)
+    (tmp_path / "mine.toml").write_text(CLAIM.replace('id = "a"', 'id = "own"'))
+    verdicts = judge([], grid="mine", settings={"s"}, expected=tmp_path)
+    assert [verdict.claim.id for verdict in verdicts] == ["own"]
 
 
 def test_short_runs_are_judged_under_ids_and_titles_of_their_own() -> None:
@@ -101,7 +111,8 @@ def test_which_claims_a_grid_decides(name: str) -> None:
         for trial in load_grid(name).trials
         if trial.seed < 2
     ]
-    verdicts = judge(runs, grid=name, expected=expected_folder())
+    settings = {run.result.trial.setting for run in runs}
+    verdicts = judge(runs, grid=name, settings=settings, expected=expected_folder())
     decided = [verdict for verdict in verdicts if verdict.outcome != "not run"]
     assert " ".join(verdict.claim.id for verdict in decided) == DECIDED[name]
     assert all(verdict.estimates and "2 seeds" in verdict.reason for verdict in decided if verdict.claim.id != "1")
@@ -168,4 +179,4 @@ def test_a_bad_file_is_refused_by_name_and_key(tmp_path: Path, text: str, messag
 
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(SoftadvError, match=r"paper\.toml: cannot be read"):
-        judge([], grid="smoke", expected=tmp_path)
+        judge([], grid="smoke", settings=(), expected=tmp_path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -17,6 +17,7 @@ from softadv.claims.selection import Evidence, Required
 from softadv.claims.stats import Estimate
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun, Run
+from softadv.experiments.spec import packaged_grids
 
 EXPECTED = "expected_results"
 
@@ -75,16 +76,21 @@ def checkout_expected() -> Path | None:
     return folder if (root / "pyproject.toml").is_file() and folder.is_dir() else None
 
 
-def judge(runs: Sequence[Run], *, grid: str, expected: Path) -> list[Verdict]:
-    """The verdicts that bear on a grid's runs: those of its own file, if it has one, then the paper's."""
-    return [verdict for found in expectations_of(grid, expected) for verdict in found.verdicts(runs)]
+def judge(runs: Sequence[Run], *, grid: str, settings: Collection[str], expected: Path) -> list[Verdict]:
+    """The verdicts that bear on a grid's runs. grid, settings, expected: as expectations_of takes them."""
+    return [verdict for found in expectations_of(grid, settings, expected) for verdict in found.verdicts(runs)]
 
 
-def expectations_of(grid: str, expected: Path) -> list[Expectations]:
-    """What is expected of a grid: its own file, if it has one, then the paper's. Raises SoftadvError for bad files."""
-    own, paper = expected / f"{grid}.toml", expected / "paper.toml"
-    files = [own, paper] if grid != "paper" and own.exists() else [paper]
-    return [load_expectations(path) for path in files]
+def expectations_of(grid: str, settings: Collection[str], expected: Path) -> list[Expectations]:
+    """What is expected of a grid: its own file, if it has one, then the paper's.
+
+    The paper says nothing of a grid of one's own, unless one of its settings has the name of a setting of the paper.
+    grid: its name. settings: those of its trials. expected: the folder of these files. Raises SoftadvError for bad
+    files.
+    """
+    paper, own = load_expectations(expected / "paper.toml"), expected / f"{grid}.toml"
+    found = [load_expectations(own)] if grid != "paper" and own.exists() else []
+    return [*found, paper] if grid in packaged_grids() or not paper.required.keys().isdisjoint(settings) else found
 
 
 def load_expectations(path: Path) -> Expectations:

@@ -45,7 +45,7 @@ def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> li
     """
     grid = _grid(folder)
     runs = finished_runs(entries)
-    claims = judge(runs, grid=grid, expected=expected)
+    claims = judge(runs, grid=grid, settings=_settings(entries), expected=expected)
     # What a reference says of itself is no comparison.
     compared = [] if is_reference(folder) else agree(runs, read_reference(expected / REFERENCE, grid=grid))
     return sorted(claims + compared, key=lambda verdict: verdict.outcome == "not run")
@@ -62,7 +62,7 @@ def write_page(
         raise SoftadvError(f"{folder}: a report is not written into a reference; name a folder with --out")
     command = read_summary(folder).command if is_reference(folder) else grid_command(folder)
     notice = _notice(folder, entries)
-    expectations = expectations_of(_grid(folder), expected)
+    expectations = expectations_of(_grid(folder), _settings(entries), expected)
     title = _name(folder)
     with Display(output.console(), work=None) as display:
         display.advance(title, "drawing figures", 0)
@@ -83,6 +83,10 @@ def write_page(
 def _grid(folder: Path) -> str:
     """The grid that a folder's trials are of, however they were run."""
     return _name(folder).removesuffix(FROM_WEIGHTS)
+
+
+def _settings(entries: Sequence[Entry]) -> set[str]:
+    return {entry.trial.setting for entry in entries if entry.trial}
 
 
 def _name(folder: Path) -> str:

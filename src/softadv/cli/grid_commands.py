@@ -80,7 +80,8 @@ def reproduce(
     wanted = None if methods is None else [method.strip() for method in methods.split(",")]
     chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs, certifier=certifier)
     expected = chosen_expected(expected)
-    judge([], grid=chosen.name, expected=expected)  # a fault in these files is found before hours of work
+    settings = {trial.setting for trial in chosen.trials}
+    judge([], grid=chosen.name, settings=settings, expected=expected)  # a fault in these files costs no hours of work
     records = read_reference(expected / REFERENCE, grid=chosen.name)
     options = {
         "--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods,

@@ -92,6 +92,18 @@ def console() -> Console:
 
 def show_verdicts(verdicts: Sequence[Verdict], *, report: Path | None) -> None:
     """The claims table, what it adds up to, and where the report lies, if there is one: a reproduction's last lines."""
+    screen = console()
+    if verdicts:
+        screen.print(_claims(verdicts))
+        counts = {name: sum(v.outcome == name for v in verdicts) for name in _STYLES}
+        screen.print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    else:
+        screen.print("No claim is about these trials; the report compares their methods.")
+    if report is not None:
+        screen.print(f"Report: {escape(str(report))}", soft_wrap=True)
+
+
+def _claims(verdicts: Sequence[Verdict]) -> Table:
     table = Table(title="Claims", title_justify="left", title_style="bold", expand=True)
     table.add_column("Claim", max_width=18)  # those of the reference have a line for the setting
     table.add_column("What it says", ratio=5)
@@ -100,12 +112,7 @@ def show_verdicts(verdicts: Sequence[Verdict], *, report: Path | None) -> None:
     for verdict in verdicts:
         claim = verdict.claim
         table.add_row(escape(claim.id), escape(claim.title), _STYLES[verdict.outcome], escape(verdict.reason))
-    screen = console()
-    screen.print(table)
-    counts = {name: sum(v.outcome == name for v in verdicts) for name in _STYLES}
-    screen.print(", ".join(f"{count} {name}" for name, count in counts.items()))
-    if report is not None:
-        screen.print(f"Report: {escape(str(report))}", soft_wrap=True)
+    return table
 
 
 def show_result(result: Result, folder: Path) -> None:
