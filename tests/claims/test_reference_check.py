@@ -193,7 +193,8 @@ def halves(record: Record) -> Record:
     images = record.result.train_images
     certified = tuple(replace(found, images=2, verified=1) for found in record.result.certified)
     result = replace(record.result, natural_accuracy=0.5, adversarial_accuracy=0.5, certified=certified)
-    epochs = [replace(epoch, verified=images // 2) for epoch in record.epochs]
+    split = images // 2 if record.trial.method == "soft" else None
+    epochs = [replace(epoch, verified=split) for epoch in record.epochs]
     return replace(record, result=replace(result, train_images=images // 2 * 2), epochs=tuple(epochs))
 
 

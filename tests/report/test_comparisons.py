@@ -14,6 +14,7 @@ from softadv.claims.selection import Required
 from softadv.claims.stats import Estimate
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import METHODS, Trial, load_grid
+from softadv.experiments.spec_text import Series
 from softadv.report.comparisons import Comparison, compare, families
 from softadv.report.interval_bars import WIDTH, bar_groups, bars
 from softadv.report.sensitivity import sensitivities
@@ -28,8 +29,10 @@ def estimate(mean: float, *, spread: float | None = 0.5, claimed: tuple[float, f
 
 
 def comparison(natural: Estimate | None, adversarial: Estimate | None, *, title: str = "A") -> Comparison:
-    trial = make_trial()
-    return Comparison(trial=trial, title=title, natural=natural, adversarial=adversarial, retained=None, borrowed=False)
+    return Comparison(
+        trial=make_trial(), place=title, method="soft", over="adversarial", title="Soft − adversarial", natural=natural,
+        adversarial=adversarial,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -132,13 +135,14 @@ def test_estimates_are_grouped_by_what_was_measured() -> None:
 
 
 def test_the_packaged_sensitivity_grid_has_two_bases() -> None:
-    found = families(load_grid("sensitivity").trials)
-    assert [family.base.setting for family in found] == ["mnist-eps0.1", "cifar10-eps4"]
+    found = families([Series(trial=trial) for trial in load_grid("sensitivity").trials])
+    assert [family.base.trial.setting for family in found] == ["mnist-eps0.1", "cifar10-eps4"]
     assert [len(family.variations) for family in found] == [8, 9]
 
 
 def test_the_paper_grid_has_no_variations() -> None:
-    assert not any(family.variations for family in families(load_grid("paper").trials))
+    runs = [Series(trial=trial) for trial in load_grid("paper").trials]
+    assert not any(family.variations for family in families(runs))
 
 
 @pytest.fixture
@@ -162,7 +166,7 @@ def test_differences_are_paired_by_seed(varied: Path) -> None:
     for seed, gain in ((0, 0.01), (1, 0.02), (2, 0.03)):
         set_natural(varied, make_trial("adversarial", seed=seed), 0.5 + 0.1 * seed)
         set_natural(varied, make_trial("soft", seed=seed), 0.5 + 0.1 * seed + gain)
-    natural = compare(read_entries(varied), make_trial()).natural
+    natural = compare(read_entries(varied), Series(trial=make_trial())).natural
     assert natural is not None
     assert (natural.mean, natural.seeds) == (pytest.approx(2.0), 3)
     assert natural.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)  # t for 2 degrees of freedom

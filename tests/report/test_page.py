@@ -104,7 +104,7 @@ def report(folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
 
 
 SECTIONS = (
-    "claims", "answer", "accuracy", "verified", "partition", "trade-off", "results", "costs", "examples", "rerun"
+    "claims", "comparisons", "accuracy", "verified", "partition", "trade-off", "results", "costs", "examples", "rerun"
 )  # fmt: skip
 
 

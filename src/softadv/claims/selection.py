@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 
+from softadv.experiments.names import method_rank
 from softadv.experiments.runs import NotRun, Run
-from softadv.experiments.spec import METHODS, Trial
+from softadv.experiments.spec import Trial
 
 # What only says how much is measured once training is over.
 _MEASURING = {"certified_images", "certified_domains", "autoattack_images"}
@@ -75,10 +76,9 @@ class Evidence:
     def of_any_method(self, setting: str) -> list[Run]:
         """The runs of a setting, whatever their method. Raises NotRun as `of` does."""
         found = {run.result.trial.method for run in self.runs if run.result.trial.setting == setting}
-        methods = [method for method in METHODS if method in found]
-        if not methods:
+        if not found:
             raise NotRun(f"no finished run of {setting}")
-        return [run for method in methods for run in self.of(setting, method).values()]
+        return [run for method in sorted(found, key=method_rank) for run in self.of(setting, method).values()]
 
     def pairs(self, setting: str, first: str, second: str) -> list[tuple[Run, Run]]:
         """The runs of two methods in a setting, seed by seed. Raises NotRun when no seed has both."""

@@ -218,7 +218,7 @@ def _quantities(runs: Sequence[Run]) -> Iterator[_Quantity]:
                     margin=ONE_SEED_UNTRAINED,
                     images=count,
                 )
-    if method == "soft":
+    if all(run.makes_split for run in runs):
         yield _Quantity(
             name="verified training images",
             value=partial(_percent, key="verified_share"),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from softadv.errors import SoftadvError
+from softadv.experiments.names import Names, method_rank, names_of, names_together
 from softadv.experiments.records import Result
 from softadv.experiments.reference import is_reference, read_record, record_files
 from softadv.experiments.run_folder import TRACEBACK, RunFolder, grid_runs
-from softadv.experiments.spec import METHODS, Trial
+from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_setting
 from softadv.training.records import EpochMetrics
 
@@ -20,7 +21,10 @@ State = Literal["finished", "unfinished", "failed", "unreadable"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the run folder holds of one trial. trial is None where not even its spec can be read."""
+    """What the run folder holds of one trial. trial is None where not even its spec can be read.
+
+    named: what its method and data set are called beside the folder's others.
+    """
 
     folder: RunFolder
     state: State
@@ -28,6 +32,7 @@ class Entry:
     trial: Trial | None = None
     epochs: tuple[EpochMetrics, ...] = ()
     result: Result | None = None
+    named: Names | None = None
 
     @property
     def name(self) -> str:
@@ -35,11 +40,20 @@ class Entry:
         return self.folder.path.name
 
 
+def all_series(entries: Sequence[Entry]) -> list[Series]:
+    """The trials whose spec can be read, in the order of the entries."""
+    return [
+        Series(trial=entry.trial, epochs=entry.epochs, result=entry.result, named=entry.named)
+        for entry in entries
+        if entry.trial
+    ]
+
+
 def read_entries(folder: Path) -> list[Entry]:
     """Every trial of a grid's folder or reference, in the order of the report. Raises SoftadvError for none."""
     if is_reference(folder):
-        return _ordered([_read_recorded(path) for path in record_files(folder)])
-    return _ordered([_in_its_place(read_entry(run)) for run in grid_runs(folder)])
+        return _named(_ordered([_read_recorded(path) for path in record_files(folder)]))
+    return _named(_ordered([_in_its_place(read_entry(run)) for run in grid_runs(folder)]))
 
 
 def read_entry(folder: RunFolder) -> Entry:
@@ -77,15 +91,22 @@ def _read_recorded(path: Path) -> Entry:
     )
 
 
+def _named(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with what their methods and data sets are called beside one another."""
+    found = [(entry.trial, entry.result.names if entry.result else None) for entry in entries if entry.trial]
+    names = iter(names_together(found))
+    return [replace(entry, named=next(names)) if entry.trial else entry for entry in entries]
+
+
 def _ordered(entries: Sequence[Entry]) -> list[Entry]:
     """By setting as in the figures, then method and seed; those without a spec last."""
-    settings = list(by_setting([Series(trial=entry.trial, epochs=()) for entry in entries if entry.trial]))
+    settings = list(by_setting(all_series(entries)))
 
-    def key(entry: Entry) -> tuple[int, int, int, str]:
+    def key(entry: Entry) -> tuple[int, tuple[int, str], int, str]:
         if entry.trial is None:
-            return len(settings), 0, 0, entry.name
+            return len(settings), (0, ""), 0, entry.name
         trial = entry.trial
-        return settings.index(trial.setting), METHODS.index(trial.method), trial.seed, entry.name
+        return settings.index(trial.setting), method_rank(trial.method), trial.seed, entry.name
 
     return sorted(entries, key=key)
 
@@ -128,8 +149,18 @@ class Run:
     metrics: Sequence[EpochMetrics]
 
     @property
+    def names(self) -> Names:
+        """What the method and the data set are called, for this run alone."""
+        return names_of(self.result.trial, self.result.names)
+
+    @property
+    def makes_split(self) -> bool:
+        """Whether its last epoch was trained with a split of the training images."""
+        return bool(self.metrics) and self.metrics[-1].verified is not None
+
+    @property
     def verified_share(self) -> float:
-        """The verified fraction of the training images in the last epoch of soft training."""
+        """The verified fraction of the training images in the last epoch, of methods that make a split; else 0."""
         return (self.metrics[-1].verified or 0) / self.result.train_images
 
 

@@ -6,15 +6,12 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
 
-from softadv.data import KNOWN, dataset_title
-from softadv.experiments.spec import METHODS, Method, Trial
+from softadv.data import KNOWN
+from softadv.experiments.names import Names, method_rank, names_of
+from softadv.experiments.records import Result
+from softadv.experiments.spec import Trial
 from softadv.training.records import EpochMetrics
 
-METHOD_TITLES: dict[Method, str] = {
-    "natural": "Natural training",
-    "adversarial": "Adversarial training",
-    "soft": "Soft adversarial training",
-}
 # What a trial is like by choice, not by the paper; the rest of these say only what is measured at the end.
 ASSUMPTIONS = tuple(
     field.name
@@ -29,10 +26,31 @@ _ALPHA = "\N{GREEK SMALL LETTER ALPHA}"
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One trial and its finished epochs; the figures need at least one."""
+    """One trial, its finished epochs and, once it has finished, its result; most figures need an epoch.
+
+    named: what the page calls the method and the data set; None leaves that to the spec.
+    """
 
     trial: Trial
-    epochs: tuple[EpochMetrics, ...]
+    epochs: tuple[EpochMetrics, ...] = ()
+    result: Result | None = None
+    named: Names | None = None
+
+    @property
+    def names(self) -> Names:
+        """What the method and the data set are called."""
+        return names_of(self.trial, self.named)
+
+    @property
+    def accuracies(self) -> tuple[float, float] | None:
+        """Natural and adversarial accuracy of the result, else after the last epoch that was evaluated."""
+        if self.result is not None:
+            return self.result.natural_accuracy, self.result.adversarial_accuracy
+        for epoch in reversed(self.epochs):
+            ends: tuple[float | None, ...] = (epoch.natural_accuracy, epoch.adversarial_accuracy)
+            if ends[0] is not None and ends[1] is not None:
+                return ends[0], ends[1]
+        return None
 
 
 def by_setting(runs: Sequence[Series]) -> dict[str, list[Series]]:
@@ -51,9 +69,10 @@ def by_setting(runs: Sequence[Series]) -> dict[str, list[Series]]:
     return {setting: [r for r in ordered if r.trial.setting == setting] for setting in _unique(ordered)}
 
 
-def by_method(runs: Sequence[Series]) -> dict[Method, list[Series]]:
-    """The runs of each method that has any, in the order natural, adversarial, soft."""
-    return {method: found for method in METHODS if (found := [run for run in runs if run.trial.method == method])}
+def by_method(runs: Sequence[Series]) -> dict[str, list[Series]]:
+    """The runs of each method that has any, in the order natural, adversarial, soft, then the others by name."""
+    methods = sorted({run.trial.method for run in runs}, key=method_rank)
+    return {method: [run for run in runs if run.trial.method == method] for method in methods}
 
 
 def fraction(value: float) -> str:
@@ -69,11 +88,11 @@ def spec_value(trial: Trial, key: str) -> str:
     """The value of a key of the spec, for people."""
     value = getattr(trial, key)
     if value is None:
-        return "all"
+        return "all" if key.endswith("_images") else "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):
-        return ", ".join(value)
+        return ", ".join(map(str, value))
     return fraction(value) if key in ("eps", "alpha") else str(value)
 
 
@@ -83,15 +102,19 @@ def choices(trial: Trial) -> list[str]:
     return [f"{key}: {spec_value(trial, key)}" for key in ASSUMPTIONS if getattr(trial, key) != defaults[key]]
 
 
-def setting_title(trial: Trial) -> str:
-    """What a setting is, in the words of the captions of the paper's figures 5 and 6; then what is not the default."""
+def setting_title(run: Series) -> str:
+    """What a setting is, in the words of the captions of the paper's figures 5 and 6; then what is not the default.
+
+    run: any of the setting.
+    """
+    trial = run.trial
     numbers = (
         f"Epochs: {trial.epochs}",
         f"ε: {fraction(trial.eps)}",
         f"Steps: {trial.steps}",
         f"{_ALPHA}: {fraction(trial.alpha)}",
     )
-    return "   ".join((dataset_title(trial.dataset), *numbers, *choices(trial)))
+    return "   ".join((run.names.dataset_title, *numbers, *choices(trial)))
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
@@ -99,10 +122,16 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def per_epoch(runs: Sequence[Series], value: Callable[[EpochMetrics], float]) -> list[tuple[float, float | None]]:
-    """Mean and deviation over the runs, for each epoch that all of them have finished."""
-    shared = min(len(run.epochs) for run in runs)
-    return [mean_and_deviation([value(run.epochs[index]) for run in runs]) for index in range(shared)]
+def per_epoch(
+    runs: Sequence[Series], value: Callable[[EpochMetrics], float | None]
+) -> dict[int, tuple[float, float | None]]:
+    """Mean and deviation over the runs, by epoch: those that all have finished and in which all have the value."""
+    found = {}
+    for same in zip(*(run.epochs for run in runs), strict=False):
+        values = [number for epoch in same if (number := value(epoch)) is not None]
+        if len(values) == len(runs):
+            found[same[0].epoch] = mean_and_deviation(values)
+    return found
 
 
 def _unique(runs: Sequence[Series]) -> list[str]:

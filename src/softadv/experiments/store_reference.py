@@ -21,6 +21,7 @@ from softadv._io import (
 from softadv._locks import held
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import CHANGED
+from softadv.experiments.names import method_rank
 from softadv.experiments.reference import (
     FROM_WEIGHTS,
     SUMMARY,
@@ -35,7 +36,7 @@ from softadv.experiments.reference import (
 )
 from softadv.experiments.run_folder import LOCK, WEIGHTS, GridAbout, read_about
 from softadv.experiments.runs import FIGURES, Entry, NotRun, Run, read_entries, value_of
-from softadv.experiments.spec import METHODS, Trial, load_grid, packaged_grids
+from softadv.experiments.spec import Trial, load_grid, packaged_grids
 from softadv.experiments.spec_text import mean_and_deviation
 
 _PLACES = ("--data", "--out")  # the options that say where things lie on one machine
@@ -167,12 +168,12 @@ def portable_command(command: str) -> str:
     return shlex.join(kept)
 
 
-def _order(trial: Trial) -> tuple[str, float, str, int, int]:
-    return trial.dataset, trial.eps, trial.setting, METHODS.index(trial.method), trial.seed
+def _order(trial: Trial) -> tuple[str, float, str, tuple[int, str], int]:
+    return trial.dataset, trial.eps, trial.setting, method_rank(trial.method), trial.seed
 
 
 def _spread(runs: Sequence[Run], figure: str) -> dict[str, float | None] | None:
-    if figure == "verified_share" and runs[0].result.trial.method != "soft":
+    if figure == "verified_share" and not runs[0].makes_split:
         return None
     try:
         mean, deviation = mean_and_deviation([value_of(run, figure) for run in runs])

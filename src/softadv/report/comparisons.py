@@ -1,4 +1,4 @@
-"""Soft training against the others, seed by seed, in every setting: what the page's answer rests on."""
+"""Methods against one another, seed by seed, in every setting: what the page's answer rests on."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from softadv.claims.stats import Estimate, estimate
-from softadv.data import dataset_title
-from softadv.experiments.runs import Entry
-from softadv.experiments.spec import Method, Trial
+from softadv.experiments.names import method_rank, short_title, within_sentence
+from softadv.experiments.runs import Entry, all_series
+from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_setting, choices, fraction
 
 Accuracy = Literal["natural_accuracy", "adversarial_accuracy"]
@@ -19,79 +19,128 @@ Accuracy = Literal["natural_accuracy", "adversarial_accuracy"]
 class Family:
     """Settings that share dataset, eps, alpha and steps: the base, and what varies its assumptions.
 
-    The base is the setting with the fewest assumptions that are not the default, as a rule none.
+    One run stands for each. The base is the setting with the fewest assumptions that are not the default, as a rule
+    none.
     """
 
-    base: Trial  # one trial of each setting stands for it
-    variations: tuple[Trial, ...]
+    base: Series
+    variations: tuple[Series, ...]
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The names of all, the base first."""
+        return tuple(run.trial.setting for run in (self.base, *self.variations))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Soft training in one setting; each estimate is None where no seed has finished both sides."""
+    """One method minus another in one setting; an estimate is None where no seed has finished both."""
 
     trial: Trial
-    title: str
-    natural: Estimate | None  # natural accuracy, soft - adversarial
-    adversarial: Estimate | None  # adversarial accuracy, soft - adversarial
-    retained: Estimate | None  # natural accuracy, soft - natural training
-    borrowed: bool  # whether the adversarial training is that of another setting
+    place: str  # the setting, in a few words
+    method: str
+    over: str
+    title: str  # such as "Soft − adversarial"
+    natural: Estimate | None  # difference of natural accuracies
+    adversarial: Estimate | None  # and of adversarial ones
+    borrowed: bool = False  # whether the other method's trials are those of another setting
 
 
-def families(trials: Sequence[Trial]) -> list[Family]:
-    """The settings of these trials by what they share, in the order of the figures."""
-    settings = [runs[0].trial for runs in by_setting([Series(trial=trial, epochs=()) for trial in trials]).values()]
-    shared: dict[tuple[str, float, float, int], list[Trial]] = {}
-    for trial in settings:
-        shared.setdefault((trial.dataset, trial.eps, trial.alpha, trial.steps), []).append(trial)
+def families(runs: Sequence[Series]) -> list[Family]:
+    """The settings of these runs by what they share, in the order of the figures."""
+    shared: dict[tuple[str, float, float, int], list[Series]] = {}
+    for same in by_setting(runs).values():
+        trial = same[0].trial
+        shared.setdefault((trial.dataset, trial.eps, trial.alpha, trial.steps), []).append(same[0])
     found = []
     for members in shared.values():
-        base = min(members, key=lambda trial: len(choices(trial)))  # the first of equals
-        found.append(Family(base=base, variations=tuple(trial for trial in members if trial != base)))
+        base = min(members, key=lambda run: len(choices(run.trial)))  # the first of equals
+        found.append(Family(base=base, variations=tuple(run for run in members if run is not base)))
     return found
 
 
-def compare(entries: Sequence[Entry], trial: Trial, *, base: Trial | None = None) -> Comparison:
-    """What the finished trials of a setting say. base: whose adversarial training stands in where it has none."""
-    own = {entry.trial.method for entry in entries if entry.trial and entry.trial.setting == trial.setting}
-    partner = trial if base is None or "adversarial" in own else base
+def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
+    """Each method against adversarial training, then soft training against each other method; setting by setting.
+
+    The settings are those of the paper's sort, without the variations that the sensitivity table has: a variation
+    is among them where it has other methods than the paper's three, or no soft training.
+    """
+    found = []
+    runs = all_series(entries)
+    for family in families(runs):
+        for run in (family.base, *family.variations):
+            methods = _methods(runs, run.trial.setting)
+            others = [method for method in methods if method not in ("natural", "adversarial", "soft")]
+            if run is family.base or others or "soft" not in methods:
+                found += [compare(entries, run, method, over) for method, over in _pairs(methods)]
+    return found
+
+
+def _pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
+    first = ["soft"] if "soft" in methods else []
+    rest = [method for method in methods if method not in ("soft", "adversarial")]
+    pairs = [(method, "adversarial") for method in (*first, *rest) if "adversarial" in methods]
+    return pairs + [("soft", method) for method in rest if first]
+
+
+def compare(
+    entries: Sequence[Entry],
+    run: Series,
+    method: str = "soft",
+    over: str = "adversarial",
+    *,
+    base: Series | None = None,
+) -> Comparison:
+    """What the finished trials of a setting say of one method and another.
+
+    run: any of the setting. base: of the setting whose trials of the other method stand in where this one has none.
+    """
+    runs = all_series(entries)
+    partner = run if base is None or over in _methods(runs, run.trial.setting) else base
+    titles: dict[str, str] = {it.trial.method: short_title(it.trial.method, it.names) for it in runs}
+    one, other = titles.get(method, method.capitalize()), within_sentence(titles.get(over, over))
+    natural, adversarial = (
+        _difference(runs, figure, run, partner, method=method, over=over)
+        for figure in ("natural_accuracy", "adversarial_accuracy")
+    )
     return Comparison(
-        trial=trial,
-        title=place(trial),
-        natural=_difference(entries, "natural_accuracy", trial, over="adversarial", of=partner),
-        adversarial=_difference(entries, "adversarial_accuracy", trial, over="adversarial", of=partner),
-        retained=_difference(entries, "natural_accuracy", trial, over="natural", of=trial),
-        borrowed=partner != trial,
+        trial=run.trial,
+        place=place(run),
+        method=method,
+        over=over,
+        title=f"{one} − {other}",
+        natural=natural,
+        adversarial=adversarial,
+        borrowed=partner is not run,
     )
 
 
-def place(trial: Trial) -> str:
-    """A setting in as few words as tell it from the paper's others."""
-    return f"{dataset_title(trial.dataset)} at ε {fraction(trial.eps)}"
+def place(run: Series) -> str:
+    """A setting in as few words as tell it from the paper's others. run: any of it."""
+    return f"{run.names.dataset_title} at ε {fraction(run.trial.eps)}"
+
+
+def _methods(runs: Sequence[Series], setting: str) -> list[str]:
+    return sorted({run.trial.method for run in runs if run.trial.setting == setting}, key=method_rank)
 
 
 def _difference(
-    entries: Sequence[Entry], figure: Accuracy, trial: Trial, *, over: Method, of: Trial
+    runs: Sequence[Series], figure: Accuracy, run: Series, partner: Series, *, method: str, over: str
 ) -> Estimate | None:
-    """Soft training's figure minus that of another method, in points, over the seeds that have both."""
-    soft = _by_seed(entries, figure, trial, method="soft")
-    other = _by_seed(entries, figure, of, method=over)
+    """The figure of one method minus that of another, in points, over the seeds that have both."""
+    one = _by_seed(runs, figure, run.trial.setting, method)
+    other = _by_seed(runs, figure, partner.trial.setting, over)
     # Rounded as in the claims, so that equal differences of fractions are equal numbers.
-    values = [round(100 * (soft[seed] - other[seed]), 9) for seed in sorted(soft.keys() & other.keys())]
+    values = [round(100 * (one[seed] - other[seed]), 9) for seed in sorted(one.keys() & other.keys())]
     if not values:
         return None
-    return estimate(values, label=f"{place(trial)}: {figure.replace('_', ' ')}, soft - {over}", unit="points")
+    label = f"{place(run)}: {figure.replace('_', ' ')}, {method} - {over}"
+    return estimate(values, label=label, unit="points")
 
 
-def _by_seed(entries: Sequence[Entry], figure: Accuracy, trial: Trial, *, method: Method) -> dict[int, float]:
-    results = [entry.result for entry in entries if entry.result]
+def _by_seed(runs: Sequence[Series], figure: Accuracy, setting: str, method: str) -> dict[int, float]:
     return {
-        result.trial.seed: float(getattr(result, figure))
-        for result in results
-        if result.trial.setting == trial.setting and result.trial.method == method
+        run.trial.seed: float(getattr(run.result, figure))
+        for run in runs
+        if run.result and run.trial.setting == setting and run.trial.method == method
     }
-
-
-def asks_for_soft(entries: Sequence[Entry], trial: Trial) -> bool:
-    """Whether a setting has soft trials, so that there is something to compare."""
-    return any(e.trial and e.trial.setting == trial.setting and e.trial.method == "soft" for e in entries)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from softadv.experiments.names import short_title
 from softadv.experiments.records import Result
-from softadv.experiments.runs import Entry
-from softadv.experiments.spec import Method, Trial
+from softadv.experiments.runs import Entry, all_series
+from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_method, by_setting, setting_title
 from softadv.training.records import EpochMetrics
 
@@ -19,8 +20,8 @@ PARTS = ("attack", "certification", "update", "evaluation")
 class Cost:
     """One method of one setting, means over its finished trials; texts are ready to show."""
 
-    method: Method
     title: str
+    color: str
     trials: int
     seconds: tuple[str, ...]  # of PARTS, then what is measured after the last epoch, then all
     steps: str  # millions of attack steps on one image, in training
@@ -38,46 +39,56 @@ class CostGroup:
 
 def cost_groups(entries: Sequence[Entry]) -> list[CostGroup]:
     """The costs of all finished trials, by setting and method."""
-    finished = [Series(trial=e.trial, epochs=e.epochs) for e in entries if e.trial and e.result]
-    results = {entry.trial: entry.result for entry in entries if entry.trial and entry.result}
-    groups = []
-    for runs in by_setting(finished).values():
-        rows = tuple(
-            _cost(method, same, [results[run.trial] for run in same]) for method, same in by_method(runs).items()
-        )
-        groups.append(CostGroup(title=setting_title(runs[0].trial), rows=rows))
-    return groups
+    finished = [run for run in all_series(entries) if run.result]
+    return [
+        CostGroup(title=setting_title(runs[0]), rows=tuple(_cost(same) for same in by_method(runs).values()))
+        for runs in by_setting(finished).values()
+    ]
 
 
-def _cost(method: Method, runs: Sequence[Series], results: Sequence[Result]) -> Cost:
+def _cost(runs: Sequence[Series]) -> Cost:
+    results = [run.result for run in runs if run.result]
+    trial, names = runs[0].trial, runs[0].names
     parts = [fmean(sum(getattr(epoch, f"{part}_seconds") for epoch in run.epochs) for run in runs) for part in PARTS]
     parts.append(fmean(_afterwards(result) for result in results))
     # Other attacks of Torchattacks need not take the spec's steps.
-    counted = runs[0].trial.attack in ("pgd", "torchattacks:PGD")
+    counted = trial.attack in ("pgd", "torchattacks:PGD")
     steps = [
-        attack_steps(run.trial, run.epochs, train_images=result.train_images)
+        count
         for run, result in zip(runs, results, strict=True)
+        if (count := attack_steps(run.trial, run.epochs, train_images=result.train_images)) is not None
     ]
     asked = [images for run in runs for images in certified_images(run.trial, run.epochs)]
     return Cost(
-        method=method,
-        title=method.capitalize(),
+        title=short_title(trial.method, names),
+        color=names.method_color,
         trials=len(runs),
         seconds=tuple(seconds_text(value) for value in (*parts, sum(parts))),
-        steps=f"{fmean(steps) / 1e6:,.1f}" if counted else "\N{EN DASH}",
+        steps=f"{fmean(steps) / 1e6:,.1f}" if counted and len(steps) == len(runs) else "\N{EN DASH}",
         splits=f"{len(asked) / len(runs):g}" if asked else "\N{EN DASH}",
         certified=f"{fmean(asked):,.0f}" if asked else "\N{EN DASH}",
     )
 
 
-def attack_steps(trial: Trial, epochs: Sequence[EpochMetrics], *, train_images: int) -> int:
-    """Steps of the attack in training, each on one image: the attacked images of every epoch, times the steps."""
-    attacked = 0
-    for epoch in epochs:
-        if trial.method == "natural" or epoch.epoch <= trial.natural_epochs:
-            continue
-        attacked += train_images - (epoch.verified or 0)  # adversarial training verifies none
-    return attacked * trial.steps
+def attack_steps(trial: Trial, epochs: Sequence[EpochMetrics], *, train_images: int) -> int | None:
+    """Steps of the attack in training, each on one image: the attacked images of every epoch, times the steps.
+
+    None where an epoch does not say how many it attacked and its method does not tell.
+    """
+    counts = [_attacked(trial, epoch, train_images=train_images) for epoch in epochs]
+    known = [count for count in counts if count is not None]
+    return sum(known) * trial.steps if len(known) == len(counts) else None
+
+
+def _attacked(trial: Trial, epoch: EpochMetrics, *, train_images: int) -> int | None:
+    if epoch.attacked is not None:
+        return epoch.attacked
+    # Old records do not have it, and there were three methods then.
+    if trial.method == "natural" or epoch.epoch <= trial.natural_epochs:
+        return 0
+    if trial.method == "adversarial":
+        return train_images
+    return train_images - epoch.verified if trial.method == "soft" and epoch.verified is not None else None
 
 
 def certified_images(trial: Trial, epochs: Sequence[EpochMetrics]) -> list[int]:
@@ -85,7 +96,7 @@ def certified_images(trial: Trial, epochs: Sequence[EpochMetrics]) -> list[int]:
     return [
         (epoch.unverified or 0) + (epoch.verified or 0)
         for epoch in epochs
-        if trial.method == "soft"
+        if (trial.method == "soft" or epoch.certifier is not None)  # of old, soft epochs did not name it
         and epoch.epoch > trial.natural_epochs
         and (epoch.epoch - 1 - trial.natural_epochs) % trial.split_every == 0
     ]

@@ -18,30 +18,27 @@ import jinja2
 from softadv._io import make_folder, write_bytes, write_text
 from softadv._progress import Report, silent
 from softadv.claims.judge import Expectations, Outcome, Verdict
-from softadv.data import dataset_title
-from softadv.experiments.runs import Entry, State, finished_runs, read_entries
+from softadv.experiments.runs import Entry, State, all_series, finished_runs, read_entries
 from softadv.experiments.spec import Trial, trial_to_table
-from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_setting, spec_value
+from softadv.experiments.spec_text import DOMAIN_TITLES, by_setting, spec_value
 from softadv.report import commands as rerun
-from softadv.report.comparisons import Comparison, asks_for_soft, compare, families
+from softadv.report.comparisons import Comparison, comparisons
 from softadv.report.costs import cost_groups
 from softadv.report.figures.gallery import page_figures
-from softadv.report.figures.style import METHOD_COLOURS
 from softadv.report.interval_bars import HEIGHT, WIDTH, Bar, bar_groups, bars
 from softadv.report.provenance import commit_remarks
 from softadv.report.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.report.sensitivity import sensitivities
-from softadv.report.summary import QUESTION, answer
+from softadv.report.summary import QUESTION, WITHOUT_SOFT, answer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Differences:
-    """One setting under the answer: soft training against adversarial and natural training."""
+class Difference:
+    """A row under the answer: one method against another."""
 
-    comparison: Comparison
+    title: str
     natural: Bar | None
     adversarial: Bar | None
-    retained: Bar | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +83,15 @@ def write_report(
     for figure in page_figures(entries):
         drawn.append(figure)
         report(f"drawing figures: {figure.stem}", 1)
-    differences = _differences(entries)
+    compared = comparisons(entries)
+    soft = any(entry.trial and entry.trial.method == "soft" for entry in entries)
+    question = QUESTION if soft else WITHOUT_SOFT
     page = _template().render(
         title=title,
         notice=notice,
-        question=QUESTION,
-        answer=answer([row.comparison for row in differences]),
-        differences=differences,
+        question=question,
+        answer=answer(compared, question=question),
+        differences=_differences(compared),
         command=rerun.grid_command(command),
         verdicts=[(verdict, bar_groups(verdict.estimates)) for verdict in verdicts],
         counts={outcome: sum(v.outcome == outcome for v in verdicts) for outcome in get_args(Outcome)},
@@ -103,7 +102,6 @@ def write_report(
         autoattack=has_autoattack(entries),
         attack_title=attack_title(entries),
         domain_titles=DOMAIN_TITLES,
-        method_colours=METHOD_COLOURS,
         groups=result_groups(entries),
         remarks=commit_remarks(finished_runs(entries)),
         sensitivities=sensitivities(entries, expected),
@@ -115,6 +113,7 @@ def write_report(
         spec_table=_spec_table(entries),
         environment=_environment(entries),
         data=_data(entries),
+        sources=_sources(entries),
     )
     place = folder / "report" if out is None else out
     make_folder(place)
@@ -125,17 +124,23 @@ def write_report(
     return place / "index.html"
 
 
-def _differences(entries: Sequence[Entry]) -> list[Differences]:
-    """The settings as the paper has them, without their variations."""
-    bases = [family.base for family in families([entry.trial for entry in entries if entry.trial])]
-    compared = [compare(entries, base) for base in bases if asks_for_soft(entries, base)]
-    # One scale for each column, so that its bars can be compared.
-    sides = ([c.natural for c in compared], [c.adversarial for c in compared], [c.retained for c in compared])
-    columns = [bars(side) for side in sides]
-    return [
-        Differences(comparison=comparison, natural=natural, adversarial=adversarial, retained=retained)
-        for comparison, natural, adversarial, retained in zip(compared, *columns, strict=True)
-    ]
+def _differences(compared: Sequence[Comparison]) -> list[tuple[str, str, list[Difference]]]:
+    """The comparisons of each setting, after what it is and its name."""
+    rows: dict[int, Difference] = {}
+    # One scale for each column, so that its bars can be compared; another one for natural training, which is so much
+    # less robust that the other differences could not be seen beside it.
+    for with_natural in (False, True):
+        places = [i for i, c in enumerate(compared) if ("natural" in (c.method, c.over)) == with_natural]
+        natural, adversarial = (
+            bars([compared[i].natural for i in places]),
+            bars([compared[i].adversarial for i in places]),
+        )
+        for i, one, other in zip(places, natural, adversarial, strict=True):
+            rows[i] = Difference(title=compared[i].title, natural=one, adversarial=other)
+    groups: dict[tuple[str, str], list[Difference]] = {}
+    for i, comparison in enumerate(compared):
+        groups.setdefault((comparison.place, comparison.trial.setting), []).append(rows[i])
+    return [(place, setting, its_rows) for (place, setting), its_rows in groups.items()]
 
 
 def _reruns(entries: Sequence[Entry]) -> list[Rerun]:
@@ -151,7 +156,7 @@ def _reruns(entries: Sequence[Entry]) -> list[Rerun]:
 
 
 def _spec_table(entries: Sequence[Entry]) -> SpecTable:
-    groups = by_setting([Series(trial=entry.trial, epochs=()) for entry in entries if entry.trial])
+    groups = by_setting(all_series(entries))
     keys = [field.name for field in fields(Trial) if field.name not in ("setting", "method", "seed")]
     values = {key: [_joined(spec_value(run.trial, key) for run in runs) for runs in groups.values()] for key in keys}
     differing = tuple(key for key in keys if len(set(values[key])) > 1)
@@ -170,9 +175,21 @@ def _environment(entries: Sequence[Entry]) -> list[tuple[str, str]]:
 
 def _data(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
     """Dataset, source and fingerprint of the images that finished trials ran on."""
-    results = [entry.result for entry in entries if entry.result]
+    finished = [(run.names, run.result) for run in all_series(entries) if run.result]
     return list(
-        dict.fromkeys((dataset_title(r.trial.dataset), _source(r.data_source), r.data_fingerprint) for r in results)
+        dict.fromkeys((names.dataset_title, _source(r.data_source), r.data_fingerprint) for names, r in finished)
+    )
+
+
+def _sources(entries: Sequence[Entry]) -> list[tuple[str, str, str]]:
+    """The code of one's own that finished trials ran: what it was for, its import path, SHA-256 of its source file."""
+    finished = [run.names for run in all_series(entries) if run.result]
+    return sorted(
+        {
+            (kind, origin.path, origin.sha256 or "unknown")
+            for names in finished
+            for kind, origin in names.sources.items()
+        }
     )
 
 

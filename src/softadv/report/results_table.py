@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softadv._decimals import spread
+from softadv.experiments.names import short_title
 from softadv.experiments.records import Result
-from softadv.experiments.runs import Entry
-from softadv.experiments.spec import Method
+from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_method, by_setting, setting_title
 
 
@@ -16,8 +16,8 @@ from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_method, by_s
 class Row:
     """One method of one setting in the results table; texts are ready to show."""
 
-    method: Method
     title: str
+    color: str
     seeds: str
     accuracies: tuple[str, ...] = ()  # natural, adversarial by the attack of the training
     autoattack: str = ""
@@ -36,29 +36,27 @@ class Group:
 
 def result_groups(entries: Sequence[Entry]) -> list[Group]:
     """The table of all finished trials; methods without one have a row that says so."""
-    known = [Series(trial=entry.trial, epochs=entry.epochs) for entry in entries if entry.trial]
     groups = []
-    for setting, runs in by_setting(known).items():
-        its_entries = [entry for entry in entries if entry.trial and entry.trial.setting == setting]
-        rows = tuple(_row(method, its_entries, certified_domains(entries)) for method in by_method(runs))
-        results = [entry.result for entry in its_entries if entry.result]
+    for runs in by_setting(all_series(entries)).values():
+        rows = tuple(_row(same, certified_domains(entries)) for same in by_method(runs).values())
+        results = [run.result for run in runs if run.result]
         images = _images(results) if results else ""
-        groups.append(Group(title=setting_title(runs[0].trial), images=images, rows=rows))
+        groups.append(Group(title=setting_title(runs[0]), images=images, rows=rows))
     return groups
 
 
-def _row(method: Method, entries: Sequence[Entry], domains: Sequence[str]) -> Row:
-    asked = [entry for entry in entries if entry.trial and entry.trial.method == method]
-    done = [(entry.result, entry.epochs) for entry in asked if entry.result and entry.epochs]
+def _row(asked: Sequence[Series], domains: Sequence[str]) -> Row:
+    title, color = short_title(asked[0].trial.method, asked[0].names), asked[0].names.method_color
+    done = [(run.result, run.epochs) for run in asked if run.result and run.epochs]
     seeds = str(len(done)) if len(done) == len(asked) else f"{len(done)} of {len(asked)}"
     if not done:
-        return Row(method=method, title=method.capitalize(), seeds=seeds)
+        return Row(title=title, color=color, seeds=seeds)
     results = [result for result, _ in done]
     certified = [[c for result in results if (c := result.certified_by(domain))] for domain in domains]
     shares = [last.verified / result.train_images for result, (*_, last) in done if last.verified is not None]
     return Row(
-        method=method,
-        title=method.capitalize(),
+        title=title,
+        color=color,
         seeds=seeds,
         accuracies=(
             _percent([r.natural_accuracy for r in results]),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from softadv.claims.judge import Claim, Expectations
 from softadv.claims.rules.methods import Comparable, Gain
 from softadv.claims.stats import Answer, Estimate
-from softadv.experiments.runs import Entry
+from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import ASSUMPTIONS, setting_title, spec_value
 from softadv.report.comparisons import Comparison, compare, families
@@ -62,18 +62,23 @@ _SAID = ("A verdict changes with", "No verdict changes with", "Not decided:")
 
 
 def sensitivities(entries: Sequence[Entry], expected: Sequence[Expectations] = ()) -> list[Sensitivity]:
-    """A table for each base setting that has variations; expected: whose claims are asked of each by itself."""
+    """A table for each base setting of soft training that has variations of it.
+
+    expected: whose claims are asked of each by itself.
+    """
     found = []
-    for family in families([entry.trial for entry in entries if entry.trial]):
-        if family.variations:
-            members = (family.base, *family.variations)
-            compared = [compare(entries, trial, base=family.base) for trial in members]
-            asked = [_asked(expected, family.base, figure) for figure in ("natural_accuracy", "adversarial_accuracy")]
+    soft = {entry.trial.setting for entry in entries if entry.trial and entry.trial.method == "soft"}
+    for family in families(all_series(entries)):
+        members = [run for run in (family.base, *family.variations) if run.trial.setting in soft]
+        if family.base in members and len(members) > 1:
+            base = family.base.trial
+            compared = [compare(entries, run, base=family.base) for run in members]
+            asked = [_asked(expected, base, figure) for figure in ("natural_accuracy", "adversarial_accuracy")]
             found.append(
                 Sensitivity(
                     title=setting_title(family.base),
                     asked=(_in_words(asked[0]), _in_words(asked[1])),
-                    rows=_rows(compared, family.base, asked),
+                    rows=_rows(compared, base, asked),
                 )
             )
     return found

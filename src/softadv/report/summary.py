@@ -1,4 +1,4 @@
-"""The answer in one sentence: does soft adversarial training retain natural accuracy?"""
+"""The answer in one sentence: does soft adversarial training retain natural accuracy? Else what was compared."""
 
 from __future__ import annotations
 
@@ -10,19 +10,46 @@ from softadv.report.comparisons import Comparison
 from softadv.report.interval_bars import signed
 
 QUESTION = "Does soft adversarial training retain natural accuracy?"
+WITHOUT_SOFT = "How do the methods compare?"
+_NAMED = 3  # so many comparisons are written out
+
+Compared = tuple[Comparison, Estimate, Estimate]
 
 
-def answer(comparisons: Sequence[Comparison]) -> str:
+def answer(comparisons: Sequence[Comparison], *, question: str = QUESTION) -> str:
     """A sentence from the differences between soft and adversarial training: a word, and the figures it rests on.
 
-    A difference counts as shown where its 95% interval does not contain zero.
+    A difference counts as shown where its 95% interval does not contain zero. Where these two were not both run, the
+    sentence says what was compared.
     """
     compared = [(c, c.natural, c.adversarial) for c in comparisons if c.natural and c.adversarial]
-    if not compared:
-        return "Not answered yet: no seed has finished both soft and adversarial training."
-    if len(compared) == 1:
-        return _one(*compared[0])
-    return _several(compared)
+    asked = [found for found in compared if (found[0].method, found[0].over) == ("soft", "adversarial")]
+    if len(asked) == 1:
+        return _one(*asked[0])
+    if asked:
+        return _several(asked)
+    if question == QUESTION:
+        not_yet = "Not answered yet: no seed has finished both soft and adversarial training."
+        return f"{not_yet} {_others(compared)}" if compared else not_yet
+    return _others(compared) if compared else "Nothing is compared yet: no seed has finished two methods of a setting."
+
+
+def _others(compared: Sequence[Compared]) -> str:
+    """What was compared, with the differences where there are few."""
+    if len(compared) > _NAMED:
+        titles = list(dict.fromkeys(comparison.title for comparison, _, _ in compared))
+        named = titles if len(titles) <= _NAMED else [*titles[:_NAMED], f"{len(titles) - _NAMED} more"]
+        settings = len({comparison.trial.setting for comparison, _, _ in compared})
+        return (
+            f"Compared seed by seed: {_listed(named)}, in {settings} setting{'s' * (settings != 1)}. "
+            "The differences are below."
+        )
+    parts = [
+        f"{comparison.title} on {comparison.place} is {signed(natural.mean)} points of natural and "
+        f"{signed(adversarial.mean)} points of adversarial accuracy"
+        for comparison, natural, adversarial in compared
+    ]
+    return f"Compared seed by seed, {_after([found[0] for found in compared])}{'; '.join(parts)}."
 
 
 def _one(comparison: Comparison, natural: Estimate, adversarial: Estimate) -> str:
@@ -30,13 +57,13 @@ def _one(comparison: Comparison, natural: Estimate, adversarial: Estimate) -> st
     seeds = "1 seed" if natural.seeds == 1 else f"95% interval {_ends(natural)}, {natural.seeds} seeds"
     price = "" if natural.seeds == 1 else f" ({_ends(adversarial)})"
     return (
-        f"{word}: on {comparison.title}, {_after([comparison])}soft adversarial training ends with "
+        f"{word}: on {comparison.place}, {_after([comparison])}soft adversarial training ends with "
         f"{_more(natural.mean)} natural accuracy {_than(natural.mean)} adversarial training ({seeds}), and with "
         f"{_more(adversarial.mean)} adversarial accuracy{price}."
     )
 
 
-def _several(compared: Sequence[tuple[Comparison, Estimate, Estimate]]) -> str:
+def _several(compared: Sequence[Compared]) -> str:
     signs = [_sign(natural) for _, natural, _ in compared]
     gains, count = signs.count(1), len(signs)
     after = _after([comparison for comparison, _, _ in compared])
@@ -61,7 +88,7 @@ def _several(compared: Sequence[tuple[Comparison, Estimate, Estimate]]) -> str:
         ((-1,), "less natural accuracy"),
         ((0, None), "no clear difference"),
     ):
-        named = [f"{c.title} ({signed(n.mean)})" for c, n, _ in compared if _sign(n) in wanted]
+        named = [f"{c.place} ({signed(n.mean)})" for c, n, _ in compared if _sign(n) in wanted]
         if named:
             parts.append(f"{text} on {_listed(named)}")
     return (

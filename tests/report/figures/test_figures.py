@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from softadv.experiments.names import names_of
 from softadv.experiments.spec import METHODS
 from softadv.experiments.spec_text import Series, by_setting, fraction, setting_title
 from softadv.report.figures import accuracy, examples, trade_off, verified
@@ -25,7 +26,7 @@ def test_settings_are_ordered_by_eps_and_titled_as_in_the_paper() -> None:
     trials = [make_trial(eps=k / 255, setting=f"eps{k}") for k in (10, 2, 1)]
     runs = [Series(trial=trial, epochs=(make_epoch(trial, epoch=1),)) for trial in trials]
     assert list(by_setting(runs)) == ["eps1", "eps2", "eps10"]
-    assert setting_title(trials[1]) == "Digits   Epochs: 2   ε: 2/255   Steps: 3   α: 0.01"
+    assert setting_title(runs[1]) == "Digits   Epochs: 2   ε: 2/255   Steps: 3   α: 0.01"
 
 
 def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
@@ -62,7 +63,7 @@ def soft_runs(*settings: str, epochs: int = 2) -> list[Series]:
 
 def test_verified_lines_that_end_alike_have_labels_apart() -> None:
     names = [f"s{index}" for index in range(6)]
-    (axes,) = verified.draw(soft_runs(*names), labels={name: name for name in names}, title="x").axes
+    (axes,) = verified.draw({name: soft_runs(name) for name in names}, title="x").axes
     places = sorted(text.xy[1] for text in axes.texts)
     assert len(places) == 6
     assert min(later - earlier for earlier, later in pairwise(places)) > 1
@@ -71,7 +72,7 @@ def test_verified_lines_that_end_alike_have_labels_apart() -> None:
 
 def test_many_verified_lines_have_a_legend() -> None:
     names = [f"s{index:02}" for index in range(16)]
-    figure = verified.draw(soft_runs(*names), labels={name: name for name in names}, title="x")
+    figure = verified.draw({name: soft_runs(name) for name in names}, title="x")
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [f"{name}: 25.0" for name in names]
 
@@ -79,12 +80,12 @@ def test_many_verified_lines_have_a_legend() -> None:
 def test_lines_begin_with_the_first_split() -> None:
     (run,) = soft_runs("s", epochs=4)
     late = replace(run, trial=replace(run.trial, natural_epochs=2, epochs=4))
-    (axes,) = verified.draw([late], labels={"s": "s"}, title="x").axes
+    (axes,) = verified.draw({"s": [late]}, title="x").axes
     assert list(axes.lines[0].get_xdata()) == [3, 4]
 
 
 def test_a_title_is_broken_between_its_parts() -> None:
-    title = setting_title(replace(make_trial(), optimizer="sgd", batch_size=64))
+    title = setting_title(Series(trial=replace(make_trial(), optimizer="sgd", batch_size=64)))
     assert wrapped(title, inches=2.5, size=9).replace("\N{NO-BREAK SPACE}", " ").splitlines() == [
         "Digits   Epochs: 2   ε: 0.1   Steps: 3",
         "α: 0.01   optimizer: sgd",
@@ -116,4 +117,4 @@ def test_examples_name_their_classes_whatever_the_channels(channels: int) -> Non
     ],
 )
 def test_class_names_are_the_data_sets_or_else_the_known_ones(about: dict[str, str], names: str | list[str]) -> None:
-    assert list(examples._class_names(make_trial(), about)) == list(names)
+    assert list(examples._class_names(names_of(make_trial()), about)) == list(names)

@@ -24,7 +24,6 @@ from softadv.claims.rules.radii import (
 from softadv.claims.selection import Evidence
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import FIGURES, NotRun, value_of
-from softadv.experiments.spec import METHODS
 from softadv.models import IMAGE_SHAPES, conv_small, count_neurons
 
 
@@ -60,7 +59,6 @@ class Measured:
 
     def __post_init__(self) -> None:
         known(self.figure, list(FIGURES), key="figure")
-        known(self.method, METHODS, key="method")
         if self.seeds < 2:
             raise SoftadvError(f"seeds: a spread needs at least 2, got {self.seeds}")
 
@@ -90,9 +88,6 @@ class MeasuredRange:
 
     def __post_init__(self) -> None:
         known(self.figure, list(FIGURES), key="figure")
-        known(self.method, METHODS, key="method")
-        if self.over is not None:
-            known(self.over, METHODS, key="over")
         if not self.least <= self.most:
             raise SoftadvError(f"least: must be at most `most`, got {self.least:g} and {self.most:g}")
 

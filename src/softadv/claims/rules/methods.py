@@ -11,7 +11,6 @@ from softadv.claims.decision import Decision, Finding, conclude, for_each, known
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import Answer, Estimate, equivalent, estimate, within
 from softadv.experiments.runs import FIGURES, NotRun, Run, value_of
-from softadv.experiments.spec import METHODS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +26,7 @@ class Gain:
 
     def __post_init__(self) -> None:
         need(1, self.settings, key="settings")
-        _check(figures=[self.figure], methods=[self.method, self.over])
+        known(self.figure, list(FIGURES), key="figure")
 
     @property
     def claimed(self) -> tuple[float, float]:
@@ -68,7 +67,8 @@ class Comparable:
     def __post_init__(self) -> None:
         need(1, self.settings, key="settings")
         need(1, self.figures, key="figures")
-        _check(figures=[*self.figures, *self.beside], methods=[self.method, self.over])
+        for figure in (*self.figures, *self.beside):
+            known(figure, list(FIGURES), key="figure")
 
     @property
     def claimed(self) -> tuple[float, float]:
@@ -111,10 +111,3 @@ def differences(pairs: Sequence[tuple[Run, Run]], figure: str) -> list[float]:
     """A figure of the first run of each pair minus that of the second, in points."""
     # Rounded, so that equal differences of fractions are equal numbers.
     return [round(100 * (value_of(one, figure) - value_of(other, figure)), 9) for one, other in pairs]
-
-
-def _check(*, figures: Sequence[str], methods: Sequence[str]) -> None:
-    for figure in figures:
-        known(figure, list(FIGURES), key="figure")
-    for method in methods:
-        known(method, METHODS, key="method")

@@ -9,12 +9,11 @@ from itertools import pairwise
 from math import inf
 from statistics import fmean
 
-from softadv.claims.decision import Decision, Finding, conclude, figure, for_each, joined, known, need
+from softadv.claims.decision import Decision, Finding, conclude, figure, for_each, joined, need
 from softadv.claims.rules.methods import Comparable
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import estimate, within
 from softadv.experiments.runs import Run
-from softadv.experiments.spec import METHODS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,5 +191,3 @@ def _fall(
 def _check(settings: Sequence[str], methods: Sequence[str]) -> None:
     need(2, settings, key="settings")
     need(1, methods, key="methods")
-    for method in methods:
-        known(method, METHODS, key="methods")

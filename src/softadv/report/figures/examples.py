@@ -10,13 +10,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from softadv._io import read_tensors
-from softadv.data import KNOWN
 from softadv.errors import SoftadvError
+from softadv.experiments.names import Names, method_rank
 from softadv.experiments.run_folder import EXAMPLES
-from softadv.experiments.spec import METHODS, Trial
-from softadv.experiments.spec_text import DOMAIN_TITLES, Series, fraction
+from softadv.experiments.runs import all_series
+from softadv.experiments.spec import Trial
+from softadv.experiments.spec_text import DOMAIN_TITLES, fraction
 from softadv.report.figures.page_figure import FigureInput, PageFigure, csv_text, page_figure
-from softadv.report.figures.style import GRID, INK, PARTITION_COLOURS, new_figure
+from softadv.report.figures.style import GRID, INK, PARTITION_COLOURS, literal, new_figure
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _LETTERS = 12  # of a class's name that its column has room for
@@ -24,12 +25,15 @@ _LETTERS = 12  # of a class's name that its column has room for
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
     """The examples of the first soft trial that has them, else of the last method that does."""
-    candidates = [(entry.trial, entry) for entry in source.entries if entry.trial and entry.result]
-    candidates.sort(key=lambda candidate: -METHODS.index(candidate[0].method))  # stable: settings keep their order
-    for trial, entry in candidates:
+    candidates = [(run, entry) for entry in source.entries for run in all_series([entry]) if run.result]
+    methods = sorted({run.trial.method for run, _ in candidates}, key=method_rank)
+    # Stable: settings keep their order.
+    candidates.sort(key=lambda found: (found[0].trial.method != "soft", -methods.index(found[0].trial.method)))
+    for run, entry in candidates:
+        trial = run.trial
         try:
             tensors, about = read_tensors(entry.folder.path / EXAMPLES)
-            figure = draw(trial, tensors, class_names=_class_names(trial, about))
+            figure = draw(trial, tensors, class_names=_class_names(run.names, about))
             csv = _csv(tensors)
         except (SoftadvError, KeyError):
             continue  # another trial's will do, and a page without examples is still a report
@@ -39,8 +43,7 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
             f"{fraction(trial.eps)}. The difference attacked minus original is amplified "
             f"{difference_gain(trial)} times around mid-grey."
         )
-        runs = [Series(trial=trial, epochs=entry.epochs)]
-        yield page_figure("examples", "examples", figure, runs, caption=caption, csv=csv)
+        yield page_figure("examples", "examples", figure, [run], caption=caption, csv=csv)
         return
 
 
@@ -96,17 +99,16 @@ def _label_example(panels: Sequence[Axes], example: Mapping[str, Tensor], names:
 
 def _short(names: Mapping[int, str], label: int) -> str:
     name = names.get(label, str(label))
-    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
+    return literal(name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…")
 
 
-def _class_names(trial: Trial, about: Mapping[str, str]) -> Sequence[str]:
-    """What the data set called its classes; files of old do not say it."""
-    known = KNOWN[trial.dataset].class_names if trial.dataset in KNOWN else ()
+def _class_names(names: Names, about: Mapping[str, str]) -> Sequence[str]:
+    """What the data set called its classes when the examples were made; files of old do not say it."""
     try:
-        names = json.loads(about["class_names"])
+        found = json.loads(about["class_names"])
     except (KeyError, ValueError, RecursionError):
-        return known
-    return names if isinstance(names, list) and all(isinstance(name, str) for name in names) else known
+        return names.class_names
+    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else names.class_names
 
 
 def _csv(examples: Mapping[str, Tensor]) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from softadv.experiments.runs import Entry
-from softadv.experiments.spec_text import METHOD_TITLES, Series, by_method, by_setting, fraction, setting_title
+from softadv.experiments.runs import Entry, all_series
+from softadv.experiments.spec_text import Series, by_method, by_setting, fraction, setting_title
 from softadv.report.comparisons import Family, families
 from softadv.report.figures.style import png, svg
 
@@ -55,13 +56,13 @@ class FigureInput:
 
 def figure_input(entries: Sequence[Entry]) -> FigureInput:
     """What the runs of a folder give to draw."""
-    finished = [Series(trial=e.trial, epochs=e.epochs) for e in entries if e.trial and e.epochs and e.result]
-    begun = [Series(trial=e.trial, epochs=e.epochs) for e in entries if e.trial and e.epochs and not e.result]
+    begun = [run for run in all_series(entries) if run.epochs]
+    finished = [run for run in begun if run.result]
     covered = {(run.trial.setting, run.trial.method) for run in finished}
     shown = [*finished, *(run for run in begun if (run.trial.setting, run.trial.method) not in covered)]
     return FigureInput(
         entries=tuple(entries),
-        families=tuple(families([entry.trial for entry in entries if entry.trial])),
+        families=tuple(families(all_series(entries))),
         finished=tuple(finished),
         shown=tuple(shown),
     )
@@ -78,10 +79,10 @@ def page_figure(
     variation: bool = False,
 ) -> PageFigure:
     """A finished figure of the page. stem: of its files' names. csv: the numbers behind it, of the same runs."""
-    short = sorted({METHOD_TITLES[run.trial.method] for run in runs if len(run.epochs) < run.trial.epochs})
+    short = sorted({run.names.method_title for run in runs if len(run.epochs) < run.trial.epochs})
     if short:
         caption += f" {' and '.join(short)}: not every trial has finished, the epochs so far are shown."
-    titles = [setting_title(group[0].trial) for group in by_setting(runs).values()]
+    titles = [setting_title(group[0]) for group in by_setting(runs).values()]
     return PageFigure(
         section=section,
         stem=stem,
@@ -97,7 +98,7 @@ def page_figure(
 
 def settings_in_order(runs: Sequence[Series], families: Sequence[Family]) -> list[tuple[str, list[Series], bool]]:
     """Each setting with its runs and whether it is a variation; the bases first."""
-    bases = {family.base.setting for family in families}
+    bases = {family.base.trial.setting for family in families}
     listed = [(setting, its_runs, setting not in bases) for setting, its_runs in by_setting(runs).items()]
     return sorted(listed, key=lambda item: item[2])
 
@@ -110,8 +111,8 @@ def of_settings(runs: Sequence[Series], settings: Sequence[str]) -> list[Series]
 def with_variations(runs: Sequence[Series], families: Sequence[Family]) -> Iterator[tuple[Family, list[Series]]]:
     """The families that have runs of a variation, with the runs of these and of the base."""
     for family in families:
-        its_runs = of_settings(runs, [trial.setting for trial in (family.base, *family.variations)])
-        if any(run.trial.setting != family.base.setting for run in its_runs):
+        its_runs = of_settings(runs, family.settings)
+        if any(run.trial.setting != family.base.trial.setting for run in its_runs):
             yield family, its_runs
 
 
@@ -135,6 +136,13 @@ def run_cells(run: Series) -> tuple[object, ...]:
     return trial.setting, trial.dataset, fraction(trial.eps), trial.method, trial.seed
 
 
-def percent_text(accuracy: float) -> str:
-    """A share in [0, 1] as a percentage for a CSV file, without trailing zeros."""
+def file_name(name: str) -> str:
+    """The name of a method or a data set as part of a file's: "folder:a/b" becomes "folder-a-b"."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-")
+
+
+def percent_text(accuracy: float | None) -> str:
+    """A share in [0, 1] as a percentage for a CSV file, without trailing zeros; "" for an epoch without one."""
+    if accuracy is None:
+        return ""
     return f"{100 * accuracy:.4f}".rstrip("0").rstrip(".")

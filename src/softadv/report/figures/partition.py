@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from matplotlib.figure import Figure
 
-from softadv.experiments.spec_text import DOMAIN_TITLES, Series, per_epoch, setting_title
+from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_method, per_epoch, setting_title
 from softadv.report.figures.page_figure import (
     RUN_COLUMNS,
     FigureInput,
     PageFigure,
     csv_text,
+    file_name,
     page_figure,
     run_cells,
     settings_in_order,
@@ -21,12 +22,14 @@ from softadv.training.records import EpochMetrics
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
-    """A figure for each setting with runs that split the training images."""
-    for setting, runs, variation in settings_in_order(split_runs(source), source.families):
-        yield page_figure(
-            "partition", f"partition-{setting}", draw(runs), runs,
-            caption=_caption(runs), csv=counts_csv(runs), variation=variation,
-        )  # fmt: skip
+    """A figure for each setting, and each of its methods, with runs that split the training images."""
+    for setting, its_runs, variation in settings_in_order(split_runs(source), source.families):
+        for method, runs in by_method(its_runs).items():
+            stem = f"partition-{setting}" if method == "soft" else f"partition-{setting}-{file_name(method)}"
+            yield page_figure(
+                "partition", stem, draw(runs), runs,
+                caption=_caption(runs), csv=counts_csv(runs), variation=variation,
+            )  # fmt: skip
 
 
 def split_runs(source: FigureInput) -> list[Series]:
@@ -35,7 +38,7 @@ def split_runs(source: FigureInput) -> list[Series]:
 
 
 def draw(runs: Sequence[Series]) -> Figure:
-    """How the training images split at the start of each epoch, for soft runs of one setting."""
+    """How the training images split at the start of each epoch, for runs of one method in one setting."""
     shares = shares_by_class(runs)
     epochs = list(range(1, len(shares["verified"]) + 1))
     figure = new_figure(width=7.6, height=3.6)
@@ -53,14 +56,15 @@ def draw(runs: Sequence[Series]) -> Figure:
     epoch_axis(axes, runs)
     axes.margins(x=0)
     axes.grid(visible=False)
-    suptitle(figure, setting_title(runs[0].trial))
+    title = setting_title(runs[0])
+    suptitle(figure, title if runs[0].trial.method == "soft" else f"{runs[0].names.method_title}   {title}")
     legend(figure, [swatch(name.capitalize(), colour) for name, colour in PARTITION_COLOURS.items()])
     return figure
 
 
 def shares_by_class(runs: Sequence[Series]) -> dict[str, list[float]]:
     """Mean share in % of each class of the partition, per epoch, from the bottom of the figure to its top."""
-    return {name: [100 * mean for mean, _ in per_epoch(runs, share_of(name))] for name in PARTITION_COLOURS}
+    return {name: [100 * mean for mean, _ in per_epoch(runs, share_of(name)).values()] for name in PARTITION_COLOURS}
 
 
 def share_of(name: str) -> Callable[[EpochMetrics], float]:

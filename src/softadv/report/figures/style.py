@@ -1,7 +1,7 @@
 """What all figures share: palettes, axes, legends, and figures as PNG and SVG files.
 
-One colour per method, per class of the partition and per part of an epoch, the same in every figure;
-all of them can be told apart by the colour-blind and, by markers, order or lightness, in grey.
+One colour per class of the partition and per part of an epoch, the same in every figure; they can be told apart by
+the colour-blind and, by order or lightness, in grey. A method's colour is among its names.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from softadv.experiments.spec import Method
 from softadv.experiments.spec_text import Series
 
 # Okabe and Ito's palette; the parts of an epoch are a ramp of one hue, so that they are no method's.
-METHOD_COLOURS: dict[Method, str] = {"natural": "#0072B2", "adversarial": "#D55E00", "soft": "#009E73"}
 PARTITION_COLOURS = {"verified": "#56B4E9", "unverified": "#E69F00", "misclassified": "#CC79A7"}
 PART_COLOURS = {"attack": "#26364D", "certification": "#6F87A8", "update": "#B4C2D6", "evaluation": "#E4E9F0"}
 
-METHOD_MARKERS: dict[Method, str] = {"natural": "o", "adversarial": "s", "soft": "D"}
 INK, SOFT_INK, GRID = "#1F2430", "#5B6372", "#E3E6EB"
 _DPI = 200
 _POINTS_AN_INCH = 72
+_LEGEND = 9.5  # points
 _LETTER = 0.52  # the width of a letter of the figures' font, on average, in font sizes
 
 
@@ -90,24 +88,48 @@ def wrapped(text: str, *, inches: float, size: float) -> str:
     room = max(int(inches * _POINTS_AN_INCH / (_LETTER * size)), 20)
     # A part such as "Steps: 20" stays on one line, and parts stay three spaces apart.
     parts = text.replace("   ", "\N{FIGURE SPACE} ").replace(": ", ":\N{NO-BREAK SPACE}")
-    lines = textwrap.wrap(parts, room, break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(literal(parts), room, break_long_words=False, break_on_hyphens=False)
     return "\n".join(line.replace("\N{FIGURE SPACE} ", "   ").strip("\N{FIGURE SPACE} ") for line in lines)
 
 
+def literal(text: str) -> str:
+    """A text that Matplotlib shows as it is: between two dollars it would look for a formula."""
+    return text.replace("$", r"\$")
+
+
 def legend(figure: Figure, handles: Sequence[Line2D], *, columns: int = 4) -> None:
-    """A legend below the panels."""
+    """A legend below the panels, in as many columns as the figure has room for, at most `columns`."""
+    for handle in handles:
+        handle.set_label(literal(str(handle.get_label())))
     figure.legend(
         handles=list(handles),
         loc="outside lower center",
-        ncols=columns,
+        ncols=_columns(handles, width=figure.get_figwidth(), most=columns),
         frameon=False,
-        fontsize=9.5,
+        fontsize=_LEGEND,
         labelcolor=INK,
         handletextpad=0.5,
         columnspacing=1.8,
     )
 
 
-def swatch(label: str, colour: str) -> Line2D:
-    """A square of a colour, for a legend."""
+def legend_rows(handles: Sequence[Line2D], *, width: float) -> int:
+    """In how many rows a legend stands below a figure of so many inches."""
+    return -(-len(handles) // _columns(handles, width=width, most=4))
+
+
+def _columns(handles: Sequence[Line2D], *, width: float, most: int) -> int:
+    for columns in range(min(most, len(handles)), 1, -1):
+        rows = -(-len(handles) // columns)
+        longest = [max(len(str(h.get_label())) for h in handles[i : i + rows]) for i in range(0, len(handles), rows)]
+        # Beside its letters, a column takes the room of its handle and the gap to the next.
+        if sum(_LETTER * letters + 4.3 for letters in longest) * _LEGEND / _POINTS_AN_INCH <= width:
+            return columns
+    return 1
+
+
+def swatch(label: str, colour: str, *, marker: str | None = None) -> Line2D:
+    """A square of a colour, or a method's marker, for a legend."""
+    if marker is not None:
+        return Line2D([], [], ls="", marker=marker, ms=7, color=colour, label=label)
     return Line2D([], [], ls="", marker="s", ms=10, color=colour, mec=SOFT_INK, mew=0.5, label=label)

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from softadv.experiments.spec import Method
-from softadv.experiments.spec_text import METHOD_TITLES, Series, by_method, by_setting, setting_title
+from softadv.experiments.spec_text import Series, by_method, by_setting, setting_title
 from softadv.report.costs import PARTS
 from softadv.report.figures.page_figure import (
     RUN_COLUMNS,
@@ -23,18 +22,20 @@ from softadv.report.figures.page_figure import (
 )
 from softadv.report.figures.style import INK, PART_COLOURS, SOFT_INK, legend, new_figure, style, swatch, wrapped
 
+_LABEL = 2.0  # inches that a method's title may take before it is broken
+
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
     """One figure for all settings as the paper has them, then one for each that varies its assumptions."""
     runs = source.shown
     caption = "Mean over epochs and seeds, wall-clock; comparable between bars that were timed on the same machine."
-    bases = of_settings(runs, [family.base.setting for family in source.families])
+    bases = of_settings(runs, [family.base.trial.setting for family in source.families])
     if bases:
         yield page_figure("time", "time", draw(bases), bases, caption=caption,
                        csv=_csv(bases))  # fmt: skip
     for family, its_runs in with_variations(runs, source.families):
         yield page_figure(
-            "time", f"time-variations-{family.base.setting}", draw(its_runs), its_runs,
+            "time", f"time-variations-{family.base.trial.setting}", draw(its_runs), its_runs,
             caption=caption, csv=_csv(its_runs), variation=True,
         )  # fmt: skip
 
@@ -49,7 +50,7 @@ def draw(runs: Sequence[Series]) -> Figure:
         style(axes)
         axes.grid(visible=False, axis="y")
         _draw_bars(axes, by_method(its_runs))
-        title = wrapped(setting_title(its_runs[0].trial), inches=figure.get_figwidth() - 2, size=9.5)
+        title = wrapped(setting_title(its_runs[0]), inches=figure.get_figwidth() - 2, size=9.5)
         axes.set_title(title, fontsize=9.5, loc="left", color=INK)
     panels[-1].set_xlabel("Seconds per epoch")
     panels[-1].margins(x=0.1)
@@ -58,8 +59,9 @@ def draw(runs: Sequence[Series]) -> Figure:
     return figure
 
 
-def _draw_bars(axes: Axes, methods: Mapping[Method, Sequence[Series]]) -> None:
-    axes.set_yticks(range(len(methods)), [METHOD_TITLES[method] for method in methods])
+def _draw_bars(axes: Axes, methods: Mapping[str, Sequence[Series]]) -> None:
+    titles = [wrapped(runs[0].names.method_title, inches=_LABEL, size=9) for runs in methods.values()]
+    axes.set_yticks(range(len(methods)), titles)
     axes.set_ylim(len(methods) - 0.45, -0.55)
     axes.tick_params(axis="y", length=0, labelsize=9)
     for row, runs in enumerate(methods.values()):

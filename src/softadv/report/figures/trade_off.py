@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
-from softadv.experiments.spec import Method
 from softadv.experiments.spec_text import (
-    METHOD_TITLES,
     Series,
     by_method,
     by_setting,
@@ -32,14 +29,17 @@ from softadv.report.figures.page_figure import (
 )
 from softadv.report.figures.style import (
     INK,
-    METHOD_COLOURS,
-    METHOD_MARKERS,
     legend,
+    legend_rows,
     new_figure,
     style,
+    swatch,
     within_percent,
     wrapped,
 )
+
+_OWN = {"natural": "o", "adversarial": "s", "soft": "D"}
+_OTHER = ("^", "v", "P", "X", "<", ">", "p", "h", "*")
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
@@ -51,13 +51,13 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
         else "One seed per method, so no spread is shown."
     )
     caption = f"After the last epoch, finished trials only. {spread}"
-    bases = of_settings(runs, [family.base.setting for family in source.families])
+    bases = of_settings(runs, [family.base.trial.setting for family in source.families])
     if bases:
         yield page_figure("trade-off", "trade-off", draw(bases), bases, caption=caption,
                        csv=_csv(bases))  # fmt: skip
     for family, its_runs in with_variations(runs, source.families):
         yield page_figure(
-            "trade-off", f"trade-off-variations-{family.base.setting}", draw(its_runs), its_runs,
+            "trade-off", f"trade-off-variations-{family.base.trial.setting}", draw(its_runs), its_runs,
             caption=caption, csv=_csv(its_runs), variation=True,
         )  # fmt: skip
 
@@ -70,14 +70,21 @@ def draw(runs: Sequence[Series]) -> Figure:
     # A setting that varies assumptions has them in its title, which takes a third line.
     longest = max(len(choices(its_runs[0].trial)) for its_runs in settings.values())
     height = 3.5 + 0.15 * min(longest, 3)
-    figure = new_figure(width=max(3.3 * columns, 6.2), height=height * rows + 0.5)
+    methods = by_method(runs)
+    markers = _markers(list(methods))
+    handles = [
+        swatch(same[0].names.method_title, same[0].names.method_color, marker=markers[method])
+        for method, same in methods.items()
+    ]
+    width = max(3.3 * columns, 6.2)
+    figure = new_figure(width=width, height=height * rows + 0.3 + 0.2 * legend_rows(handles, width=width))
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, its_runs in zip(panels, settings.values(), strict=False):
         style(axes)
         for method, same in by_method(its_runs).items():
-            _draw_seeds(axes, same, method=method)
+            _draw_seeds(axes, same, marker=markers[method])
         panel = figure.get_figwidth() / columns - 0.9
-        axes.set_title(wrapped(setting_title(its_runs[0].trial), inches=panel, size=9), fontsize=9, color=INK)
+        axes.set_title(wrapped(setting_title(its_runs[0]), inches=panel, size=9), fontsize=9, color=INK)
         axes.set_xlabel("Natural accuracy (%)")
         axes.set_ylabel("Adversarial accuracy (%)")
         axes.margins(0.15)
@@ -85,22 +92,24 @@ def draw(runs: Sequence[Series]) -> Figure:
         axes.set_ylim(*within_percent(axes.get_ylim()))
     for axes in panels[len(settings) :]:
         axes.set_axis_off()
-    legend(
-        figure,
-        [
-            Line2D([], [], color=METHOD_COLOURS[m], marker=METHOD_MARKERS[m], ls="", ms=7, label=METHOD_TITLES[m])
-            for m in by_method(runs)
-        ],
-    )
+    legend(figure, handles)
     return figure
 
 
-def _draw_seeds(axes: Axes, runs: Sequence[Series], *, method: Method) -> None:
-    x = [100 * run.epochs[-1].natural_accuracy for run in runs]
-    y = [100 * run.epochs[-1].adversarial_accuracy for run in runs]
+def _markers(methods: Sequence[str]) -> dict[str, str]:
+    """A marker for each method: beside the colour, so that they can be told apart in grey."""
+    others = [method for method in methods if method not in _OWN]
+    return _OWN | {method: _OTHER[index % len(_OTHER)] for index, method in enumerate(others)}
+
+
+def _draw_seeds(axes: Axes, runs: Sequence[Series], *, marker: str) -> None:
+    ends = [end for run in runs if (end := run.accuracies) is not None]
+    if not ends:
+        return
+    x, y = [100 * natural for natural, _ in ends], [100 * adversarial for _, adversarial in ends]
     (x_mean, x_deviation), (y_mean, y_deviation) = mean_and_deviation(x), mean_and_deviation(y)
-    colour, marker = METHOD_COLOURS[method], METHOD_MARKERS[method]
-    if len(runs) > 1:
+    colour = runs[0].names.method_color
+    if len(ends) > 1:
         axes.scatter(x, y, s=16, color=colour, marker=marker, alpha=0.45, lw=0)
     axes.errorbar(
         [x_mean],
@@ -120,13 +129,8 @@ def _draw_seeds(axes: Axes, runs: Sequence[Series], *, method: Method) -> None:
 def _csv(runs: Sequence[Series]) -> str:
     """Accuracies on the test images after the last epoch, in %."""
     rows = [
-        (
-            *run_cells(run),
-            run.trial.epochs,
-            percent_text(last.natural_accuracy),
-            percent_text(last.adversarial_accuracy),
-        )
+        (*run_cells(run), run.trial.epochs, *map(percent_text, ends))
         for run in runs
-        for last in run.epochs[-1:]
+        if (ends := run.accuracies) is not None
     ]
     return csv_text((*RUN_COLUMNS, "epochs", "natural_accuracy_percent", "adversarial_accuracy_percent"), rows)
