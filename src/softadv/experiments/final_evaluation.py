@@ -19,10 +19,12 @@ from softadv.certify.records import Certified, Parity
 from softadv.data import ImageData
 from softadv.experiments import environment
 from softadv.experiments.load_model import about_weights
+from softadv.experiments.names import Names
 from softadv.experiments.records import Autoattacked, Result
 from softadv.experiments.run_folder import EXAMPLES, MODEL, WEIGHTS, RunFolder
+from softadv.experiments.sources import sources_of
 from softadv.experiments.spec import Trial
-from softadv.experiments.train_config import attack_of
+from softadv.experiments.train_config import attack_of, method_of
 from softadv.models import count_neurons
 from softadv.training.config import generator_for
 from softadv.training.evaluation import adversarial_accuracy, attack_images, certified_accuracy
@@ -65,6 +67,19 @@ def conclude(
         data_source=data.source,
         weights_sha256=tensors_sha256(weights),
         environment=environment.describe(data.train_x.device),
+        names=_names(trial, data),
+    )
+
+
+def _names(trial: Trial, data: ImageData) -> Names:
+    """What a page needs to show the trial without the code that it names."""
+    method = method_of(trial)
+    return Names(
+        method_title=method.title,
+        method_color=method.color,
+        dataset_title=data.title,
+        class_names=data.class_names,
+        sources=sources_of(trial),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,19 @@ from softadv._io import read_json, write_json
 from softadv._typed import build
 from softadv.attacks import attacks
 from softadv.errors import SoftadvError
+from softadv.experiments.names import Kind
 from softadv.experiments.run_folder import SOURCES
 from softadv.experiments.spec import Trial
 from softadv.registry import Origin, check_unchanged, origin
 from softadv.training.methods import methods, parse_method
 
 
-def sources_of(trial: Trial) -> dict[str, Origin]:
+def sources_of(trial: Trial) -> dict[Kind, Origin]:
     """Import path and digest of the source file of each data set, model, method and attack that is not softadv's own.
 
     By kind. Imports what the trial names. Raises SoftadvError where that cannot be.
     """
-    named: dict[str, tuple[Any, str]] = {
+    named: dict[Kind, tuple[Any, str]] = {
         "dataset": (data.registry, trial.dataset),
         "model": (models.registry, trial.model),
         "method": (methods, parse_method(trial.method)[0]),
@@ -31,7 +33,7 @@ def sources_of(trial: Trial) -> dict[str, Origin]:
     return {kind: source for kind, source in found.items() if not source.path.startswith("softadv.")}
 
 
-def check_sources(folder: Path, now: dict[str, Origin]) -> None:
+def check_sources(folder: Path, now: dict[Kind, Origin]) -> None:
     """Record a trial's sources in its folder when it begins, and refuse to go on with others later.
 
     Raises SoftadvError, in one line, for code that has changed since the run began, and for a damaged record.
@@ -42,8 +44,12 @@ def check_sources(folder: Path, now: dict[str, Origin]) -> None:
             write_json(path, {kind: {"path": one.path, "sha256": one.sha256} for kind, one in now.items()})
         return
     table = read_json(path)
-    for kind in sorted(table.keys() | now.keys()):
-        where = f"{path}: {kind}"
-        if kind not in table or kind not in now:
-            raise SoftadvError(f"{where}: {'recorded no source' if kind in now else 'is softadv’s own now'}")
-        check_unchanged(kind, recorded=build(Origin, table[kind], where=where), now=now[kind])
+    recorded = {kind: build(Origin, table[kind], where=f"{path}: {kind}") for kind in table}
+    if recorded.keys() != now.keys():
+        raise SoftadvError(f"{path}: names the sources of {_listed(recorded)}, the trial has those of {_listed(now)}")
+    for kind, source in now.items():
+        check_unchanged(kind, recorded=recorded[kind], now=source)
+
+
+def _listed(kinds: Iterable[str]) -> str:
+    return ", ".join(sorted(kinds)) or "nothing"

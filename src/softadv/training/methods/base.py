@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, ClassVar, Protocol
@@ -54,7 +55,7 @@ class EpochStart(Protocol):
 class Method:
     """A training method. A subclass says whom to attack; frozen dataclass fields are its settings.
 
-    title, color: how figures show it. A colour is a CSS colour such as "#CC79A7".
+    title, color: how figures show it. A colour is written "#CC79A7".
     replays: the name of a method whose numbers of attacked images this one takes over, epoch by epoch; it then has a
     field `counts`.
     loss: None for the cross-entropy of the attacked images, which the compiled kernels differentiate.
@@ -128,5 +129,7 @@ def load_method(what: str | Method, **settings: Any) -> Method:
     for key in ("title", "color"):
         if not isinstance(getattr(kind, key, None), str):
             raise SoftadvError(f"method {what}: class {kind.__name__} has no {key}, by which figures show it")
+    if re.fullmatch("#[0-9A-Fa-f]{6}", kind.color) is None:
+        raise SoftadvError(f"method {what}: color: expected one such as #CC79A7, got {shown(kind.color)}")
     method: Method = call(f"method {what}", kind, **settings)
     return method
