@@ -130,7 +130,8 @@ def train(
 ) -> None:
     """Train one model, resuming an interrupted run."""
     table: dict[str, Any] = {
-        "setting": re.sub(r"[^A-Za-z0-9._-]+", "-", dataset).strip("-"), "dataset": dataset, "method": method, "seed": seed, "eps": eps, "alpha": alpha,
+        "setting": re.sub(r"[^A-Za-z0-9._-]+", "-", dataset).strip("-"),
+        "dataset": dataset, "method": method, "seed": seed, "eps": eps, "alpha": alpha,
         "steps": steps, "epochs": epochs,
     }  # fmt: skip
     others = parse_settings(settings or [])
