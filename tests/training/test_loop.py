@@ -117,10 +117,10 @@ def test_every_image_is_trained_once_and_attacked_ones_as_they_were_attacked(
 
     step = training._update
 
-    def record(state, config, clean, inputs, labels):
+    def record(state, config, clean, inputs, labels, *, loss_of):
         trained.extend(image.clone() for image in inputs)
         sizes.append(len(inputs))
-        return step(state, config, clean, inputs, labels)
+        return step(state, config, clean, inputs, labels, loss_of=loss_of)
 
     recorder = Recorder()
     monkeypatch.setattr(training, "_update", record)

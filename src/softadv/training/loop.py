@@ -21,6 +21,7 @@ from softadv.training.batches import attacked_in, augmented, plan_epoch
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
 from softadv.training.epoch_start import EpochStart
+from softadv.training.methods import Loss
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState
 from softadv.training.timing import Seconds
@@ -60,6 +61,7 @@ def train_epoch(
     set_learning_rate(state.optimizer, learning_rate(config, epoch))
     starts = config.generator(epoch, "attack", x.device)
     attack = replayed(config.train_attack, state, eps=config.radius(epoch), most=config.batch_size, tf32=config.tf32)
+    loss_of = config.method.loss if epoch > config.natural_epochs else None
     total = torch.zeros((), device=x.device)
     losses: list[Tensor] = []
     plan = plan_epoch(config, epoch, attacked, y.device)
@@ -73,13 +75,13 @@ def train_epoch(
         with rounding_to_tf32(config.tf32), training_mode(state.model):
             for step in plan:
                 clean, labels = x[step.images], y[step.images]
-                inputs = clean if config.method.loss is None else clean.clone()
+                inputs = clean if loss_of is None else clean.clone()
                 if len(step.attacked):
                     with seconds.spent_on("attack"):
                         chosen, theirs = clean[step.attacked], labels[step.attacked]
                         inputs[step.attacked] = attack(state.model, chosen, theirs, generator=starts)
                 with seconds.spent_on("update"):
-                    loss = _update(state, config, clean, inputs, labels)
+                    loss = _update(state, config, clean, inputs, labels, loss_of=loss_of)
                     total += loss * len(inputs)
                 losses.append(loss)
                 done += len(inputs)
@@ -170,9 +172,10 @@ def _scalar(loss: Tensor, config: TrainConfig) -> Tensor:
     )
 
 
-def _update(state: TrainState, config: TrainConfig, clean: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-    """One step of the optimizer; the mean loss before it."""
-    loss_of = config.method.loss
+def _update(
+    state: TrainState, config: TrainConfig, clean: Tensor, inputs: Tensor, labels: Tensor, *, loss_of: Loss | None
+) -> Tensor:
+    """One step of the optimizer; the mean loss before it. loss_of: the method's own; None is the cross-entropy."""
 
     def update(inputs: Tensor, labels: Tensor, *clean: Tensor) -> Tensor:
         # Only the cross-entropy has a compiled gradient.
@@ -191,4 +194,4 @@ def _update(state: TrainState, config: TrainConfig, clean: Tensor, inputs: Tenso
         return loss.detach()
 
     images = (inputs, labels) if loss_of is None else (inputs, labels, clean)
-    return state.replays.run(("update", config.tf32), update, *images)
+    return state.replays.run(("update", config.tf32, loss_of is None), update, *images)
