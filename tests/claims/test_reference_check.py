@@ -18,6 +18,7 @@ from softadv.claims.tolerances import (
     ONE_SEED_LEAST,
     ONE_SEED_UNTRAINED,
     OTHER_START,
+    OTHER_START_IMAGES,
     SAME_WEIGHTS,
     SAME_WEIGHTS_AUTOATTACK,
     SIGMAS,
@@ -34,9 +35,13 @@ from softadv.experiments.spec import METHODS
 
 
 def runs_and_records(tiny: Path, reference: Path) -> tuple[list[Run], list[Record]]:
-    """Of soft training alone."""
+    """Of soft training alone, as if there were 10,000 test images."""
     runs = [found for found in finished_runs(read_entries(tiny)) if found.result.trial.method == "soft"]
-    return runs, [record for record in read_grid_reference(reference / "tiny") if record.trial.method == "soft"]
+    records = [record for record in read_grid_reference(reference / "tiny") if record.trial.method == "soft"]
+    return (
+        [with_results(run, test_images=10_000) for run in runs],
+        [replace(record, result=replace(record.result, test_images=10_000)) for record in records],
+    )
 
 
 def with_results(run: Run, **changes: Any) -> Run:
@@ -66,6 +71,15 @@ def test_the_same_weights_have_next_to_no_tolerance(figure: str, tiny: Path, ref
     assert "± 0.05: seed 0 differs by 0.0510 points" in found.reason
 
 
+@pytest.mark.parametrize("figure", ["natural_accuracy", "adversarial_accuracy"])
+def test_the_same_weights_may_turn_one_image_of_few(figure: str, tiny: Path, reference: Path) -> None:
+    (run,), (record,) = runs_and_records(tiny, reference)
+    for images, turned, outcome in ((360, 1, "holds"), (360, 2, "fails"), (10_000, 5, "holds"), (10_000, 6, "fails")):
+        there = replace(record, result=replace(record.result, test_images=images, **{figure: 0.5}))
+        here = with_results(run, test_images=images, **{figure: 0.5 + turned / images})
+        assert verdict_on([here], [there]).outcome == outcome
+
+
 def test_a_gpu_starts_its_attacks_elsewhere(tiny: Path, reference: Path) -> None:
     (run,), records = runs_and_records(tiny, reference)
     gpu = run.result.environment | {"device": "NVIDIA H100"}
@@ -74,6 +88,11 @@ def test_a_gpu_starts_its_attacks_elsewhere(tiny: Path, reference: Path) -> None
         assert verdict_on([with_results(run, adversarial_accuracy=moved, environment=gpu)], records).outcome == outcome
     moved = run.result.natural_accuracy + 2 * SAME_WEIGHTS / 100
     assert verdict_on([with_results(run, natural_accuracy=moved, environment=gpu)], records).outcome == "fails"
+    few = [replace(record, result=replace(record.result, test_images=360)) for record in records]
+    for images, outcome in ((OTHER_START_IMAGES, "holds"), (OTHER_START_IMAGES + 1, "fails")):
+        moved = run.result.adversarial_accuracy + images / 360
+        here = with_results(run, test_images=360, adversarial_accuracy=moved, environment=gpu)
+        assert verdict_on([here], few).outcome == outcome
 
 
 def test_the_same_weights_verify_as_many_images_but_for_rounding(tiny: Path, reference: Path) -> None:
@@ -238,7 +257,7 @@ def test_the_gain_of_soft_training_is_compared(tiny: Path, reference: Path) -> N
     edge = ONE_SEED * 2**0.5
     assert gain(edge - 0.01).outcome == "holds"
     assert gain(edge + 0.01).outcome == "fails"
-    assert re.search(r"natural accuracy [+-][\d.]+ points, reference [+-][\d.]+ ± 4.24", gain(0.0).reason)
+    assert re.search(r"natural accuracy [+-]?[\d.]+ points, reference [+-]?[\d.]+ ± 4.24", gain(0.0).reason)
 
 
 def test_only_the_same_training_is_compared(tiny: Path, reference: Path) -> None:

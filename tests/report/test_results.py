@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from benchmarks.reference_table import REFERENCE, provenance, table, verdicts
+from benchmarks.reference_table import GRIDS, REFERENCE, provenance, table, verdicts
 
 from softadv.experiments.runs import read_entries
 from softadv.report.results_table import result_groups
 
 ROOT = Path(__file__).parents[2]
-GRIDS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir()) if REFERENCE.is_dir() else []
 
 
 @pytest.mark.parametrize("grid", GRIDS)

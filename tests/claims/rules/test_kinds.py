@@ -1,4 +1,4 @@
-"""Counts and what was measured before; and of all rules: none decides without its trials."""
+"""Neurons and exported models; and of all rules: none decides without its trials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from softadv.certify.records import Parity
 from softadv.claims.decision import Rule
 from softadv.claims.rules.domains import DomainOrder, DomainSeconds, DomainTotals
-from softadv.claims.rules.kinds import RULES, ExportParity, Measured, MeasuredRange, NeuronCount
+from softadv.claims.rules.kinds import RULES, ExportParity, NeuronCount
 from softadv.claims.rules.methods import Comparable, Gain
 from softadv.claims.rules.radii import (
     AdversarialFalls,
@@ -23,58 +23,12 @@ from softadv.claims.rules.radii import (
 from softadv.claims.selection import Evidence, Required
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun
-from tests.finished import ONE_TWO_THREE, a_run, alike, decide, natural_gain, outcome, soft_and_hard
+from tests.finished import a_run, alike, decide, natural_gain, outcome
 
 
 def test_the_papers_neuron_counts() -> None:
     assert outcome(NeuronCount(mnist=3614, cifar10=4862)) == "holds"
     assert outcome(NeuronCount(mnist=3615, cifar10=4862)) == "fails"
-
-
-def measured(**changes: object) -> Measured:
-    settings = {
-        "setting": "s",
-        "method": "soft",
-        "figure": "natural_accuracy",
-        "mean": 0.9,
-        "deviation": 0.01,
-        "seeds": 4,
-        "sigmas": 4.0,
-        "resolution": 0.001,
-    }
-    return Measured(**settings | changes)  # type: ignore[arg-type]
-
-
-def test_measured_allows_what_the_spread_of_both_means_allows() -> None:
-    # 4 * 0.01 * sqrt(1/4 + 1/1) = 0.0447
-    assert outcome(measured(), a_run(natural=0.944)) == "holds"
-    assert outcome(measured(), a_run(natural=0.946)) == "fails"
-    # Four seeds now: 4 * 0.01 * sqrt(1/4 + 1/4) = 0.0283
-    assert outcome(measured(), *(a_run(natural=0.93, seed=seed) for seed in range(4))) == "fails"
-
-
-def test_measured_allows_the_resolution_where_there_is_no_spread() -> None:
-    assert outcome(measured(deviation=0.0), a_run(natural=0.9009)) == "holds"
-    assert outcome(measured(deviation=0.0), a_run(natural=0.9011)) == "fails"
-
-
-def in_range(least: float, most: float, **keys: Any) -> MeasuredRange:
-    return MeasuredRange(
-        **{"setting": "s", "method": "soft", "figure": "verified_share", "least": least, "most": most} | keys
-    )
-
-
-def test_a_measured_range_of_a_share_needs_but_one_seed() -> None:
-    assert outcome(in_range(10.0, 100.0), a_run(verified=10)) == "holds"
-    assert outcome(in_range(10.0, 100.0), a_run(verified=9)) == "fails"
-    found = decide(in_range(0.0, 9.0), a_run(verified=10))
-    assert (found.outcome, found.reason) == ("fails", "verified share 10.00%, expected 0.00 to 9.00")
-
-
-def test_a_measured_range_of_a_difference_is_of_the_mean_over_pairs() -> None:
-    runs = soft_and_hard(ONE_TWO_THREE)
-    for least, most, expected in ((2.0, 2.0, "holds"), (2.1, 9.0, "fails"), (-9.0, 1.9, "fails")):
-        assert outcome(in_range(least, most, figure="natural_accuracy", over="adversarial"), *runs) == expected
 
 
 def test_export_parity_asks_for_classes_and_for_outputs() -> None:
@@ -108,8 +62,6 @@ def test_claims_speak_of_any_method() -> None:
         (DomainSeconds, {"domains": ["box"]}, "domains: at least 2 needed"),
         (DomainSeconds, {"alike": ["box", "deeppoly"]}, "alike: expected two neighbours of domains, got box, deeppoly"),
         (DomainSeconds, {"alike": ["deeppoly", "box"]}, "domains that are not alike: at least 1 needed, got 0"),
-        (MeasuredRange, {"least": 2.0, "most": 1.0}, "least: must be at most `most`, got 2 and 1"),
-        (Measured, {"seeds": 1}, "seeds: a spread needs at least 2, got 1"),
     ],
 )
 def test_a_rule_about_nothing_or_of_unknown_names_is_refused(
@@ -123,8 +75,6 @@ def test_a_rule_about_nothing_or_of_unknown_names_is_refused(
         GapFalls: {"settings": ["a", "b"]},
         DomainOrder: {"settings": ["s"]},
         DomainSeconds: {"settings": ["s"], "domains": ["deeppoly", "box"], "times": 2.0, "alike": []},
-        MeasuredRange: {"setting": "s", "method": "soft", "figure": "verified_share"},
-        Measured: vars(measured()),
     }
     with pytest.raises(SoftadvError, match=message):
         kind(**given[kind] | keys)  # type: ignore[index]
@@ -144,8 +94,6 @@ def test_a_rule_about_nothing_or_of_unknown_names_is_refused(
         DomainOrder(settings=["s"], domains=["deeppoly", "box"]),
         DomainSeconds(settings=["s"], domains=["deeppoly", "box"], times=2.0, alike=[]),
         DomainTotals(settings=["s"], domains=["deeppoly", "box"]),
-        measured(),
-        in_range(0.0, 1.0),
         ExportParity(setting="s", tolerance=1.0),
     ],
     ids=lambda rule: type(rule).__name__,

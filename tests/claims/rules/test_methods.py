@@ -145,7 +145,7 @@ def test_what_stands_beside_is_given_where_it_was_run_and_decides_nothing() -> N
     assert found.outcome == "holds"
     assert found.reason.endswith(
         "; beside it, accuracy under AutoAttack, soft - adversarial: a -20.00 points [-20.00, -20.00]; "
-        "certified accuracy, soft - adversarial: a +0.00 points [+0.00, +0.00], b +0.00 points [+0.00, +0.00], 3 seeds"
+        "certified accuracy, soft - adversarial: a 0.00 points [0.00, 0.00], b 0.00 points [0.00, 0.00], 3 seeds"
     )
     assert [figures.claimed for figures in found.estimates] == [(-1.0, 1.0)] * 2 + [None] * 3
 

@@ -62,7 +62,7 @@ def test_a_step_on_the_floor_decides_nothing() -> None:
     rule = VerifiedFalls(settings=["a", "b", "c"])
     found = decide(rule, *in_settings({"a": (0.2, 0.21), "b": (0.0, 0.0), "c": (0.0, 0.0)}))
     assert found.outcome == "holds"
-    assert "c 0.00% (+0.00 points [+0.00, +0.00]; nothing left to fall)" in found.reason
+    assert "c 0.00% (0.00 points [0.00, 0.00]; nothing left to fall)" in found.reason
     # Where there is nothing but the floor, nothing is known of a fall.
     found = decide(rule, *in_settings(dict.fromkeys("abc", (0.0, 0.0))))
     assert found.outcome == "inconclusive"

@@ -1,4 +1,4 @@
-"""The kinds of claims by name, and those that compare no two trainings: counts, what was measured before.
+"""The kinds of claims by name, and those that compare no two trainings: neurons, and exported models.
 
 Every rule answers holds, fails or inconclusive, with the figures that say so. Differences between accuracies are in
 percentage points; accuracies in the files are fractions.
@@ -7,12 +7,10 @@ percentage points; accuracies in the files are fractions.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import fmean
 
-from softadv._decimals import decimal, percent
-from softadv.claims.decision import Decision, Rule, binary, known
+from softadv.claims.decision import Decision, Rule, binary
 from softadv.claims.rules.domains import DomainOrder, DomainSeconds, DomainTotals
-from softadv.claims.rules.methods import Comparable, Gain, differences
+from softadv.claims.rules.methods import Comparable, Gain
 from softadv.claims.rules.radii import (
     AdversarialFalls,
     GapFalls,
@@ -22,8 +20,7 @@ from softadv.claims.rules.radii import (
     VerifiedFalls,
 )
 from softadv.claims.selection import Evidence
-from softadv.errors import SoftadvError
-from softadv.experiments.runs import FIGURES, NotRun, value_of
+from softadv.experiments.runs import NotRun
 from softadv.models import IMAGE_SHAPES, conv_small, count_neurons
 
 
@@ -38,69 +35,6 @@ class NeuronCount:
         found = {name: count_neurons(conv_small(name, seed=0), IMAGE_SHAPES[name]) for name in ("mnist", "cifar10")}
         holds = (found["mnist"], found["cifar10"]) == (self.mnist, self.cifar10)
         return binary(holds, f"MNIST {found['mnist']:,} and CIFAR-10 {found['cifar10']:,} neurons")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measured:
-    """A figure's mean over seeds is what was measured before, within what its spread allows.
-
-    The tolerance is `sigmas` standard errors of the difference between a mean over `seeds` seeds (the
-    measurement) and one over as many as were run now, but at least `resolution`.
-    """
-
-    setting: str
-    method: str
-    figure: str
-    mean: float
-    deviation: float  # sample standard deviation over the seeds of the measurement
-    seeds: int
-    sigmas: float
-    resolution: float
-
-    def __post_init__(self) -> None:
-        known(self.figure, list(FIGURES), key="figure")
-        if self.seeds < 2:
-            raise SoftadvError(f"seeds: a spread needs at least 2, got {self.seeds}")
-
-    def decide(self, evidence: Evidence) -> Decision:
-        values = [value_of(run, self.figure) for run in evidence.of(self.setting, self.method).values()]
-        spread = self.sigmas * self.deviation * (1 / self.seeds + 1 / len(values)) ** 0.5
-        tolerance = max(spread, self.resolution)
-        found = fmean(values)
-        holds = abs(found - self.mean) <= tolerance
-        return binary(holds, f"{percent(found)}, expected {percent(self.mean)} ± {decimal(100 * tolerance)}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredRange:
-    """The mean over seeds of a figure, less that of the method `over` where one is named, lies in a measured range.
-
-    least, most: in points where two methods are compared, else in per cent; both ends count. A check of a rerun
-    against what was measured over many seeds, so that it needs no interval, nor more than one seed.
-    """
-
-    setting: str
-    method: str
-    figure: str
-    least: float
-    most: float
-    over: str | None = None
-
-    def __post_init__(self) -> None:
-        known(self.figure, list(FIGURES), key="figure")
-        if not self.least <= self.most:
-            raise SoftadvError(f"least: must be at most `most`, got {self.least:g} and {self.most:g}")
-
-    def decide(self, evidence: Evidence) -> Decision:
-        if self.over is None:
-            runs = evidence.of(self.setting, self.method).values()
-            mean = fmean(100 * value_of(run, self.figure) for run in runs)
-            shown = f"{FIGURES[self.figure]} {decimal(mean)}%"
-        else:
-            mean = fmean(differences(evidence.pairs(self.setting, self.method, self.over), self.figure))
-            shown = f"{FIGURES[self.figure]}, {self.method} - {self.over}: {decimal(mean, sign=True)} points"
-        holds = self.least <= mean <= self.most
-        return binary(holds, f"{shown}, expected {decimal(self.least)} to {decimal(self.most)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +66,5 @@ RULES: dict[str, type[Rule]] = {
     "domain-order": DomainOrder,
     "domain-seconds": DomainSeconds,
     "domain-totals": DomainTotals,
-    "measured": Measured,
-    "measured-range": MeasuredRange,
     "export-parity": ExportParity,
 }
