@@ -35,7 +35,7 @@ def test_weights_of_another_program_need_their_dataset_named(tmp_path: Path) -> 
 
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path: Path) -> None:
     write_tensors(tmp_path / "w.safetensors", conv_small("mnist", seed=1).state_dict())
-    with pytest.raises(SoftadvError, match="not the weights of the cifar10 network") as caught:
+    with pytest.raises(SoftadvError, match="not the weights of conv_small for these images") as caught:
         load_saved(tmp_path / "w.safetensors", dataset="cifar10", device=CPU)
     assert "\n" not in str(caught.value)
 
