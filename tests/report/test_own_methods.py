@@ -14,17 +14,20 @@ import pytest
 
 from softadv.claims.judge import expected_folder
 from softadv.cli.finish import verdicts_on
+from softadv.errors import SoftadvError
 from softadv.experiments.grid import grid_command
 from softadv.experiments.names import Names, names_of
+from softadv.experiments.records import check_together
 from softadv.experiments.reference import read_record, record_from_table, record_table
 from softadv.experiments.run_folder import GRID
-from softadv.experiments.runs import all_series, read_entries
+from softadv.experiments.runs import Run, all_series, read_entries
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series
 from softadv.registry import Origin
 from softadv.report.comparisons import comparisons
 from softadv.report.costs import attack_steps, certified_images, cost_groups
 from softadv.report.figures import accuracy, trade_off
+from softadv.report.figures.page_figure import page_figure
 from softadv.report.page import write_report
 from tests.report.test_page import IMAGES, finish, make_epoch, make_run, make_trial
 
@@ -229,3 +232,27 @@ def test_old_references_have_the_papers_names() -> None:
         record = read_record(path)
         assert record.result.names is None
     assert {run.names.dataset_title for run in all_series(read_entries(folder))} == {"MNIST"}
+
+
+def test_a_trial_that_stopped_early_has_finished(grid: Path) -> None:
+    run = next(run for run in all_series(read_entries(grid)) if run.trial.method == MINE)
+    early = replace(run, trial=replace(run.trial, epochs=9))
+    for series, told in ((early, False), (replace(early, result=None), True)):
+        figure = page_figure("accuracy", "x", accuracy.draw([series]), [series], caption="", csv="")
+        assert ("not every trial has finished" in figure.caption) is told
+
+
+def test_early_stopping_and_validation_images_fit_their_record(tmp_path: Path) -> None:
+    trial = replace(make_trial("soft"), epochs=9, patience=1, validation_images=40, train_images=IMAGES)
+    run = make_run(tmp_path, trial, epochs=0)
+    split = {"misclassified": 60, "unverified": 60, "verified": 40}
+    run.write_metrics([replace(make_epoch(trial, epoch=number), **split) for number in (1, 2)])  # type: ignore[arg-type]
+    finish(run)
+    (entry,) = read_entries(tmp_path)
+    assert (entry.state, entry.note) == ("finished", "")
+    assert entry.result is not None
+    assert Run(entry.result, entry.epochs).verified_share == 40 / 160
+    with pytest.raises(SoftadvError, match="there is a result after 1 of 9 epochs"):
+        check_together(trial, entry.epochs[:1], entry.result)
+    with pytest.raises(SoftadvError, match="the split is of 160 images, not of 200"):
+        check_together(replace(trial, validation_images=0, patience=None), entry.epochs, None)

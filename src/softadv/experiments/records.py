@@ -56,6 +56,11 @@ class Result:
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the run folder's others; {} in old records
     names: Names | None = None  # what the method and the data set are called; None in old records
 
+    @property
+    def trained_images(self) -> int:
+        """How many images the model was trained on: the training images without those kept back for validation."""
+        return self.train_images - self.trial.validation_images
+
     def certified_by(self, domain: str) -> Certified | None:
         """The certification by one domain, or None where it was not run."""
         return next((c for c in self.certified if c.domain == domain), None)
@@ -116,12 +121,13 @@ def check_together(trial: Trial, epochs: Sequence[EpochMetrics], result: Result 
             raise SoftadvError(f"epoch {epoch.epoch} stands in the place of epoch {number}")
     if len(epochs) > trial.epochs:
         raise SoftadvError(f"{len(epochs)} epochs of a trial of {trial.epochs}")
-    images = trial.train_images
+    images = None if trial.train_images is None else trial.train_images - trial.validation_images
     if result is not None:
         _check_result(trial, result)
-        if len(epochs) != trial.epochs:
+        stopped_early = trial.patience is not None and len(epochs) > trial.patience
+        if len(epochs) != trial.epochs and not stopped_early:
             raise SoftadvError(f"there is a result after {len(epochs)} of {trial.epochs} epochs")
-        images = result.train_images
+        images = result.trained_images
     for epoch in epochs:
         parts = [epoch.misclassified, epoch.unverified, epoch.verified]
         counts = [part for part in parts if part is not None]

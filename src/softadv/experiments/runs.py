@@ -161,7 +161,7 @@ class Run:
     @property
     def verified_share(self) -> float:
         """The verified fraction of the training images in the last epoch, of methods that make a split; else 0."""
-        return (self.metrics[-1].verified or 0) / self.result.train_images
+        return (self.metrics[-1].verified or 0) / self.result.trained_images
 
 
 def finished_runs(entries: Sequence[Entry]) -> list[Run]:

@@ -56,7 +56,7 @@ def _cost(runs: Sequence[Series]) -> Cost:
     steps = [
         count
         for run, result in zip(runs, results, strict=True)
-        if (count := attack_steps(run.trial, run.epochs, train_images=result.train_images)) is not None
+        if (count := attack_steps(run.trial, run.epochs, train_images=result.trained_images)) is not None
     ]
     asked = [images for run in runs for images in certified_images(run.trial, run.epochs)]
     return Cost(

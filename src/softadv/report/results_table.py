@@ -53,7 +53,7 @@ def _row(asked: Sequence[Series], domains: Sequence[str]) -> Row:
         return Row(title=title, color=color, seeds=seeds)
     results = [result for result, _ in done]
     certified = [[c for result in results if (c := result.certified_by(domain))] for domain in domains]
-    shares = [last.verified / result.train_images for result, (*_, last) in done if last.verified is not None]
+    shares = [last.verified / result.trained_images for result, (*_, last) in done if last.verified is not None]
     return Row(
         title=title,
         color=color,

@@ -100,7 +100,7 @@ class VerifiedAtMost:
     def _look(self, evidence: Evidence, setting: str) -> Finding:
         runs = evidence.of(setting, "soft").values()
         most = [
-            max((100 * (m.verified or 0) / run.result.train_images for m in run.metrics), default=0) for run in runs
+            max((100 * (m.verified or 0) / run.result.trained_images for m in run.metrics), default=0) for run in runs
         ]
         claimed = (-inf, 100 * self.share)
         return _share(most, setting, heading="most verified in any epoch", claimed=claimed)

@@ -79,7 +79,7 @@ def page_figure(
     variation: bool = False,
 ) -> PageFigure:
     """A finished figure of the page. stem: of its files' names. csv: the numbers behind it, of the same runs."""
-    short = sorted({run.names.method_title for run in runs if len(run.epochs) < run.trial.epochs})
+    short = sorted({run.names.method_title for run in runs if not run.result and len(run.epochs) < run.trial.epochs})
     if short:
         caption += f" {' and '.join(short)}: not every trial has finished, the epochs so far are shown."
     titles = [setting_title(group[0]) for group in by_setting(runs).values()]
