@@ -24,8 +24,8 @@ def test_the_tables_are_those_of_the_reference(document, grid):
 def test_a_table_says_what_its_records_do_not_tell_of_their_code(document, grid):
     text = (ROOT / document).read_text()
     told = provenance(grid)
-    assert "a commit with changes" in told
-    assert f"{table(grid)}\n\n{told}\n" in text, f"{document}: not as in {grid}: python -m benchmarks.reference_table"
+    assert not told or "commit" in told
+    assert "\n\n".join(filter(None, (table(grid), told))) + "\n" in text, f"{document}: not as in {grid}: python -m benchmarks.reference_table"
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -33,7 +33,8 @@ def test_the_report_shows_the_figures_of_the_documents(grid):
     groups = result_groups(read_entries(REFERENCE / grid))
     shown = [text for group in groups for row in group.rows for text in (*row.accuracies, row.autoattack)]
     assert all(text in table(grid) for text in shown)
-    assert any("±" in text for text in shown)
+    seeds = {row.seeds for group in groups for row in group.rows}
+    assert any("±" in text for text in shown) or seeds == {"1"}
 
 
 @pytest.mark.parametrize("grid", GRIDS)
