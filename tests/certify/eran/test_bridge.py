@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.certify import certify
-from softadv.certify.eran import Bridge, EngineReport, Offer, available, certify_with
+from softadv.certify.eran import Bridge, EngineReport, Offer, available, bridge, certify_with
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 from tests.certify.eran.conftest import COUNT, EPS, alive
@@ -177,7 +177,7 @@ def test_an_engine_that_fails_on_every_image_ends_the_run(question, use):
 
 
 def test_more_images_than_are_written_at_a_time_keep_their_verdicts(question, expected, use, monkeypatch):
-    monkeypatch.setattr("softadv.certify.eran.bridge._BATCH", 3)
+    monkeypatch.setattr(bridge, "_BATCH", 3)
     use("--fault", "crash", "--at", AT)
     verified, report = ask(question)
     assert verified == [was and image != AT for image, was in enumerate(expected)]
