@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
 from typing import get_args
 
+import softadv
 from softadv.certify import DOMAINS, Domain
 from softadv.experiments import spec
+
+SOURCE = Path(softadv.__file__).parent
 
 
 def test_a_spec_knows_the_certifiers_domains() -> None:
     assert get_args(spec.Domain) == get_args(Domain) == DOMAINS
+
+
+def test_the_document_names_every_module_with_its_job() -> None:
+    document = (SOURCE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([\w/]+\.py)` \| (.*) \|$", document, re.MULTILINE))
+    jobs = {}
+    for path in SOURCE.rglob("*.py"):
+        if path.stem not in ("__init__", "__main__"):
+            first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
+            jobs[path.relative_to(SOURCE).as_posix()] = " ".join(first.split())
+    assert rows == jobs
