@@ -2,14 +2,15 @@
 
 import copy
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
 import torchattacks
 from torch import nn
 
-from softadv import certify
-from softadv.attacks.pgd import Pgd, make_attack, pgd
+from softadv import certify, evaluate, train
+from softadv.attacks import PGD, load_attack, pgd
 from softadv.certify.onnx import check_parity, export_onnx
 from softadv.errors import NotFiniteError, SoftadvError
 from softadv.kernels import build as compiled
@@ -40,8 +41,8 @@ def model(request, trained_digits):
 def test_attacks_stay_in_the_ball_and_in_the_image(model, digits, name):
     x = digits.test_x[:24]
     y = model.eval()(x).argmax(1)  # some attacks leave what is misclassified anyway
-    attack = make_attack(name, eps=EPS, alpha=ALPHA, steps=STEPS)
-    found = attack(model, x, y, generator=seeded_generator())
+    attack = load_attack(name, alpha=ALPHA, steps=STEPS)
+    found = attack(model, x, y, eps=EPS, generator=seeded_generator())
     assert found.shape == x.shape
     assert not found.requires_grad
     assert ((found - x).abs() <= EPS + 1e-6).all()
@@ -66,10 +67,10 @@ def test_pgd_is_that_of_torchattacks(trained_digits, digits, random_start):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_generator_decides_everything(trained_digits, digits, name):
     x, y = digits.test_x[:16], digits.test_y[:16]
-    attack = make_attack(name, eps=EPS, alpha=ALPHA, steps=STEPS)
-    first = attack(trained_digits, x, y, generator=seeded_generator(3))
+    attack = load_attack(name, alpha=ALPHA, steps=STEPS)
+    first = attack(trained_digits, x, y, eps=EPS, generator=seeded_generator(3))
     torch.rand(5)  # other draws from the global generator change nothing
-    assert torch.equal(first, attack(trained_digits, x, y, generator=seeded_generator(3)))
+    assert torch.equal(first, attack(trained_digits, x, y, eps=EPS, generator=seeded_generator(3)))
 
 
 def test_another_seed_starts_pgd_elsewhere(trained_digits, digits):
@@ -81,8 +82,8 @@ def test_another_seed_starts_pgd_elsewhere(trained_digits, digits):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks_leave_the_global_random_numbers_as_they_were(trained_digits, digits, name):
     before = torch.get_rng_state()
-    attack = make_attack(name, eps=EPS, alpha=ALPHA, steps=2)
-    attack(trained_digits, digits.test_x[:4], digits.test_y[:4], generator=seeded_generator())
+    attack = load_attack(name, alpha=ALPHA, steps=2)
+    attack(trained_digits, digits.test_x[:4], digits.test_y[:4], eps=EPS, generator=seeded_generator())
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -129,15 +130,15 @@ def test_pgd_without_steps_returns_its_start(trained_digits, digits):
 
 @pytest.mark.parametrize("name", ["pgd", "torchattacks:PGD"])
 def test_attacks_of_no_images_find_none(trained_digits, digits, name):
-    attack = make_attack(name, eps=EPS, alpha=ALPHA, steps=2)
-    found = attack(trained_digits, digits.test_x[:0], digits.test_y[:0], generator=seeded_generator())
+    attack = load_attack(name, alpha=ALPHA, steps=2)
+    found = attack(trained_digits, digits.test_x[:0], digits.test_y[:0], eps=EPS, generator=seeded_generator())
     assert found.shape == (0, 1, 28, 28)
 
 
 def test_autoattack_stays_in_the_ball_and_finds_no_less_than_pgd(trained_digits, digits):
     x, y = digits.test_x[:16], digits.test_y[:16]
-    found = make_attack("torchattacks:AutoAttack", eps=EPS, alpha=ALPHA, steps=STEPS)(
-        trained_digits, x, y, generator=seeded_generator()
+    found = load_attack("torchattacks:AutoAttack", alpha=ALPHA, steps=STEPS)(
+        trained_digits, x, y, eps=EPS, generator=seeded_generator()
     )
     assert ((found - x).abs() <= EPS + 1e-6).all()
     assert ((found >= 0) & (found <= 1)).all()
@@ -159,7 +160,7 @@ def test_autoattack_stays_in_the_ball_and_finds_no_less_than_pgd(trained_digits,
 )
 def test_what_is_no_attack_with_a_radius_is_named(name):
     with pytest.raises(SoftadvError) as caught:
-        make_attack(name, eps=EPS, alpha=ALPHA, steps=STEPS)
+        load_attack(name, alpha=ALPHA, steps=STEPS)
     assert name.removeprefix("torchattacks:") in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -203,9 +204,10 @@ def layouts(x):
 def test_the_random_start_is_the_same_however_the_images_lie_in_memory(name):
     model = conv_small("cifar10", seed=0)
     x, y = random_images((3, 32, 32), 5, seed=0)
-    attack = make_attack(name, eps=EPS, alpha=0.0, steps=1)  # which goes nowhere from its start
+    attack = load_attack(name, alpha=0.0, steps=1)  # which goes nowhere from its start
     found = {
-        layout: attack(model, images, y, generator=seeded_generator()) for layout, images in layouts(x.float()).items()
+        layout: attack(model, images, y, eps=EPS, generator=seeded_generator())
+        for layout, images in layouts(x.float()).items()
     }
     assert not torch.equal(found["contiguous"], x)
     for layout, images in found.items():
@@ -214,9 +216,9 @@ def test_the_random_start_is_the_same_however_the_images_lie_in_memory(name):
 
 def test_the_random_start_of_expanded_images_is_that_of_their_copies():
     x = random_images((3, 8, 8), 1, seed=0)[0].float()
-    attack = Pgd(eps=EPS, alpha=ALPHA, steps=1)
-    expanded = attack.start(x.expand(4, 3, 8, 8), generator=seeded_generator())
-    assert torch.equal(expanded, attack.start(x.repeat(4, 1, 1, 1), generator=seeded_generator()))
+    attack = PGD(alpha=ALPHA, steps=1)
+    expanded = attack.start(x.expand(4, 3, 8, 8), eps=EPS, generator=seeded_generator())
+    assert torch.equal(expanded, attack.start(x.repeat(4, 1, 1, 1), eps=EPS, generator=seeded_generator()))
 
 
 def test_the_random_start_of_contiguous_images_is_drawn_in_their_order():
@@ -224,7 +226,7 @@ def test_the_random_start_of_contiguous_images_is_drawn_in_their_order():
     x = random_images((3, 8, 8), 4, seed=0)[0].float()
     noise = torch.empty_like(x).uniform_(-EPS, EPS, generator=seeded_generator())
     assert torch.equal(
-        Pgd(eps=EPS, alpha=ALPHA, steps=1).start(x, generator=seeded_generator()), (x + noise).clamp(0, 1)
+        PGD(alpha=ALPHA, steps=1).start(x, eps=EPS, generator=seeded_generator()), (x + noise).clamp(0, 1)
     )
 
 
@@ -275,8 +277,8 @@ def test_whoever_asks_a_model_finds_it_in_eval_mode_and_leaves_it_as_it_was(digi
     model[0][1].register_forward_pre_hook(lambda layer, _: asked.append(layer.training))
     actions = {
         "pgd": lambda: pgd(model, x[:1], y[:1], eps=EPS, alpha=ALPHA, steps=2, generator=seeded_generator()),
-        "Torchattacks": lambda: make_attack("torchattacks:PGD", eps=EPS, alpha=ALPHA, steps=2)(
-            model, x, y, generator=seeded_generator()
+        "Torchattacks": lambda: load_attack("torchattacks:PGD", alpha=ALPHA, steps=2)(
+            model, x, y, eps=EPS, generator=seeded_generator()
         ),
         "accuracy": lambda: natural_accuracy(model, x[:1], y[:1]),
         "attack_images": lambda: attack_images(
@@ -313,11 +315,9 @@ def test_an_error_leaves_the_mode_as_it_was(digits):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"eps": 8}, r"did you mean 8/255\?"),
         ({"alpha": 2.0}, r"did you mean 2/255\?"),
-        ({"eps": -0.1}, "eps: must be 0 or more"),
-        ({"eps": float("nan")}, "eps: must be 0 or more"),
-        ({"eps": torch.full((1, 1, 1), 0.1)}, "eps: one number for all pixels"),
+        ({"alpha": -0.1}, "alpha: must be 0 or more"),
+        ({"steps": -1}, "steps: must be at least 0"),
         ({"steps": 2**32}, "steps: must be at most 1,000,000"),
         ({"steps": 10**400}, "steps: must be at most 1,000,000"),
         ({"steps": 1.5}, "steps: expected a whole number"),
@@ -325,7 +325,23 @@ def test_an_error_leaves_the_mode_as_it_was(digits):
 )
 def test_attacks_have_one_rule_for_their_numbers(name, change, message):
     with pytest.raises(SoftadvError, match=message):
-        make_attack(name, **{"eps": EPS, "alpha": ALPHA, "steps": STEPS} | change)
+        load_attack(name, **{"alpha": ALPHA, "steps": STEPS} | change)
+
+
+@pytest.mark.parametrize(
+    ("eps", "message"),
+    [
+        (8, r"did you mean 8/255\?"),
+        (-0.1, "eps: must be 0 or more"),
+        (float("nan"), "eps: must be 0 or more"),
+        (torch.full((1, 1, 1), 0.1), "eps: one number for all pixels"),
+    ],
+)
+def test_whoever_attacks_has_one_rule_for_the_radius(trained_digits, digits, eps, message):
+    images = digits.test_x[:2], digits.test_y[:2]
+    for action in (pgd, evaluate, train):
+        with pytest.raises(SoftadvError, match=message):
+            action(trained_digits, *(images if action is pgd else [images]), eps=eps)
 
 
 def test_a_radius_may_be_a_tensor_with_one_number(trained_digits, digits):
@@ -345,11 +361,11 @@ def spoiled(value: float) -> nn.Sequential:
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_a_model_whose_scores_are_not_finite_has_no_accuracy(digits, tmp_path, value):
     model, x, y = spoiled(value), digits.test_x[:5], digits.test_y[:5]
-    attack = make_attack("pgd", eps=EPS, alpha=ALPHA, steps=1)
+    attack = load_attack("pgd", alpha=ALPHA, steps=1)
     export_onnx(conv_small("digits", seed=0), tmp_path / "model.onnx", image_shape=(1, 28, 28))
     for action in (
         lambda: natural_accuracy(model, x, y),
-        lambda: adversarial_accuracy(model, x, y, attack=attack, generator=seeded_generator()),
+        lambda: adversarial_accuracy(model, x, y, attack=partial(attack, eps=EPS), generator=seeded_generator()),
         lambda: pgd(model, x, y, eps=EPS, alpha=ALPHA, steps=1),
         lambda: certified_accuracy(model, x, y, eps=EPS, domain="box"),
         lambda: check_parity(model, tmp_path / "model.onnx", x),

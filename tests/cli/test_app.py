@@ -293,7 +293,10 @@ def test_a_grid_in_utf_8_is_read_in_an_ascii_locale(tmp_path: Path, locale: dict
     (tmp_path / "g.toml").write_text(
         TINY.replace('name = "tiny"', 'name = "tiny"\ndescription = "ε"'), encoding="utf-8"
     )
-    code = "import sys; from softadv.experiments.spec import load_grid; sys.exit(load_grid(sys.argv[1]).description != chr(949))"
+    code = (
+        "import sys; from softadv.experiments.spec import load_grid; "
+        "sys.exit(load_grid(sys.argv[1]).description != chr(949))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "g.toml")],
         env=os.environ | locale,

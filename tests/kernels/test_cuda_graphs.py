@@ -10,15 +10,17 @@ import pytest
 import torch
 
 from softadv._io import tensors_sha256
-from softadv.attacks.pgd import make_attack
+from softadv.attacks import PGD
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import train_config
 from softadv.kernels import pgd as compiled_attack
 from softadv.kernels.cuda_graphs import WARM_UP, Replays, bucket
 from softadv.models import conv_small
 from softadv.training import loop as training
 from softadv.training.checkpoint import load_checkpoint, save_checkpoint
-from softadv.training.loop import attack_of, new_learner, train_epoch
+from softadv.training.loop import train_epoch
 from softadv.training.stacked import Stack, Team
+from softadv.training.state import new_state
 
 TRIAL = Trial(
     setting="tests", dataset="digits", method="soft", seed=3, eps=0.02, alpha=0.01, steps=3, epochs=5, batch_size=40
@@ -59,15 +61,14 @@ class Refuser(Repeater):
 
 
 def trained(trial, images, *, recorder=None, epochs=TRIAL.epochs):
-    learner = new_learner(conv_small("digits", seed=trial.seed), trial)
-    learner.replays = Replays(recorder)
+    config = train_config(trial)
+    state = new_state(conv_small("digits", seed=trial.seed), config)
+    state.replays = Replays(recorder)
     losses = [
-        train_epoch(
-            learner, *images, trial=trial, epoch=epoch, attack=attack_of(trial), on_progress=lambda *_: None
-        ).loss
+        train_epoch(state, *images, config=config, epoch=epoch, on_progress=lambda *_: None).loss
         for epoch in range(1, epochs + 1)
     ]
-    return learner, losses
+    return state, losses
 
 
 @pytest.fixture(scope="module")
@@ -93,14 +94,14 @@ def test_recorded_epochs_are_plain_ones_bit_for_bit(images, method, update, opti
 
 def test_soft_training_records_few_shapes_whatever_the_counts_of_attacked_images(images):
     recorder = Repeater()
-    attack = make_attack("pgd", eps=0.05, alpha=0.02, steps=1)
+    attack = PGD(alpha=0.02, steps=1)
     model, replays = conv_small("digits", seed=0), Replays(recorder)
     x, y = images[0][:40], images[1][:40]
     rows = set()
 
     def climb(x, y, point):
         rows.add(len(x))
-        return attack.climb(model, x, y, point)
+        return attack.climb(model, x, y, point, eps=0.05)
 
     for _ in range(WARM_UP + 2):
         for count in range(1, 41):
@@ -170,23 +171,23 @@ def test_an_error_of_the_work_itself_is_not_taken_for_a_refusal():
         Replays(Repeater()).run("broken", broken, torch.rand(2))
 
 
-def test_a_copied_learner_repeats_nothing_of_the_first(images):
+def test_a_copied_state_repeats_nothing_of_the_first(images):
     trial = replace(TRIAL, method="adversarial")
-    learner, _ = trained(trial, images, recorder=Repeater())
-    before = tensors_sha256(learner.model.state_dict())
-    twin = copy.deepcopy(learner)
-    train_epoch(twin, *images, trial=trial, epoch=6, attack=attack_of(trial), on_progress=lambda *_: None)
-    assert tensors_sha256(learner.model.state_dict()) == before
+    state, _ = trained(trial, images, recorder=Repeater())
+    before = tensors_sha256(state.model.state_dict())
+    twin = copy.deepcopy(state)
+    train_epoch(twin, *images, config=train_config(trial), epoch=6, on_progress=lambda *_: None)
+    assert tensors_sha256(state.model.state_dict()) == before
     assert tensors_sha256(twin.model.state_dict()) != before
 
 
-def test_a_restored_learner_records_anew(images, tmp_path):
+def test_a_restored_state_records_anew(images, tmp_path):
     recorder = Repeater()
-    learner, _ = trained(TRIAL, images, recorder=recorder)
-    save_checkpoint(tmp_path / "checkpoint", learner, epoch=5, data_fingerprint="")
+    state, _ = trained(TRIAL, images, recorder=recorder)
+    save_checkpoint(tmp_path / "checkpoint", state, epoch=5, about={})
     warmed_up = recorder.warmed_up
-    load_checkpoint(tmp_path / "checkpoint", learner, device=CPU)
-    learner.replays.run("update", torch.neg, torch.rand(2))
+    load_checkpoint(tmp_path / "checkpoint", state, device=CPU)
+    state.replays.run("update", torch.neg, torch.rand(2))
     assert recorder.warmed_up == warmed_up + 1
 
 
@@ -194,14 +195,14 @@ def test_a_restored_learner_records_anew(images, tmp_path):
 def test_what_is_recorded_asks_the_device_for_no_value(normalize):
     """Tensors on PyTorch's "meta" device have none to give: whoever asks for one gets an error."""
     model = conv_small("digits", normalize=normalize).to("meta")
-    trial = replace(TRIAL, optimizer="sgd")  # Adam takes no tensors of that device
-    learner = new_learner(model, trial)
+    config = train_config(replace(TRIAL, optimizer="sgd"))  # Adam takes no tensors of that device
+    state = new_state(model, config)
     x, y = torch.empty(40, 1, 28, 28, device="meta"), torch.empty(40, dtype=torch.int64, device="meta")
     for made in (model, Stack([model, model])):  # by hand, and by autograd
-        assert attack_of(TRIAL).climb(made, x, y, x.clone()).shape == x.shape
+        assert config.attack.climb(made, x, y, x.clone(), eps=TRIAL.eps).shape == x.shape
     for _ in range(2):
-        assert training._update(learner, trial, x, y).shape == ()
-    team = Team([learner, learner], [trial, trial])
+        assert training._update(state, config, x, x, y).shape == ()
+    team = Team([state, state], [config, config])
     pair = torch.stack([x, x]), torch.stack([y, y])
     assert team._update(*pair).shape == (2,)
     with pytest.raises((RuntimeError, NotImplementedError)):
@@ -282,21 +283,15 @@ def test_the_warning_of_an_optimizer_that_is_not_yet_recorded_is_not_shown(fake_
 def test_on_a_gpu_graphs_train_as_plain_calls_do(images, method, optimizer, caplog):
     device = torch.device("cuda")
     x, y = (part.to(device) for part in images)
-    trial = replace(TRIAL, method=method, optimizer=optimizer)
+    config = train_config(replace(TRIAL, method=method, optimizer=optimizer))
     models, losses = [], []
     for graphs in (True, False):
-        learner = new_learner(conv_small("digits", seed=3).to(device), trial)
+        state = new_state(conv_small("digits", seed=3).to(device), config)
         if not graphs:
-            learner.replays = Replays()
-        losses.append(
-            [
-                train_epoch(
-                    learner, x, y, trial=trial, epoch=e, attack=attack_of(trial), on_progress=lambda *_: None
-                ).loss
-                for e in (1, 2, 3)
-            ]
-        )
-        models.append(learner.model)
+            state.replays = Replays()
+        told = {"config": config, "on_progress": lambda *_: None}
+        losses.append([train_epoch(state, x, y, epoch=epoch, **told).loss for epoch in (1, 2, 3)])
+        models.append(state.model)
     assert caplog.records == []  # nothing was refused
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-2, atol=1e-2)
     with torch.no_grad():

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from softadv.attacks import pgd as attacks
-from softadv.attacks.pgd import make_attack, pgd
+from softadv.attacks import PGD, pgd
 from softadv.kernels import build as compiled
 from softadv.kernels import chain as compiled_chain
 from softadv.kernels import pgd as compiled_attack
@@ -25,7 +24,7 @@ EPS, ALPHA = 0.1, 0.02
 @pytest.fixture
 def kernel_only(monkeypatch):
     """The way through PyTorch is shut."""
-    monkeypatch.setattr(attacks, "input_gradient", None)
+    monkeypatch.setattr("softadv.attacks.pgd.input_gradient", None)
 
 
 @pytest.fixture
@@ -177,7 +176,7 @@ def test_a_label_without_a_class_is_left_to_pytorch(label, trained_digits, digit
     y = torch.tensor([0, label])
     assert compiled_attack.climb(trained_digits, x, y, x.clone(), eps=EPS, alpha=ALPHA, steps=1) is None
     with pytest.raises((IndexError, RuntimeError)):
-        make_attack("pgd", eps=EPS, alpha=ALPHA, steps=1)(trained_digits, x, y, generator=torch.Generator())
+        PGD(alpha=ALPHA, steps=1)(trained_digits, x, y, eps=EPS, generator=torch.Generator())
 
 
 def test_new_weights_are_seen(kernel_only):
@@ -201,9 +200,9 @@ def test_weights_that_are_not_numbers_leave_the_images_where_pytorch_does(digits
     with torch.no_grad():
         model[2].weight[3, 2, 1, 1] = float("nan")
     x, y = digits.test_x[:20], digits.test_y[:20]
-    attack = make_attack("pgd", eps=EPS, alpha=ALPHA, steps=2, random_start=False)
-    found = attack(model, x, y, generator=None)
-    assert torch.equal(found, in_pytorch(attack, model, x, y, generator=None))
+    attack = PGD(alpha=ALPHA, steps=2, random_start=False)
+    found = attack(model, x, y, eps=EPS, generator=None)
+    assert torch.equal(found, in_pytorch(attack, model, x, y, eps=EPS, generator=None))
 
 
 @pytest.mark.parametrize("steps", [3, 7])
@@ -212,13 +211,16 @@ def test_an_image_is_handed_on_only_when_its_first_lane_is_done(threads, steps):
     model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(36, 8), nn.ReLU(), nn.Linear(8, 4))).float()
     x, y = random_images((1, 6, 6), 149, seed=0)
     x = x.float()
-    attack = make_attack("pgd", eps=0.2, alpha=0.03, steps=steps, random_start=False)
+    attack = PGD(alpha=0.03, steps=steps, random_start=False)
     threads(1)
-    expected = attack(model, x, y, generator=None)
+    expected = attack(model, x, y, eps=0.2, generator=None)
     for count in (2, 3, 5, 7):
         threads(count)
         for size in range(1, len(x) + 1):
-            assert torch.equal(attack(model, x[:size], y[:size], generator=None), expected[:size]), (count, size)
+            assert torch.equal(attack(model, x[:size], y[:size], eps=0.2, generator=None), expected[:size]), (
+                count,
+                size,
+            )
 
 
 def test_images_in_any_memory_format_are_left_as_they_were(kernel_only):

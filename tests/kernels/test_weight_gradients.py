@@ -11,12 +11,14 @@ from torch import nn
 from torch.nn.utils import prune
 
 from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import train_config
 from softadv.kernels import build as compiled
 from softadv.kernels import chain as compiled_chain
 from softadv.kernels import weight_gradients as compiled_update
 from softadv.models import conv_small
 from softadv.training import loop as training
-from softadv.training.loop import attack_of, new_learner, train_epoch
+from softadv.training.loop import train_epoch
+from softadv.training.state import new_state
 from tests.networks import ARCHITECTURES, networks, random_images, seeded
 
 pytestmark = pytest.mark.skipif(not compiled_update.available(), reason="needs a C++ compiler")
@@ -183,13 +185,14 @@ def updates(model, *, freeze_before_second=()):
     trial = Trial(
         setting="tests", dataset="digits", method="natural", seed=0, eps=0.1, alpha=0.1, steps=1, epochs=1,
     )  # fmt: skip
-    learner = new_learner(copy.deepcopy(model), trial)
+    config = train_config(trial)
+    state = new_state(copy.deepcopy(model), config)
     x, y = random_images((3, 32, 32), 20, seed=0, classes=10)
-    parameters = list(learner.model.parameters())
+    parameters = list(state.model.parameters())
     for frozen in ((), freeze_before_second):
         for index in frozen:
             parameters[index].requires_grad_(False)
-        training._update(learner, trial, x.float(), y)
+        training._update(state, config, x.float(), x.float(), y)
     return parameters
 
 
@@ -311,15 +314,15 @@ def trained(data, model, *, epochs=1):
         setting="tests", dataset="digits", method="adversarial", seed=0, eps=0.05, alpha=0.02, steps=3, epochs=epochs,
         batch_size=32,
     )  # fmt: skip
-    learner = new_learner(copy.deepcopy(model), trial)
+    config = train_config(trial)
+    state = new_state(copy.deepcopy(model), config)
     losses = [
         train_epoch(
-            learner, data.train_x, data.train_y, trial=trial, epoch=epoch, attack=attack_of(trial),
-            on_progress=lambda _what, _done: None,
+            state, data.train_x, data.train_y, config=config, epoch=epoch, on_progress=lambda _what, _done: None
         ).loss
         for epoch in range(1, epochs + 1)
-    ]  # fmt: skip
-    right = learner.model(data.test_x).argmax(1) == data.test_y
+    ]
+    right = state.model(data.test_x).argmax(1) == data.test_y
     return losses, float(right.double().mean())
 
 
@@ -341,9 +344,10 @@ def test_frozen_layers_stay_as_they_were_in_training(digits):
     model = conv_small("digits", seed=0)
     model[0].requires_grad_(False)
     before = copy.deepcopy(model.state_dict())
+    config = train_config(trial)
     train_epoch(
-        new_learner(model, trial), digits.train_x[:100], digits.train_y[:100], trial=trial, epoch=1,
-        attack=attack_of(trial), on_progress=lambda _what, _done: None,
+        new_state(model, config), digits.train_x[:100], digits.train_y[:100], config=config, epoch=1,
+        on_progress=lambda _what, _done: None,
     )  # fmt: skip
     same = [name for name, value in model.state_dict().items() if torch.equal(value, before[name])]
     assert same == ["0.weight", "0.bias"]

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from softadv._ranges import MOST_STEPS, check_count, check_radius
 from softadv.registry import Registry, call
 
 
@@ -43,6 +44,8 @@ def load_attack(
     """
     if not isinstance(what, str):
         return what
+    steps = check_count(steps, key="steps", most=MOST_STEPS)
+    alpha = None if alpha is None else check_radius(alpha, key="alpha")
     found = attacks.get(what)
     own = getattr(found, "func", found)  # of "torchattacks:NAME" the name is bound already
     if not (attacks.is_registered(what) or isinstance(own, type)):

@@ -84,7 +84,7 @@ def evaluate(
 
     Raises SoftadvError for images or labels that do not fit the model, and for scores that are not finite.
     """
-    check_radius(eps)
+    eps = check_radius(eps)
     x, y = (data.test_x, data.test_y) if isinstance(data, Dataset) else data
     if not len(x):
         raise SoftadvError("data: no images to evaluate on")
