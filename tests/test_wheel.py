@@ -31,7 +31,7 @@ assert Path(softadv.__file__).is_relative_to(PLACE), softadv.__file__
 folder = expected_folder()
 assert folder == Path(PLACE, "softadv", "expected_results"), folder
 assert checkout_expected() is None
-assert all(judge([], grid=grid, expected=folder) for grid in packaged_grids())
+assert all(judge([], grid=grid, settings=(), expected=folder) for grid in packaged_grids())
 records = read_reference(folder / REFERENCE, grid="paper-short")
 assert any(record.path.parent.name == "paper-short" and record.weights.is_file() for record in records)
 main(["keep", "runs"])
