@@ -219,7 +219,7 @@ WRONG = {
     ),
     "weights that nobody stored": (
         ["reproduce", "smoke", "--epochs", "1", "--from-weights"],
-        "of smoke with this spec; train them instead (there are weights for mnist, paper-short, smoke)",
+        "of smoke with this spec; train them instead (there are weights for cifar10, mnist, paper-short, smoke)",
     ),
 }
 
