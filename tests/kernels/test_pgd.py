@@ -1,6 +1,7 @@
 """The compiled attack: it goes where autograd's slopes point, and bit for bit where PyTorch goes."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ EPS, ALPHA = 0.1, 0.02
 @pytest.fixture
 def kernel_only(monkeypatch):
     """The way through PyTorch is shut."""
-    monkeypatch.setattr("softadv.attacks.pgd.input_gradient", None)
+    monkeypatch.setattr(sys.modules["softadv.attacks.pgd"], "input_gradient", None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._ranges import MOST_STEPS, check_count, check_radius
+from softadv.errors import SoftadvError
 from softadv.registry import Registry, call
 
 
@@ -29,7 +30,8 @@ class Attack(Protocol):
 # What a name stands for: a class that is made with the settings it takes, or an attack as it is.
 Factory = Callable[..., Any]
 
-attacks: Registry[Factory] = Registry("attack", expected="an attack, or a class of attacks")
+_EXPECTED = "an attack, or a class of attacks"
+attacks: Registry[Factory] = Registry("attack", expected=_EXPECTED)
 register = attacks.register
 
 
@@ -43,20 +45,28 @@ def load_attack(
     Raises SoftadvError for an unknown name, for settings out of range, and for what is no attack.
     """
     if not isinstance(what, str):
-        return what
+        return _checked(attacks.get(what), where=f"attack {title_of(what)}")
     steps = check_count(steps, key="steps", most=MOST_STEPS)
     alpha = None if alpha is None else check_radius(alpha, key="alpha")
     found = attacks.get(what)
     own = getattr(found, "func", found)  # of "torchattacks:NAME" the name is bound already
     if not (attacks.is_registered(what) or isinstance(own, type)):
-        return found  # a function of one's own is the attack
+        return _checked(found, where=f"attack {what}")  # a function of one's own is the attack
     wanted: dict[str, Any] = {"steps": steps, "random_start": random_start}
     wanted |= {} if alpha is None else {"alpha": alpha}
     taken = inspect.signature(found).parameters
     anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
     settings = {key: value for key, value in wanted.items() if anything or key in taken}
-    attack: Attack = call(f"attack {what}", found, **settings)
-    return attack
+    return _checked(call(f"attack {what}", found, **settings), where=f"attack {what}")
+
+
+def _checked(attack: Any, *, where: str) -> Attack:
+    if isinstance(attack, type):
+        raise SoftadvError(f"{where}: is a class; make it an attack first, such as {attack.__name__}()")
+    if not callable(attack):
+        raise SoftadvError(f"{where}: expected {_EXPECTED}, got a {type(attack).__name__}")
+    found: Attack = attack
+    return found
 
 
 def is_linf(attack: Attack) -> bool:

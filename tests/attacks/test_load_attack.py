@@ -1,0 +1,141 @@
+"""Attacks by name: registered ones, Torchattacks', and one's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from softadv import evaluate, load_attack
+from softadv.attacks import AUTOATTACK, PGD, TorchAttack, is_linf, title_of
+from softadv.data import ImageData
+from softadv.errors import SoftadvError
+from tests.networks import random_images
+
+EPS = 0.1
+OWN = """
+import torch
+
+
+def noise(model, x, y, *, eps, generator):
+    return (x + torch.empty_like(x).uniform_(-eps, eps, generator=generator)).clamp(0, 1)
+
+
+class Darker:
+    title = "Darker"
+    norm = "Linf"
+
+    def __init__(self, steps, share=1.0):
+        self.steps, self.share = steps, share
+
+    def __call__(self, model, x, y, *, eps, generator):
+        return (x - self.share * eps).clamp(min=0)
+
+
+class Lamp:
+    pass
+
+
+class Broken:
+    def __init__(self):
+        raise ValueError("out of\\norder")
+
+
+ready = Darker(3)
+number = 7
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (tmp_path / "own_attacks.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    yield
+    sys.modules.pop("own_attacks", None)
+
+
+@pytest.mark.usefixtures("own")
+def test_ones_own_is_found_in_the_current_folder(trained_digits: nn.Module, digits: ImageData) -> None:
+    x, y = digits.test_x[:8], digits.test_y[:8]
+    noise = load_attack("own_attacks:noise")
+    assert (title_of(noise), is_linf(noise)) == ("noise", False)
+    found = noise(trained_digits, x, y, eps=EPS, generator=torch.Generator().manual_seed(0))
+    assert 0 < float((found - x).abs().max()) <= EPS + 1e-6
+    darker = load_attack("own_attacks:Darker", steps=5, alpha=0.01)  # its constructor takes no alpha
+    assert (title_of(darker), is_linf(darker), darker.steps) == ("Darker", True, 5)  # type: ignore[attr-defined]
+    assert load_attack("own_attacks:ready").steps == 3  # type: ignore[attr-defined] # an object stays as it is
+    assert set(evaluate(trained_digits, (x, y), eps=EPS, attacks=["own_attacks:Darker", noise]).adversarial) == {
+        "Darker",
+        "noise",
+    }
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("own_attacks:number", "expected an attack, or a class of attacks, got a int"),
+        ("own_attacks:Lamp", "expected an attack, or a class of attacks, got a Lamp"),
+        ("own_attacks:Broken", "raised ValueError: out of order"),
+        ("own_attacks:Darkr", "did you mean Darker"),
+        ("no_such_module:attack", "no module no_such_module"),
+        ("pdg", "did you mean pgd"),
+        (7, "expected an attack, or a class of attacks, got a int"),
+        (PGD, "make it an attack first"),
+    ],
+)
+def test_what_is_no_attack_is_named_in_one_line(what: object, message: str) -> None:
+    with pytest.raises(SoftadvError, match=message) as caught:
+        load_attack(what)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_an_attack_itself_is_what_it_is() -> None:
+    attack = PGD(steps=3)
+    assert load_attack(attack) is attack
+    assert load_attack("pgd", steps=3, random_start=False) == PGD(steps=3, random_start=False)
+
+
+def test_the_step_of_pgd_is_two_and_a_half_radii_over_all_steps() -> None:
+    assert PGD(steps=10).step_size(0.2) == pytest.approx(0.05)
+    assert PGD(steps=10, alpha=0.01).step_size(0.2) == 0.01
+    assert PGD(steps=0).step_size(0.2) == 0
+    model = nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
+    x, y = random_images((1, 3, 3), 6, seed=0)
+    found = [
+        PGD(steps=5, alpha=alpha, random_start=False)(model, x.float(), y, eps=0.1, generator=None)
+        for alpha in (None, 2.5 * 0.1 / 5)
+    ]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["torchattacks:PGD", "torchattacks:FGSM"])
+def test_torchattacks_gets_the_settings_it_takes_and_the_radius_of_the_call(
+    trained_digits: nn.Module, digits: ImageData, name: str
+) -> None:
+    attack = load_attack(name, steps=3, alpha=0.02)
+    assert is_linf(attack)
+    x, y = digits.test_x[:8], digits.test_y[:8]
+    for eps in (0.02, 0.2):
+        found = attack(trained_digits, x, y, eps=eps, generator=torch.Generator().manual_seed(0))
+        assert 0.9 * eps <= float((found - x).abs().max()) <= eps + 1e-6
+    assert not is_linf(load_attack("torchattacks:PGDL2"))
+
+
+def test_autoattack_keeps_to_its_ball_however_the_images_lie_in_memory(
+    trained_digits: nn.Module, digits: ImageData
+) -> None:
+    attack = TorchAttack("AutoAttack")
+    assert repr(load_attack(AUTOATTACK)) == repr(attack)
+    x, y = digits.test_x[:6], digits.test_y[:6]
+    found = [
+        attack(trained_digits, images, y, eps=EPS, generator=torch.Generator().manual_seed(0))
+        for images in (x, x.transpose(2, 3).contiguous().transpose(2, 3))
+    ]
+    assert ((found[0] - x).abs() <= EPS + 1e-6).all()
+    assert ((found[0] >= 0) & (found[0] <= 1)).all()
+    assert torch.equal(*found)
