@@ -201,7 +201,7 @@ def test_what_is_recorded_asks_the_device_for_no_value(normalize):
     for made in (model, Stack([model, model])):  # by hand, and by autograd
         assert config.attack.climb(made, x, y, x.clone(), eps=TRIAL.eps).shape == x.shape
     for _ in range(2):
-        assert training._update(state, config, x, x, y).shape == ()
+        assert training._update(state, config, x, x, y, loss_of=None).shape == ()
     team = Team([state, state], [config, config])
     pair = torch.stack([x, x]), torch.stack([y, y])
     assert team._update(*pair).shape == (2,)

@@ -192,7 +192,7 @@ def updates(model, *, freeze_before_second=()):
     for frozen in ((), freeze_before_second):
         for index in frozen:
             parameters[index].requires_grad_(False)
-        training._update(state, config, x.float(), x.float(), y)
+        training._update(state, config, x.float(), x.float(), y, loss_of=None)
     return parameters
 
 
