@@ -150,7 +150,7 @@ class RunFolder:
     def read(self) -> tuple[Trial, tuple[EpochMetrics, ...], Result | None]:
         """All that is recorded. Raises SoftadvError where it contradicts itself, and for damaged files."""
         trial, result = self.trial(), self.result()
-        if result is not None:
+        if result is not None and result.trial == trial:
             self._check_file(METRICS, result)
         epochs = tuple(self.metrics())
         try:
