@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,12 +11,13 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from softadv._ranges import check_radius
+from softadv._modes import in_eval_mode
+from softadv._ranges import MOST_IMAGES, UNIT, check_count, check_radius
 from softadv.attacks import Attack, load_attack, title_of
 from softadv.certify.certifiers import Asked, Engine, chosen_certifier
 from softadv.certify.certifiers import certify as certify_images
 from softadv.certify.domains import Domain
-from softadv.data import Dataset
+from softadv.data import Dataset, check_images, check_labels, check_pixels
 from softadv.errors import SoftadvError
 from softadv.training.evaluation import attack_images, predictions
 
@@ -78,7 +80,8 @@ def evaluate(
     """Natural, adversarial and certified accuracy of a model, in eval mode, on test images.
 
     data: a data set, whose test images are taken; or images, float (N, C, H, W) in [0, 1], and labels, int64 (N,).
-    eps: L-infinity radius in the units of the images. attacks: names or attacks, as softadv.load_attack takes them.
+    eps: L-infinity radius in the units of the images. attacks: names or attacks, as softadv.load_attack takes them;
+    a second one of the same name is counted as "PGD (2)".
     certify: True certifies all images, a number the first so many. domain, engine: as softadv.certify takes them.
     seed: of the attacks' random choices. on_progress: told the name of what runs and the images done so far.
 
@@ -88,20 +91,21 @@ def evaluate(
     x, y = (data.test_x, data.test_y) if isinstance(data, Dataset) else data
     if not len(x):
         raise SoftadvError("data: no images to evaluate on")
+    count = len(x) if certify is True else min(check_count(int(certify), key="certify", most=MOST_IMAGES), len(x))
     device = next(iter(model.parameters()), x).device
     x, y = x.to(device), y.to(device)
+    _check(model, x, y)
     told = on_progress or (lambda what, done: None)
-    adversarial = {}
+    adversarial: dict[str, Accuracy] = {}
     for attack in map(load_attack, attacks):
-        title = title_of(attack)
+        title = _free(title_of(attack), adversarial)
         attacked = attack_images(
             model, x, y, attack=partial(attack, eps=eps), generator=torch.Generator(device).manual_seed(seed),
             on_progress=partial(told, title),
         )  # fmt: skip
         adversarial[title] = _accuracy(model, attacked, y)
     certified, certifier = None, ""
-    if certify:
-        count = len(x) if certify is True else min(int(certify), len(x))
+    if count:
         with Asked(chosen_certifier(engine, domain=domain)) as session:
             found, provenance = session.certify(
                 model, x[:count], y[:count], eps=eps, domain=domain, margins=False,
@@ -142,6 +146,21 @@ def certified_curve(
             proven[open_[verdicts.verified]] = True
         found[radius] = Accuracy(correct=int(proven.sum()), images=len(x))
     return {radius: found[radius] for radius in eps}
+
+
+@in_eval_mode
+def _check(model: nn.Module, x: Tensor, y: Tensor) -> None:
+    check_images(x, y)
+    check_pixels(x, clip=UNIT)
+    with torch.no_grad():
+        scores = model(x[:1].clone())  # a model that begins with an in-place layer would change the image
+    check_labels(y, classes=scores.shape[1])
+
+
+def _free(title: str, taken: Container[str]) -> str:
+    """A name that no other attack has: the second of one title is its "title (2)"."""
+    names = (title if nth == 1 else f"{title} ({nth})" for nth in itertools.count(1))
+    return next(name for name in names if name not in taken)
 
 
 def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> Accuracy:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from softadv._ranges import MOST_EPOCHS, MOST_SEED, check_count, check_radius
+from softadv._ranges import MOST_EPOCHS, MOST_SEED, UNIT, check_count, check_radius
 from softadv.attacks import Attack, load_attack
-from softadv.data import Dataset, check_images
+from softadv.data import Dataset, check_images, check_pixels
 from softadv.errors import SoftadvError
 from softadv.training.config import Augmentation, OptimizerName, ScheduleName, TrainConfig, Update
 from softadv.training.history import History
@@ -104,6 +104,7 @@ def train(
     else:
         (x, y), test = data, None
     check_images(x, y)
+    check_pixels(x, clip=UNIT)
     x, y = x.to(device), y.to(device)
     kept = len(x) - check_count(validation_images, key="validation_images", most=len(x) - 1)
     if patience is not None and not validation_images:

@@ -1,0 +1,141 @@
+"""softadv.train is the grids' training, bit for bit, and its history is what happened."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import softadv
+from softadv._io import read_tensors
+from softadv.attacks import PGD
+from softadv.data import ImageData
+from softadv.errors import SoftadvError
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.spec import Trial
+from softadv.experiments.trial import run_trial
+from softadv.models import conv_small
+from softadv.training.methods import Soft
+from softadv.training.records import EpochMetrics
+
+TRIAL = Trial(
+    setting="tests", dataset="digits", method="soft", seed=3, eps=0.02, alpha=0.01, steps=3, epochs=4, batch_size=32,
+    split_every=2, train_images=160, test_images=40, certified_domains=("deeppoly",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(digits: ImageData) -> ImageData:
+    return digits.first(train=TRIAL.train_images, test=TRIAL.test_images)
+
+
+def trained(data: Any, **settings: Any) -> softadv.Trained:
+    """The trial's training by the library."""
+    told: dict[str, Any] = {
+        "method": Soft(split_every=2), "eps": TRIAL.eps, "attack": PGD(alpha=TRIAL.alpha, steps=TRIAL.steps),
+        "epochs": TRIAL.epochs, "seed": TRIAL.seed, "batch_size": TRIAL.batch_size,
+    }  # fmt: skip
+    return softadv.train(conv_small("digits", seed=TRIAL.seed), data, **told | settings)
+
+
+@pytest.fixture(scope="module")
+def whole(data: ImageData) -> softadv.Trained:
+    return trained(data)
+
+
+def without_seconds(epoch: EpochMetrics) -> dict[str, object]:
+    return {
+        key: value
+        for key, value in softadv.History((epoch,)).to_records()[0].items()
+        if not key.endswith("seconds") and key != "engine"
+    }
+
+
+def equal(model: nn.Module, weights: dict[str, Tensor]) -> bool:
+    state = model.state_dict()
+    return state.keys() == weights.keys() and all(torch.equal(state[name], weights[name]) for name in state)
+
+
+def test_it_ends_with_the_weights_of_the_trial(whole: softadv.Trained, data: ImageData, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "trial")
+    run_trial(TRIAL, run=run, data=data, report=lambda *_, **__: None)
+    assert equal(whole.model, read_tensors(run.path / "weights.safetensors")[0])
+    assert [without_seconds(epoch) for epoch in whole.history] == [without_seconds(epoch) for epoch in run.metrics()]
+    assert any(epoch.verified for epoch in whole.history)  # so that the split mattered
+
+
+def test_tensors_train_as_a_data_set_does_and_nothing_is_evaluated(whole: softadv.Trained, data: ImageData) -> None:
+    found = trained((data.train_x, data.train_y))
+    assert equal(found.model, whole.model.state_dict())
+    assert [epoch.loss for epoch in found.history] == [epoch.loss for epoch in whole.history]
+    assert all(math.isnan(e.natural_accuracy) and math.isnan(e.adversarial_accuracy) for e in found.history)
+
+
+def test_callbacks_and_progress_hear_of_every_epoch(whole: softadv.Trained, data: ImageData) -> None:
+    heard: list[EpochMetrics] = []
+    told: set[str] = set()
+    found = trained(data, epochs=2, callbacks=[heard.append], on_progress=lambda what, done: told.add(what))
+    assert heard == list(found.history)
+    assert [epoch.epoch for epoch in heard] == [1, 2]
+    assert told == {"certifying", "training", "evaluating"}
+    assert [epoch.loss for epoch in heard] == [epoch.loss for epoch in whole.history[:2]]
+
+
+def test_a_history_is_a_sequence_and_a_table(whole: softadv.Trained) -> None:
+    history = whole.history
+    assert len(history) == TRIAL.epochs
+    assert history[-1].epoch == TRIAL.epochs
+    records = history.to_records()
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4]
+    assert EpochMetrics(**records[0]) == history[0]  # type: ignore[arg-type]
+    if importlib.util.find_spec("pandas") is None:
+        with pytest.raises(ImportError, match="pandas"):
+            history.to_frame()
+    else:
+        frame = history.to_frame()
+        assert list(frame.loss) == [epoch.loss for epoch in history]
+        assert len(frame) == TRIAL.epochs
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_trained_in_place_and_left_in_its_mode(data: ImageData, training: bool) -> None:
+    model = conv_small("digits", seed=0).train(training)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = softadv.train(model, data, method="natural", eps=0.1, epochs=1)
+    assert found.model is model
+    assert model.training == training
+    assert not equal(model, before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"eps": 8}, r"did you mean 8/255\?"),
+        ({"epochs": 0}, "epochs: must be at least 1"),
+        ({"seed": -1}, "seed: must be at least 0"),
+        ({"method": "sofd"}, "did you mean soft"),
+        ({"attack": "pdg"}, "did you mean pgd"),
+        ({"attack": 3}, "expected an attack"),
+        ({"patience": 2}, "patience: stopping early needs validation_images"),
+        ({"validation_images": 160}, "validation_images: must be at most 159"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(data: ImageData, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SoftadvError, match=message) as caught:
+        trained(data, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_0_to_255_are_refused(data: ImageData) -> None:
+    with pytest.raises(SoftadvError, match=r"outside clip|outside \[0, 1\]"):
+        trained((255 * data.train_x, data.train_y), method="natural")
+
+
+def test_a_model_without_parameters_cannot_be_trained(data: ImageData) -> None:
+    with pytest.raises(SoftadvError, match="model: has no parameters"):
+        softadv.train(nn.Flatten(), data, eps=0.1)
