@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -76,3 +77,12 @@ def test_the_list_of_the_ci_can_be_read_and_names_tests_that_there_are() -> None
     for allowed in read_allowed(ROOT / ".ci" / "allowed-skips"):
         file = allowed.tests.partition("::")[0]
         assert list(ROOT.glob(file)), allowed
+
+
+def test_pytest_knows_every_option_that_the_ci_gives() -> None:
+    *_, last = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    options = shlex.split(last, comments=True)
+    assert options[:2] == ["./reproduce.sh", "test"]
+    command = [sys.executable, "-m", "pytest", *options[2:], "--collect-only", "--ignore-glob=*/test_*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, done.stderr
