@@ -20,7 +20,7 @@ from softadv.certify import backsub_cpp as native
 from softadv.certify.backsub_cpp import NativeEngine
 from softadv.certify.bounds import Engine, Relaxed, lower_bounds
 from softadv.certify.graph import Network
-from softadv.certify.linear_forms import Windows
+from softadv.certify.linear_forms import Patches
 from softadv.certify.ops import Conv, Dense, Interval, Relu
 from softadv.certify.rounding import box
 from softadv.certify.trace import read_network
@@ -192,12 +192,12 @@ def useful_flops(network: Network) -> int:
 
 
 def _flops_from(network: Network, activation: int, rows: int) -> int:
-    windows = Windows.neurons(*network.shapes[activation][1:])
+    patches = Patches.neurons(*network.shapes[activation][1:])
     total = 0
     for at, node in network.backwards(start=activation):
         if isinstance(node.step, Conv | Dense) and at != activation:  # the neuron's own weights are its form
-            total += 2 * rows * windows.size[0] * windows.size[1] * node.step.weight.numel()
-        windows = node.step.input_windows(windows)
+            total += 2 * rows * patches.size[0] * patches.size[1] * node.step.weight.numel()
+        patches = node.step.input_patches(patches)
     return total
 
 

@@ -118,9 +118,9 @@ def test_one_step_of_pgd_goes_along_the_sign_of_the_gradient():
     model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(9, 4)))
     x, y = random_images((1, 3, 3), 5, seed=0)
     point = x.clone().requires_grad_()
-    (slope,) = torch.autograd.grad(nn.functional.cross_entropy(model(point), y), point)
+    (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(model(point), y), point)
     found = pgd(model, x, y, eps=0.2, alpha=0.05, steps=1, random_start=False)
-    torch.testing.assert_close(found, (x + 0.05 * slope.sign()).clamp(0, 1))
+    torch.testing.assert_close(found, (x + 0.05 * gradient.sign()).clamp(0, 1))
 
 
 def test_pgd_without_steps_returns_its_start(trained_digits, digits):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import softadv
-from softadv.certify.certifiers import Asked, chosen_certifier
+from softadv.certify.certifiers import CertifierSession, chosen_certifier
 from softadv.certify.domains import CERTIFIERS
 from softadv.errors import SoftadvError
 from softadv.experiments.spec import Trial, load_grid
@@ -14,10 +14,10 @@ from tests.certify.eran.conftest import EPS, question, use  # noqa: F401 (fixtur
 
 def test_softadv_answers_unless_another_is_named(question):  # noqa: F811
     model, x, y = question
-    with Asked("native") as asked:
-        found, who = asked.certify(model, x, y, eps=EPS, domain="deeppoly")
-        assert asked.provenance(rounding="sound") == who
-        assert asked.provenance(rounding="none").soundness == "rounding not bounded"
+    with CertifierSession("native") as session:
+        found, who = session.certify(model, x, y, eps=EPS, domain="deeppoly")
+        assert session.provenance(rounding="sound") == who
+        assert session.provenance(rounding="none").soundness == "rounding not bounded"
     assert who.certifier == "native"
     assert who.soundness == "any summation order"
     assert torch.equal(found.verified, softadv.certify(model, x, y, eps=EPS).verified)
@@ -38,9 +38,9 @@ def test_an_engine_answers_through_the_same_function(use, question, engine):  # 
 def test_an_engine_is_started_once_for_many_chunks(use, question):  # noqa: F811
     model, x, y = question
     use()
-    with Asked("eran-deepzono") as asked:
+    with CertifierSession("eran-deepzono") as session:
         for part in (slice(0, 4), slice(4, 12)):
-            asked.certify(model, x[part], y[part], eps=EPS, domain="deepzono", rounding="sound")
+            session.certify(model, x[part], y[part], eps=EPS, domain="deepzono", rounding="sound")
     assert len(use.started) == 1
 
 

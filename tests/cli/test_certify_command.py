@@ -22,7 +22,7 @@ from softadv._versions import package_version
 from softadv.certify import certifiers
 from softadv.certify import certify as natively
 from softadv.certify import per_image as verdicts
-from softadv.certify.certifiers import Asked
+from softadv.certify.certifiers import CertifierSession
 from softadv.certify.per_image import Question, Row, certify_rows, summarize
 from softadv.certify.results_file import VerdictFile, opened
 from softadv.errors import SoftadvError
@@ -449,4 +449,6 @@ def test_where_no_image_is_verified_there_are_no_margins_to_sum_up() -> None:
 
 def test_nothing_is_computed_where_all_is_there(trained_digits, digits) -> None:
     x, y = digits.test_x[:8], digits.test_y[:8]
-    assert list(certify_rows(trained_digits, x, y, question=QUESTION, asked=Asked("native"), start=8)) == []
+    assert (
+        list(certify_rows(trained_digits, x, y, question=QUESTION, session=CertifierSession("native"), start=8)) == []
+    )

@@ -1,4 +1,4 @@
-"""The compiled attack: it goes where autograd's slopes point, and bit for bit where PyTorch goes."""
+"""The compiled attack: it goes where autograd's gradients point, and bit for bit where PyTorch goes."""
 
 import copy
 import sys
@@ -41,14 +41,14 @@ def in_pytorch(attack, *arguments, **settings):
         return attack(*arguments, **settings)
 
 
-def slopes(model, x, y):
+def gradient_of(model, x, y):
     """By autograd, in float64."""
     point = x.double().requires_grad_()
     return torch.autograd.grad(F.cross_entropy(copy.deepcopy(model).double()(point), y, reduction="sum"), point)[0]
 
 
 def is_clear(model, x, y):
-    """Which images rounding cannot turn: no ReLU is about to switch, and the slope by the logits is no rounding error.
+    """Which images rounding cannot turn: no ReLU is about to switch, the gradient by the logits is no rounding error.
 
     Where a ReLU's input is zero to the last bit, as where only zeros enter, it is off in float32, too.
     """
@@ -65,35 +65,35 @@ def is_clear(model, x, y):
     return (least > 1e-5) & (unsure > 1e-3)
 
 
-def share_along_the_slope(model, x, y):
-    """Of the pixels, the share whose slope is told from zero: one step goes along all their signs. model: float64."""
+def share_along_the_gradient(model, x, y):
+    """Of the pixels, the share whose gradient is told from zero: a step goes along all their signs. model: float64."""
     start = (0.25 + x / 2).float()  # far from 0 and 1, so that a step of 0.1 is seen
     found = compiled_attack.climb(copy.deepcopy(model).float(), start, y, start.clone(), eps=0.2, alpha=0.1, steps=1)
     assert found is not None
-    slope = slopes(model, start, y)
-    told = (slope.abs() > 1e-4 * slope.abs().amax((1, 2, 3), keepdim=True)) | (slope == 0)
+    gradient = gradient_of(model, start, y)
+    told = (gradient.abs() > 1e-4 * gradient.abs().amax((1, 2, 3), keepdim=True)) | (gradient == 0)
     told &= is_clear(model, start.double(), y)[:, None, None, None]
-    assert torch.equal((found - start).sign()[told], slope.sign().float()[told])
+    assert torch.equal((found - start).sign()[told], gradient.sign().float()[told])
     return told.double().mean()
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_step_goes_along_the_slope(name):
+def test_a_step_goes_along_the_gradient(name):
     shape, build = ARCHITECTURES[name]
-    assert share_along_the_slope(seeded(0, build), *random_images(shape, 19, seed=0)) > 0.7
+    assert share_along_the_gradient(seeded(0, build), *random_images(shape, 19, seed=0)) > 0.7
 
 
 def test_a_linear_layer_sees_the_pixels_of_several_channels_in_their_order():
     shape = (2, 3, 4)
     model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(24, 5), nn.ReLU(), nn.Linear(5, 4)))
-    assert share_along_the_slope(model, *random_images(shape, 19, seed=0)) > 0.7
+    assert share_along_the_gradient(model, *random_images(shape, 19, seed=0)) > 0.7
 
 
 @settings(max_examples=40, deadline=None)
 @given(network=networks(), seed=st.integers(0, 2**31 - 1))
-def test_a_step_goes_along_the_slope_of_any_chain(network, seed):
+def test_a_step_goes_along_the_gradient_of_any_chain(network, seed):
     model, shape = network
-    share_along_the_slope(model, *random_images(shape, 9, seed=seed))
+    share_along_the_gradient(model, *random_images(shape, 9, seed=seed))
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10"])
@@ -105,10 +105,10 @@ def test_every_step_is_that_of_pytorch(dataset, normalize):
     point, how = x.clone(), {"eps": EPS, "alpha": 0.03, "steps": 1}
     for _ in range(6):
         found = compiled_attack.climb(model, x, y, point.clone(), **how)
-        slope = slopes(model, point, y)
+        gradient = gradient_of(model, point, y)
         low, high = (x - EPS).clamp(min=0), (x + EPS).clamp(max=1)
-        after = (point + 0.03 * slope.sign().float()).clamp(low, high)
-        tiny = (slope != 0) & (slope.abs() < 1e-4 * slope.abs().amax((1, 2, 3), keepdim=True))
+        after = (point + 0.03 * gradient.sign().float()).clamp(low, high)
+        tiny = (gradient != 0) & (gradient.abs() < 1e-4 * gradient.abs().amax((1, 2, 3), keepdim=True))
         assert tiny.double().mean() < 0.01
         assert torch.equal(found[~tiny], after[~tiny])
         point = found
@@ -191,9 +191,9 @@ def test_new_weights_are_seen(kernel_only):
         model[-1].bias.add_(torch.tensor([3.0, 0, 0, 0]))
     after = pgd(model, x, y, **how)
     assert not torch.equal(before, after)
-    slope = slopes(model, x, y)
-    told = slope.abs() > 1e-5 * slope.abs().max()
-    assert torch.equal((after - x).sign()[told], slope.sign().float()[told])
+    gradient = gradient_of(model, x, y)
+    told = gradient.abs() > 1e-5 * gradient.abs().max()
+    assert torch.equal((after - x).sign()[told], gradient.sign().float()[told])
 
 
 def test_weights_that_are_not_numbers_leave_the_images_where_pytorch_does(digits):

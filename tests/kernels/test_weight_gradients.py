@@ -203,7 +203,7 @@ def test_updates_in_any_memory_format_are_those_of_autograd(memory_format, froze
     own = updates(model, freeze_before_second=frozen)
     with compiled.disabled():
         expected = updates(model, freeze_before_second=frozen)
-    # Where a slope is nothing but rounding, Adam's step of lr may go either way.
+    # Where a gradient is nothing but rounding, Adam's step of lr may go either way.
     for weight, theirs in zip(own, expected, strict=True):
         assert float((weight - theirs).detach().abs().mean()) < 2e-5
 

@@ -1,4 +1,4 @@
-"""Back-substitution by the compiled kernel (kernel/), on a CPU.
+"""Back-substitution by the compiled kernel (kernels/cpp/certify), on a CPU.
 
 Without a compiler (compiled.py) everything runs in PyTorch (backsubstitution.py), several times slower.
 """

@@ -1,4 +1,4 @@
-"""Back-substitution in PyTorch, on any device; native.py does the same on a CPU, faster."""
+"""Back-substitution in PyTorch, on any device; backsub_cpp.py does the same on a CPU, faster."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from torch import Tensor
 
 from softadv.certify.bounds import Engine, Relaxed, forms_over_outputs
 from softadv.certify.graph import Network
-from softadv.certify.linear_forms import Rows, Windows
+from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.ops import Add, Interval, MaxPool, Relu
 from softadv.certify.rounding import Arithmetic
 
-# Of the largest rows, so many are alive at once at the peak (measured on the paper's networks: 2.6 to 3.9).
+# Of the largest forms, so many are alive at once at the peak (measured on the paper's networks: 2.6 to 3.9).
 _ROWS_ALIVE = 5
 
 
 class TorchEngine(Engine):
-    """Tensors of rows, a window of coefficients for each neuron (rows.py)."""
+    """Tensors of forms, a patch of coefficients for each neuron (linear_forms.py)."""
 
     @staticmethod
     def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
@@ -38,8 +38,8 @@ class TorchEngine(Engine):
         # The upper bound of a neuron is minus the lower bound of its negative.
         both = torch.cat([identity, -identity])[None, None, :, None, None]
         zero = both.new_zeros(1, 1, 2 * channels, dtype=relaxed.sums)
-        rows = Rows(both, zero, Windows.neurons(height, width))
-        least = _minimum(relaxed, rows, activation).transpose(1, 2)  # (N, 2 C, P)
+        forms = LinearForms(both, zero, Patches.neurons(height, width))
+        least = _minimum(relaxed, forms, activation).transpose(1, 2)  # (N, 2 C, P)
         least = least.reshape(-1, 2, channels, height, width)
         return torch.where(asked, least[:, 0], known[0]), torch.where(asked, -least[:, 1], known[1])
 
@@ -48,41 +48,41 @@ class TorchEngine(Engine):
         return _minimum(relaxed, forms_over_outputs(forms, sums=relaxed.sums), len(relaxed.network.nodes)).squeeze(1)
 
 
-def _minimum(relaxed: Relaxed, rows: Rows, activation: int) -> Tensor:
+def _minimum(relaxed: Relaxed, forms: LinearForms, activation: int) -> Tensor:
     """Lower bounds (N, P, R) of forms over an activation."""
-    waiting = {activation: rows}
+    waiting = {activation: forms}
 
-    def add(at: int, rows: Rows) -> None:
-        waiting[at] = waiting[at].merged(rows) if at in waiting else rows
+    def add(at: int, forms: LinearForms) -> None:
+        waiting[at] = waiting[at].merged(forms) if at in waiting else forms
 
     for at, node in relaxed.network.backwards(start=activation):
         if at not in waiting:
             continue
-        rows = waiting.pop(at)
+        forms = waiting.pop(at)
         match node.step:
             case Relu() | MaxPool() as step:
-                add(node.inputs[0], step.backward(rows, relaxed.lines[at]))
+                add(node.inputs[0], step.backward(forms, relaxed.lines[at]))
             case Add() as step:
-                rows = rows.plus(None, relaxed.errors.get(at))
-                add(node.inputs[0], rows)
-                add(node.inputs[1], Rows(rows.coefs, torch.zeros_like(rows.const), rows.windows))
+                forms = forms.plus(None, relaxed.errors.get(at))
+                add(node.inputs[0], forms)
+                add(node.inputs[1], LinearForms(forms.coefs, torch.zeros_like(forms.const), forms.patches))
             case step:
-                add(node.inputs[0], step.backward(rows.plus(step.bias, relaxed.errors.get(at))))
+                add(node.inputs[0], step.backward(forms.plus(step.bias, relaxed.errors.get(at))))
     return waiting[0].minimum(relaxed.center, relaxed.radius)
 
 
 def _largest_rows(network: Network, activation: int) -> int:
-    """The number of coefficients of the largest rows of one image, of an activation's neurons."""
+    """The number of coefficients of the largest forms of one image, of an activation's neurons."""
     channels, height, width = network.shapes[activation]
     count = 2 * channels * height * width
-    windows = {activation: Windows.neurons(height, width)}
+    patches = {activation: Patches.neurons(height, width)}
     largest = count
     for at, node in network.backwards(start=activation):
-        if at not in windows:
+        if at not in patches:
             continue
-        found = node.step.input_windows(windows.pop(at))
+        found = node.step.input_patches(patches.pop(at))
         for entering in node.inputs:
-            windows[entering] = windows[entering].union(found) if entering in windows else found
-            size = windows[entering].size
+            patches[entering] = patches[entering].union(found) if entering in patches else found
+            size = patches[entering].size
             largest = max(largest, count * network.shapes[entering][0] * size[0] * size[1])
     return largest

@@ -3,7 +3,7 @@
 Box carries intervals. DeepZono and DeepPoly refine them at every activation that feeds a ReLU or a max
 pooling: its bounds come from substituting linear forms back to the input box, and from these bounds
 come the lines that bound the ReLU (relu.py). Substituting back is what an engine does: the compiled one
-(native.py) or the one in PyTorch (backsubstitution.py).
+(backsub_cpp.py) or the one in PyTorch (backsub_torch.py).
 
 Only neurons that the intervals leave unstable are refined, and no answer changes by it: an interval
 that starts from the ReLU's lower and upper lines is what back-substitution would give if it were
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from softadv.certify.domains import Domain
 from softadv.certify.graph import Network, Node
-from softadv.certify.linear_forms import Rows, Windows
+from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
 from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
 from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lines
@@ -148,12 +148,12 @@ class _Analysis:
         and not as the difference of two intervals (Gowal et al., On the Effectiveness of Interval Bound
         Propagation, 2018, section 3).
         """
-        rows, at = forms_over_outputs(objective, sums=self.relaxed.sums), len(self.network.nodes)
+        forms, at = forms_over_outputs(objective, sums=self.relaxed.sums), len(self.network.nodes)
         last = self.network.nodes[-1]
         if isinstance(last.step, Dense):
-            rows = last.step.backward(rows.plus(last.step.bias, self.relaxed.errors.get(at)))
+            forms = last.step.backward(forms.plus(last.step.bias, self.relaxed.errors.get(at)))
             (at,) = last.inputs
-        return rows.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)
+        return forms.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)
 
     def _relax(self, at: int, node: Node, step: Relu | MaxPool) -> Interval:
         """The lines of a ReLU or max pooling, and the bounds that follow from them."""
@@ -228,11 +228,11 @@ class _Analysis:
         return isinstance(node.step, Conv | Dense) and all(isinstance(n.step, Scale | Flatten | Copy) for n in before)
 
 
-def forms_over_outputs(objective: Tensor, *, sums: torch.dtype) -> Rows:
-    """Forms (N, R, K) over the network's outputs as rows."""
+def forms_over_outputs(objective: Tensor, *, sums: torch.dtype) -> LinearForms:
+    """Forms (N, R, K) over the network's outputs, as LinearForms."""
     n, count, classes = objective.shape
     coefs = objective.reshape(n, 1, count, 1, 1, classes)
-    return Rows(coefs, coefs.new_zeros(1, 1, count, dtype=sums), Windows.whole(1, 1))
+    return LinearForms(coefs, coefs.new_zeros(1, 1, count, dtype=sums), Patches.whole(1, 1))
 
 
 def _centered(interval: Interval, rounding: Arithmetic | None) -> Interval:

@@ -61,8 +61,8 @@ def certify(
     memory_budget, in bytes, is then the size past which the engine's process is started anew between two
     images. Raises SoftadvError where an engine cannot be asked.
     """
-    with Asked(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as asked:
-        return asked.certify(
+    with CertifierSession(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as session:
+        return session.certify(
             model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
             memory_budget=memory_budget, on_progress=on_progress,
         )[0]  # fmt: skip
@@ -81,7 +81,7 @@ def chosen_certifier(engine: Engine, *, domain: Domain) -> Certifier:
     return certifier
 
 
-class Asked:
+class CertifierSession:
     """A certifier that is asked again and again: an engine is started once. A context manager, which ends it."""
 
     def __init__(self, certifier: Certifier, *, seconds_per_image: float = 60.0) -> None:
@@ -89,7 +89,7 @@ class Asked:
         self._certifier = certifier
         self._bridge = None if certifier == "native" else Bridge(certifier, seconds_per_image=seconds_per_image)
 
-    def __enter__(self) -> Asked:
+    def __enter__(self) -> CertifierSession:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -138,8 +138,8 @@ class Asked:
 
 def check_certifier(certifier: Certifier) -> None:
     """Raise SoftadvError where a certifier cannot be asked on this machine."""
-    with Asked(certifier) as asked:
-        asked.provenance(rounding="sound")
+    with CertifierSession(certifier) as session:
+        session.provenance(rounding="sound")
 
 
 def _native(rounding: Rounding) -> Provenance:

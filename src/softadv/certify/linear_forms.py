@@ -1,8 +1,8 @@
 """Linear forms over an activation, one for each neuron whose bound is sought.
 
 Back-substitution carries "this neuron is at least coefs · activation + const" from layer to layer.
-A neuron of a convolution depends on a small window of each earlier layer, so the coefficients are
-kept for that window alone, position by position; a neuron of a linear layer has one window that is
+A neuron of a convolution depends on a small patch of each earlier layer, so the coefficients are
+kept for that patch alone, position by position; a neuron of a linear layer has one patch that is
 the whole plane. Both are the same tensor.
 """
 
@@ -18,8 +18,8 @@ from softadv.errors import SoftadvError
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Where the windows of a grid of positions lie in a plane.
+class Patches:
+    """Where the patches of a grid of positions lie in a plane.
 
     Position (i, j) covers the pixels from (i * stride - padding, j * stride - padding) on. Pixels
     outside the plane are zero padding.
@@ -31,26 +31,26 @@ class Windows:
     size: tuple[int, int]
 
     @staticmethod
-    def whole(height: int, width: int) -> Windows:
-        """One window that is the whole plane."""
-        return Windows(positions=(1, 1), stride=(1, 1), padding=(0, 0), size=(height, width))
+    def whole(height: int, width: int) -> Patches:
+        """One patch that is the whole plane."""
+        return Patches(positions=(1, 1), stride=(1, 1), padding=(0, 0), size=(height, width))
 
     @staticmethod
-    def neurons(height: int, width: int) -> Windows:
-        """One window for each pixel."""
-        return Windows(positions=(height, width), stride=(1, 1), padding=(0, 0), size=(1, 1))
+    def neurons(height: int, width: int) -> Patches:
+        """One patch for each pixel."""
+        return Patches(positions=(height, width), stride=(1, 1), padding=(0, 0), size=(1, 1))
 
-    def through(self, *, stride: tuple[int, int], padding: tuple[int, int], reach: tuple[int, int]) -> Windows:
-        """The windows in a convolution's input, of these windows in its output; reach: its kernel's extent."""
-        return Windows(
+    def through(self, *, stride: tuple[int, int], padding: tuple[int, int], reach: tuple[int, int]) -> Patches:
+        """The patches in a convolution's input, of these patches in its output; reach: its kernel's extent."""
+        return Patches(
             positions=self.positions,
             stride=(self.stride[0] * stride[0], self.stride[1] * stride[1]),
             padding=(self.padding[0] * stride[0] + padding[0], self.padding[1] * stride[1] + padding[1]),
             size=((self.size[0] - 1) * stride[0] + reach[0], (self.size[1] - 1) * stride[1] + reach[1]),
         )
 
-    def union(self, other: Windows) -> Windows:
-        """The least windows that hold these and the other ones. Raises SoftadvError where they do not step alike."""
+    def union(self, other: Patches) -> Patches:
+        """The least patches that hold these and the other ones. Raises SoftadvError where they do not step alike."""
         if any(
             count > 1 and stride != theirs
             for count, stride, theirs in zip(self.positions, self.stride, other.stride, strict=True)
@@ -59,10 +59,10 @@ class Windows:
         padding = (max(self.padding[0], other.padding[0]), max(self.padding[1], other.padding[1]))
         ends = [max(w.size[i] - w.padding[i] for w in (self, other)) for i in (0, 1)]
         size = (ends[0] + padding[0], ends[1] + padding[1])
-        return Windows(self.positions, self.stride, padding, size)
+        return Patches(self.positions, self.stride, padding, size)
 
     def inside(self, height: int, width: int) -> bool:
-        """Whether no window reaches over the plane's edge."""
+        """Whether no patch reaches over the plane's edge."""
         return all(
             padding == 0 and (count - 1) * stride + size <= side
             for padding, count, stride, size, side in zip(
@@ -71,12 +71,12 @@ class Windows:
         )
 
     def cut(self, plane: Tensor) -> Tensor:
-        """Cut the windows out of planes.
+        """Cut the patches out of planes.
 
         plane: (N, C, H, W). Returns (N, P, h, w, C), zero outside the plane.
         """
         n, channels, height, width = plane.shape
-        # From the first window's start to the last one's end; the plane may reach beyond that.
+        # From the first patch's start to the last one's end; the plane may reach beyond that.
         tall = (self.positions[0] - 1) * self.stride[0] + self.size[0]
         wide = (self.positions[1] - 1) * self.stride[1] + self.size[1]
         below, right = max(tall - self.padding[0] - height, 0), max(wide - self.padding[1] - width, 0)
@@ -86,8 +86,8 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Lower linear bounds: neuron r at position p of image n is at least coefs · window + const.
+class LinearForms:
+    """Lower linear bounds: neuron r at position p of image n is at least coefs · patch + const.
 
     coefs: (N or 1, P or 1, R, h, w, C), channels last because convolutions are fastest so.
     const: (N or 1, P or 1, R), in the type that its many terms are to be summed in.
@@ -95,19 +95,19 @@ class Rows:
 
     coefs: Tensor
     const: Tensor
-    windows: Windows
+    patches: Patches
 
-    def plus(self, biases: Tensor | None, errors: Tensor | None) -> Rows:
-        """These rows with coefs * bias - |coefs| * error added to the constant.
+    def plus(self, biases: Tensor | None, errors: Tensor | None) -> LinearForms:
+        """These forms with coefs * bias - |coefs| * error added to the constant.
 
         biases: (C,) of this activation, None for zero. errors: (N, C, H, W), not negative, None for zero.
         """
         const = self.const
         if biases is not None:
-            const = const + self._sum(self.coefs, biases.expand(1, 1, *self.windows.size, -1))
+            const = const + self._sum(self.coefs, biases.expand(1, 1, *self.patches.size, -1))
         if errors is not None:
             const = const - self.dot(self.coefs.abs(), errors)
-        return Rows(self.coefs, const, self.windows)
+        return LinearForms(self.coefs, const, self.patches)
 
     def minimum(self, center: Tensor, radius: Tensor) -> Tensor:
         """The smallest value over the box center +- radius of activations, (N, C, H, W) to (N, P, R)."""
@@ -115,22 +115,22 @@ class Rows:
         return const.to(self.coefs.dtype)
 
     def dot(self, coefs: Tensor, plane: Tensor) -> Tensor:
-        """Coefficients of these windows times an activation (N, C, H, W), summed in the type of const: (N, P, R)."""
-        return self._sum(coefs, self.windows.cut(plane))
+        """Coefficients over these patches times an activation (N, C, H, W), summed in the type of const: (N, P, R)."""
+        return self._sum(coefs, self.patches.cut(plane))
 
     def _sum(self, coefs: Tensor, values: Tensor) -> Tensor:
         if self.const.dtype == coefs.dtype:
             return torch.matmul(coefs.flatten(3), values.flatten(2).unsqueeze(3)).squeeze(3)
         return (coefs * values.unsqueeze(2)).sum((3, 4, 5), dtype=self.const.dtype)
 
-    def merged(self, other: Rows) -> Rows:
-        """The sum of two rows over one activation, whose windows may differ in size."""
-        windows = self.windows.union(other.windows)
-        return Rows(self._spread(windows) + other._spread(windows), self.const + other.const, windows)
+    def merged(self, other: LinearForms) -> LinearForms:
+        """The sum of two forms over one activation, whose patches may differ in size."""
+        patches = self.patches.union(other.patches)
+        return LinearForms(self._spread(patches) + other._spread(patches), self.const + other.const, patches)
 
-    def _spread(self, windows: Windows) -> Tensor:
-        """The coefficients over larger windows."""
-        top, left = (windows.padding[i] - self.windows.padding[i] for i in (0, 1))
-        bottom = windows.size[0] - self.windows.size[0] - top
-        right = windows.size[1] - self.windows.size[1] - left
+    def _spread(self, patches: Patches) -> Tensor:
+        """The coefficients over larger patches."""
+        top, left = (patches.padding[i] - self.patches.padding[i] for i in (0, 1))
+        bottom = patches.size[0] - self.patches.size[0] - top
+        right = patches.size[1] - self.patches.size[1] - left
         return F.pad(self.coefs, (0, 0, left, right, top, bottom))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softadv.certify.linear_forms import Rows, Windows
+from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.pooling import maximum_lines, pooled_windows
 from softadv.certify.relu import Lines
 from softadv.certify.rounding import Arithmetic, Errors, Terms, overflow_limit
@@ -71,8 +71,8 @@ class Conv:
         taps = kh * kw if self.dilation != (1, 1) else -(-kh // self.stride[0]) * -(-kw // self.stride[1])
         return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(outputs // self.groups, taps))
 
-    def backward(self, rows: Rows) -> Rows:
-        flat = rows.coefs.flatten(0, 2).permute(0, 3, 1, 2)
+    def backward(self, forms: LinearForms) -> LinearForms:
+        flat = forms.coefs.flatten(0, 2).permute(0, 3, 1, 2)
         if self.transposed is not None:
             coefs = self.transposed(flat)
         else:
@@ -80,12 +80,12 @@ class Conv:
                 flat, self.weight, stride=self.stride, groups=self.groups, dilation=self.dilation
             )
         coefs = coefs.permute(0, 2, 3, 1)
-        coefs = coefs.reshape(*rows.coefs.shape[:3], *coefs.shape[1:])
-        windows = self.input_windows(rows.windows)
-        return Rows(_inside(coefs, windows, self.in_shape), rows.const, windows)
+        coefs = coefs.reshape(*forms.coefs.shape[:3], *coefs.shape[1:])
+        patches = self.input_patches(forms.patches)
+        return LinearForms(_inside(coefs, patches, self.in_shape), forms.const, patches)
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return windows.through(stride=self.stride, padding=self.padding, reach=self.reach)
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches.through(stride=self.stride, padding=self.padding, reach=self.reach)
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -111,11 +111,11 @@ class Dense:
     def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
         return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(self.weight.shape[0], 1))
 
-    def backward(self, rows: Rows) -> Rows:
-        return Rows(torch.matmul(rows.coefs, self.weight), rows.const, rows.windows)
+    def backward(self, forms: LinearForms) -> LinearForms:
+        return LinearForms(torch.matmul(forms.coefs, self.weight), forms.const, forms.patches)
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return windows
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(x.flatten(1), weight, bias)[:, :, None, None]
@@ -157,11 +157,11 @@ class Scale:
     def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
         return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(1, 16))
 
-    def backward(self, rows: Rows) -> Rows:
-        return Rows(rows.coefs * rows.windows.cut(self.factor[None]).unsqueeze(2), rows.const, rows.windows)
+    def backward(self, forms: LinearForms) -> LinearForms:
+        return LinearForms(forms.coefs * forms.patches.cut(self.factor[None]).unsqueeze(2), forms.const, forms.patches)
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return windows
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches
 
 
 @dataclass(frozen=True)
@@ -176,12 +176,12 @@ class Flatten:
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         return lower.reshape(-1, *self.out_shape), upper.reshape(-1, *self.out_shape)
 
-    def backward(self, rows: Rows) -> Rows:
-        coefs = rows.coefs.reshape(*rows.coefs.shape[:3], *self.in_shape)
-        return Rows(coefs.movedim(3, 5).contiguous(), rows.const, self.input_windows(rows.windows))
+    def backward(self, forms: LinearForms) -> LinearForms:
+        coefs = forms.coefs.reshape(*forms.coefs.shape[:3], *self.in_shape)
+        return LinearForms(coefs.movedim(3, 5).contiguous(), forms.const, self.input_patches(forms.patches))
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return Windows.whole(*self.in_shape[1:])
+    def input_patches(self, patches: Patches) -> Patches:
+        return Patches.whole(*self.in_shape[1:])
 
 
 @dataclass(frozen=True)
@@ -204,11 +204,11 @@ class Copy:
         cost = _largest(lower, upper) * arithmetic.gamma(self.uses)
         return Errors(cost, torch.zeros_like(cost))
 
-    def backward(self, rows: Rows) -> Rows:
-        return rows
+    def backward(self, forms: LinearForms) -> LinearForms:
+        return forms
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return windows
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches
 
 
 @dataclass(frozen=True)
@@ -226,11 +226,11 @@ class Add:
     def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
         return arithmetic.sum_errors(terms, None, back=(1, 2))
 
-    def backward(self, rows: Rows) -> Rows:
-        return rows
+    def backward(self, forms: LinearForms) -> LinearForms:
+        return forms
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return windows
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches
 
 
 @dataclass(frozen=True)
@@ -243,11 +243,11 @@ class Relu:
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         return lower.clamp(min=0), upper.clamp(min=0)
 
-    def backward(self, rows: Rows, lines: Lines) -> Rows:
-        return _along(rows, lines)
+    def backward(self, forms: LinearForms, lines: Lines) -> LinearForms:
+        return _along(forms, lines)
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return windows
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches
 
 
 @dataclass(frozen=True)
@@ -272,37 +272,37 @@ class MaxPool:
     def windows(self, plane: Tensor) -> Tensor:
         return pooled_windows(plane, kernel=self.kernel, stride=self.stride, padding=self.padding)
 
-    def backward(self, rows: Rows, lines: Lines) -> Rows:
+    def backward(self, forms: LinearForms, lines: Lines) -> LinearForms:
         assert lines.choice is not None
-        along = _along(rows, lines)
-        choice = rows.windows.cut(lines.choice).unsqueeze(2)
-        windows = self.input_windows(rows.windows)
+        along = _along(forms, lines)
+        choice = forms.patches.cut(lines.choice).unsqueeze(2)
+        patches = self.input_patches(forms.patches)
         n, positions, count = along.coefs.shape[:3]
-        coefs = along.coefs.new_zeros(n, positions, count, *windows.size, self.in_shape[0])
-        height, width = (size * stride for size, stride in zip(rows.windows.size, self.stride, strict=True))
+        coefs = along.coefs.new_zeros(n, positions, count, *patches.size, self.in_shape[0])
+        height, width = (size * stride for size, stride in zip(forms.patches.size, self.stride, strict=True))
         for tap in range(prod(self.kernel)):
             row, column = divmod(tap, self.kernel[1])
             part = coefs[:, :, :, row : row + height : self.stride[0], column : column + width : self.stride[1]]
             part += torch.where(choice == tap, along.coefs, 0)
-        return Rows(_inside(coefs, windows, self.in_shape), along.const, windows)
+        return LinearForms(_inside(coefs, patches, self.in_shape), along.const, patches)
 
-    def input_windows(self, windows: Windows) -> Windows:
-        return windows.through(stride=self.stride, padding=self.padding, reach=self.kernel)
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches.through(stride=self.stride, padding=self.padding, reach=self.kernel)
 
 
 Affine = Conv | Dense | Scale | Flatten | Copy | Add
 Step = Affine | Relu | MaxPool
 
 
-def _along(rows: Rows, lines: Lines) -> Rows:
+def _along(forms: LinearForms, lines: Lines) -> LinearForms:
     """Replace each output by the line that keeps the form a lower bound."""
-    cut = rows.windows.cut
-    negative = rows.coefs < 0
+    cut = forms.patches.cut
+    negative = forms.coefs < 0
     slope = torch.where(negative, cut(lines.upper_slope).unsqueeze(2), cut(lines.lower_slope).unsqueeze(2))
-    const = rows.const + rows.dot(rows.coefs.clamp(max=0), lines.upper_offset)
+    const = forms.const + forms.dot(forms.coefs.clamp(max=0), lines.upper_offset)
     if lines.lower_offset is not None:
-        const = const + rows.dot(rows.coefs.clamp(min=0), lines.lower_offset)
-    return Rows(slope.mul_(rows.coefs), const, rows.windows)
+        const = const + forms.dot(forms.coefs.clamp(min=0), lines.lower_offset)
+    return LinearForms(slope.mul_(forms.coefs), const, forms.patches)
 
 
 def _terms(step: Conv | Dense, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *, live: Tensor) -> Terms:
@@ -325,9 +325,9 @@ def _largest(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(-lower, upper)
 
 
-def _inside(coefs: Tensor, windows: Windows, shape: Shape) -> Tensor:
+def _inside(coefs: Tensor, patches: Patches, shape: Shape) -> Tensor:
     """Coefficients without those over the edge: what lies there is padding, not a neuron."""
     _, height, width = shape
-    if windows.inside(height, width):
+    if patches.inside(height, width):
         return coefs
-    return coefs * windows.cut(coefs.new_ones(1, 1, height, width)).unsqueeze(2)
+    return coefs * patches.cut(coefs.new_ones(1, 1, height, width)).unsqueeze(2)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.certify import Domain, Rounding
-from softadv.certify.certifiers import Asked
+from softadv.certify.certifiers import CertifierSession
 
 Split = Literal["train", "test"]
 Standing = Literal["misclassified", "unverified", "verified"]
@@ -68,7 +68,7 @@ class Summary:
 
 
 def certify_rows(
-    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, asked: Asked, start: int
+    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, start: int
 ) -> Iterator[list[Row]]:
     """Certify images from number `start` on, and yield their rows chunk by chunk.
 
@@ -77,20 +77,22 @@ def certify_rows(
     if start >= len(x):
         return
     size = _CPU_CHUNK if x.device.type == "cpu" else _GPU_CHUNK
-    if not asked.native:
+    if not session.native:
         size = _ENGINE_CHUNK
     # The last bits of a margin hang on which images are computed together: chunks lie where they would
     # without an interruption, so that the rows are the same ones.
     for begin in range(start - start % size, len(x), size):
         rows = _chunk(
-            model, x[begin : begin + size], y[begin : begin + size], question=question, asked=asked, first=begin
+            model, x[begin : begin + size], y[begin : begin + size], question=question, session=session, first=begin
         )
         yield rows[max(0, start - begin) :]
 
 
-def _chunk(model: nn.Module, x: Tensor, y: Tensor, *, question: Question, asked: Asked, first: int) -> list[Row]:
+def _chunk(
+    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, first: int
+) -> list[Row]:
     started = time.perf_counter()
-    found, _ = asked.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
+    found, _ = session.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
     verified, margin = found.verified.tolist(), found.margin.tolist()  # a GPU has finished when they are here
     seconds = round((time.perf_counter() - started) / len(x), 9)
     with torch.no_grad():

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from softadv._io import read_json, write_bytes, write_json, write_text
 from softadv._locks import held
 from softadv._progress import Report
-from softadv.certify.certifiers import Asked
+from softadv.certify.certifiers import CertifierSession
 from softadv.certify.per_image import STANDINGS, Question, Row, Standing, certify_rows, summarize
 from softadv.errors import SoftadvError
 
@@ -149,7 +149,7 @@ def answer(
     y: Tensor,
     *,
     question: Question,
-    asked: Asked,
+    session: CertifierSession,
     file: VerdictFile | None,
     report: Report,
 ) -> list[Row]:
@@ -163,7 +163,7 @@ def answer(
         report(what, len(rows), before=True)
     counts = Counter(row.verdict for row in rows)
     images, seconds = 0, 0.0  # of this run
-    for new in certify_rows(model, x, y, question=question, asked=asked, start=len(rows)):
+    for new in certify_rows(model, x, y, question=question, session=session, start=len(rows)):
         if file is None:
             rows += new
         else:

@@ -15,7 +15,7 @@ from softadv._io import tensors_sha256, write_tensors
 from softadv._progress import ATTACK_COST, CERTIFICATION_COST, stage
 from softadv._ranges import MOST_IMAGES
 from softadv.certify import Rounding
-from softadv.certify.certifiers import Asked, check_certifier
+from softadv.certify.certifiers import CertifierSession, check_certifier
 from softadv.certify.eran import ENGINES
 from softadv.certify.onnx import check_parity, export_onnx
 from softadv.certify.per_image import Question, Split, summarize
@@ -129,16 +129,16 @@ def certify(
     images = images_for(saved, data)
     x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
     x, y = (part[:limit].to(environment.pick_device(device)) for part in (x, y))
-    with Asked(chosen) as asked:
+    with CertifierSession(chosen) as session:
         question = Question(
             weights=tensors_sha256(network.state_dict()), dataset=images.name, data=images.fingerprint,
             split=split, eps=radius, domain=computed, rounding=rounding,
-            certifier=str(asked.provenance(rounding=rounding)),
+            certifier=str(session.provenance(rounding=rounding)),
         )  # fmt: skip
         file = nullcontext() if out is None else opened(out, question, fresh=fresh)
         with file as there, Display(output.console(), work=len(x)) as display:
             report = display.of(str(model))
-            rows = answer(network, x, y, question=question, asked=asked, file=there, report=report)
+            rows = answer(network, x, y, question=question, session=session, file=there, report=report)
     about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"
     output.show_certification(f"{model}: {about}", summarize(rows), out=out)
 

@@ -1,6 +1,6 @@
 """A chain of layers as the compiled kernels for CPUs read it (cpp/gradients/network.h).
 
-They take the chains that gradients.py differentiates by hand, in float32.
+They take the chains that input_gradients.py differentiates by hand, in float32.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ class Layer(ctypes.Structure):
         ("relu", ctypes.c_int32),
         *((name, ctypes.c_int32 * 2) for name in ("kernel", "stride", "padding")),
         ("taps", ctypes.c_int32),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "mean", "deviation", "weight_slope", "bias_slope")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("weight", "bias", "mean", "deviation", "weight_gradient", "bias_gradient")
+        ),
     )
 
 
@@ -95,7 +98,7 @@ class Chain:
         return chain if int(y.min()) >= 0 and int(y.max()) < chain._shape[0] else None
 
     def weighted(self) -> Iterator[tuple[Layer, nn.Conv2d | nn.Linear]]:
-        """The layers with weights, to set their slopes before network(), and their modules, from the first on."""
+        """The layers with weights, first to last, and their modules: set where gradients go before network()."""
         yield from self._weighted
 
     def network(self) -> Network:

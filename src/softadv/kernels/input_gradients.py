@@ -52,12 +52,12 @@ def _by_hand(layers: list[_Layer]) -> InputGradient:
             value = layer.forward(value)
             values.append(value)
         # The derivative of the cross-entropy by the logits.
-        slope = value.softmax(1)
-        slope.scatter_add_(1, y[:, None], slope.new_full((), -1.0).expand(len(y), 1))
+        grad_output = value.softmax(1)
+        grad_output.scatter_add_(1, y[:, None], grad_output.new_full((), -1.0).expand(len(y), 1))
         for layer in reversed(layers):
             left, entered = values.pop(), values[-1]
-            slope = layer.backward(slope, entered, left)
-        return F.pad(slope, (0, x.shape[3] - slope.shape[3], 0, x.shape[2] - slope.shape[2]))
+            grad_output = layer.backward(grad_output, entered, left)
+        return F.pad(grad_output, (0, x.shape[3] - grad_output.shape[3], 0, x.shape[2] - grad_output.shape[2]))
 
     return gradient
 
@@ -76,12 +76,12 @@ class _Layer(Protocol):
     """One layer of a chain, with its rules forwards and backwards.
 
     The last windows of a strided convolution may not reach the last rows and columns of its input.
-    Their gradient is zero, and is left out until the end: a slope is the part of a plane that is reached.
+    Their gradient is zero, and is left out until the end: grad_output is that of the part that is reached.
     """
 
     def forward(self, x: Tensor) -> Tensor: ...
 
-    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+    def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
         """The gradient by the layer's input, from that by its output, its input and its output."""
         ...
 
@@ -98,11 +98,11 @@ class _Conv:
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
-    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        if 0 in slope.shape:  # no image, or windows that saw nothing but padding
+    def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        if 0 in grad_output.shape:  # no image, or windows that saw nothing but padding
             return entered.new_zeros(*entered.shape[:2], 0, 0)
         top, side = self.padding
-        return self.transposed(slope)[:, :, top : top + entered.shape[2], side : side + entered.shape[3]]
+        return self.transposed(grad_output)[:, :, top : top + entered.shape[2], side : side + entered.shape[3]]
 
 
 class _Linear:
@@ -113,8 +113,8 @@ class _Linear:
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
-    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        return slope @ self.weight
+    def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        return grad_output @ self.weight
 
 
 class _Relu:
@@ -123,10 +123,10 @@ class _Relu:
     def forward(self, x: Tensor) -> Tensor:
         return x.relu_()
 
-    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        if slope.ndim == 4:
-            left = left[:, :, : slope.shape[2], : slope.shape[3]]
-        passed: Tensor = torch.ops.aten.threshold_backward.grad_input(slope, left, 0, grad_input=slope)
+    def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        if grad_output.ndim == 4:
+            left = left[:, :, : grad_output.shape[2], : grad_output.shape[3]]
+        passed: Tensor = torch.ops.aten.threshold_backward.grad_input(grad_output, left, 0, grad_input=grad_output)
         return passed
 
 
@@ -134,8 +134,8 @@ class _Flatten:
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
-    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        return slope.reshape(entered.shape).contiguous(memory_format=torch.channels_last)
+    def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        return grad_output.reshape(entered.shape).contiguous(memory_format=torch.channels_last)
 
 
 class _Normalize:
@@ -146,8 +146,8 @@ class _Normalize:
         normalized: Tensor = self.layer(x)
         return normalized
 
-    def backward(self, slope: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        return slope / self.layer.std[:, None, None]
+    def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
+        return grad_output / self.layer.std[:, None, None]
 
 
 def plain_chain(model: nn.Module) -> list[nn.Module] | None:

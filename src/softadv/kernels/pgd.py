@@ -1,7 +1,7 @@
 """The steps of projected gradient descent by a compiled kernel (cpp/gradients/attack.cpp), on a CPU.
 
-It takes the chains that gradients.py differentiates by hand, in float32, and goes where they lead: images come out
-bit for bit as in PyTorch wherever the two agree on the sign of every slope.
+It takes the chains that input_gradients.py differentiates by hand, in float32. Its images are those of PyTorch, bit for
+bit, wherever the two agree on the sign of every gradient.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def missing() -> str | None:
 def climb(
     model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, eps: float, alpha: float, steps: int, clip: Clip = UNIT
 ) -> Tensor | None:
-    """Take steps along the sign of the slope of the cross-entropy, each cut to the ball and to clip.
+    """Take steps along the sign of the gradient of the cross-entropy, each cut to the ball and to clip.
 
     x, start: (N, C, H, W), the balls' centres and where to begin, which may be overwritten; y: int64 (N,).
     eps, alpha: in the units of x. clip: the lowest and the highest pixel.

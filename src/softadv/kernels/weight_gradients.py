@@ -47,7 +47,7 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
             if parameter in found:  # shared by two layers, whose gradients would have to be added
                 return None
             found[parameter] = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-            setattr(layer, f"{name}_slope", found[parameter].data_ptr())
+            setattr(layer, f"{name}_gradient", found[parameter].data_ptr())
     learning = {parameter for parameter in model.parameters() if parameter.requires_grad}
     if not learning or found.keys() != learning or any(map(_is_watched, learning)):
         return None  # such as weights that are computed from others

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softadv._modes import in_eval_mode
 from softadv._ranges import MOST_IMAGES, UNIT, check_count, check_radius
 from softadv.attacks import Attack, load_attack, title_of
-from softadv.certify.certifiers import Asked, Engine, chosen_certifier
+from softadv.certify.certifiers import CertifierSession, Engine, chosen_certifier
 from softadv.certify.certifiers import certify as certify_images
 from softadv.certify.domains import Domain
 from softadv.data import Dataset, check_images, check_labels, check_pixels
@@ -106,7 +106,7 @@ def evaluate(
         adversarial[title] = _accuracy(model, attacked, y)
     certified, certifier = None, ""
     if count:
-        with Asked(chosen_certifier(engine, domain=domain)) as session:
+        with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
             found, provenance = session.certify(
                 model, x[:count], y[:count], eps=eps, domain=domain, margins=False,
                 on_progress=partial(told, "certifying"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv.certify.certifiers import Asked, Engine, chosen_certifier
+from softadv.certify.certifiers import CertifierSession, Engine, chosen_certifier
 from softadv.certify.domains import Domain
 from softadv.certify.records import Certified
 from softadv.data import check_finite
@@ -94,7 +94,7 @@ def certified_accuracy(
     """How many images are classified correctly on their whole box, and the seconds it took to prove."""
     _scores(model, x)  # one that has none for an image would count as one that is merely unverified
     started = time.perf_counter()
-    with Asked(chosen_certifier(engine, domain=domain)) as session:
+    with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
         certificates, provenance = session.certify(
             model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress
         )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from softadv._ranges import UNIT, Clip
 from softadv.certify import Domain
-from softadv.certify.certifiers import Asked, Engine, chosen_certifier
+from softadv.certify.certifiers import CertifierSession, Engine, chosen_certifier
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def partition(
     Misclassified images are not certified at all: nothing could be proven. The model is
     used in eval mode and left in the mode it was in. Raises what certify raises.
     """
-    with Asked(chosen_certifier(engine, domain=domain)) as asked:
-        certificates, provenance = asked.certify(
+    with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
+        certificates, provenance = session.certify(
             model, x, y, eps=eps, domain=domain, clip=clip, margins=False, on_progress=on_progress
         )
     return Partition(

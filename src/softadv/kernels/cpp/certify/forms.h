@@ -1,4 +1,4 @@
-// What the kernel computes with: the network as native.py passes it, the coefficients of a block of forms, and the
+// What the kernel computes with: the network as backsub_cpp.py passes it, the coefficients of a block of forms, and the
 // small matrix products that move them from layer to layer.
 
 #pragma once
@@ -33,7 +33,7 @@ struct Plane {
     int64_t neurons() const { return int64_t(height) * width * channels; }
 };
 
-// One step of the network. Arrays "per image" are (images, neurons of the output). native.py has its twin.
+// One step of the network. Arrays "per image" are (images, neurons of the output). backsub_cpp.py has its twin.
 // A ReLU whose lines are all zero passes nothing on: its neuron is not live.
 template <class T>
 struct Step {

@@ -138,7 +138,7 @@ int32_t minimum(const Program<T>& program, int activation, int rows, const T* co
 
 }  // namespace
 
-// What native.py calls. Each returns 0, or 1 where memory ran out.
+// What backsub_cpp.py calls. Each returns 0, or 1 where memory ran out.
 //
 // bounds: of the neurons of an activation that are asked for, bool (images, neurons); written into lower
 // and upper, (images, neurons). minimum: of forms (images, rows, neurons) over an activation, (images, rows).

@@ -2,7 +2,7 @@
 //
 // The images in the lanes take their steps while their values stay in the processor's cache, and every layer is the
 // same few vector instructions for each neuron, whatever its shape (product.h).
-// What is computed is what attacks.py and gradients.py compute with PyTorch, which every other model and device
+// What is computed is what attacks/pgd.py and kernels/input_gradients.py compute with PyTorch, which every other model and device
 // goes through.
 
 #include <cstdint>
@@ -30,7 +30,7 @@ void climb(const Attack& attack, const Prepared& prepared, const Schedule& sched
 
 }  // namespace
 
-// What compiled_attack.py calls: replaces attack.point. Returns 0, or 1 where memory ran out.
+// What kernels/pgd.py calls: replaces attack.point. Returns 0, or 1 where memory ran out.
 extern "C" int32_t climb(const Attack* attack) {
     try {
         if (attack->steps == 0) return 0;

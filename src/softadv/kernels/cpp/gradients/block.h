@@ -64,7 +64,7 @@ class Block : Pass<Lanes> {
             this->forward();
             this->differentiate_loss(nullptr);
             for (int l = attack_.network.layers - 1; l > 0; --l) this->backward_in_place(l);
-            this->backward(0, [this](int64_t k, Vec slope) { advance(k, slope); });
+            this->backward(0, [this](int64_t k, Vec gradient) { advance(k, gradient); });
         }
     }
 
@@ -93,13 +93,13 @@ class Block : Pass<Lanes> {
         this->read_labels(entering);
     }
 
-    // A step of one neuron of the image along the sign of its slope, back into its ball and the range of the pixels.
-    void advance(int64_t k, Vec slope) {
+    // A step of one neuron of the image along the sign of its gradient, back into its ball and the range of the pixels.
+    void advance(int64_t k, Vec gradient) {
         Vec low = center_[k] - attack_.eps, high = center_[k] + attack_.eps;
         low = low < attack_.lowest ? this->all(attack_.lowest) : low;
         high = high > attack_.highest ? this->all(attack_.highest) : high;
         Vec& value = values_[0][k];
-        value += slope > 0.0f ? this->all(attack_.alpha) : slope < 0.0f ? this->all(-attack_.alpha) : Vec{};
+        value += gradient > 0.0f ? this->all(attack_.alpha) : gradient < 0.0f ? this->all(-attack_.alpha) : Vec{};
         value = value < low ? low : value;
         value = value > high ? high : value;
     }

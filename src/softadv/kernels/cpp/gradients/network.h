@@ -26,8 +26,8 @@ struct Layer {
     const float* bias;      // (outputs), or null
     const float* mean;      // normalisation: (channels); (x - mean) / deviation
     const float* deviation;
-    float* weight_slope;    // as weight: where its gradient goes, or null
-    float* bias_slope;
+    float* weight_gradient;  // as weight: where its gradient goes, or null
+    float* bias_gradient;
 };
 
 // Runs work(data) on some threads: GNU OpenMP's GOMP_parallel.

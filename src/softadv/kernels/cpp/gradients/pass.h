@@ -23,8 +23,8 @@ struct Seats {
 };
 
 // A block of Lanes images in the memory of a worker. Every value is kept neuron by neuron, in the order height,
-// width, channel, the lanes side by side. Backwards, slopes take the place of the values that they are slopes by:
-// of a value, only whether its ReLU let it through is asked again, and last by its own slope.
+// width, channel, the lanes side by side. Backwards, each value's gradient is written over the value: all that is still
+// needed of a value is whether its ReLU let it through, and last for its own gradient.
 template <int Lanes>
 class Pass {
   public:
@@ -48,12 +48,12 @@ class Pass {
         for (int l = 0; l < network_.layers; ++l) forward(l);
     }
 
-    // Put the slopes by what layer l reads, which its ReLU may not have let through, in its place.
+    // Put the gradients by what layer l reads, which its ReLU may not have let through, in its place.
     void backward_in_place(int l) {
         if (network_.layer[l - 1].relu)
-            backward(l, [in = values_[l]](int64_t k, Vec slope) { in[k] = in[k] <= 0.0f ? Vec{} : slope; });
+            backward(l, [in = values_[l]](int64_t k, Vec gradient) { in[k] = in[k] <= 0.0f ? Vec{} : gradient; });
         else
-            backward(l, [in = values_[l]](int64_t k, Vec slope) { in[k] = slope; });
+            backward(l, [in = values_[l]](int64_t k, Vec gradient) { in[k] = gradient; });
     }
 
     // From images (N, C, H, W) into the lanes of a plane.
@@ -126,7 +126,7 @@ class Pass {
             }
     }
 
-    // The slope of the cross-entropy by the logits, in their place. losses: where that of each lane goes, or null.
+    // The gradient of the cross-entropy by the logits, in their place. losses: where that of each lane goes, or null.
     void differentiate_loss(float* losses) {
         const int classes = network_.layer[network_.layers - 1].out.channels;
         const bool relu = network_.layer[network_.layers - 1].relu;
@@ -140,13 +140,13 @@ class Pass {
             if (losses) losses[lane] = std::log(sum) - (logit[labels_[lane] * Lanes] - most);
             for (int c = 0; c < classes; ++c) {
                 float& value = logit[c * Lanes];
-                const float slope = std::exp(value - most) / sum - (c == labels_[lane] ? 1.0f : 0.0f);
-                value = relu && value <= 0 ? 0.0f : slope;
+                const float gradient = std::exp(value - most) / sum - (c == labels_[lane] ? 1.0f : 0.0f);
+                value = relu && value <= 0 ? 0.0f : gradient;
             }
         }
     }
 
-    // Give finish(neuron, vector) the slope by every value that layer l reads.
+    // Give finish(neuron, vector) the gradient by every value that layer l reads.
     template <class Finish>
     void backward(int l, Finish finish) {
         if (network_.layer[l].kind == kConv)
@@ -159,7 +159,7 @@ class Pass {
     }
 
     template <class Finish>
-    void backward(const Conv& conv, const Vec* slopes, Finish& finish) {
+    void backward(const Conv& conv, const Vec* grad_output, Finish& finish) {
         const Layer& layer = conv.layer;
         const Plane &in = conv.in, &out = conv.out;
         Run<Lanes> runs[kMostRuns];
@@ -173,7 +173,7 @@ class Pass {
                 int many = 0;
                 for (int row = std::max(0, top); row <= std::min<int>(out.height - 1, y); ++row)
                     if (from <= to)
-                        runs[many++] = {slopes + (int64_t(row) * out.width + from) * out.channels,
+                        runs[many++] = {grad_output + (int64_t(row) * out.width + from) * out.channels,
                                         (int64_t(row - top) * conv.reach[1] + from - left) * out.channels,
                                         (to - from + 1) * out.channels};
                 const int pixel_y = y * layer.stride[0] - layer.padding[0];

@@ -1,7 +1,7 @@
 // The gradients of the weights by the mean cross-entropy on a CPU: many images at once, one in each SIMD lane.
 //
 // Blocks of images go forwards and backwards as in the attack (pass.h), and leave at each layer what they add to the
-// gradients of its weights (slopes.h).
+// gradients of its weights (weight_gradients.h).
 
 #include <algorithm>
 #include <cstddef>
@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "pass.h"
-#include "slopes.h"
+#include "weight_gradients.h"
 #include "workers.h"
 
 namespace {
@@ -98,7 +98,7 @@ class Block : Pass<Lanes> {
     using Pass<Lanes>::values_;
 
     bool asked(int l) const {
-        return l == network_.layers || network_.layer[l].weight_slope || network_.layer[l].bias_slope;
+        return l == network_.layers || network_.layer[l].weight_gradient || network_.layer[l].bias_gradient;
     }
 
     void add(int l) {
@@ -106,13 +106,13 @@ class Block : Pass<Lanes> {
         const Rows rows = places_.weights(l, gradients_);
         const Layer& layer = network_.layer[l];
         const bool linear = conv.in.neurons() == conv.forward.depth && !layer.padding[0] && !layer.padding[1];
-        if (layer.weight_slope) {
+        if (layer.weight_gradient) {
             if (linear)
                 add_linear<Lanes>(conv, values_[l], values_[l + 1], turned_, rows);
             else
                 add_convolution<Lanes>(conv, values_[l], values_[l + 1], rows);
         }
-        if (layer.bias_slope)
+        if (layer.bias_gradient)
             add_biases<Lanes>(conv.out, values_[l + 1], places_.biases(l, gradients_, conv.out.channels));
     }
 
@@ -161,16 +161,16 @@ void hand_over(const Layer& layer, int l, const Conv& conv, const Places& places
         for (int64_t k = 0; k < outputs * sum.stride; ++k) sum.first[k] += more.first[k];
         for (int o = 0; o < outputs; ++o) biases[o] += other[o];
     }
-    if (float* to = layer.weight_slope)
+    if (float* to = layer.weight_gradient)
         for (int o = 0; o < outputs; ++o)
             for (int64_t c = 0; c < channels; ++c)
                 for (int64_t tap = 0; tap < taps; ++tap) *to++ = sum[o][tap * channels + c];
-    if (layer.bias_slope) std::copy(biases, biases + outputs, layer.bias_slope);
+    if (layer.bias_gradient) std::copy(biases, biases + outputs, layer.bias_gradient);
 }
 
 }  // namespace
 
-// What compiled_update.py calls: writes the gradients that layers ask for, and the mean loss.
+// What kernels/weight_gradients.py calls: writes the gradients that layers ask for, and the mean loss.
 // Returns 0, or 1 where memory ran out.
 extern "C" int32_t differentiate(const Update* update) {
     try {

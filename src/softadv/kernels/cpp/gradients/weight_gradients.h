@@ -1,4 +1,5 @@
-// The gradients of a layer's weights: products of the slopes that leave it and the values that enter it, added up.
+// The gradients of a layer's weights: products of the gradients by its outputs and the
+// values of its inputs, added up.
 
 #pragma once
 
@@ -76,7 +77,7 @@ struct Rows {
 // Some positions of a convolution: how far it is from one to the next, in neurons of a block.
 struct Walk {
     int rows, columns;
-    int64_t value_row, value_column, slope_row, slope_column;
+    int64_t value_row, value_column, gradient_row, gradient_column;
 };
 
 // A value that is loaded once: compilers would rather load it again for each product, and loads are what a tile saves.
@@ -90,21 +91,21 @@ inline Value in_register(Value value) {
     return value;
 }
 
-// The products of K neurons and O slopes that lie side by side, added up over a walk, lane by lane: (O, K).
+// The products of K inputs and O outputs' gradients that lie side by side, added up over a walk, lane by lane: (O, K).
 // A function of its own, where the compiler finds registers for all of them.
 template <int Lanes, int O, int K>
-__attribute__((noinline)) void correlate(const Vector<Lanes>* values, const Vector<Lanes>* slopes, const Walk walk,
+__attribute__((noinline)) void correlate(const Vector<Lanes>* values, const Vector<Lanes>* grad_output, const Walk walk,
                                          Vector<Lanes>* sums) {
     Vector<Lanes> sum[O * K];
     for (int n = 0; n < O * K; ++n) sum[n] = Vector<Lanes>{};
     for (int y = 0; y < walk.rows; ++y) {
         const Vector<Lanes>* value = values + y * walk.value_row;
-        const Vector<Lanes>* slope = slopes + y * walk.slope_row;
-        for (int x = 0; x < walk.columns; ++x, value += walk.value_column, slope += walk.slope_column) {
+        const Vector<Lanes>* gradient = grad_output + y * walk.gradient_row;
+        for (int x = 0; x < walk.columns; ++x, value += walk.value_column, gradient += walk.gradient_column) {
             Vector<Lanes> held[K];
             for (int j = 0; j < K; ++j) held[j] = in_register(value[j]);
             for (int i = 0; i < O; ++i) {
-                const Vector<Lanes> by = in_register(slope[i]);
+                const Vector<Lanes> by = in_register(gradient[i]);
                 for (int j = 0; j < K; ++j) sum[i * K + j] += by * held[j];
             }
         }
@@ -114,13 +115,13 @@ __attribute__((noinline)) void correlate(const Vector<Lanes>* values, const Vect
 
 // Add to a gradient what `inputs` neurons that lie side by side contribute, at all positions of a walk.
 template <int Lanes>
-inline void add_positions(const Vector<Lanes>* values, int inputs, const Vector<Lanes>* slopes, int outputs,
+inline void add_positions(const Vector<Lanes>* values, int inputs, const Vector<Lanes>* grad_output, int outputs,
                           const Walk& walk, Rows gradient) {
     each_tile(outputs, [&](int o, auto high) {
         each_tile(inputs, [&](int k, auto wide) {
             constexpr int O = decltype(high)::value, K = decltype(wide)::value;
             Vector<Lanes> sum[O * K];
-            correlate<Lanes, O, K>(values + k, slopes + o, walk, sum);
+            correlate<Lanes, O, K>(values + k, grad_output + o, walk, sum);
             if constexpr (O * K % Lanes == 0)
                 for (int i = 0; i < O * K; i += Lanes) {
                     const Vector<Lanes> found = totals<Lanes>(sum + i);
@@ -143,7 +144,8 @@ struct Span {
 };
 
 template <int Lanes>
-inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* slopes, Rows gradient) {
+inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* grad_output,
+                            Rows gradient) {
     const Layer& layer = conv.layer;
     const Plane &in = conv.in, &out = conv.out;
     const int64_t pixel = in.channels, row = pixel * in.width;
@@ -161,7 +163,8 @@ inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const
                             int64_t(out.width) * out.channels, out.channels};
             const int64_t tap = (int64_t(i) * layer.kernel[1] + j) * pixel;
             add_positions<Lanes>(values + top * row + left * pixel, together * in.channels,
-                                 slopes + (int64_t(y.first) * out.width + x.first) * out.channels, out.channels, walk,
+                                 grad_output + (int64_t(y.first) * out.width + x.first) * out.channels, out.channels,
+                                 walk,
                                  {gradient.first + tap, gradient.stride});
         }
 }
@@ -170,7 +173,7 @@ inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const
 // lanes.
 // turned: room for Lanes rows like the gradient's, whose stride is a multiple of kLanes.
 template <int Lanes>
-inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* slopes, float* turned,
+inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* grad_output, float* turned,
                        Rows gradient) {
     using Wide = Vector<kLanes>;
     const int64_t inputs = conv.forward.depth, stride = gradient.stride;
@@ -179,7 +182,7 @@ inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vect
         std::fill(turned + lane * stride + inputs, turned + (lane + 1) * stride, 0.0f);
     for (int64_t k = 0; k < inputs; ++k)
         for (int lane = 0; lane < Lanes; ++lane) turned[lane * stride + k] = lanes[k * Lanes + lane];
-    const auto* slope = reinterpret_cast<const float*>(slopes);
+    const auto* scalars = reinterpret_cast<const float*>(grad_output);
     const auto* rows = reinterpret_cast<const Wide*>(turned);
     const int64_t vectors = stride / kLanes;
     // Inputs outside: the values of a tile stay in the nearest cache for all outputs.
@@ -191,7 +194,7 @@ inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vect
                 Wide held[K];
                 for (int j = 0; j < K; ++j) held[j] = in_register(rows[lane * vectors + k + j]);
                 for (int i = 0; i < O; ++i)
-                    for (int j = 0; j < K; ++j) sum[i][j] += held[j] * slope[(o + i) * Lanes + lane];
+                    for (int j = 0; j < K; ++j) sum[i][j] += held[j] * scalars[(o + i) * Lanes + lane];
             }
             for (int i = 0; i < O; ++i)
                 for (int j = 0; j < K; ++j) reinterpret_cast<Wide*>(gradient[o + i])[k + j] += sum[i][j];
@@ -200,11 +203,11 @@ inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vect
 }
 
 template <int Lanes>
-inline void add_biases(const Plane& out, const Vector<Lanes>* slopes, float* gradient) {
+inline void add_biases(const Plane& out, const Vector<Lanes>* grad_output, float* gradient) {
     const int64_t positions = int64_t(out.height) * out.width;
     for (int o = 0; o < out.channels; ++o) {
         Vector<Lanes> sum = {};
-        for (int64_t p = 0; p < positions; ++p) sum += slopes[p * out.channels + o];
+        for (int64_t p = 0; p < positions; ++p) sum += grad_output[p * out.channels + o];
         gradient[o] += total<Lanes>(sum);
     }
 }
