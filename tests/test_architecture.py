@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -27,3 +29,30 @@ def test_the_document_names_every_module_with_its_job() -> None:
             first = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
             jobs[path.relative_to(SOURCE).as_posix()] = " ".join(first.split())
     assert rows == jobs
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    for path in SOURCE.rglob("__init__.py"):
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path
+
+
+def test_a_module_is_at_most_350_lines_long() -> None:
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCE.rglob("*.py")}
+    assert not {path.name: length for path, length in lengths.items() if length > 350}
+
+
+def test_importing_softadv_brings_in_nothing_that_most_programs_do_not_need() -> None:
+    code = "import sys, softadv; print(*{name.split('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    late = {
+        "matplotlib",
+        "onnx",
+        "onnxruntime",
+        "pandas",
+        "pydantic",
+        "scipy",
+        "sklearn",
+        "torchattacks",
+        "torchvision",
+    }
+    assert not late & set(loaded)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar, cast, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from softadv._ranges import shown
 from softadv.errors import SoftadvError
@@ -34,6 +34,10 @@ _BOUNDS = {
     "less_than_equal": ("le", "at most"),
 }
 
+_WORDS: dict[object, str] = {
+    str: "a text", int: "a whole number", int | None: "a whole number", float: "a number", float | None: "a number",
+}  # fmt: skip
+
 
 def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
     """A dataclass from the keys and values of JSON or TOML: each of the right type and in its range, and no other key.
@@ -52,6 +56,25 @@ def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
         raise SoftadvError(f"{where}: {_line(first['loc'], first, kind)}") from error
     except (ValueError, RecursionError) as error:
         raise SoftadvError(f"{where}: nested too deeply, or a number of thousands of digits") from error
+
+
+def check_types(made: object) -> None:
+    """Raise SoftadvError, "KEY: WHAT", for the first field of a dataclass that is not of its type.
+
+    For one that is made by a call, which nothing has read: strict as build is, and without pydantic.
+    """
+    for key, kind in get_type_hints(type(made)).items():
+        value = getattr(made, key)
+        if get_origin(kind) is Literal:
+            if value not in get_args(kind):
+                raise SoftadvError(f"{key}: unknown value {shown(value)}, expected one of {', '.join(get_args(kind))}")
+        elif get_origin(kind) is tuple:
+            item_kind, words = (int, "whole numbers") if get_args(kind)[0] is int else (str, "strings")
+            if not isinstance(value, tuple) or not all(type(item) is item_kind for item in value):
+                raise SoftadvError(f"{key}: expected a list of {words}, got {shown(value)}")
+        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            expected = _WORDS.get(kind) or f"a {kind.__name__}"
+            raise SoftadvError(f"{key}: expected {expected}, got {shown(value)}")
 
 
 def json_schema(kind: type[Any]) -> dict[str, Any]:

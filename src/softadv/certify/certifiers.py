@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -13,8 +13,10 @@ from softadv._versions import package_version
 from softadv.certify import Certificates, Domain, Rounding
 from softadv.certify import certify as certify_natively
 from softadv.certify.domains import CERTIFIER_DOMAINS, CERTIFIERS, Certifier
-from softadv.certify.eran import Bridge, EngineReport
 from softadv.errors import SoftadvError
+
+if TYPE_CHECKING:
+    from softadv.certify.eran import Bridge, EngineReport
 
 Engine = Certifier | Literal["eran"]
 
@@ -87,7 +89,11 @@ class CertifierSession:
     def __init__(self, certifier: Certifier, *, seconds_per_image: float = 60.0) -> None:
         """Raises SoftadvError where the certifier cannot be asked on this machine."""
         self._certifier = certifier
-        self._bridge = None if certifier == "native" else Bridge(certifier, seconds_per_image=seconds_per_image)
+        self._bridge: Bridge | None = None
+        if certifier != "native":
+            from softadv.certify.eran import Bridge  # noqa: PLC0415 (brings onnx, which softadv's own does without)
+
+            self._bridge = Bridge(certifier, seconds_per_image=seconds_per_image)
 
     def __enter__(self) -> CertifierSession:
         return self

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from softadv._io import write_bytes
@@ -20,6 +18,9 @@ from softadv.certify.records import Parity
 from softadv.certify.trace import read_network
 from softadv.data import check_finite
 from softadv.errors import SoftadvError
+
+if TYPE_CHECKING:
+    import onnx
 
 # The newest that ERAN's reader, written for onnx 1.5 to 1.8, takes.
 _OPSET = 13
@@ -40,10 +41,12 @@ def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, in
     image_shape: (C, H, W). The model is exported as it is in eval mode. Raises SoftadvError for a model of other
     operations, naming the first.
     """
+    import onnx  # noqa: PLC0415 (most programs export nothing)
+
     network = read_network(model, image_shape)
-    proto = helper.make_model(
+    proto = onnx.helper.make_model(
         _graph(network),
-        opset_imports=[helper.make_opsetid("", _OPSET)],
+        opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
         producer_name="softadv",
     )
@@ -75,6 +78,8 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
 
 
 def _graph(network: Network) -> onnx.GraphProto:
+    from onnx import TensorProto, helper  # noqa: PLC0415
+
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     value = "image"
@@ -89,6 +94,7 @@ def _graph(network: Network) -> onnx.GraphProto:
 
 def _append(layer: Node, at: int, entering: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> str:
     """Add the nodes of one step; returns the name of the value that leaves it."""
+    from onnx import helper, numpy_helper  # noqa: PLC0415
 
     def constant(name: str, tensor: Tensor) -> str:
         constants.append(numpy_helper.from_array(tensor.cpu().numpy(), f"{name}{at}"))

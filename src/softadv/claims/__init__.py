@@ -1,0 +1,1 @@
+"""Statistics and rules: finished runs in, verdicts on claims out."""

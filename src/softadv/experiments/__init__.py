@@ -1,0 +1,1 @@
+"""Specs, grids, run folders, results, and the stored reference."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args
 
 from softadv._io import parse_toml, read_text
 from softadv._ranges import (
@@ -21,6 +21,7 @@ from softadv._ranges import (
     number,
     shown,
 )
+from softadv._typed import check_types
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier, Domain
 from softadv.data import KNOWN
 from softadv.errors import SoftadvError
@@ -79,7 +80,7 @@ class Trial:
     autoattack_images: int = 0  # test images attacked by AutoAttack at the end
 
     def __post_init__(self) -> None:
-        _check_types(self)
+        check_types(self)
         check_name(self.setting, key="setting")
         for key, least, most in COUNTS:
             value = getattr(self, key)
@@ -324,10 +325,6 @@ COUNTS = (
     ("autoattack_images", 0, MOST_IMAGES),
 )
 
-_WORDS: dict[object, str] = {
-    str: "a text", int: "a whole number", int | None: "a whole number", float: "a number", float | None: "a number",
-}  # fmt: skip
-
 _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
 
 
@@ -343,18 +340,3 @@ def _take(table: Mapping[str, Any], key: str, kind: type, *, where: str) -> Any:
     if not isinstance(table[key], kind):
         raise SoftadvError(f"{where}: {key} must be a {kind.__name__}, got {shown(table[key])}")
     return table[key]
-
-
-def _check_types(trial: Trial) -> None:
-    for key, kind in get_type_hints(Trial).items():
-        value = getattr(trial, key)
-        if get_origin(kind) is Literal:
-            if value not in get_args(kind):
-                raise SoftadvError(f"{key}: unknown value {shown(value)}, expected one of {', '.join(get_args(kind))}")
-        elif get_origin(kind) is tuple:
-            item_kind, words = (int, "whole numbers") if get_args(kind)[0] is int else (str, "strings")
-            if not isinstance(value, tuple) or not all(type(item) is item_kind for item in value):
-                raise SoftadvError(f"{key}: expected a list of {words}, got {shown(value)}")
-        elif not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            expected = _WORDS.get(kind) or f"a {kind.__name__}"
-            raise SoftadvError(f"{key}: expected {expected}, got {shown(value)}")

@@ -1,0 +1,1 @@
+"""Runs and verdicts in; a page, tables and figures out."""

@@ -1,0 +1,1 @@
+"""Training: methods, the loop, its state, the partition, evaluation; knows no grid."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from scipy import stats
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
@@ -40,6 +39,8 @@ class Accuracy:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95% confidence interval of the fraction (Wilson, JASA 1927)."""
+        from scipy import stats  # noqa: PLC0415 (a fifth of a second, which most programs never need)
+
         low, high = stats.binomtest(self.correct, self.images).proportion_ci(method="wilson")
         return float(low), float(high)
 

@@ -1,0 +1,1 @@
+"""The rules that decide claims, by what they compare."""
