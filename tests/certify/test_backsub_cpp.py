@@ -1,4 +1,4 @@
-"""The compiled kernel: what must not change its answers. tests/test_compiled.py has how it is made."""
+"""The compiled kernel: what must not change its answers. tests/kernels/test_build.py has how it is made."""
 
 from contextlib import nullcontext
 

@@ -1,4 +1,4 @@
-"""What is said where a kernel cannot be had. tests/test_kernel_cache.py has how kernels are compiled and kept."""
+"""What is said where a kernel cannot be had. test_cache.py has how kernels are compiled and kept."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def _check_convolutions(network: Network, device: torch.device) -> None:
     for node in network.nodes:
         if not used or not isinstance(node.step, Conv) or max(node.step.weight.shape[2:]) == 1:
             continue
-        # Substituting back through a stride takes convolutions without one (convolution.py), on a CPU.
+        # Substituting back through a stride takes convolutions without one (transposed_conv.py), on a CPU.
         if device.type == "cpu" or 1 in node.step.stride:
             raise SoftadvError(
                 f"rounding: {library} may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "

@@ -1,6 +1,6 @@
 """Back-substitution by the compiled kernel (kernels/cpp/certify), on a CPU.
 
-Without a compiler (compiled.py) everything runs in PyTorch (backsubstitution.py), several times slower.
+Without a compiler (kernels/build.py) everything runs in PyTorch (backsub_torch.py), several times slower.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def load_expectations(path: Path) -> Expectations:
     """Read a file of expected results.
 
     `[settings.NAME]` tables say what a trial must be like to count as that setting; each `[[claim]]` has
-    an id, a title, a source, perhaps an assumption, the name of a rule (rules.py) and the rule's own keys.
+    an id, a title, a source, perhaps an assumption, the name of a rule (rules/kinds.py) and the rule's own keys.
 
     Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
     """

@@ -1,6 +1,6 @@
 """Compiled kernels: from a C++ file to functions that are called, or one line of why there are none.
 
-A kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is (kernel_cache.py).
+A kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is (cache.py).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from softadv.experiments.spec_text import ASSUMPTIONS, setting_title, spec_value
 from softadv.report.comparisons import Comparison, compare, families
 from softadv.report.interval_bars import Bar, bars, in_range
 
-Asked = tuple[Claim, Gain | Comparable]
+JudgedClaim = tuple[Claim, Gain | Comparable]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def sensitivities(entries: Sequence[Entry], expected: Sequence[Expectations] = (
     return found
 
 
-def _asked(expected: Sequence[Expectations], base: Trial, figure: str) -> Asked | None:
+def _asked(expected: Sequence[Expectations], base: Trial, figure: str) -> JudgedClaim | None:
     """The first claim about the difference of soft and adversarial training in this figure and this setting.
 
     None where the setting was not run as the claim requires. Variations depart from that on purpose.
@@ -104,14 +104,14 @@ def _asked(expected: Sequence[Expectations], base: Trial, figure: str) -> Asked 
     return None
 
 
-def _in_words(asked: Asked | None) -> str:
+def _in_words(asked: JudgedClaim | None) -> str:
     if asked is None:
         return ""
     claim, rule = asked
     return f"as in claim {claim.id}, each setting by itself: {in_range(rule.claimed, unit='points')} points"
 
 
-def _rows(compared: Sequence[Comparison], base: Trial, asked: Sequence[Asked | None]) -> tuple[Variation, ...]:
+def _rows(compared: Sequence[Comparison], base: Trial, asked: Sequence[JudgedClaim | None]) -> tuple[Variation, ...]:
     natural = _judged([comparison.natural for comparison in compared], asked[0])
     adversarial = _judged([comparison.adversarial for comparison in compared], asked[1])
     return tuple(
@@ -126,7 +126,7 @@ def _rows(compared: Sequence[Comparison], base: Trial, asked: Sequence[Asked | N
     )
 
 
-def _judged(column: Sequence[Estimate | None], asked: Asked | None) -> list[Judged | None]:
+def _judged(column: Sequence[Estimate | None], asked: JudgedClaim | None) -> list[Judged | None]:
     rule = None if asked is None else asked[1]
     claimed = None if rule is None else rule.claimed
     # One scale for each column, so that its bars can be compared.

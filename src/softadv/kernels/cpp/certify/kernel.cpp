@@ -7,7 +7,7 @@
 // that are certainly zero for this image (`live`).
 //
 // The relaxations and the rounding errors come in as numbers (relu.py, rounding.py); nothing is
-// decided here. backsubstitution.py has the same rules for tensors on any device.
+// decided here. backsub_torch.py has the same rules for tensors on any device.
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,4 @@
-// The network as compiled_chain.py passes it, and its weights as the kernels read them.
+// The network as kernels/chain.py passes it, and its weights as the kernels read them.
 
 #pragma once
 

@@ -188,7 +188,7 @@ class Pass {
             }
     }
 
-    static constexpr int kMostRuns = 32;  // rows of a kernel, as compiled_chain.py makes sure
+    static constexpr int kMostRuns = 32;  // rows of a kernel, as kernels/chain.py makes sure
 
     const Prepared& prepared_;
     const Network& network_;
