@@ -23,7 +23,7 @@ from softadv.certify import certifiers
 from softadv.certify import certify as natively
 from softadv.certify import per_image as verdicts
 from softadv.certify.certifiers import CertifierSession
-from softadv.certify.per_image import Question, Row, certify_rows, summarize
+from softadv.certify.per_image import ImageResult, Question, certify_rows, summarize
 from softadv.certify.results_file import VerdictFile, opened
 from softadv.errors import SoftadvError
 from tests.cli.test_app import run
@@ -142,8 +142,8 @@ def test_a_run_cut_off_inside_a_line_ends_like_one_that_was_not(model, tmp_path,
     assert partial == cut or not partial.exists()
 
 
-def rows_of(count: int) -> list[Row]:
-    return [Row(i, i % 10, 3, "unverified", math.nan if i == 1 else -i / 3, 0.001 * i) for i in range(count)]
+def rows_of(count: int) -> list[ImageResult]:
+    return [ImageResult(i, i % 10, 3, "unverified", math.nan if i == 1 else -i / 3, 0.001 * i) for i in range(count)]
 
 
 QUESTION = Question(
@@ -177,7 +177,11 @@ def test_wherever_a_file_is_cut_its_whole_rows_are_kept(tmp_path) -> None:
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_rows_come_back_as_they_were_written(tmp_path, suffix: str) -> None:
-    rows = [*rows_of(3), Row(3, 1, 1, "verified", 0.1 + 0.2, 1e-9), Row(4, 1, 2, "misclassified", -math.inf, 2.0)]
+    rows = [
+        *rows_of(3),
+        ImageResult(3, 1, 1, "verified", 0.1 + 0.2, 1e-9),
+        ImageResult(4, 1, 2, "misclassified", -math.inf, 2.0),
+    ]
     file = VerdictFile(tmp_path / f"r{suffix}", QUESTION, fresh=False)
     file.append(rows[:2])
     file.append(rows[2:])
@@ -186,7 +190,7 @@ def test_rows_come_back_as_they_were_written(tmp_path, suffix: str) -> None:
     assert read(tmp_path / f"r{suffix}")[1]["margin"] == ""
 
 
-def finished(path: Path, rows: list[Row]) -> Path:
+def finished(path: Path, rows: list[ImageResult]) -> Path:
     """A finished file of some rows; returns where they lie as softadv goes on from them."""
     file = VerdictFile(path, QUESTION, fresh=False)
     file.append(rows)
@@ -206,7 +210,7 @@ def test_a_torn_last_row_is_gone_from_a_file_that_is_declared_complete(tmp_path,
     assert (tmp_path / "r.csv.json").read_bytes() == (tmp_path / "whole.csv.json").read_bytes()
 
 
-def doubled(rows: list[Row]) -> list[Row]:
+def doubled(rows: list[ImageResult]) -> list[ImageResult]:
     """What two processes at once have left, each writing two rows at a time."""
     return [row for at in range(0, len(rows), 2) for row in rows[at : at + 2] * 2]
 
@@ -231,12 +235,12 @@ def test_rows_in_another_order_or_with_two_verdicts_are_refused(tmp_path, suffix
     from softadv.certify.results_file import _HEADER, _csv, _parquet
 
     path = finished(tmp_path / f"r{suffix}", rows_of(4))
-    torn = Row(1, 1, 1, "verified", 0.5, 0.1)
+    torn = ImageResult(1, 1, 1, "verified", 0.5, 0.1)
     for rows in (
         rows_of(4)[::-1],
         [*rows_of(2), *rows_of(4)[3:]],
         [*rows_of(2), torn],
-        [Row(-1, 0, 0, "verified", 1, 1)],
+        [ImageResult(-1, 0, 0, "verified", 1, 1)],
     ):
         path.write_bytes(_parquet(rows) if suffix == ".parquet" else f"{_HEADER}\n{_csv(rows)}".encode())
         before = path.read_bytes()

@@ -38,7 +38,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ImageResult:
     """One image; index is its place in the split.
 
     margin: the certifier's lower bound, NaN where it has none. seconds: those of its chunk, divided by
@@ -69,7 +69,7 @@ class Summary:
 
 def certify_rows(
     model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, start: int
-) -> Iterator[list[Row]]:
+) -> Iterator[list[ImageResult]]:
     """Certify images from number `start` on, and yield their rows chunk by chunk.
 
     x: float (N, C, H, W); y: int64 (N,); both on the model's device. Raises what certify raises.
@@ -90,7 +90,7 @@ def certify_rows(
 
 def _chunk(
     model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, first: int
-) -> list[Row]:
+) -> list[ImageResult]:
     started = time.perf_counter()
     found, _ = session.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
     verified, margin = found.verified.tolist(), found.margin.tolist()  # a GPU has finished when they are here
@@ -98,7 +98,7 @@ def _chunk(
     with torch.no_grad():
         predicted = model(x).argmax(1).tolist()
     return [
-        Row(first + i, label, predicted[i], _standing(label == predicted[i], verified[i]), margin[i], seconds)
+        ImageResult(first + i, label, predicted[i], _standing(label == predicted[i], verified[i]), margin[i], seconds)
         for i, label in enumerate(y.tolist())
     ]
 
@@ -109,7 +109,7 @@ def _standing(correct: bool, verified: bool) -> Standing:
     return "verified" if verified else "unverified"
 
 
-def summarize(rows: Sequence[Row]) -> Summary:
+def summarize(rows: Sequence[ImageResult]) -> Summary:
     """Count rows, of which there must be one at least."""
     counts = Counter(row.verdict for row in rows)
     margins = [row.margin for row in rows if row.verdict == "verified"]

@@ -26,10 +26,10 @@ from softadv._io import read_json, write_bytes, write_json, write_text
 from softadv._locks import held
 from softadv._progress import Report
 from softadv.certify.certifiers import CertifierSession
-from softadv.certify.per_image import STANDINGS, Question, Row, Standing, certify_rows, summarize
+from softadv.certify.per_image import STANDINGS, ImageResult, Question, Standing, certify_rows, summarize
 from softadv.errors import SoftadvError
 
-_COLUMNS = [field.name for field in dataclasses.fields(Row)]
+_COLUMNS = [field.name for field in dataclasses.fields(ImageResult)]
 _HEADER = ",".join(_COLUMNS)
 _PARQUET = ".parquet"
 _DIGEST = 64  # the characters of a SHA-256, of which the first twelve tell two apart
@@ -74,9 +74,9 @@ class VerdictFile:
         self._begun = False
         self._clean = True  # the rows in the file are these ones, and nothing else is in it
         self._check()
-        self.rows: list[Row] = [] if fresh else self._read()
+        self.rows: list[ImageResult] = [] if fresh else self._read()
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[ImageResult]) -> None:
         """Add rows, down to the disk."""
         try:
             if not self._begun:
@@ -119,7 +119,7 @@ class VerdictFile:
             what = ", ".join(f"{key} {_short(there.get(key))}, not {_short(self._question[key])}" for key in different)
             raise SoftadvError(f"{self._path}: holds verdicts with {what}; use --fresh or another file")
 
-    def _read(self) -> list[Row]:
+    def _read(self) -> list[ImageResult]:
         if self._lines.exists():
             text, lines = _read_csv(self._lines)
             rows = _in_order(lines, where=self._lines)
@@ -152,7 +152,7 @@ def answer(
     session: CertifierSession,
     file: VerdictFile | None,
     report: Report,
-) -> list[Row]:
+) -> list[ImageResult]:
     """The rows of all N images, from the file as far as it has them; what is missing is computed and added.
 
     x: float (N, C, H, W); y: int64 (N,); both on the model's device. Raises what certify and the file raise.
@@ -181,7 +181,7 @@ def _short(value: object) -> str:
     return f"{value[:12]}…" if isinstance(value, str) and len(value) == _DIGEST else f"{value}"
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def _csv(rows: Sequence[ImageResult]) -> str:
     """Lines of CSV. Margins keep all their digits, an empty cell is NaN."""
     return "".join(
         f"{row.index},{row.label},{row.predicted},{row.verdict},"
@@ -190,11 +190,11 @@ def _csv(rows: Sequence[Row]) -> str:
     )
 
 
-def _text(rows: Sequence[Row]) -> str:
+def _text(rows: Sequence[ImageResult]) -> str:
     return f"{_HEADER}\n{_csv(rows)}"
 
 
-def _read_csv(path: Path) -> tuple[str, list[Row]]:
+def _read_csv(path: Path) -> tuple[str, list[ImageResult]]:
     """What a file holds, and the rows before the first that is not whole."""
     try:
         text = path.read_bytes().decode(errors="replace")
@@ -204,7 +204,7 @@ def _read_csv(path: Path) -> tuple[str, list[Row]]:
     header, *lines = text.split("\n")[:-1] or [""]
     if header != _HEADER:
         raise SoftadvError(f"{path}: not the rows of softadv certify (they begin with {_HEADER})")
-    rows: list[Row] = []
+    rows: list[ImageResult] = []
     for line in lines:
         row = _parse(line)
         if row is None:
@@ -213,9 +213,9 @@ def _read_csv(path: Path) -> tuple[str, list[Row]]:
     return text, rows
 
 
-def _in_order(rows: Sequence[Row], *, where: Path) -> list[Row]:
+def _in_order(rows: Sequence[ImageResult], *, where: Path) -> list[ImageResult]:
     """One row an image, from image 0 on. Two processes at once may have left an image twice, with one verdict."""
-    kept: list[Row] = []
+    kept: list[ImageResult] = []
     for row in rows:
         if row.index == len(kept):
             kept.append(row)
@@ -227,14 +227,14 @@ def _in_order(rows: Sequence[Row], *, where: Path) -> list[Row]:
     return kept
 
 
-def _verdict(row: Row) -> tuple[int, int, Standing]:
+def _verdict(row: ImageResult) -> tuple[int, int, Standing]:
     return row.label, row.predicted, row.verdict
 
 
-def _parse(line: str) -> Row | None:
+def _parse(line: str) -> ImageResult | None:
     try:
         index, label, predicted, verdict, margin, seconds = line.split(",")
-        row = Row(
+        row = ImageResult(
             int(index), int(label), int(predicted), cast(Standing, verdict), float(margin or "nan"), float(seconds)
         )
     except ValueError:
@@ -242,7 +242,7 @@ def _parse(line: str) -> Row | None:
     return row if verdict in STANDINGS else None
 
 
-def _parquet(rows: Sequence[Row]) -> bytes:
+def _parquet(rows: Sequence[ImageResult]) -> bytes:
     pa, parquet = _pyarrow()
     table = {
         name: pa.array([getattr(row, name) for row in rows], kind, from_pandas=True)  # NaN: null
@@ -253,7 +253,7 @@ def _parquet(rows: Sequence[Row]) -> bytes:
     return file.getvalue()
 
 
-def _read_parquet(path: Path) -> list[Row]:
+def _read_parquet(path: Path) -> list[ImageResult]:
     pa, parquet = _pyarrow()
     try:
         table = parquet.read_table(path)
@@ -262,7 +262,7 @@ def _read_parquet(path: Path) -> list[Row]:
         reason = " ".join(str(error).split())
         raise SoftadvError(f"{path}: not the rows of softadv certify, or damaged ({reason})") from error
     columns["margin"] = [math.nan if margin is None else margin for margin in columns["margin"]]
-    rows = [Row(*cells) for cells in zip(*columns.values(), strict=True)]
+    rows = [ImageResult(*cells) for cells in zip(*columns.values(), strict=True)]
     if any(None in (row.index, row.label, row.predicted, row.seconds) or row.verdict not in STANDINGS for row in rows):
         raise SoftadvError(f"{path}: not the rows of softadv certify, or damaged (a cell is empty or no verdict)")
     return rows

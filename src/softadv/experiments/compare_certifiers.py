@@ -44,7 +44,7 @@ class Disagreement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class EngineComparison:
     """An engine against softadv's own domain, on the images that the model classifies correctly."""
 
     domain: Domain
@@ -72,7 +72,7 @@ class EngineParity:
 
     images: int
     misclassified: int
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[EngineComparison, ...]
     missing: dict[EngineName, str]
     counterexamples: tuple[Counterexample, ...]
 
@@ -143,7 +143,7 @@ def parity_tables(found: EngineParity) -> list[tuple[str, dict[str, str]]]:
     return [*tables, ("All together", rows)]
 
 
-def _table(comparison: Comparison) -> tuple[str, dict[str, str]]:
+def _table(comparison: EngineComparison) -> tuple[str, dict[str, str]]:
     report, counts = comparison.report, comparison
     rows = {
         "verified by both": f"{counts.both:,}",
@@ -167,10 +167,12 @@ def _says(verified: bool, margin: float) -> str:
     return said if math.isnan(margin) else f"{said}, margin {margin:.3g}"
 
 
-def _compare(y: Tensor, native: dict[Domain, Certificates], found: Certificates, report: EngineReport) -> Comparison:
+def _compare(
+    y: Tensor, native: dict[Domain, Certificates], found: Certificates, report: EngineReport
+) -> EngineComparison:
     domain = COUNTERPARTS[report.engine]
     ours, theirs = native[domain].verified, found.verified
-    return Comparison(
+    return EngineComparison(
         domain=domain,
         report=report,
         both=int((ours & theirs).sum()),

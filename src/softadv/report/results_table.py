@@ -13,7 +13,7 @@ from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_method, by_s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MethodResults:
     """One method of one setting in the results table; texts are ready to show."""
 
     title: str
@@ -31,7 +31,7 @@ class Group:
 
     title: str
     images: str
-    rows: tuple[Row, ...]
+    rows: tuple[MethodResults, ...]
 
 
 def result_groups(entries: Sequence[Entry]) -> list[Group]:
@@ -45,16 +45,16 @@ def result_groups(entries: Sequence[Entry]) -> list[Group]:
     return groups
 
 
-def _row(asked: Sequence[Series], domains: Sequence[str]) -> Row:
+def _row(asked: Sequence[Series], domains: Sequence[str]) -> MethodResults:
     title, color = short_title(asked[0].trial.method, asked[0].names), asked[0].names.method_color
     done = [(run.result, run.epochs) for run in asked if run.result and run.epochs]
     seeds = str(len(done)) if len(done) == len(asked) else f"{len(done)} of {len(asked)}"
     if not done:
-        return Row(title=title, color=color, seeds=seeds)
+        return MethodResults(title=title, color=color, seeds=seeds)
     results = [result for result, _ in done]
     certified = [[c for result in results if (c := result.certified_by(domain))] for domain in domains]
     shares = [last.verified / result.trained_images for result, (*_, last) in done if last.verified is not None]
-    return Row(
+    return MethodResults(
         title=title,
         color=color,
         seeds=seeds,
