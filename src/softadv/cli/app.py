@@ -26,21 +26,22 @@ app = typer.Typer(
     rich_markup_mode=None,  # its help shows a flag as an option that takes a value
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    grid_commands.reproduce,
-    grid_commands.train,
-    model_commands.evaluate,
-    model_commands.certify,
-    model_commands.parity,
-    model_commands.attack,
-    model_commands.export,
-    grid_commands.compare,
-    grid_commands.report,
-    grid_commands.keep,
+_RUN = "runs/smoke/digits-eps0.1-soft-seed0"
+for name, command, example in (
+    ("reproduce", grid_commands.reproduce, "softadv reproduce mnist --data data --seeds 1"),
+    ("train", grid_commands.train, "softadv train runs/mine --method soft --eps 0.1 --epochs 2"),
+    ("evaluate", model_commands.evaluate, f"softadv evaluate {_RUN} --limit 100"),
+    ("certify", model_commands.certify, f"softadv certify {_RUN} --eps 0.05 --out results.csv"),
+    ("parity", model_commands.parity, f"softadv parity {_RUN} --images 10"),
+    ("attack", model_commands.attack, f"softadv attack {_RUN} --attack torchattacks:FGSM --limit 100"),
+    ("export", model_commands.export, f"softadv export {_RUN} --out model.onnx"),
+    ("compare", grid_commands.compare, "softadv compare runs/smoke"),
+    ("report", grid_commands.report, "softadv report runs/smoke --out page"),
+    ("keep", grid_commands.keep, "softadv keep runs/smoke"),
+    ("list", listing.list_names, "softadv list methods"),
+    ("schema", listing.schema, "softadv schema > grid.schema.json"),
 ):
-    app.command()(command)
-app.command("list")(listing.list_names)
-app.command()(listing.schema)
+    app.command(name, epilog=f"Example: {example}")(command)
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 
@@ -95,7 +96,7 @@ def _softadv(
     pass
 
 
-@app.command()
+@app.command(epilog="Example: softadv doctor --data data")
 def doctor(data: DataRoot = None) -> int:
     """What this machine has, with advice for each thing missing."""
     findings = examine(data)
