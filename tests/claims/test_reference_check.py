@@ -269,8 +269,13 @@ def test_only_the_same_training_is_compared(tiny: Path, reference: Path) -> None
         assert found.outcome == "not run"
         was = getattr(trial, key)
         assert found.reason == (f"the reference does not have digits-tiny soft ({key} {value} instead of {was})")
-    other = verdict_on([with_results(run, trial=replace(trial, setting="digits-other"))], records)
-    assert other.reason == "the reference does not have digits-other soft (none of that name)"
+    other = with_results(run, trial=replace(trial, setting="digits-other"))
+    assert agree([other], records) == []  # a grid of one's own: the reference has nothing of it
+    beside = agree([run, other], records)[-1]
+    assert (beside.outcome, beside.reason) == (
+        "not run",
+        "the reference does not have digits-other soft (none of that name)",
+    )
     several = [replace(trial, setting=name, method=method) for name in "ab" for method in METHODS]
     all_lacking = verdict_on([with_results(run, trial=one) for one in [*several, replace(trial, eps=0.03)]], records)
     assert all_lacking.reason == (

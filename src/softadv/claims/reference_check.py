@@ -29,7 +29,7 @@ def agree(runs: Sequence[Run], records: Sequence[Record]) -> list[Verdict]:
 
     Then one for each setting in which soft and adversarial training were run again with the reference's seeds, on
     the difference of the two; last, one that is "not run" names what the reference has otherwise or not at all.
-    Nothing is said of a dataset that the reference does not have.
+    Nothing is said of a dataset that the reference does not have, nor of runs of which it has no setting.
     """
     groups: dict[Trial, list[Run]] = {}
     for run in runs:
@@ -47,7 +47,8 @@ def agree(runs: Sequence[Run], records: Sequence[Record]) -> list[Verdict]:
         for setting, by_method in pairs.items()
         if by_method.get("soft", {}).keys() & by_method.get("adversarial", {}).keys()
     ]
-    return [*compared, *(gain for gain in gains if gain), *([_not_run(lacking, records)] if lacking else [])]
+    known = {record.trial.setting for record in records} & {training.setting for training in groups}
+    return [*compared, *(gain for gain in gains if gain), *([_not_run(lacking, records)] if lacking and known else [])]
 
 
 def _verdict(runs: Sequence[Run], records: Sequence[Record]) -> Verdict:
