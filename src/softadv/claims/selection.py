@@ -9,8 +9,8 @@ from softadv.experiments.names import method_rank
 from softadv.experiments.runs import NotRun, Run
 from softadv.experiments.spec import Trial
 
-# What only says how much is measured once training is over.
-_MEASURING = {"certified_images", "certified_domains", "autoattack_images"}
+# What only says how much is measured, and changes no weight.
+_MEASURING = {"evaluate_every", "certified_images", "certified_domains", "autoattack_images"}
 # What all runs of a setting have in common, or they are no comparison of methods over seeds.
 _SHARED = [f.name for f in fields(Trial) if f.name not in {"setting", "method", "seed", *_MEASURING}]
 # What the paper leaves open, by its default. Whoever computes a domain answers the same question.

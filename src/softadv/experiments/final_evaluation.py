@@ -45,9 +45,11 @@ def conclude(
 ) -> Result:
     """Write weights, ONNX model and examples into the run folder; certify, and ask AutoAttack where the trial says.
 
-    last: the epoch that ended with these weights.
+    last: the epoch that ended with these weights; one that was evaluated.
     The result itself is returned and not written.
     """
+    assert last.natural_accuracy is not None  # the last epoch is always evaluated, and of others only those
+    assert last.adversarial_accuracy is not None
     weights = model.state_dict()
     write_tensors(run.path / WEIGHTS, weights, metadata=about_weights(trial))
     report("exporting", 0)

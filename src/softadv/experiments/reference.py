@@ -61,8 +61,9 @@ def weights_path(folder: Path, trial: Trial) -> Path:
 
 
 def training_of(trial: Trial) -> Trial:
-    """What two trials share if only their seeds, their certifier or what is measured at the end tell them apart."""
-    return replace(trial, seed=0, certifier="native", certified_images=None, certified_domains=(), autoattack_images=0)
+    """What two trials share if only their seeds, their certifier or what is measured tell them apart."""
+    measured: dict[str, Any] = {"certified_images": None, "certified_domains": (), "autoattack_images": 0}
+    return replace(trial, seed=0, certifier="native", evaluate_every=1, **measured)
 
 
 def training_difference(recorded: Trial, other: Trial) -> str | None:

@@ -13,7 +13,6 @@ from softadv._io import parse_toml, read_text
 from softadv._ranges import (
     MOST_EPOCHS,
     MOST_IMAGES,
-    MOST_SEED,
     MOST_SEEDS,
     MOST_STEPS,
     check_count,
@@ -25,6 +24,8 @@ from softadv._typed import check_types
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier, Domain
 from softadv.data import KNOWN
 from softadv.errors import SoftadvError
+from softadv.training import config as training
+from softadv.training.config import check_settings
 from softadv.training.method_names import parse_method
 
 Method = str
@@ -73,6 +74,7 @@ class Trial:
 
     validation_images: int = 0  # the last so many training images are evaluated after each epoch, and not trained on
     patience: int | None = None  # stop after so many epochs without a better one on the validation images
+    evaluate_every: int = 1  # epochs from one evaluation to the next; the last epoch always has one
     train_images: int | None = None  # the first so many; None is all
     test_images: int | None = None
     certified_images: int | None = None  # test images certified at the end
@@ -82,34 +84,21 @@ class Trial:
     def __post_init__(self) -> None:
         check_types(self)
         check_name(self.setting, key="setting")
-        for key, least, most in COUNTS:
+        for key, least, most in _OWN_COUNTS:
             value = getattr(self, key)
             if value is not None:
                 check_count(value, key=key, least=least, most=most)
         for key in ("eps", "alpha"):
             check_radius(getattr(self, key), key=key)
-        if not 0 < self.lr < float("inf"):
-            raise SoftadvError(f"lr: must be positive, got {self.lr:g}")
-        if not 0 <= self.momentum < 1:
-            raise SoftadvError(f"momentum: must be in [0, 1), got {self.momentum:g}")
-        for key in ("weight_decay", "schedule_factor", "clip_gradients"):
-            value = getattr(self, key)
-            if value is not None and not 0 <= value < float("inf"):
-                raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
+        check_settings(self, split_every=self.split_every)
         parse_method(self.method)
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        if self.natural_epochs >= self.epochs:
-            raise SoftadvError(f"natural_epochs: must be less than epochs, got {self.natural_epochs} of {self.epochs}")
         if self.augment != "none" and self.dataset in KNOWN and not KNOWN[self.dataset].mirror_keeps_class:
             raise SoftadvError(f"augment: {self.augment!r} is not for {self.dataset}, a flipped digit is another digit")
-        if (self.schedule == "steps") != bool(self.schedule_epochs):
-            raise SoftadvError("schedule_epochs: the schedule steps needs some, and no other has any")
         if self.patience is not None and not self.validation_images:
             raise SoftadvError("patience: stopping early needs validation_images")
-        if self.augment != "none" and self.split_every != 1:
-            raise SoftadvError("augment: needs split_every = 1, or images would be trained that were never certified")
         if self.domain not in CERTIFIER_DOMAINS[self.certifier]:
             raise SoftadvError(f"certifier: {self.certifier} does not compute the domain {self.domain}")
         for domain in self.certified_domains:
@@ -308,22 +297,17 @@ def _refuse_unused(table: Mapping[str, Any], trials: Sequence[Trial], *, where: 
             raise SoftadvError(f"{where}: {key}: has no effect without {needed}")
 
 
-# Of the keys that count: the least and the most.
-COUNTS = (
+# Of the keys that count, beside those that the training loop is told: the least and the most.
+_OWN_COUNTS = (
     ("steps", 1, MOST_STEPS),
-    ("epochs", 1, MOST_EPOCHS),
-    ("seed", 0, MOST_SEED),
-    ("batch_size", 1, MOST_IMAGES),
-    ("natural_epochs", 0, MOST_EPOCHS),
     ("split_every", 1, MOST_EPOCHS),
-    ("eps_warmup_epochs", 0, MOST_EPOCHS),
     ("validation_images", 0, MOST_IMAGES),
-    ("patience", 1, MOST_EPOCHS),
     ("train_images", 1, MOST_IMAGES),
     ("test_images", 1, MOST_IMAGES),
     ("certified_images", 1, MOST_IMAGES),
     ("autoattack_images", 0, MOST_IMAGES),
 )
+COUNTS = (*training.COUNTS, *_OWN_COUNTS)
 
 _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
 

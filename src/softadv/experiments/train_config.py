@@ -45,6 +45,7 @@ def train_config(trial: Trial, *, beside: Path | None = None) -> TrainConfig:
         update=trial.update,
         augment=trial.augment,
         patience=trial.patience,
+        evaluate_every=trial.evaluate_every,
         tf32=trial.tf32,
     )
 

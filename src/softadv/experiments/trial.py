@@ -263,7 +263,8 @@ def _training_work(trial: Trial, data: Dataset, *, epochs: int) -> float:
     training = sum(_training_cost(config, trial, number) for number in numbers)
     training += splits * CERTIFICATION_COST[trial.domain]
     evaluated = len(data.test_x) + trial.validation_images
-    return training * (len(data.train_x) - trial.validation_images) + epochs * trial.steps * evaluated
+    evaluations = sum(map(config.evaluates, numbers))
+    return training * (len(data.train_x) - trial.validation_images) + evaluations * trial.steps * evaluated
 
 
 def _check_same_data(run: RunFolder, recorded: str, data: Dataset) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 
@@ -28,14 +28,65 @@ def generator_for(seed: int, epoch: int, purpose: str, device: torch.device) -> 
 
 _NAMES = {"optimizer": OptimizerName, "schedule": ScheduleName, "update": Update, "augment": Augmentation}
 # Of the numbers that count: the least and the most.
-_COUNTS = (
+COUNTS = (
     ("epochs", 1, MOST_EPOCHS),
     ("seed", 0, MOST_SEED),
     ("batch_size", 1, MOST_IMAGES),
     ("natural_epochs", 0, MOST_EPOCHS),
     ("eps_warmup_epochs", 0, MOST_EPOCHS),
+    ("evaluate_every", 1, MOST_EPOCHS),
     ("patience", 1, MOST_EPOCHS),
 )
+
+
+class Settings(Protocol):
+    """What a TrainConfig and the spec of a trial have in common."""
+
+    @property
+    def lr(self) -> float: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def schedule(self) -> ScheduleName: ...
+    @property
+    def schedule_epochs(self) -> tuple[int, ...]: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def natural_epochs(self) -> int: ...
+    @property
+    def eps_warmup_epochs(self) -> int: ...
+    @property
+    def augment(self) -> Augmentation: ...
+
+
+def check_settings(settings: Settings, *, split_every: int) -> None:
+    """Raise SoftadvError, "KEY: WHAT", for a number out of its range, and for settings that do not fit together.
+
+    split_every: epochs between two certifications of the training set.
+    """
+    for key, least, most in COUNTS:
+        value = getattr(settings, key)
+        if key != "patience" or value is not None:
+            check_count(value, key=key, least=least, most=most)
+    if not 0 < settings.lr < math.inf:
+        raise SoftadvError(f"lr: must be positive and finite, got {settings.lr:g}")
+    if not 0 <= settings.momentum < 1:
+        raise SoftadvError(f"momentum: must be in [0, 1), got {settings.momentum:g}")
+    for key in ("weight_decay", "schedule_factor", "clip_gradients"):
+        value = getattr(settings, key)
+        if value is not None and not 0 <= value < math.inf:
+            raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
+    if settings.schedule == "steps" and not settings.schedule_epochs:
+        raise SoftadvError("schedule_epochs: the schedule steps needs the epochs after which the rate falls")
+    if settings.schedule != "steps" and settings.schedule_epochs:
+        raise SoftadvError(f"schedule_epochs: without effect on the schedule {settings.schedule}")
+    if settings.natural_epochs >= settings.epochs:
+        natural = f"{settings.natural_epochs} of {settings.epochs}"
+        raise SoftadvError(f"natural_epochs: must be less than epochs, got {natural}")
+    if split_every != 1 and (settings.augment != "none" or settings.eps_warmup_epochs):
+        key = "augment" if settings.augment != "none" else "eps_warmup_epochs"
+        raise SoftadvError(f"{key}: needs split_every = 1, or images would be spared that were never certified so")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +103,8 @@ class TrainConfig:
     update: shuffled batches of clean and attacked images, or all clean batches first, then the attacked ones.
     patience: stop after so many epochs without a better adversarial accuracy on the validation images, and go back to
     the best weights; None never does.
+    evaluate_every: epochs from one evaluation to the next; the last epoch always has one. No weight depends on it, but
+    stopping early is decided after epochs that are evaluated.
     tf32: let a GPU round the factors of float32 products to 10 bits.
     Raises SoftadvError for what is out of range or does not fit together.
     """
@@ -75,6 +128,7 @@ class TrainConfig:
     update: Update = "mixed"
     augment: Augmentation = "none"
     patience: int | None = None
+    evaluate_every: int = 1
     tf32: bool = False
 
     def __post_init__(self) -> None:
@@ -82,30 +136,7 @@ class TrainConfig:
             if getattr(self, key) not in get_args(names):
                 known = ", ".join(get_args(names))
                 raise SoftadvError(f"{key}: unknown value {shown(getattr(self, key))}, expected one of {known}")
-        for key, least, most in _COUNTS:
-            value = getattr(self, key)
-            if key != "patience" or value is not None:
-                check_count(value, key=key, least=least, most=most)
-        if not 0 < self.lr < math.inf:
-            raise SoftadvError(f"lr: must be positive and finite, got {self.lr:g}")
-        if not 0 <= self.momentum < 1:
-            raise SoftadvError(f"momentum: must be in [0, 1), got {self.momentum:g}")
-        for key in ("weight_decay", "schedule_factor", "clip_gradients"):
-            value = getattr(self, key)
-            if value is not None and not 0 <= value < math.inf:
-                raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
-        self._check_combinations()
-
-    def _check_combinations(self) -> None:
-        if self.schedule == "steps" and not self.schedule_epochs:
-            raise SoftadvError("schedule_epochs: the schedule steps needs the epochs after which the rate falls")
-        if self.schedule != "steps" and self.schedule_epochs:
-            raise SoftadvError(f"schedule_epochs: without effect on the schedule {self.schedule}")
-        if self.natural_epochs >= self.epochs:
-            raise SoftadvError(f"natural_epochs: must be less than epochs, got {self.natural_epochs} of {self.epochs}")
-        if getattr(self.method, "split_every", 1) != 1 and (self.augment != "none" or self.eps_warmup_epochs):
-            key = "augment" if self.augment != "none" else "eps_warmup_epochs"
-            raise SoftadvError(f"{key}: needs split_every = 1, or images would be spared that were never certified so")
+        check_settings(self, split_every=getattr(self.method, "split_every", 1))
         self.method.train_attack(self.attack)  # a method may refuse the attack: better now than in the first epoch
 
     @property
@@ -126,6 +157,10 @@ class TrainConfig:
     def attack_passes(self, epoch: int) -> float:
         """How many times an epoch attacks the training set at most, for estimates of its cost."""
         return 0.0 if epoch <= self.natural_epochs else self.method.attack_passes
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether an epoch, from 1, is evaluated when it is over."""
+        return epoch % self.evaluate_every == 0 or epoch == self.epochs
 
     def splits_before(self, epoch: int) -> bool:
         """Whether the training set is certified before this epoch: methods say so, and nobody else."""

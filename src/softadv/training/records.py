@@ -11,15 +11,15 @@ from softadv._units import Count, Seconds, Several, Share
 class EpochMetrics:
     """One finished epoch. Accuracies are fractions; seconds are wall-clock.
 
-    natural_accuracy, adversarial_accuracy: of the test images; NaN where there are none, which no record on disk has.
+    natural_accuracy, adversarial_accuracy: of the test images; None where the epoch was not evaluated.
     misclassified, unverified, verified: the partition of the training images that the epoch was trained with; None for
     methods that make none. attacked: how many training images were attacked; None in old records.
     """
 
     epoch: Several  # from 1
     loss: float  # mean over the training images, as they were trained
-    natural_accuracy: Share
-    adversarial_accuracy: Share
+    natural_accuracy: Share | None
+    adversarial_accuracy: Share | None
     misclassified: Count | None
     unverified: Count | None
     verified: Count | None

@@ -54,6 +54,7 @@ def train(
     augment: Augmentation = "none",
     validation_images: int = 0,
     patience: int | None = None,
+    evaluate_every: int = 1,
     callbacks: Sequence[Callback] = (),
     on_progress: Progress | None = None,
 ) -> Trained:
@@ -94,6 +95,7 @@ def train(
         update=update,
         augment=augment,
         patience=patience,
+        evaluate_every=evaluate_every,
     )
     first = next(model.parameters(), None)
     if first is None:

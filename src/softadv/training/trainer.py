@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -47,7 +46,8 @@ class Trainer:
     def is_done(self) -> bool:
         """Whether no epoch is left, or the training has stopped early."""
         patience = self.config.patience
-        stale = patience is not None and self.epoch > 0 and self.best.is_stale(epoch=self.epoch, patience=patience)
+        told = self.epoch > 0 and self.config.evaluates(self.epoch)
+        stale = patience is not None and told and self.best.is_stale(epoch=self.epoch, patience=patience)
         return self.epoch >= self.config.epochs or stale
 
     def run_epoch(self, on_progress: Progress) -> EpochMetrics:
@@ -58,7 +58,7 @@ class Trainer:
         return self.record(trained, on_progress)
 
     def record(self, trained: TrainedEpoch, on_progress: Progress) -> EpochMetrics:
-        """Evaluate and record an epoch that the state has just been trained for.
+        """Record an epoch that the state has just been trained for, evaluated if it is its turn.
 
         Raises NotFiniteError where the model's scores are NaN or infinite; then nothing is recorded.
         """
@@ -69,8 +69,8 @@ class Trainer:
         metrics = EpochMetrics(
             epoch=epoch,
             loss=trained.loss,
-            natural_accuracy=math.nan if natural is None else natural,
-            adversarial_accuracy=math.nan if adversarial is None else adversarial,
+            natural_accuracy=natural,
+            adversarial_accuracy=adversarial,
             validation_natural_accuracy=clean,
             validation_adversarial_accuracy=robust,
             attacked=trained.attacked,
@@ -97,8 +97,8 @@ class Trainer:
     def _accuracies(
         self, images: Images | None, epoch: int, purpose: str, on_progress: Progress
     ) -> tuple[float | None, float | None]:
-        """Adversarial and natural accuracy."""
-        if images is None:
+        """Adversarial and natural accuracy; None where it is not this epoch's turn, or there are no images."""
+        if images is None or not self.config.evaluates(epoch):
             return None, None
         x, y = images
         adversarial = adversarial_accuracy(

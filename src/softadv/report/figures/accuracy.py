@@ -127,13 +127,16 @@ def _caption(runs: Sequence[Series]) -> str:
             ends = [100 * list(curve.values())[-1][0] for curve in (natural, adversarial)]
             parts.append(f"{within_sentence(same[0].names.method_title)} {ends[0]:.1f}% and {ends[1]:.1f}%")
     caption = f"Natural and adversarial accuracy after the last epoch: {'; '.join(parts)}."
+    every = {run.trial.evaluate_every for run in runs}
+    if every != {1}:
+        caption += f" Measured every {' or '.join(map(str, sorted(every)))} epochs, and after the last."
     if has_seeds(runs):
         return f"{caption} Lines and bands: mean ± standard deviation over the seeds."
     return f"{caption} One seed."
 
 
 def _csv(runs: Sequence[Series]) -> str:
-    """Accuracies on the test images after every epoch, in %."""
+    """Accuracies on the test images after every epoch, in %; empty where they were not measured."""
     rows = [
         (*run_cells(run), m.epoch, percent_text(m.natural_accuracy), percent_text(m.adversarial_accuracy))
         for run in runs
