@@ -8,6 +8,7 @@ from softadv import loggers
 from softadv.attacks import PGD, Attack, load_attack, pgd
 from softadv.certify import Certificates
 from softadv.certify.certifiers import certify
+from softadv.certify.radius import certified_radius
 from softadv.data import Dataset, ImageData, load_dataset, make_dataset
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.experiments.runner import run
@@ -33,6 +34,7 @@ __all__ = [
     "SoftadvError",
     "Trained",
     "certified_curve",
+    "certified_radius",
     "certify",
     "conv_small",
     "count_neurons",

@@ -238,8 +238,8 @@ def dataset_title(name: str) -> str:
 
 
 def check_images(x: Tensor, y: Tensor) -> None:
-    """Raise SoftadvError unless x is float (N, C, H, W) without NaN and y is int64 (N,)."""
-    if x.ndim != 4 or not x.is_floating_point():
+    """Raise SoftadvError unless x is float (N, ...) without NaN, of images or of any shape, and y is int64 (N,)."""
+    if x.ndim < 2 or not x.is_floating_point() or not all(x.shape[1:]):
         raise SoftadvError(f"x: expected float images (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise SoftadvError(f"y: expected int64 labels ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")

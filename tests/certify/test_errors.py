@@ -270,7 +270,7 @@ def test_labels_that_are_none_are_named(labels, named):
     ("images", "named"),
     [
         (torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "torch.uint8"),
-        (torch.zeros(2, 4, 4), "shape (2, 4, 4)"),
+        (torch.zeros(2), "shape (2,)"),
         (torch.full((2, 1, 4, 4), 1.5), "1.5"),
         (torch.full((2, 1, 4, 4), -0.5), "-0.5"),
     ],

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv._ranges import UNIT, Clip, check_clip, check_radius
+from softadv._ranges import UNIT, Clip
 from softadv.certify import backsub_cpp as native
 from softadv.certify.backsub_cpp import NativeEngine
 from softadv.certify.backsub_torch import TorchEngine
 from softadv.certify.bounds import FLOATS_PER_NEURON, Engine, lower_bounds
+from softadv.certify.boxes import Boxes, Radius, make_boxes
 from softadv.certify.domains import DOMAINS, Domain
 from softadv.certify.graph import Network
 from softadv.certify.ops import Conv
-from softadv.certify.rounding import box, check_evaluation
+from softadv.certify.rounding import check_evaluation
 from softadv.certify.trace import read_network
-from softadv.data import check_images, check_labels, check_pixels
+from softadv.data import check_images, check_labels
 from softadv.errors import SoftadvError
 
 Rounding = Literal["sound", "none"]
@@ -54,21 +55,27 @@ def certify(
     x: Tensor,
     y: Tensor,
     *,
-    eps: float,
+    eps: Radius | None = None,
     domain: Domain = "deeppoly",
     rounding: Rounding = "sound",
     clip: Clip = UNIT,
+    lower: Tensor | None = None,
+    upper: Tensor | None = None,
     margins: bool = True,
     memory_budget: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Certificates:
     """Certify that a model classifies every point of an L-infinity ball as the image's label.
 
-    The box of an image is {x' : |x' - x| <= eps and clip[0] <= x' <= clip[1]}, pixel by pixel.
+    The box of an image is {x' : |x' - x| <= eps and clip[0] <= x' <= clip[1]}, pixel by pixel, or, where they are
+    given, {x' : lower <= x' <= upper}.
 
     model: a module that torch.fx can trace, of the operations that layers.SUPPORTED names.
-    x: float (N, C, H, W), pixels within clip. y: int64 (N,).
-    eps: radius, in the units of x.
+    x: float (N, C, H, W), or (N, ...) of any shape that the model takes, within clip or lower and upper.
+    y: int64 (N,).
+    eps: radius, in the units of x: a number, or a float tensor that broadcasts to x, such as (C, 1, 1) for a radius
+        for each channel and (N, 1, 1, 1) for one for each image.
+    lower, upper: instead of eps and clip, the box: float tensors that broadcast to x.
     domain: "box" (interval arithmetic), "deepzono" (Singh et al., NeurIPS 2018) or "deeppoly" (Singh
         et al., POPL 2019, with full back-substitution; CROWN's adaptive relaxation).
     rounding: "sound" proves the verdict for the model as PyTorch or onnxruntime evaluates it in its
@@ -87,14 +94,12 @@ def certify(
     for name, value, known in (("domain", domain, DOMAINS), ("rounding", rounding, ROUNDINGS)):
         if value not in known:
             raise SoftadvError(f"{name}: unknown name {value!r}, expected one of {', '.join(known)}")
-    clip = check_clip(clip)
-    eps = check_radius(eps, clip=clip)
     check_images(x, y)
+    boxes = make_boxes(x, eps=eps, clip=clip, lower=lower, upper=upper)
     like = next(model.parameters(), x)
-    network = read_network(model, (x.shape[1], x.shape[2], x.shape[3]), like=like)
-    check_pixels(x, clip=clip)
+    network = read_network(model, tuple(x.shape[1:]), like=like)
     check_labels(y, classes=network.classes)
-    question = _Question(model, network, eps, domain, rounding, clip, margins, like)
+    question = _Question(model, network, boxes, domain, rounding, margins, like)
     budget = memory_budget or _default_budget(question.like.device)
     chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
 
@@ -105,7 +110,7 @@ def certify(
         part = slice(done, min(done + chunk, len(x)))
         try:
             with question.threads():
-                correct[part], margin[part] = question.answer(x[part], y[part])
+                correct[part], margin[part] = question.answer(x, y, part)
         except (MemoryError, RuntimeError) as error:
             tried = part.stop - part.start
             if tried == 1 or not _is_memory(error):
@@ -125,10 +130,9 @@ class _Question:
 
     model: nn.Module
     network: Network
-    eps: float
+    boxes: Boxes
     domain: Domain
     rounding: Rounding
-    clip: Clip
     margins: bool
     like: Tensor
 
@@ -154,10 +158,14 @@ class _Question:
         return intervals if self.domain == "box" else intervals + self.engine.floats_per_image(self.network)
 
     @torch.no_grad()
-    def answer(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """correct, bool (N,), and margin, float (N,), NaN where it is not asked for; on the model's device."""
-        x, labels = x.to(self.like.device), y.to(self.like.device)
-        lower, upper = box(x, eps=self.eps, clip=self.clip, dtype=self.like.dtype, sound=self.rounding == "sound")
+    def answer(self, x: Tensor, y: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        """correct, bool (N,), and margin, float (N,), NaN where it is not asked for; on the model's device.
+
+        part: which of the images are asked about.
+        """
+        x, labels = x[part].to(self.like.device), y[part].to(self.like.device)
+        bounds = self.boxes.bounds(x, part, dtype=self.like.dtype, sound=self.rounding == "sound")
+        lower, upper = (bound.reshape(-1, *self.network.in_shape) for bound in bounds)
         # A copy: a model that begins with an in-place layer would change the images.
         images = x.to(self.like.dtype, copy=True)
         scores = self.model(images)

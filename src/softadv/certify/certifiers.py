@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
-from softadv._ranges import UNIT, Clip
+from softadv._ranges import UNIT, Clip, check_radius
 from softadv._versions import package_version
 from softadv.certify import Certificates, Domain, Rounding
 from softadv.certify import certify as certify_natively
+from softadv.certify.boxes import Radius
 from softadv.certify.domains import CERTIFIER_DOMAINS, CERTIFIERS, Certifier
 from softadv.errors import SoftadvError
 
@@ -44,11 +45,13 @@ def certify(
     x: Tensor,
     y: Tensor,
     *,
-    eps: float,
+    eps: Radius | None = None,
     domain: Domain = "deeppoly",
     rounding: Rounding = "sound",
     engine: Engine = "native",
     clip: Clip = UNIT,
+    lower: Tensor | None = None,
+    upper: Tensor | None = None,
     margins: bool = True,
     memory_budget: int | None = None,
     seconds_per_image: float = 60.0,
@@ -58,15 +61,16 @@ def certify(
 
     engine: "native", softadv's own (softadv.certify.api.certify says what it takes); or, in the container, or
     wherever SOFTADV_ERAN names a worker, "gpupoly", and "eran" for the domains deeppoly and deepzono. Those
-    give no margins (NaN), answer only for models that softadv can export, and count an image that takes
-    longer than seconds_per_image (of the engine's own time, not what it waits for a processor) as unverified.
+    give no margins (NaN), take one radius for all pixels, answer only for models that softadv can export, and count
+    an image that takes longer than seconds_per_image (of the engine's own time, not what it waits for a processor)
+    as unverified.
     memory_budget, in bytes, is then the size past which the engine's process is started anew between two
     images. Raises SoftadvError where an engine cannot be asked.
     """
     with CertifierSession(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as session:
         return session.certify(
-            model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
-            memory_budget=memory_budget, on_progress=on_progress,
+            model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, lower=lower, upper=upper,
+            margins=margins, memory_budget=memory_budget, on_progress=on_progress,
         )[0]  # fmt: skip
 
 
@@ -121,10 +125,12 @@ class CertifierSession:
         x: Tensor,
         y: Tensor,
         *,
-        eps: float,
+        eps: Radius | None,
         domain: Domain,
         rounding: Rounding = "sound",
         clip: Clip = UNIT,
+        lower: Tensor | None = None,
+        upper: Tensor | None = None,
         margins: bool = True,
         memory_budget: int | None = None,
         on_progress: Callable[[int], None] | None = None,
@@ -132,12 +138,17 @@ class CertifierSession:
         """What softadv.certify answers, and who says so; an engine computes one domain, its own."""
         if self._bridge is None:
             found = certify_natively(
-                model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, margins=margins,
-                memory_budget=memory_budget, on_progress=on_progress,
+                model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, lower=lower, upper=upper,
+                margins=margins, memory_budget=memory_budget, on_progress=on_progress,
             )  # fmt: skip
             return found, _native(rounding)
+        if lower is not None or upper is not None or x.ndim != 4:
+            raise SoftadvError(
+                f"engine: {self._certifier} takes images (N, C, H, W) and one radius; native takes any box"
+            )
+        radius = check_radius(eps, clip=clip)
         found, report = self._bridge.certify(
-            model, x, y, eps=eps, clip=clip, rounding=rounding, memory_limit=memory_budget, on_progress=on_progress
+            model, x, y, eps=radius, clip=clip, rounding=rounding, memory_limit=memory_budget, on_progress=on_progress
         )  # fmt: skip
         return found, _of_engine(report)
 

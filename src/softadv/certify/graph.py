@@ -9,6 +9,11 @@ from math import prod
 from softadv.certify.ops import Shape, Step
 
 
+def as_plane(dims: tuple[int, ...]) -> Shape:
+    """The shape (C, H, W) that an activation of any shape is kept in; its neurons stay in their order."""
+    return (dims[0], dims[1] if len(dims) == 3 else prod(dims[1:]), dims[2] if len(dims) == 3 else 1)
+
+
 @dataclass(frozen=True)
 class Node:
     """A step and the activations it takes.

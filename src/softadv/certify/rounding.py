@@ -210,23 +210,33 @@ def overflow_limit(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).max * 2.0**-24
 
 
-def box(x: Tensor, *, eps: float, clip: tuple[float, float], dtype: torch.dtype, sound: bool) -> tuple[Tensor, Tensor]:
+def box(
+    x: Tensor, *, eps: float | Tensor, clip: tuple[float, float], dtype: torch.dtype, sound: bool
+) -> tuple[Tensor, Tensor]:
     """The bounds of {x' : |x' - x| <= eps, clip[0] <= x' <= clip[1]} in a floating-point type.
 
-    Sound bounds contain the real box, and so the rounded value of each of its points.
+    eps: a number, or a tensor that broadcasts to x. Sound bounds contain the real box, and so the rounded value of
+    each of its points.
     """
     if not sound:
         x = x.to(dtype)
-        return (x - eps).clamp(min=clip[0]), (x + eps).clamp(max=clip[1])
+        size = eps.to(dtype) if isinstance(eps, Tensor) else eps
+        return (x - size).clamp(min=clip[0]), (x + size).clamp(max=clip[1])
     exact = x.double()
-    below, above = _sum_below(exact, -eps).clamp(min=clip[0]), -_sum_below(-exact, -eps).clamp(min=-clip[1])
+    size = eps.double() if isinstance(eps, Tensor) else eps
+    below, above = _sum_below(exact, -size).clamp(min=clip[0]), -_sum_below(-exact, -size).clamp(min=-clip[1])
+    return outwards(below, above, dtype)
+
+
+def outwards(below: Tensor, above: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Float64 bounds in a floating-point type, rounded outwards."""
     lower, upper = below.to(dtype), above.to(dtype)
     infinity = lower.new_tensor(torch.inf)
     lower = torch.where(lower.double() > below, lower.nextafter(-infinity), lower)
     return lower, torch.where(upper.double() < above, upper.nextafter(infinity), upper)
 
 
-def _sum_below(a: Tensor, b: float) -> Tensor:
+def _sum_below(a: Tensor, b: float | Tensor) -> Tensor:
     """a + b in float64, rounded down: Knuth's two-sum tells on which side the rounded sum lies."""
     total = a + b
     part = total - a

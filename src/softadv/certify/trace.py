@@ -14,20 +14,21 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module
 
 from softadv._as_built import oddity
-from softadv.certify.graph import Network, Node
+from softadv.certify.graph import Network, Node, as_plane
 from softadv.certify.layers import SUPPORTED, Reshape, layer_steps
-from softadv.certify.ops import Add, Copy, Flatten, Shape, Step
+from softadv.certify.ops import Add, Copy, Dense, Flatten, Shape, Step
 from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 
 
-def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = None) -> Network:
+def read_network(model: nn.Module, dims: tuple[int, ...], *, like: Tensor | None = None) -> Network:
     """Read a module of the operations named in SUPPORTED, as layers or as functions, in any order.
 
-    Weights are shared with the model where they can be. like: a tensor of the floating-point type and
-    device of the steps; default: the model's first parameter. Raises SoftadvError that names the first
-    operation that is of another kind, has an option that is not supported, or does not fit its input.
+    dims: the shape of one input, without the batch: (C, H, W) of an image, (D,) of a vector. like: a tensor of the
+    floating-point type and device of the steps; default: the model's first parameter.
+    Weights are shared with the model where they can be. Raises SoftadvError that names the first operation that is of
+    another kind, has an option that is not supported, or does not fit its input.
     """
     if module._global_forward_hooks or module._global_forward_pre_hooks:
         raise SoftadvError("model: PyTorch has global forward hooks, which may change what it computes")
@@ -37,16 +38,17 @@ def read_network(model: nn.Module, in_shape: Shape, *, like: Tensor | None = Non
         reason = oddity(layer)
         if reason is not None:
             raise SoftadvError(f"{_place(name, layer)}: {reason}")
-    reader = _Reader(model, in_shape, next(model.parameters(), torch.zeros(0)) if like is None else like)
+    reader = _Reader(model, dims, next(model.parameters(), torch.zeros(0)) if like is None else like)
     graph = trace(model)
     output = reader.read(graph)
     check_other_modes(model, graph)
-    if not reader.flat[output]:
-        shape = reader.shapes[output]
+    if len(reader.dims[output]) != 1:
+        shape = reader.dims[output]
         raise SoftadvError(f"model: ends in shape {shape}, not in a vector of class scores; is a Flatten missing?")
-    classes = reader.shapes[output][0]
+    (classes,) = reader.dims[output]
     if classes < 2:
         raise SoftadvError("model: has one output, classification needs at least two")
+    in_shape = as_plane(dims)
     return Network(tuple(_with_copies(reader.nodes[:output], in_shape)), in_shape, classes)
 
 
@@ -70,13 +72,15 @@ def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
 
 
 class _Reader:
-    """The steps read so far; activation 0 is the image."""
+    """The steps read so far; activation 0 is the image.
 
-    def __init__(self, model: nn.Module, in_shape: Shape, like: Tensor) -> None:
+    dims: the shape that PyTorch gives each activation, without the batch; the steps keep it as a plane (as_plane).
+    """
+
+    def __init__(self, model: nn.Module, dims: tuple[int, ...], like: Tensor) -> None:
         self.model, self.like = model, like
         self.nodes: list[Node] = []
-        self.shapes = [in_shape]
-        self.flat = [False]
+        self.dims = [dims]
         self._activations: dict[fx.Node, int] = {}
 
     def read(self, graph: fx.Graph) -> int:
@@ -114,15 +118,16 @@ class _Reader:
         entering = self._input(node, where, 0)
         if getattr(layer, "inplace", False):
             self._check_inplace(node.args[0], where)
-        shape, flat = self.shapes[entering], self.flat[entering]
-        if isinstance(layer, nn.Flatten) and layer.end_dim == -1 and layer.start_dim == -1 and flat:
+        dims = self.dims[entering]
+        if isinstance(layer, nn.Flatten) and layer.end_dim == -1 and layer.start_dim == -1 and len(dims) == 1:
             return entering
-        if type(layer) is nn.Linear and not flat:
-            raise SoftadvError(f"{where}: its input is not a vector but has shape {shape}; is a Flatten missing?")
-        if flat and type(layer) in _OF_IMAGES:
-            raise SoftadvError(f"{where}: its input is a vector, not an image")
-        for step in layer_steps(where, layer, shape, like=self.like):
-            entering = self._append(step, (entering,), where, flat=flat or isinstance(step, Flatten))
+        if type(layer) is nn.Linear and len(dims) != 1:
+            raise SoftadvError(f"{where}: its input is not a vector but has shape {dims}; is a Flatten missing?")
+        if len(dims) != 3 and type(layer) in _OF_IMAGES:
+            kind = "is a vector" if len(dims) == 1 else f"has shape {dims}"
+            raise SoftadvError(f"{where}: its input {kind}, not an image (C, H, W)")
+        for step in layer_steps(where, layer, as_plane(dims), like=self.like):
+            entering = self._append(step, (entering,), where)
         return entering
 
     def _add(self, node: fx.Node, where: str) -> int:
@@ -131,10 +136,10 @@ class _Reader:
         left, right = self._input(node, where, 0), self._input(node, where, 1)
         if node.target is operator.iadd:
             self._check_inplace(node.args[0], where)
-        if self.shapes[left] != self.shapes[right] or self.flat[left] != self.flat[right]:
-            raise SoftadvError(f"{where}: adds shapes {self.shapes[left]} and {self.shapes[right]}")
-        shape = self.shapes[left]
-        return self._append(Add(shape, shape), (left, right), where, flat=self.flat[left])
+        if self.dims[left] != self.dims[right]:
+            raise SoftadvError(f"{where}: adds shapes {self.dims[left]} and {self.dims[right]}")
+        shape = as_plane(self.dims[left])
+        return self._append(Add(shape, shape), (left, right), where)
 
     def _input(self, node: fx.Node, where: str, at: int) -> int:
         argument = node.args[at] if len(node.args) > at else None
@@ -149,10 +154,12 @@ class _Reader:
         if len(_uses(argument)) > 1:
             raise SoftadvError(f"{where}: works in place on a value that is used again; give it inplace=False")
 
-    def _append(self, step: Step, inputs: tuple[int, ...], where: str, *, flat: bool) -> int:
+    def _append(self, step: Step, inputs: tuple[int, ...], where: str) -> int:
         self.nodes.append(Node(step, inputs, where))
-        self.shapes.append(step.out_shape)
-        self.flat.append(flat)
+        if isinstance(step, Flatten | Dense):
+            self.dims.append(step.out_shape[:1])
+        else:
+            self.dims.append(self.dims[inputs[0]] if step.out_shape == step.in_shape else step.out_shape)
         return len(self.nodes)
 
 

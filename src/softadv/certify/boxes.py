@@ -1,0 +1,102 @@
+"""The boxes that a question is about: balls of one radius or of many, or bounds as they are given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softadv._ranges import UNIT, Clip, check_clip, check_radius
+from softadv.certify.rounding import box, outwards
+from softadv.data import check_pixels
+from softadv.errors import SoftadvError
+
+Radius = float | Tensor
+Interval = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """One box for each of N inputs. Either eps and clip, or lower and upper; a tensor has a row an input, or one."""
+
+    eps: Radius = 0.0
+    clip: Clip = UNIT
+    lower: Tensor | None = None
+    upper: Tensor | None = None
+
+    def bounds(self, x: Tensor, part: slice, *, dtype: torch.dtype, sound: bool) -> Interval:
+        """The lower and upper bounds of the boxes of inputs x, which are number part.start to part.stop - 1."""
+        if self.lower is None or self.upper is None:
+            eps = _part(self.eps, part, x.device) if isinstance(self.eps, Tensor) else self.eps
+            return box(x, eps=eps, clip=self.clip, dtype=dtype, sound=sound)
+        lower, upper = (_part(bound, part, x.device).expand_as(x) for bound in (self.lower, self.upper))
+        if not sound:
+            return lower.to(dtype), upper.to(dtype)
+        return outwards(lower.double(), upper.double(), dtype)
+
+
+def make_boxes(
+    x: Tensor, *, eps: Radius | None, clip: Clip = UNIT, lower: Tensor | None = None, upper: Tensor | None = None
+) -> Boxes:
+    """The boxes of inputs x, checked.
+
+    x: float (N, ...). eps: a number, or a tensor that broadcasts to x: (C, 1, 1), or (N, 1, 1, 1). lower, upper:
+    instead of eps, bounds that broadcast to x and hold it; clip does not concern them.
+    Raises SoftadvError that says which of them does not fit, and where.
+    """
+    clip = check_clip(clip)
+    if lower is None and upper is None:
+        if eps is None:
+            raise SoftadvError("eps: a radius is needed, or lower= and upper=")
+        radius = _radius(eps, x, clip)
+        check_pixels(x, clip=clip)
+        return Boxes(radius, clip)
+    if eps is not None:
+        raise SoftadvError("eps: give a radius, or lower= and upper=, not both")
+    if lower is None or upper is None:
+        raise SoftadvError(f"{'lower' if lower is None else 'upper'}: both lower= and upper= are needed")
+    bounds = []
+    for key, bound in (("lower", lower), ("upper", upper)):
+        if not bound.is_floating_point():
+            raise SoftadvError(f"{key}: expected a float tensor, got {bound.dtype}")
+        rows = _rows(bound, x, key=key)
+        _check(x, rows.isfinite(), f"{key}: is NaN or infinite")
+        bounds.append(rows)
+    below, above = (bound.to(x.device) for bound in bounds)
+    _check(x, below <= above, "lower: is above upper")
+    _check(x, (below <= x) & (x <= above), "x: is outside lower and upper")
+    return Boxes(lower=below, upper=above)
+
+
+def _radius(eps: Radius, x: Tensor, clip: Clip) -> Radius:
+    if not isinstance(eps, Tensor) or eps.ndim == 0:
+        return check_radius(eps, clip=clip)
+    if not eps.is_floating_point():
+        raise SoftadvError(f"eps: expected a float tensor, got {eps.dtype}")
+    rows = _rows(eps, x, key="eps")
+    _check(x, (rows >= 0) & rows.isfinite(), "eps: must be 0 or more and finite, and is not")
+    most = float(rows.max()) if rows.numel() else 0.0
+    check_radius(most, clip=clip)
+    return rows
+
+
+def _rows(values: Tensor, x: Tensor, *, key: str) -> Tensor:
+    """A tensor that broadcasts to x, with as many dimensions."""
+    try:
+        fits = torch.broadcast_shapes(values.shape, x.shape) == x.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise SoftadvError(f"{key}: shape {tuple(values.shape)} does not broadcast to that of x, {tuple(x.shape)}")
+    return values.detach().reshape(*(1,) * (x.ndim - values.ndim), *values.shape)
+
+
+def _check(x: Tensor, holds: Tensor, complaint: str) -> None:
+    if not holds.all():
+        bad = int((~holds.expand(x.shape)).flatten(1).any(1).nonzero()[0])
+        raise SoftadvError(f"{complaint} for input {bad}")
+
+
+def _part(values: Tensor, part: slice, device: torch.device) -> Tensor:
+    return (values[part] if len(values) > 1 else values).to(device)
