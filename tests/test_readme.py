@@ -23,6 +23,16 @@ def test_every_packaged_grid_is_named():
 def test_the_assumptions_are_all_keys_of_a_spec():
     table = README.split("## What the paper leaves open")[1].split("##")[0]
     keys = {key for cell in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", cell)}
-    usual = {"optimizer", "lr", "momentum", "batch_size", "split_every", "update", "random_start", "attack"}
-    assert keys == usual | {"natural_epochs", "normalize", "augment", "domain", "certifier", "seed", "tf32"}
+    usual = {"optimizer", "lr", "momentum", "batch_size", "split_every", "split", "split_share", "update"}
+    assert keys == usual | {
+        "random_start",
+        "attack",
+        "natural_epochs",
+        "normalize",
+        "augment",
+        "domain",
+        "certifier",
+        "seed",
+        "tf32",
+    }
     assert keys <= Trial.__dataclass_fields__.keys()

@@ -27,6 +27,7 @@ from softadv.errors import SoftadvError
 from softadv.training import config as training
 from softadv.training.config import check_settings
 from softadv.training.method_names import parse_method
+from softadv.training.methods.soft import SplitName, check_split
 
 Method = str
 METHODS: tuple[Method, ...] = ("natural", "adversarial", "soft")  # the paper's, in its order
@@ -62,6 +63,8 @@ class Trial:
     batch_size: int = 128
     natural_epochs: int = 0  # the first so many of the epochs are natural, whatever the method
     split_every: int = 1  # epochs between two certifications of the training set
+    split: SplitName = "full"  # "rolling": after the first epoch only a share of the images is certified before each
+    split_share: float = 0.1  # how large a share: that whose verdicts are oldest
     update: Literal["mixed", "two-pass"] = "mixed"
     attack: str = "pgd"  # or "torchattacks:NAME"
     attack_norm: Literal["linf", "any"] = "linf"  # "any": the attack may have another norm than the certifier's ball
@@ -90,7 +93,8 @@ class Trial:
                 check_count(value, key=key, least=least, most=most)
         for key in ("eps", "alpha"):
             check_radius(getattr(self, key), key=key)
-        check_settings(self, split_every=self.split_every)
+        check_split(self)
+        check_settings(self, split_every=self.split_every, split=self.split)
         parse_method(self.method)
         self._check_combinations()
 
@@ -253,7 +257,7 @@ def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
     for key in ("certified_domains", "schedule_epochs"):
         if isinstance(values.get(key), list):
             values[key] = tuple(values[key])
-    for key in ("lr", "momentum", "weight_decay", "schedule_factor", "clip_gradients"):
+    for key in ("lr", "momentum", "weight_decay", "schedule_factor", "clip_gradients", "split_share"):
         if type(values.get(key)) is int:
             values[key] = number(values[key], key=f"{where}: {key}")
     missing = [f.name for f in fields(Trial) if f.name not in values and f.name in _REQUIRED]
@@ -287,6 +291,7 @@ def _refuse_without_effect(table: Mapping[str, Any], *, where: str) -> None:
 _NEEDS: dict[str, tuple[str, Callable[[Trial], bool]]] = {
     "momentum": ('optimizer = "sgd"', lambda trial: trial.optimizer == "sgd"),
     "schedule_factor": ('schedule = "steps"', lambda trial: trial.schedule == "steps"),
+    "split_share": ('split = "rolling"', lambda trial: trial.split == "rolling"),
 }
 
 

@@ -259,7 +259,7 @@ def _training_work(trial: Trial, data: Dataset, *, epochs: int) -> float:
     """Of the first so many epochs."""
     config = train_config(trial)
     numbers = range(1, epochs + 1)
-    splits = sum(config.splits_before(number) for number in numbers)
+    splits = sum(config.certified_share(number) for number in numbers)
     training = sum(_training_cost(config, trial, number) for number in numbers)
     training += splits * CERTIFICATION_COST[trial.domain]
     evaluated = len(data.test_x) + trial.validation_images

@@ -94,7 +94,7 @@ def _attacked(trial: Trial, epoch: EpochMetrics, *, train_images: int) -> int | 
 def certified_images(trial: Trial, epochs: Sequence[EpochMetrics]) -> list[int]:
     """For each split of the training set, the images that the certifier was asked about: those classified correctly."""
     return [
-        (epoch.unverified or 0) + (epoch.verified or 0)
+        (epoch.unverified or 0) + (epoch.verified or 0) if epoch.certified is None else epoch.certified
         for epoch in epochs
         if (trial.method == "soft" or epoch.certifier is not None)  # of old, soft epochs did not name it
         and epoch.epoch > trial.natural_epochs

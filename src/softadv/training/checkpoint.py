@@ -29,6 +29,8 @@ def save_checkpoint(
     if train_state.partition is not None:
         split = train_state.partition
         state["partition"] = torch.stack([split.misclassified, split.unverified, split.verified])
+        if split.made_in is not None:
+            state["partition.made_in"] = split.made_in
     certifier = "" if train_state.partition is None else train_state.partition.certifier
     metadata = {**about, "epoch": str(epoch), "certifier": certifier}
     if best is not None and best.weights:
@@ -65,8 +67,14 @@ def load_checkpoint(
         parts = state["partition"]
         if parts.ndim != 2 or len(parts) != 3 or parts.dtype is not torch.bool:
             raise SoftadvError(f"{path}: not a checkpoint of this trial (its split is no split)")
+        made_in = state.get("partition.made_in")  # none in a checkpoint of an earlier version
+        if made_in is not None:
+            if made_in.dtype is not torch.int32 or made_in.shape != parts.shape[1:]:
+                raise SoftadvError(f"{path}: not a checkpoint of this trial (its verdicts have no ages)")
+            made_in = made_in.to(device)
         misclassified, unverified, verified = parts.to(device).unbind()
-        train_state.partition = Partition(misclassified, unverified, verified, metadata.get("certifier", ""))
+        certifier = metadata.get("certifier", "")
+        train_state.partition = Partition(misclassified, unverified, verified, certifier, made_in)
     return epoch, metadata
 
 

@@ -60,10 +60,10 @@ class Settings(Protocol):
     def augment(self) -> Augmentation: ...
 
 
-def check_settings(settings: Settings, *, split_every: int) -> None:
+def check_settings(settings: Settings, *, split_every: int, split: str) -> None:
     """Raise SoftadvError, "KEY: WHAT", for a number out of its range, and for settings that do not fit together.
 
-    split_every: epochs between two certifications of the training set.
+    split_every, split: of a method that certifies, as methods.Soft takes them.
     """
     for key, least, most in COUNTS:
         value = getattr(settings, key)
@@ -84,9 +84,10 @@ def check_settings(settings: Settings, *, split_every: int) -> None:
     if settings.natural_epochs >= settings.epochs:
         natural = f"{settings.natural_epochs} of {settings.epochs}"
         raise SoftadvError(f"natural_epochs: must be less than epochs, got {natural}")
-    if split_every != 1 and (settings.augment != "none" or settings.eps_warmup_epochs):
+    if (split_every != 1 or split != "full") and (settings.augment != "none" or settings.eps_warmup_epochs):
         key = "augment" if settings.augment != "none" else "eps_warmup_epochs"
-        raise SoftadvError(f"{key}: needs split_every = 1, or images would be spared that were never certified so")
+        needed = "split_every = 1" if split_every != 1 else 'split = "full"'
+        raise SoftadvError(f"{key}: needs {needed}, or images would be spared that were never certified so")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +137,8 @@ class TrainConfig:
             if getattr(self, key) not in get_args(names):
                 known = ", ".join(get_args(names))
                 raise SoftadvError(f"{key}: unknown value {shown(getattr(self, key))}, expected one of {known}")
-        check_settings(self, split_every=getattr(self.method, "split_every", 1))
+        split = "rolling" if getattr(self.method, "split", None) == "rolling" else "full"
+        check_settings(self, split_every=getattr(self.method, "split_every", 1), split=split)
         self.method.train_attack(self.attack)  # a method may refuse the attack: better now than in the first epoch
 
     @property
@@ -163,6 +165,11 @@ class TrainConfig:
         return epoch % self.evaluate_every == 0 or epoch == self.epochs
 
     def splits_before(self, epoch: int) -> bool:
-        """Whether the training set is certified before this epoch: methods say so, and nobody else."""
+        """Whether training images are certified before this epoch: methods say so, and nobody else."""
         nth = epoch - self.natural_epochs
         return nth > 0 and self.method.splits_before(nth)
+
+    def certified_share(self, epoch: int) -> float:
+        """How much of the training set is certified before this epoch."""
+        nth = epoch - self.natural_epochs
+        return self.method.certified_share(nth) if nth > 0 else 0.0

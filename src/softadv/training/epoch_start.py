@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -49,19 +50,38 @@ class EpochStart:
         """The last that split() made, maybe in an earlier epoch, or before an interruption."""
         return self._state.partition
 
-    def split(self, *, domain: Domain, certifier: Certifier) -> Partition:
-        """Certify the training images with the present weights; the result is kept, and counted in the record."""
+    def split(self, *, domain: Domain, certifier: Certifier, share: float = 1.0) -> Partition:
+        """Certify the training images with the present weights; the result is kept, and counted in the record.
+
+        share: certify only this share of them, whose verdicts are oldest; the others keep theirs. Where there are no
+        verdicts yet, all are certified.
+        """
+        last = self._state.partition
         with self._seconds.spent_on("certification"):
-            self._state.partition = partition(
-                self.model,
-                self.x,
-                self.y,
-                eps=self.eps,
-                domain=domain,
-                engine=certifier,
-                on_progress=lambda done: self._on_progress("certifying", done),
-            )
+            if share == 1 or last is None or last.made_in is None:
+                self._state.partition = self._certified(self.x, self.y, domain=domain, certifier=certifier)
+            else:
+                oldest = self._oldest(last.made_in, share=share)
+                renewed = self._certified(self.x[oldest], self.y[oldest], domain=domain, certifier=certifier)
+                self._state.partition = last.renewed(oldest, renewed)
         return self._state.partition
+
+    def _certified(self, x: Tensor, y: Tensor, *, domain: Domain, certifier: Certifier) -> Partition:
+        found = partition(
+            self.model, x, y, eps=self.eps, domain=domain, engine=certifier,
+            on_progress=lambda done: self._on_progress("certifying", done),
+        )  # fmt: skip
+        return replace(found, made_in=torch.full_like(y, self.number, dtype=torch.int32))
+
+    def _oldest(self, made_in: Tensor, *, share: float) -> Tensor:
+        """The images whose verdicts are oldest, int64 (K,), in their order; of equally old ones, some at random.
+
+        Not the first ones: a data set may be sorted by class.
+        """
+        count = max(1, round(share * len(made_in)))
+        shuffled = torch.randperm(len(made_in), generator=self._config.generator(self.number, "rolling split", _CPU))
+        by_age = made_in.cpu()[shuffled].sort(stable=True).indices
+        return shuffled[by_age[:count]].sort().values.to(made_in.device)
 
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
         """The training's attack on images, with the present weights. Returns images of the shape of x."""

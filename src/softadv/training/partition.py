@@ -24,11 +24,28 @@ class Partition:
     unverified: Tensor
     verified: Tensor
     certifier: str = ""  # who says so, with version and soundness
+    made_in: Tensor | None = None  # int32 (N,): the epoch, from 1, at whose start each verdict was made; in trainings
 
     @property
     def attacked(self) -> Tensor:
         """bool (N,): the images that soft training attacks."""
         return ~self.verified
+
+    def renewed(self, images: Tensor, newer: Partition) -> Partition:
+        """This split, with another's verdicts for some of its images. images: int64 (K,), their places in this one."""
+
+        def put(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, images, new)
+
+        assert self.made_in is not None
+        assert newer.made_in is not None
+        return Partition(
+            misclassified=put(self.misclassified, newer.misclassified),
+            unverified=put(self.unverified, newer.unverified),
+            verified=put(self.verified, newer.verified),
+            certifier=newer.certifier,
+            made_in=put(self.made_in, newer.made_in),
+        )
 
 
 def partition(

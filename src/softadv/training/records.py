@@ -13,7 +13,10 @@ class EpochMetrics:
 
     natural_accuracy, adversarial_accuracy: of the test images; None where the epoch was not evaluated.
     misclassified, unverified, verified: the partition of the training images that the epoch was trained with; None for
-    methods that make none. attacked: how many training images were attacked; None in old records.
+    methods that make none. certified: how many of these images were classified correctly, and so certified, for this
+    epoch anew. stale: how many verdicts are older than this epoch; oldest_verdict: the age of the oldest, in epochs.
+    None in old records, and for methods that make no split.
+    attacked: how many training images were attacked; None in old records.
     """
 
     epoch: Several  # from 1
@@ -30,6 +33,9 @@ class EpochMetrics:
     certifier: str | None = None  # who split the images, its version and soundness
     engine: str = ""  # device, kernels there, commit: a trial may go on elsewhere. "" in old records
     attacked: Count | None = None
+    certified: Count | None = None
+    stale: Count | None = None
+    oldest_verdict: Count | None = None
     validation_natural_accuracy: Share | None = None
     validation_adversarial_accuracy: Share | None = None
 

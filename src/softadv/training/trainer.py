@@ -13,6 +13,7 @@ from softadv.training.config import TrainConfig
 from softadv.training.early_stopping import Best
 from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
 from softadv.training.loop import Progress, TrainedEpoch, replayed, train_epoch
+from softadv.training.partition import Partition
 from softadv.training.records import EpochMetrics
 from softadv.training.state import TrainState
 
@@ -78,6 +79,7 @@ class Trainer:
             unverified=None if split is None else int(split.unverified.sum()),
             verified=None if split is None else int(split.verified.sum()),
             certifier=None if split is None else split.certifier,
+            **_ages(split, epoch),
             engine=self.engine,
             attack_seconds=trained.seconds.attack,
             certification_seconds=trained.seconds.certification,
@@ -110,6 +112,18 @@ class Trainer:
             on_progress=lambda done: on_progress("evaluating", done),
         )
         return adversarial, natural_accuracy(self.state.model, x, y)
+
+
+def _ages(split: Partition | None, epoch: int) -> dict[str, int]:
+    """How old the verdicts of an epoch are, by the names of EpochMetrics."""
+    if split is None or split.made_in is None:
+        return {}
+    new = split.made_in == epoch
+    return {
+        "certified": int((new & ~split.misclassified).sum()),
+        "stale": int((~new).sum()),
+        "oldest_verdict": epoch - int(split.made_in.min()),
+    }
 
 
 def evaluation_attack(config: TrainConfig, state: TrainState, *, most: int) -> Callable[..., Tensor]:

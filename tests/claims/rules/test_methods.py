@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from softadv.claims.rules.methods import SettingsAlike
 from softadv.claims.rules.radii import VerifiedAtMost, VerifiedFalls
 from softadv.claims.selection import Evidence, Required
+from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun
 from tests.finished import ONE_TWO_THREE, a_run, alike, decide, each_seed, natural_gain, outcome, soft_and_hard
 
@@ -188,3 +190,28 @@ def test_natural_epochs_are_not_the_papers() -> None:
     runs = [a_run(method=method, natural_epochs=1) for method in ("soft", "adversarial")]
     with pytest.raises(NotRun, match="s was run with natural_epochs 1 instead of 0"):
         alike(1.0).decide(Evidence(runs, required))
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(0.004, "holds"), (-0.004, "holds"), (0.03, "fails"), (-0.03, "fails")])
+def test_a_method_in_two_settings_is_held_to_a_margin_for_each_figure(gap: float, expected: str) -> None:
+    rule = SettingsAlike(pairs=[["full", "rolling"]], margins={"natural_accuracy": 0.5, "adversarial_accuracy": 5.0})
+    runs = [
+        a_run(setting=setting, seed=seed, natural=0.8 + seed / 50 + change, adversarial=0.5 + change)
+        for setting, change in (("full", 0.0), ("rolling", gap))
+        for seed in range(3)
+    ]
+    found = decide(rule, *runs)
+    assert found.outcome == expected
+    assert f"natural accuracy, soft training: rolling - full {100 * gap:+.2f} points" in found.reason
+    assert found.estimates[0].claimed == (-0.5, 0.5)
+    assert found.estimates[1].claimed == (-5.0, 5.0)
+
+
+def test_two_settings_need_a_seed_in_common() -> None:
+    rule = SettingsAlike(pairs=[["full", "rolling"]], margins={"natural_accuracy": 0.5})
+    with pytest.raises(NotRun, match="no finished soft run of rolling"):
+        decide(rule, a_run(setting="full"))
+    with pytest.raises(SoftadvError, match="pairs: expected two settings"):
+        SettingsAlike(pairs=[["full"]], margins={"natural_accuracy": 0.5})
+    with pytest.raises(SoftadvError, match="margins: unknown 'speed'"):
+        SettingsAlike(pairs=[["full", "rolling"]], margins={"speed": 0.5})

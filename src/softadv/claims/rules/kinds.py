@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from softadv.claims.decision import Decision, Rule, binary
 from softadv.claims.rules.domains import DomainOrder, DomainSeconds, DomainTotals
-from softadv.claims.rules.methods import Comparable, Gain
+from softadv.claims.rules.methods import Comparable, Gain, SettingsAlike
 from softadv.claims.rules.radii import (
     AdversarialFalls,
     GapFalls,
@@ -57,6 +57,7 @@ RULES: dict[str, type[Rule]] = {
     "neuron-count": NeuronCount,
     "gain": Gain,
     "comparable": Comparable,
+    "settings-alike": SettingsAlike,
     "verified-falls": VerifiedFalls,
     "verified-at-least": VerifiedAtLeast,
     "verified-at-most": VerifiedAtMost,

@@ -1,4 +1,4 @@
-"""Rules that compare two methods in the same settings, by their differences seed by seed, in percentage points."""
+"""Rules that compare two methods, or a method in two settings, by their differences seed by seed, in points."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 
-from softadv.claims.decision import Decision, Finding, conclude, for_each, known, need
+from softadv.claims.decision import Decision, Finding, conclude, for_each, joined, known, need
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import Answer, Estimate, equivalent, estimate, within
+from softadv.errors import SoftadvError
 from softadv.experiments.runs import FIGURES, NotRun, Run, value_of
 
 
@@ -105,6 +106,43 @@ class Comparable:
         label = f"{setting}: {heading}"
         found = estimate(values, label=label, unit="points", claimed=self.claimed if decides else None)
         return Finding(heading=heading, name=setting, estimate=found, answer=self.answer(found) if decides else None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SettingsAlike:
+    """A method's runs in the second setting of every pair differ from those in the first by at most a margin.
+
+    pairs: of settings. margins: by figure, in points. Each is an equivalence test of the differences seed by seed.
+    """
+
+    pairs: list[list[str]]
+    margins: dict[str, float]
+    method: str = "soft"
+
+    def __post_init__(self) -> None:
+        need(1, self.pairs, key="pairs")
+        need(1, list(self.margins), key="margins")
+        if any(len(pair) != 2 for pair in self.pairs):
+            raise SoftadvError("pairs: expected two settings in each")
+        for figure in self.margins:
+            known(figure, list(FIGURES), key="margins")
+
+    def decide(self, evidence: Evidence) -> Decision:
+        decisions = [self._of_figure(evidence, figure, margin) for figure, margin in self.margins.items()]
+        return joined(decisions)
+
+    def _of_figure(self, evidence: Evidence, figure: str, margin: float) -> Decision:
+        laters = {later: earlier for earlier, later in self.pairs}
+
+        def look(later: str) -> Finding:
+            pairs = [(run, before) for before, run in evidence.steps(laters[later], later, self.method)]
+            values = differences(pairs, figure)
+            heading = f"{FIGURES[figure]}, {self.method} training"
+            name = f"{later} - {laters[later]}"
+            found = estimate(values, label=f"{name}: {heading}", unit="points", claimed=(-margin, margin))
+            return Finding(heading=heading, name=name, estimate=found, answer=equivalent(found, margin=margin))
+
+        return conclude(for_each(list(laters), look), claimed=f"taken as within ±{margin:.2f}", equivalence=True)
 
 
 def differences(pairs: Sequence[tuple[Run, Run]], figure: str) -> list[float]:

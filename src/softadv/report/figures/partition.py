@@ -67,6 +67,9 @@ def shares_by_class(runs: Sequence[Series]) -> dict[str, list[float]]:
     return {name: [100 * mean for mean, _ in per_epoch(runs, share_of(name)).values()] for name in PARTITION_COLOURS}
 
 
+_COUNTS = ("misclassified", "unverified", "verified", "certified", "stale", "oldest_verdict_epochs")
+
+
 def share_of(name: str) -> Callable[[EpochMetrics], float]:
     """A function from an epoch to the share of this class of the partition, in [0, 1]; 0 where nothing was split."""
 
@@ -81,6 +84,8 @@ def _caption(runs: Sequence[Series]) -> str:
     trial = runs[0].trial
     verified = shares_by_class(runs)["verified"][-1]
     when = "each epoch" if trial.split_every == 1 else f"every {trial.split_every} epochs"
+    if trial.split == "rolling":
+        when += f" (after the first only the {100 * trial.split_share:g}% whose verdicts are oldest)"
     certified = (
         f"Certified with {DOMAIN_TITLES[trial.domain]} at the start of {when}; verified at last: {verified:.1f}%."
     )
@@ -88,11 +93,14 @@ def _caption(runs: Sequence[Series]) -> str:
 
 
 def counts_csv(runs: Sequence[Series]) -> str:
-    """Counts of training images at the split that each epoch was trained with; epochs without one are left out."""
+    """Counts of training images at the split that each epoch was trained with; epochs without one are left out.
+
+    certified: of these, how many were certified for this epoch; stale: how many verdicts are older than that.
+    """
     rows = [
-        (*run_cells(run), m.epoch, m.misclassified, m.unverified, m.verified)
+        (*run_cells(run), m.epoch, m.misclassified, m.unverified, m.verified, m.certified, m.stale, m.oldest_verdict)
         for run in runs
         for m in run.epochs
         if m.verified is not None
     ]
-    return csv_text((*RUN_COLUMNS, "epoch", "misclassified", "unverified", "verified"), rows)
+    return csv_text((*RUN_COLUMNS, "epoch", *_COUNTS), rows)

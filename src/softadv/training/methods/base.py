@@ -45,8 +45,11 @@ class EpochStart(Protocol):
     def last_split(self) -> Partition | None:
         """The last that split() made, maybe in an earlier epoch; None before the first."""
 
-    def split(self, *, domain: Domain, certifier: Certifier) -> Partition:
-        """Certify the training images with the present weights, and keep the result."""
+    def split(self, *, domain: Domain, certifier: Certifier, share: float = 1.0) -> Partition:
+        """Certify the training images with the present weights, and keep the result.
+
+        share: certify only this share of them, whose verdicts are oldest; the others keep theirs.
+        """
 
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
         """The training's attack on images, with the present weights. Returns images of the shape of x."""
@@ -75,6 +78,10 @@ class Method:
     def splits_before(self, nth: int) -> bool:
         """Whether attacked() certifies the training set before this epoch, counted from the method's own first."""
         return self.certifies
+
+    def certified_share(self, nth: int) -> float:
+        """How much of the training set that certifies, for estimates of an epoch's cost."""
+        return float(self.splits_before(nth))
 
     def train_attack(self, attack: Attack) -> Attack:
         """The attack to train against, made of the one that the training was given."""

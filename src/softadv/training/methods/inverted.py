@@ -18,4 +18,4 @@ class Inverted(Certifying):
     title, color = "Inverted split", "#882255"
 
     def attacked(self, epoch: EpochStart) -> Tensor:
-        return self.split(epoch).verified
+        return self.split_of(epoch).verified

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
@@ -13,6 +14,30 @@ from softadv.errors import SoftadvError
 from softadv.training.methods.base import EpochStart, Method, register
 from softadv.training.partition import Partition
 
+SplitName = Literal["full", "rolling"]
+
+
+class SplitSettings(Protocol):
+    """How often images are certified, as a method and the spec of a trial say it."""
+
+    @property
+    def split_every(self) -> int: ...
+    @property
+    def split(self) -> SplitName: ...
+    @property
+    def split_share(self) -> float: ...
+
+
+def check_split(settings: SplitSettings) -> None:
+    """Raise SoftadvError for settings of a split that are out of range, or do not fit together."""
+    check_count(settings.split_every, key="split_every", least=1, most=MOST_EPOCHS)
+    if settings.split not in get_args(SplitName):
+        raise SoftadvError(f"split: unknown value {shown(settings.split)}, expected one of full, rolling")
+    if not 0 < settings.split_share <= 1:
+        raise SoftadvError(f"split_share: must be more than 0 and at most 1, got {settings.split_share:g}")
+    if settings.split == "rolling" and settings.split_every != 1:
+        raise SoftadvError("split_every: a rolling split certifies some images before every epoch")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certifying(Method):
@@ -20,6 +45,8 @@ class Certifying(Method):
 
     domain, certifier: what bounds the network, and who computes it, as softadv.partition takes them.
     split_every: epochs between two certifications of the training set.
+    split: "rolling" certifies all training images before the first epoch, and before each later one only the share
+    `split_share` of them whose verdicts are oldest; the others keep their verdicts.
     Raises SoftadvError for what is out of range, and for a certifier that does not compute the domain.
     """
 
@@ -27,9 +54,11 @@ class Certifying(Method):
     domain: Domain = "deeppoly"
     certifier: Certifier = "native"
     split_every: int = 1
+    split: SplitName = "full"
+    split_share: float = 0.1
 
     def __post_init__(self) -> None:
-        check_count(self.split_every, key="split_every", least=1, most=MOST_EPOCHS)
+        check_split(self)
         if self.domain not in DOMAINS:
             raise SoftadvError(f"domain: unknown value {shown(self.domain)}, expected one of {', '.join(DOMAINS)}")
         chosen_certifier(self.certifier, domain=self.domain)
@@ -37,10 +66,16 @@ class Certifying(Method):
     def splits_before(self, nth: int) -> bool:
         return (nth - 1) % self.split_every == 0
 
-    def split(self, epoch: EpochStart) -> Partition:
-        """The split in force: made now where one is due, else the last one."""
+    def certified_share(self, nth: int) -> float:
+        if self.split == "rolling" and nth > 1:
+            return self.split_share
+        return float(self.splits_before(nth))
+
+    def split_of(self, epoch: EpochStart) -> Partition:
+        """The split in force: made now, or in part, where that is due, else the last one."""
         if epoch.last_split is None or self.splits_before(epoch.nth):
-            return epoch.split(domain=self.domain, certifier=self.certifier)
+            share = self.certified_share(epoch.nth)
+            return epoch.split(domain=self.domain, certifier=self.certifier, share=share or 1.0)
         return epoch.last_split
 
 
@@ -52,4 +87,4 @@ class Soft(Certifying):
     title, color = "Soft adversarial training", "#009E73"
 
     def attacked(self, epoch: EpochStart) -> Tensor:
-        return self.split(epoch).attacked
+        return self.split_of(epoch).attacked
