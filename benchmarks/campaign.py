@@ -32,8 +32,8 @@ import torch
 from safetensors.torch import save_file
 
 import softadv.report.page  # noqa: F401 (before the first child, or each loads it anew)
-from softadv.claims.judge import expected_folder
 from softadv.cli.app import main as softadv_command
+from softadv.experiments.expected import expected_folder
 
 GRID = """
 name = "campaign"

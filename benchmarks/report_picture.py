@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from softadv.claims.judge import expected_folder
 from softadv.cli.finish import verdicts_on, write_page
 from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE
 from softadv.experiments.runs import read_entries
 

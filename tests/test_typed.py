@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from softadv._io import parse_toml, read_json, read_tensors, write_json, write_tensors
-from softadv.claims.judge import expected_folder, load_expectations
+from softadv.claims.judge import load_expectations
 from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.records import metrics_from_table, result_from_table, result_to_table
 from softadv.experiments.reference import (
     REFERENCE,

@@ -22,7 +22,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, PLACE)
 import softadv
-from softadv.claims.judge import checkout_expected, expected_folder, judge
+from softadv.claims.judge import judge
+from softadv.experiments.expected import checkout_expected, expected_folder
 from softadv.cli.app import main
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.spec import packaged_grids

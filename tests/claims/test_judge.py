@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from softadv.claims.judge import Claim, expected_folder, judge, load_expectations
+from softadv.claims.judge import Claim, judge, load_expectations
 from softadv.claims.rules.kinds import DomainTotals, ExportParity
 from softadv.claims.rules.methods import Comparable
 from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.spec import load_grid, packaged_grids
 from tests.finished import a_run, finished
 

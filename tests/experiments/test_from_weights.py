@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from softadv._io import read_json, write_json, write_tensors
-from softadv.claims.judge import expected_folder
 from softadv.experiments import from_weights
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 
 from softadv._io import read_json, read_tensors, tensors_sha256, write_json
-from softadv.claims.judge import expected_folder
 from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import (
     REFERENCE,
     SUMMARY,
     read_grid_reference,
     read_record,
     read_reference,
+    record_files,
 )
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
@@ -356,6 +357,26 @@ def test_the_reference_of_the_checkout_is_whole() -> None:
         for record in records:
             if record.weights.exists():
                 assert tensors_sha256(read_tensors(record.weights)[0]) == record.result.weights_sha256
+
+
+def test_a_trial_of_two_grids_is_stored_once_and_is_in_the_reference_of_both(tmp_path: Path) -> None:
+    """Of controls and paper-short: a part of the trials lies under each name."""
+    stored = expected_folder() / REFERENCE / "paper-short"
+    shutil.copytree(stored, tmp_path / "paper-short")
+    (tmp_path / "controls").mkdir()
+    moved = [path for path in record_files(stored) if "eps4-short-soft" in path.name]
+    for path in moved:
+        (tmp_path / "paper-short" / path.name).rename(tmp_path / "controls" / path.name)
+    edit_copy = (tmp_path / "paper-short" / SUMMARY).read_text().replace('"grid": "paper-short"', '"grid": "controls"')
+    (tmp_path / "controls" / SUMMARY).write_text(edit_copy)
+    whole = [path.stem for path in record_files(stored)]
+    for grid in ("controls", "paper-short"):
+        entries = read_entries(tmp_path / grid)
+        assert sorted(entry.name for entry in entries) == whole
+        assert {entry.state for entry in entries} == {"finished"}
+    # A trial of the same name that is another one is not taken.
+    edit(tmp_path / "controls" / moved[0].name, lambda t: t["spec"].update(test_images=9))
+    assert moved[0].stem not in {entry.name for entry in read_entries(tmp_path / "paper-short")}
 
 
 def add_seed(folder: Path, method: str, *, seed: int, natural: float | None = None) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.grid import run_grid
+from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
-from softadv.experiments.spec import Grid, Trial, parse_grid
+from softadv.experiments.spec import Grid, Trial, load_grid, parse_grid
 from softadv.experiments.train_config import attacked_counts, train_config
 from softadv.training.methods import Random
 from softadv.training.records import EpochMetrics
@@ -74,9 +76,7 @@ def test_without_the_soft_trial_they_are_refused_in_one_line_and_soft_is_run(tmp
     names = {trial.method: trial.name for trial in grid_of("random", "soft").trials if trial.seed == 0}
     assert names["soft"] in ran.finished
     message = ran.refused[names["random"]]
-    assert message.startswith(
-        f"{names['random']}: attacks as many images as {names['soft']} did, which has finished 0 "
-    )
+    assert message.startswith(f"{names['random']}: attacks as many images as {names['soft']} did, but neither ")
     assert message.endswith("run it first")
     assert "\n" not in message
     # The second time it is there.
@@ -100,3 +100,27 @@ def test_old_records_of_soft_training_attacked_all_but_the_verified(controls: Pa
     own = metrics_of(controls, trial)[1:]
     old = [replace(epoch, attacked=None) for epoch in own]
     assert attacked_counts(old, train_images=64) == attacked_counts(own, train_images=64)
+
+
+def test_a_soft_trial_that_is_only_stored_is_replayed_and_one_beside_comes_first(tmp_path: Path) -> None:
+    """Of the grid `controls`, whose soft trials are stored as those of paper-short."""
+    wanted = next(trial for trial in load_grid("controls").trials if trial.method == "random" and trial.seed == 3)
+    record = next(
+        record
+        for record in read_reference(expected_folder() / REFERENCE, grid="paper-short")
+        if record.trial == replace(wanted, method="soft")
+    )
+    config = train_config(wanted, beside=tmp_path)
+    assert config.method == Random(counts=attacked_counts(record.epochs, train_images=50_000))
+    with pytest.raises(SoftadvError, match="nor the stored reference has its 7 epochs; run it first"):
+        train_config(replace(wanted, epochs=7), beside=tmp_path)
+
+
+def test_a_soft_trial_beside_comes_before_the_stored_one(tmp_path: Path) -> None:
+    records = read_reference(expected_folder() / REFERENCE, grid="smoke")
+    stored = next(record for record in records if record.trial.method == "soft")
+    run = RunFolder(tmp_path / stored.trial.name)
+    with run.begun(stored.trial):
+        run.write_metrics([replace(epoch, attacked=number) for number, epoch in enumerate(stored.epochs)])
+        config = train_config(replace(stored.trial, method="random"), beside=tmp_path)
+    assert config.method == Random(counts=tuple(range(len(stored.epochs))))

@@ -62,14 +62,25 @@ def refused_grid(old: str, new: str) -> str:
 
 
 def test_every_packaged_grid_loads():
-    assert packaged_grids() == ["cifar10", "mnist", "paper", "paper-short", "paper-wide", "sensitivity", "smoke"]
+    names = ["cifar10", "controls", "mnist", "paper", "paper-short", "paper-wide", "sensitivity", "smoke"]
+    assert packaged_grids() == names
     for name in packaged_grids():
         grid = load_grid(name)
         assert grid.name == name
         assert grid.description
-        assert {trial.method for trial in grid.trials} == set(METHODS) - (
-            {"natural"} if name == "sensitivity" else set()
-        )
+        paper = set(METHODS) - ({"natural"} if name == "sensitivity" else set())
+        found = {trial.method for trial in grid.trials}
+        assert found > paper if name == "controls" else found == paper
+
+
+def test_a_setting_may_have_seeds_of_its_own():
+    trials = load_grid("controls").trials
+    assert {trial.seed for trial in trials if trial.setting == "cifar10-eps8-held-out"} == {0, 1, 2}
+    assert {trial.seed for trial in trials if trial.setting == "cifar10-eps8-short"} == {0, 1, 2, 3, 4}
+
+
+def test_the_trials_of_paper_short_are_trials_of_controls():
+    assert set(load_grid("paper-short").trials) < set(load_grid("controls").trials)
 
 
 def test_the_papers_grid_has_the_papers_settings():

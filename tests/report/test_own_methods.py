@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from softadv.claims.judge import expected_folder
 from softadv.cli.finish import verdicts_on
 from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.grid import grid_command
 from softadv.experiments.names import Names, names_of
 from softadv.experiments.records import check_together

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +17,6 @@ from softadv.claims.stats import Estimate
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun, Run
 from softadv.experiments.spec import packaged_grids
-
-EXPECTED = "expected_results"
 
 Outcome = Literal["holds", "fails", "inconclusive", "not run"]
 
@@ -55,25 +52,6 @@ class Expectations:
         """A verdict for each claim; one whose trials were not run never counts as holding."""
         evidence = Evidence(runs, self.required)
         return [_verdict(claim, rule, evidence) for claim, rule in self.claims]
-
-
-def expected_folder() -> Path:
-    """softadv's own expected_results/: of the checkout that it runs from, else of the installed package.
-
-    Raises SoftadvError where neither has one.
-    """
-    checkout = checkout_expected()
-    installed = Path(str(resources.files("softadv") / EXPECTED))
-    if checkout is None and not installed.is_dir():
-        raise SoftadvError(f"{installed}: no such folder; name one with --expected")
-    return checkout or installed
-
-
-def checkout_expected() -> Path | None:
-    """expected_results/ of the checkout that softadv runs from, where results may be stored; None if installed."""
-    root = Path(__file__).parents[3]
-    folder = root / EXPECTED
-    return folder if (root / "pyproject.toml").is_file() and folder.is_dir() else None
 
 
 def judge(runs: Sequence[Run], *, grid: str, settings: Collection[str], expected: Path) -> list[Verdict]:

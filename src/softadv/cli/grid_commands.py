@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from softadv.claims.judge import checkout_expected, judge
+from softadv.claims.judge import judge
 from softadv.cli import output
 from softadv.cli.finish import close, verdicts_on, write_page
 from softadv.cli.options import (
@@ -41,6 +41,7 @@ from softadv.cli.progress_bar import Display
 from softadv.data import load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments import environment
+from softadv.experiments.expected import checkout_expected
 from softadv.experiments.from_weights import evaluate_grid, stored_trials
 from softadv.experiments.grid import prepare, run_grid
 from softadv.experiments.reference import REFERENCE, read_reference

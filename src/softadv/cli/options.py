@@ -18,10 +18,10 @@ from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, nu
 from softadv.attacks import load_attack
 from softadv.certify import Domain
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
-from softadv.claims.judge import expected_folder
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.load_model import Saved, find_saved, known_or_loaded
 from softadv.experiments.spec import Trial, packaged_grids
 from softadv.training.evaluation import AttackAtRadius

@@ -27,7 +27,7 @@ from softadv.experiments.records import (
     result_to_table,
 )
 from softadv.experiments.run_folder import GRID
-from softadv.experiments.spec import Trial, check_name
+from softadv.experiments.spec import Trial, check_name, load_grid, packaged_grids
 from softadv.experiments.spec_text import spec_value
 from softadv.training.records import EpochMetrics
 
@@ -114,6 +114,28 @@ def is_reference(folder: Path) -> bool:
 def record_files(folder: Path) -> list[Path]:
     """The files of the trials in the folder of a grid's reference, by name."""
     return [path for path in list_folder(folder) if path.suffix == ".json" and path.name != SUMMARY]
+
+
+def shared_files(folder: Path) -> list[Path]:
+    """The files of a packaged grid's trials that are stored beside its reference, under another grid, by name."""
+    grid = read_summary(folder).grid
+    lacking = {trial.name: trial for trial in load_grid(grid).trials} if grid in packaged_grids() else {}
+    for path in record_files(folder):
+        lacking.pop(path.stem, None)
+    found: dict[str, Path] = {}
+    here = folder.resolve()
+    for other in list_folder(here.parent):
+        if other != here and is_reference(other):
+            found |= {path.stem: path for path in record_files(other) if _is_stored(path, lacking.get(path.stem))}
+    return [found[name] for name in sorted(found)]
+
+
+def _is_stored(path: Path, trial: Trial | None) -> bool:
+    """Whether the file of another grid's trial holds this one, not only its name. A damaged one is no trial of ours."""
+    try:
+        return trial is not None and read_record(path).trial == trial
+    except SoftadvError:
+        return False
 
 
 def read_grid_reference(folder: Path) -> list[Record]:

@@ -10,7 +10,7 @@ from typing import Literal
 from softadv.errors import SoftadvError
 from softadv.experiments.names import Names, method_rank, names_of, names_together
 from softadv.experiments.records import Result
-from softadv.experiments.reference import is_reference, read_record, record_files
+from softadv.experiments.reference import is_reference, read_record, record_files, shared_files
 from softadv.experiments.run_folder import TRACEBACK, RunFolder, grid_runs
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_setting
@@ -50,9 +50,12 @@ def all_series(entries: Sequence[Entry]) -> list[Series]:
 
 
 def read_entries(folder: Path) -> list[Entry]:
-    """Every trial of a grid's folder or reference, in the order of the report. Raises SoftadvError for none."""
+    """Every trial of a grid's folder or reference, in the order of the report. Raises SoftadvError for none.
+
+    A trial that belongs to two grids is stored under one: a grid's reference has it from there.
+    """
     if is_reference(folder):
-        return _named(_ordered([_read_recorded(path) for path in record_files(folder)]))
+        return _named(_ordered([_read_recorded(path) for path in [*record_files(folder), *shared_files(folder)]]))
     return _named(_ordered([_in_its_place(read_entry(run)) for run in grid_runs(folder)]))
 
 

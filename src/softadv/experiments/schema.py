@@ -27,12 +27,15 @@ def grid_schema() -> Schema:
     about: Schema = {"name": _NAME, "description": {"type": "string"}}
     its_methods: Schema = {"type": "array", "items": _named(methods.names()), "minItems": 1}
     seed: Schema = {"type": "integer", "minimum": 0, "maximum": MOST_SEED}
+    its_seeds: Schema = {"type": "array", "items": seed, "minItems": 1}
     own = about | {
         "methods": its_methods,
-        "seeds": {"type": "array", "items": seed, "minItems": 1},
+        "seeds": its_seeds,
         "defaults": _table(keys),
         "setting": {
-            "type": "array", "items": _table(keys | {"methods": its_methods}, required=["setting"]), "minItems": 1,
+            "type": "array",
+            "items": _table(keys | {"methods": its_methods, "seeds": its_seeds}, required=["setting"]),
+            "minItems": 1,
         },
     }  # fmt: skip
     include: Schema = {"type": "array", "items": {"enum": packaged_grids()}, "minItems": 1}

@@ -191,7 +191,7 @@ def parse_grid(text: str, *, source: str) -> Grid:
     """Read a grid from TOML.
 
     Either `include`, a list of packaged grids whose trials it joins, or `methods`, `seeds`, `[defaults]`
-    and one `[[setting]]` or more, whose keys win over the defaults, and which may name methods of their own;
+    and one `[[setting]]` or more, whose keys win over the defaults, and which may name methods and seeds of their own;
     `name` and `description` in both.
     Trials come in the order settings, seeds, methods, so that an interrupted grid has whole
     comparisons first.
@@ -234,8 +234,10 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
         where = f"{source}: setting {shown(setting.get('setting', index))}"
         _refuse_without_effect(setting, where=where)
         its_methods = _take({"methods": methods, **setting}, "methods", list, where=where)
-        table_of_setting = {**defaults, **{key: value for key, value in setting.items() if key != "methods"}}
-        for seed in seeds:
+        its_seeds = _take({"seeds": seeds, **setting}, "seeds", list, where=where)
+        keys = {key: value for key, value in setting.items() if key not in ("methods", "seeds")}
+        table_of_setting = {**defaults, **keys}
+        for seed in its_seeds:
             for method in its_methods:
                 trials.append(trial_from_table({**table_of_setting, "seed": seed, "method": method}, where=where))
         own = [trial for trial in trials if trial.setting == setting.get("setting")]

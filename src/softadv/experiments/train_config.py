@@ -9,6 +9,8 @@ from typing import Any
 
 from softadv.attacks import Attack, is_linf, load_attack
 from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
+from softadv.experiments.reference import REFERENCE, read_reference, training_of
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Trial
 from softadv.training.config import TrainConfig
@@ -21,7 +23,7 @@ def train_config(trial: Trial, *, beside: Path | None = None) -> TrainConfig:
     """What to tell the loop for a trial.
 
     beside: the folder that holds the other trials of the grid; a method that replays another's numbers of attacked
-    images finds them there. None: it must have them itself.
+    images finds them there, else in the reference that is stored with softadv. None: it must have them itself.
     Raises SoftadvError for a method or an attack that cannot be found or does not fit, and where there is nothing to
     replay.
     """
@@ -89,17 +91,33 @@ def _with_counts(method: Method, trial: Trial, *, beside: Path | None) -> Method
     if method.replays is None or beside is None or _has_numbers(method):
         return method
     other = replace(trial, method=method.replays)
-    run = RunFolder(beside / other.name)
-    metrics = run.metrics() if (run.path / "spec.json").exists() and run.trial() == other else []
-    if len(metrics) < trial.epochs:
+    metrics = _epochs_beside(other, beside) or _epochs_stored(other)
+    if not metrics:
         raise SoftadvError(
-            f"{trial.name}: attacks as many images as {other.name} did, which has finished {len(metrics)} of "
-            f"{trial.epochs} epochs in {beside}; run it first"
+            f"{trial.name}: attacks as many images as {other.name} did, but neither {beside} nor the stored reference "
+            f"has its {trial.epochs} epochs; run it first"
         )
     partition = metrics[-1]
     images = sum(getattr(partition, part) or 0 for part in ("misclassified", "unverified", "verified"))
     counts: Any = attacked_counts(metrics, train_images=images)
     return replace(method, counts=counts)  # type: ignore[type-var] # whoever replays is a dataclass
+
+
+def _epochs_beside(trial: Trial, folder: Path) -> Sequence[EpochMetrics]:
+    """The epochs of a trial that was run in a grid's folder; none unless all are there."""
+    run = RunFolder(folder / trial.name)
+    if not (run.path / "spec.json").exists() or training_of(run.trial()) != training_of(trial):
+        return ()
+    metrics = run.metrics()
+    return metrics if len(metrics) >= trial.epochs else ()
+
+
+def _epochs_stored(trial: Trial) -> Sequence[EpochMetrics]:
+    """The epochs of a trial that is stored with softadv; none where it is not."""
+    for record in read_reference(expected_folder() / REFERENCE, grid=""):
+        if record.trial.seed == trial.seed and training_of(record.trial) == training_of(trial):
+            return record.epochs
+    return ()
 
 
 def _has_numbers(method: Method) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from softadv.claims.decision import Decision, Rule, binary
 from softadv.claims.rules.domains import DomainOrder, DomainSeconds, DomainTotals
+from softadv.claims.rules.matched import Matched
 from softadv.claims.rules.methods import Comparable, Gain, SettingsAlike
 from softadv.claims.rules.radii import (
     AdversarialFalls,
@@ -58,6 +59,7 @@ RULES: dict[str, type[Rule]] = {
     "gain": Gain,
     "comparable": Comparable,
     "settings-alike": SettingsAlike,
+    "matched": Matched,
     "verified-falls": VerifiedFalls,
     "verified-at-least": VerifiedAtLeast,
     "verified-at-most": VerifiedAtMost,
