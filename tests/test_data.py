@@ -226,19 +226,31 @@ def test_a_damaged_header_is_an_error_of_mnist(tmp_path, file, offset, content):
 
 
 def test_the_places_are_searched_in_order(tmp_path, monkeypatch):
-    root, named, here = tmp_path / "root", tmp_path / "named", tmp_path / "cwd/data"
-    for place in (root, named, here):
+    named, here = tmp_path / "named", tmp_path / "cwd/data"
+    for place in (named, here):
         place.mkdir()
     monkeypatch.setenv("SOFTADV_DATA", str(named))
-    assert search_places(root) == [root, named, Path("data")]
-    assert find_dataset("mnist", root) is None
+    assert search_places() == [named, Path("data")]
+    assert find_dataset("mnist") is None
     lay_out(here, "mnist")
-    assert find_dataset("mnist", root) == Path("data")
+    assert find_dataset("mnist") == Path("data")
     lay_out(named, "mnist")
-    assert find_dataset("mnist", root) == named
-    lay_out(root, "mnist")
-    assert find_dataset("mnist", root) == root
     assert find_dataset("mnist") == named
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_named_root_without_the_data_is_an_error_though_they_lie_elsewhere(tmp_path, monkeypatch, name):
+    root, named = tmp_path / "root", tmp_path / "named"
+    for place in (root, named):
+        place.mkdir()
+    lay_out(named, name)
+    monkeypatch.setenv("SOFTADV_DATA", str(named))
+    assert search_places(root) == [root]
+    message = refusal(name, root)
+    assert message.startswith(f"{name}: {root} has no ")
+    assert str(named) not in message
+    lay_out(root, name)
+    assert find_dataset(name, root) == root
 
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
@@ -250,11 +262,10 @@ def test_a_root_that_is_no_folder_is_named(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_without_network_the_error_says_where_was_searched_and_what_helps(tmp_path, monkeypatch, name):
-    root, named = tmp_path / "root", tmp_path / "named"
-    root.mkdir()
+    named = tmp_path / "named"
     monkeypatch.setenv("SOFTADV_DATA", str(named))
-    message = refusal(name, root)
-    for part in (name, str(root), str(named), "data", "refused", "digits"):
+    message = refusal(name)
+    for part in (name, str(named), "data", "refused", "digits"):
         assert part in message
     assert not Path("data").exists()
 

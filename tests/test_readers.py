@@ -442,6 +442,10 @@ def test_a_set_of_torchvision_is_searched_like_the_others(monkeypatch):
     monkeypatch.setenv("SOFTADV_DATA", "named")
     assert load_dataset("torchvision:FashionMNIST").source == "named"
     assert load_dataset("torchvision:FashionMNIST", "root").source == "root"
+    Path("empty").mkdir()
+    with pytest.raises(SoftadvError, match="dataset torchvision:FashionMNIST: not found in empty, and"):
+        load_dataset("torchvision:FashionMNIST", "empty")
+    assert not Path("data").exists()
 
 
 def test_a_set_of_torchvision_in_splits_that_lies_class_by_class():

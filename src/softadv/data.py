@@ -184,9 +184,9 @@ def load_dataset(what: str | Dataset | Callable[..., Dataset], root: str | Path 
     """Load a data set.
 
     what: one of
-    - "digits" (bundled with scikit-learn), "mnist", "cifar10". The latter two are looked for under root, then under the
-      folder named by SOFTADV_DATA, then under ./data; at last they are downloaded into ./data, with a checksum.
-      softadv._data.files says in which layouts.
+    - "digits" (bundled with scikit-learn), "mnist", "cifar10". The latter two are looked for under root, and nowhere
+      else, if it is given; else under the folder named by SOFTADV_DATA, then under ./data; at last they are downloaded
+      into ./data, with a checksum. softadv._data.files says in which layouts.
     - "torchvision:NAME", a classification set of torchvision in its own layout, looked for and downloaded likewise;
     - "folder:PATH", with images in PATH/train/CLASS/ and PATH/test/CLASS/;
     - "npz:FILE", with the arrays train_x, train_y, test_x and test_y that make_dataset takes;

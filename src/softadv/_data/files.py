@@ -62,9 +62,11 @@ class Layout:
 
 
 def search_places(root: str | Path | None = None) -> list[Path]:
-    """The folders that are searched, in order."""
+    """The folders that are searched, in order: the one that was named, or else those that softadv knows."""
+    if root is not None:
+        return [Path(root)]
     named = os.environ.get("SOFTADV_DATA")
-    return [Path(place) for place in (root, named, "data") if place]
+    return [Path(place) for place in (named, "data") if place]
 
 
 def find_dataset(name: str, root: str | Path | None = None) -> Path | None:
@@ -81,16 +83,20 @@ def check_files(name: str, place: Path) -> None:
 
 
 def load_files(name: str, root: str | Path | None) -> tuple[Parts, Path]:
-    """The bytes of mnist or cifar10, and the place where they lie; they are downloaded if they lie nowhere.
+    """The bytes of mnist or cifar10, and the place where they lie.
 
-    Raises SoftadvError for a root that is no folder, for a file that is missing, unreadable, of the wrong size, damaged
-    or with labels above 9, and where the data are nowhere to be had.
+    With a root they lie there: other data than were asked for would be a silent answer to another question. Without one
+    they are downloaded if they lie nowhere.
+    Raises SoftadvError for a root that lacks them or is no folder, for a file that is missing, unreadable, of the wrong
+    size, damaged or with labels above 9, and where the data are nowhere to be had.
     """
     if root is not None:
         with reading(Path(root)):
             if not Path(root).is_dir():
                 raise SoftadvError(f"data folder {root}: no such folder")
-    place = find_dataset(name, root) or _download(name, root)
+        if find_dataset(name, root) is None:
+            raise SoftadvError(f"{name}: {_nothing(name, Path(root))}")
+    place = find_dataset(name, root) or _download(name)
     layout, paths = _checked(name, place)
     return layout.read(paths), place
 
@@ -291,14 +297,14 @@ def _unpack(archive: Path, name: str) -> None:
                 shutil.copyfileobj(packed, written)
 
 
-def _download(name: str, root: str | Path | None) -> Path:
+def _download(name: str) -> Path:
     """Download into ./data; the files appear there only once they are whole."""
     # Half a program's start-up time, for the one command that ever downloads.
     from torchvision.datasets import MNIST  # noqa: PLC0415
     from torchvision.datasets.utils import download_url  # noqa: PLC0415
 
     target = Path("data")
-    nothing = "; ".join(_nothing(name, place) for place in search_places(root))
+    nothing = "; ".join(_nothing(name, place) for place in search_places())
     created = not target.exists()
     try:
         target.mkdir(exist_ok=True)

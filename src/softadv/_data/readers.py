@@ -107,9 +107,9 @@ def _images_below(part: Path, names: list[str]) -> Iterator[tuple[str, npt.NDArr
 def read_torchvision(name: str, root: str | Path | None) -> tuple[Arrays, str]:
     """A classification set of torchvision by the name of its class, and where it lies.
 
-    It is looked for in its own layout in search_places, then downloaded into ./data. "EMNIST:balanced" names the split
-    of a set that comes in several. Training images are the part train=True, "trainval" or "train", test images the part
-    train=False, "test", "val" or "valid": the first that there is.
+    It is looked for in its own layout in search_places, then, without a root, downloaded into ./data.
+    "EMNIST:balanced" names the split of a set that comes in several. Training images are the part train=True, "trainval"
+    or "train", test images the part train=False, "test", "val" or "valid": the first that there is.
     """
     import torchvision.datasets as sets  # noqa: PLC0415 (half a second, for this reader alone)
 
@@ -128,9 +128,10 @@ def read_torchvision(name: str, root: str | Path | None) -> tuple[Arrays, str]:
         raise SoftadvError(f"{where}: comes in several splits; name one, such as torchvision:{name}:balanced")
     loads = "download" in takes or further
     why = "it is not on disk, and torchvision does not download it"
-    for place, download in [*((place, False) for place in search_places(root)), (Path("data"), True)][
-        : None if loads else -1
-    ]:
+    places = [(place, False) for place in search_places(root)]
+    if loads and root is None:
+        places.append((Path("data"), True))
+    for place, download in places:
         try:
             its_options = options | {"root": str(place)} | ({"download": download} if loads else {})
             parts = [

@@ -112,7 +112,8 @@ def _dataset(name: str, root: Path | None) -> Finding:
     return Finding(
         f"dataset {name}",
         f"not found in {searched}",
-        "name its folder with --data or SOFTADV_DATA; without, it is downloaded into ./data when it is needed",
+        "name its folder with --data or SOFTADV_DATA"
+        + ("" if root else "; without, it is downloaded into ./data when it is needed"),
     )
 
 

@@ -86,7 +86,7 @@ ReferenceFolder = Annotated[
     path_option("--reference", "Folder of reference results; else the checkout's expected_results/reference."),
 ]
 DataRoot = Annotated[
-    Path | None, path_option("--data", "Folder that holds the datasets; else SOFTADV_DATA, ./data, a download.")
+    Path | None, path_option("--data", "Folder that holds the datasets; without it SOFTADV_DATA, ./data, a download.")
 ]
 DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
 DatasetName = Annotated[
