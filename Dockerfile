@@ -1,4 +1,4 @@
-# softadv in a container (README, "For artifact reviewers"):
+# softadv in a container (docs/container.md):
 #
 #   docker build -t softadv .                       with CUDA, ERAN, ELINA and GPUPoly; the last stage, runtime
 #   docker build -t softadv:cpu --target cpu .      without them

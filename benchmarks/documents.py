@@ -11,16 +11,26 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-from benchmarks import module_tables
+from benchmarks import command_tables, module_tables, reference_table
 from softadv.cli.listing import schema_text
 
 ROOT = Path(__file__).parents[1]
-_PART = re.compile(r"<!-- made: (.+?) -->\n(.*?)\n?<!-- end -->", re.DOTALL)
+_PAGES = {"paper-short": "results-short"}  # of the grids that docs/results.md has no room for
+_PART = re.compile(r"<!-- made: (.+?) -->\n+(.*?)\n*<!-- end -->", re.DOTALL)
 
 
 def makers() -> Mapping[tuple[str, str], Callable[[], str]]:
     """What makes each part, by its document and its name."""
+    results = {
+        (f"docs/{_PAGES.get(grid, 'results')}.md", f"results {grid}"): partial(reference_table.results, grid)
+        for grid in reference_table.GRIDS
+    }
     return {
+        ("README.md", "answer"): reference_table.answer,
+        **results,
+        ("docs/reviewers.md", "claims"): reference_table.claims,
+        ("docs/commands.md", "commands"): command_tables.commands,
+        ("docs/commands.md", "options"): command_tables.options,
         ("docs/modules.md", "modules"): partial(module_tables.modules, module_tables.UPPER),
         ("docs/modules-core.md", "modules"): partial(module_tables.modules, module_tables.LOWER),
     }
@@ -40,7 +50,7 @@ def main() -> None:
             made = makers()[document, name]()
             begin = f"<!-- made: {name} -->\n"
             before, _, rest = text.partition(begin)
-            text = f"{before}{begin}{made}\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
+            text = f"{before}{begin}\n{made}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
         path.write_text(text, encoding="utf-8")
     (ROOT / "docs" / "grid.schema.json").write_text(f"{schema_text()}\n", encoding="utf-8")
 

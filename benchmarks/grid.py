@@ -1,6 +1,6 @@
 """What whole trials and whole grids cost, from the spec to the result: training, certification, attacks, export.
 
-The paper's rows of the README's table, on a GPU:
+The paper's rows of docs/grids.md, on a GPU:
 
     python -m benchmarks.grid paper --seeds 1 --settings cifar10-eps8 --methods adversarial
     python -m benchmarks.grid paper --seeds 1

@@ -1,26 +1,102 @@
-"""The reference's accuracies and verdicts as tables of the documents, which a test keeps equal to it."""
+"""The reference's answer, accuracies and verdicts as tables of the documents (benchmarks.documents writes them)."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
-from softadv._decimals import spread
+from softadv._decimals import decimal, spread
+from softadv.claims.judge import Verdict, load_expectations
+from softadv.claims.stats import Estimate, estimate
 from softadv.cli.finish import verdicts_on
-from softadv.experiments.runs import Run, finished_runs, read_entries, value_of
+from softadv.experiments.reference import read_summary
+from softadv.experiments.runs import Run, all_series, finished_runs, read_entries, value_of
+from softadv.experiments.spec_text import Series, by_setting
+from softadv.report.comparisons import compare
+from softadv.report.interval_bars import signed
 from softadv.report.provenance import commit_remarks
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
 # The smoke grid answers no question of the paper's.
 GRIDS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir() and path.name != "smoke")
+_DIFFERENCES = {
+    "natural_accuracy": "natural accuracy",
+    "adversarial_accuracy": "accuracy under PGD",
+    "autoattack_accuracy": "accuracy under AutoAttack",
+    "certified_accuracy": "certified accuracy",
+}
+_ANSWERING = ("mnist", "cifar10", "paper-short")  # the grids of the paper's own settings
 _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "certified_accuracy", "verified_share")
 
 
-def main() -> None:
-    """Print the tables of every grid."""
+def answer() -> str:
+    """A row for each setting in which a method was compared with adversarial training: what is lost, what is kept."""
+    rows = [
+        "| setting | epochs | seeds | natural training | adversarial | soft | soft − adversarial | under PGD |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for grid in _ANSWERING:
+        entries = read_entries(REFERENCE / grid)
+        runs = all_series(entries)
+        for setting, its_runs in by_setting(runs).items():
+            methods = {run.trial.method for run in its_runs if run.result}
+            if not {"adversarial"} < methods:
+                continue
+            compared = compare(entries, its_runs[0])
+            means = [_natural(runs, setting, method) for method in ("natural", "adversarial", "soft")]
+            seeds = compared.natural.seeds if compared.natural else _seeds(runs, setting, "adversarial")
+            cells = [
+                compared.place, str(its_runs[0].trial.epochs), str(seeds), *means,
+                _interval(compared.natural), _interval(compared.adversarial),
+            ]  # fmt: skip
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def claims() -> str:
+    """Each claim of the paper with its source, and what the stored runs say of it."""
+    said: dict[str, str] = {}
     for grid in GRIDS:
-        print(f"{grid}\n\n{table(grid)}\n\n{provenance(grid)}\n\n{verdicts(grid)}\n")
+        for verdict in _verdicts(grid):
+            if verdict.outcome != "not run":
+                said.setdefault(verdict.claim.id, f"*{verdict.outcome}* (`{grid}`)")
+    rows = [
+        f"| C{claim.id} | {claim.title} | {claim.source} | {said.get(claim.id, 'not run')} |"
+        for claim, _ in load_expectations(REFERENCE.parent / "paper.toml").claims
+    ]
+    return "\n".join(["| | claim | the paper's | the stored runs |", "| --- | --- | --- | --- |", *rows])
+
+
+def results(grid: str) -> str:
+    """All that docs/results.md shows of a grid: how much of it was run, its accuracies and its verdicts."""
+    parts = read_summary(REFERENCE / grid).parts
+    trials = f"`{grid}`: {parts.finished} of the grid's {parts.trials} trials are stored."
+    shown = (trials, table(grid), provenance(grid), verdicts(grid), differences(grid))
+    return "\n\n".join(filter(None, shown))
+
+
+def differences(grid: str) -> str:
+    """What soft training changes in each accuracy, paired by seed, a column a setting; "" without runs of both."""
+    runs = finished_runs(read_entries(REFERENCE / grid))
+    columns: dict[str, list[str]] = {}
+    for setting in dict.fromkeys(run.result.trial.setting for run in runs):
+        soft, adversarial = (
+            {run.result.trial.seed: run for run in runs if _is(run, setting, method)}
+            for method in ("soft", "adversarial")
+        )
+        both = sorted(soft.keys() & adversarial.keys())
+        if both:
+            columns[setting] = [
+                _difference([(soft[seed], adversarial[seed]) for seed in both], column) for column in _DIFFERENCES
+            ]
+    if not columns:
+        return ""
+    titles = _DIFFERENCES.values()
+    rows = [f"| {title} | {' | '.join(cells)} |" for title, *cells in zip(titles, *columns.values(), strict=True)]
+    head = [f"| soft − adversarial training | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    return "\n".join([*head, *rows])
 
 
 def table(grid: str) -> str:
@@ -46,19 +122,53 @@ def provenance(grid: str) -> str:
 
 def verdicts(grid: str) -> str:
     """A row for each claim that the grid's reference decides, or would with more seeds."""
-    folder = REFERENCE / grid
     rows = ["| claim | verdict |", "| --- | --- |"]
-    for verdict in verdicts_on(folder, read_entries(folder), expected=REFERENCE.parent):
+    for verdict in _verdicts(grid):
         if verdict.outcome != "not run":
             rows.append(f"| {verdict.claim.id}: {verdict.claim.title} | *{verdict.outcome}* |")
     return "\n".join(rows)
+
+
+def _verdicts(grid: str) -> list[Verdict]:
+    folder = REFERENCE / grid
+    return verdicts_on(folder, read_entries(folder), expected=REFERENCE.parent)
+
+
+def _is(run: Run, setting: str, method: str) -> bool:
+    return (run.result.trial.setting, run.result.trial.method) == (setting, method)
+
+
+def _difference(pairs: Sequence[tuple[Run, Run]], column: str) -> str:
+    """A difference with its interval; and, of few seeds, seed by seed."""
+    values = [round(100 * (value_of(one, column) - value_of(other, column)), 9) for one, other in pairs]
+    text = _interval(estimate(values, label=column, unit="points"))
+    return f"{text}: {', '.join(map(signed, values))}" if len(values) > 1 else text
+
+
+def _natural(runs: Sequence[Series], setting: str, method: str) -> str:
+    """Mean natural accuracy in %, of the seeds there are."""
+    found = [run.result.natural_accuracy for run in _finished(runs, setting, method) if run.result]
+    return decimal(100 * fmean(found)) if found else "not run"
+
+
+def _seeds(runs: Sequence[Series], setting: str, method: str) -> int:
+    return len(_finished(runs, setting, method))
+
+
+def _finished(runs: Sequence[Series], setting: str, method: str) -> list[Series]:
+    return [run for run in runs if run.result and (run.trial.setting, run.trial.method) == (setting, method)]
+
+
+def _interval(found: Estimate | None) -> str:
+    """A difference in points with its 95% interval."""
+    if found is None:
+        return "not run"
+    if found.low is None or found.high is None:
+        return f"{signed(found.mean)}"
+    return f"{signed(found.mean)} ({signed(found.low)} to {signed(found.high)})"
 
 
 def _cell(runs: Sequence[Run], column: str) -> str:
     if column == "verified_share" and runs[0].result.trial.method != "soft":
         return ""
     return spread([value_of(run, column) for run in runs])
-
-
-if __name__ == "__main__":
-    main()

@@ -1,32 +1,54 @@
-"""What the documents say of the reference is what the reference says."""
+"""What the documents say of the reference is what the reference says; tests/test_documents.py holds their tables."""
 
 from pathlib import Path
 
 import pytest
-from benchmarks.reference_table import GRIDS, REFERENCE, provenance, table, verdicts
+from benchmarks.documents import makers, parts
+from benchmarks.reference_table import (
+    GRIDS,
+    REFERENCE,
+    answer,
+    claims,
+    differences,
+    provenance,
+    results,
+    table,
+    verdicts,
+)
 
+from softadv.claims.judge import load_expectations
 from softadv.experiments.runs import read_entries
 from softadv.report.results_table import result_groups
 
 ROOT = Path(__file__).parents[2]
+PAGE_OF = {name.removeprefix("results "): page for page, name in makers() if name.startswith("results ")}
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("document", ["README.md", "docs/results.md"])
-def test_the_tables_are_those_of_the_reference(document, grid):
-    found = blocks(document, "| setting | training | seeds |")
-    assert table(grid) in found, f"{document}: not as in {grid}: python -m benchmarks.reference_table"
-    assert len(found) == len(GRIDS)
+def test_the_page_of_a_grid_has_its_tables_and_what_its_records_do_not_tell_of_their_code(grid):
+    shown = parts(PAGE_OF[grid])[f"results {grid}"]
+    for made in (table(grid), provenance(grid), verdicts(grid), differences(grid)):
+        assert made in shown, f"{PAGE_OF[grid]}: make it again: python -m benchmarks.documents"
+    assert shown == results(grid)
+    assert not provenance(grid) or "commit" in provenance(grid)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("document", ["README.md", "docs/results.md"])
-def test_a_table_says_what_its_records_do_not_tell_of_their_code(document, grid):
-    text = (ROOT / document).read_text()
-    told = provenance(grid)
-    assert not told or "commit" in told
-    shown = "\n\n".join(filter(None, (table(grid), told)))
-    assert f"{shown}\n" in text, f"{document}: not as in {grid}: python -m benchmarks.reference_table"
+def test_the_answer_is_of_the_same_figures_as_the_results():
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in answer().splitlines()[2:]]
+    settings = "\n".join(table(grid) for grid in GRIDS)
+    changes = "\n".join(differences(grid) for grid in GRIDS)
+    for _, _, seeds, *means, natural, adversarial in rows:
+        assert all(f"| {seeds} | {mean}" in settings for mean in means if mean != "not run")
+        assert all(change in changes for change in (natural, adversarial) if change != "not run")
+    assert len(rows) >= 4
+
+
+def test_every_claim_of_the_paper_is_in_the_list_for_reviewers():
+    ids = [claim.id for claim, _ in load_expectations(REFERENCE.parent / "paper.toml").claims]
+    rows = claims().splitlines()[2:]
+    assert [row.split("|")[1].strip() for row in rows] == [f"C{name}" for name in ids]
+    assert any("*holds*" in row for row in rows)
+    assert any("not run" in row for row in rows)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -38,20 +60,9 @@ def test_the_report_shows_the_figures_of_the_documents(grid):
     assert any("±" in text for text in shown) or seeds == {"1"}
 
 
-@pytest.mark.parametrize("grid", GRIDS)
-def test_the_verdicts_are_those_of_the_reference(grid):
-    found = blocks("docs/results.md", "| claim | verdict |")
-    assert verdicts(grid) in found, f"docs/results.md: not as in {grid}: python -m benchmarks.reference_table"
-    assert len(found) == len(GRIDS)
-
-
-def blocks(document, beginning):
-    """The paragraphs of a document that begin so: its tables of one kind."""
-    return [part for part in (ROOT / document).read_text().split("\n\n") if part.startswith(beginning)]
-
-
-def test_the_figures_of_the_results_are_there():
-    text = (ROOT / "docs" / "results.md").read_text()
+@pytest.mark.parametrize("page", sorted(set(PAGE_OF.values())))
+def test_the_figures_of_the_results_are_there(page):
+    text = (ROOT / page).read_text()
     named = [part.split(")")[0] for part in text.split("](")[1:]]
     assert named
     for name in named:

@@ -1,6 +1,6 @@
 """Figures of runs against the reference's, and how far the two may lie apart: nowhere else are tolerances set.
 
-All tolerances are in percentage points; the README's table of assumptions lists them.
+All tolerances are in percentage points; docs/assumptions.md lists those of claims, docs/reference.md these.
 """
 
 from __future__ import annotations

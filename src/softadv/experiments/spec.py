@@ -38,7 +38,7 @@ class Trial:
     """One training run: a setting of the paper, one method, one seed.
 
     eps and alpha are in the units of [0, 1] pixels. Fields with a default are what the paper leaves
-    open; the README's table of assumptions lists them.
+    open; docs/assumptions.md lists them.
     """
 
     setting: str  # the name that all methods and seeds of one comparison share

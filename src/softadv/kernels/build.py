@@ -18,7 +18,7 @@ from softadv.errors import SoftadvError, SoftadvWarning
 from softadv.kernels import cache as kernel_cache
 from softadv.kernels.cache import Kept
 
-# As measured (README, "Measured"), on the MNIST network.
+# As measured (docs/measured.md), on the MNIST network.
 _SLOWER = "certification takes about 8 times as long, an attack about 3 times"
 
 _enabled: ContextVar[bool] = ContextVar("softadv_compiled", default=True)
