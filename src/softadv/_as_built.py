@@ -18,6 +18,8 @@ _LAYERS: dict[type[nn.Module], nn.Module] = {
     for layer in (
         nn.Conv2d(1, 1, 1, device="meta"), nn.Linear(1, 1, device="meta"), nn.BatchNorm2d(1), nn.ReLU(),
         nn.MaxPool2d(1), nn.AvgPool2d(1), nn.Flatten(), nn.Identity(), nn.Dropout(), nn.Dropout2d(),
+        nn.Dropout1d(), nn.LeakyReLU(), nn.PReLU(device="meta"), nn.ReLU6(), nn.Hardtanh(), nn.Sigmoid(), nn.Tanh(),
+        nn.BatchNorm1d(1), nn.AdaptiveAvgPool2d(1), nn.ZeroPad2d(1), nn.Softmax(1), nn.LogSoftmax(1),
         Normalize((0.0,), (1.0,)),
     )
 }  # fmt: skip
@@ -44,7 +46,7 @@ def oddity(module: nn.Module) -> str | None:
     if foreign:
         return f"has {foreign[0]} of its own, which {type(module).__name__} does not have: it may compute anything"
     for name, tensor in (*module._parameters.items(), *module._buffers.items()):
-        reason = None if tensor is None else _peculiar(tensor)
+        reason = None if tensor is None else peculiarity(tensor)
         if reason is not None:
             return f"its {name} {reason}"
     return None
@@ -55,7 +57,7 @@ def has_own_code(model: nn.Module) -> bool:
     return any(type(module) is not nn.Sequential and type(module) not in _LAYERS for module in model.modules())
 
 
-def _peculiar(tensor: Tensor) -> str | None:
+def peculiarity(tensor: Tensor) -> str | None:
     """Why a tensor is not the numbers that lie in its memory; None: it is."""
     if type(tensor) not in (Tensor, nn.Parameter):
         return f"is a {type(tensor).__name__}, not a plain tensor"

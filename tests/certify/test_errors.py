@@ -25,7 +25,7 @@ class Computes(nn.Module):
     def __init__(self, function) -> None:
         super().__init__()
         self.function = function
-        self.body = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Sigmoid())
+        self.body = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.ELU())
         self.last = nn.Linear(16, 3)
 
     def forward(self, x):
@@ -52,14 +52,18 @@ MODEL = classifier(nn.Conv2d(1, 2, 3), nn.ReLU(), features=8)
 @pytest.mark.parametrize(
     ("model", "named"),
     [
-        (classifier(nn.Conv2d(1, 2, 3), nn.Tanh(), features=8), ("1", "Tanh")),
-        (classifier(nn.Sequential(nn.ReLU(), nn.Sigmoid()), features=16), ("0.1", "Sigmoid")),
+        (classifier(nn.Conv2d(1, 2, 3), nn.Softplus(), features=8), ("1", "Softplus", "register")),
+        (classifier(nn.Sequential(nn.ReLU(), nn.ELU()), features=16), ("0.1", "ELU")),
         (classifier(Residual(nn.Conv2d(1, 1, 1), nn.GELU()), features=16), ("0.body.1", "GELU")),
-        (classifier(nn.ReLU6(), features=16), ("0", "ReLU6")),
-        (classifier(nn.LeakyReLU(), features=16), ("0", "LeakyReLU")),
+        (classifier(nn.PReLU(3), features=16), ("0", "PReLU", "3 slopes")),
+        (classifier(nn.Softmax(1), features=16), ("0", "Softmax", "last")),
+        (classifier(nn.LayerNorm(4), features=16), ("0", "LayerNorm", "batch normalisation")),
+        (classifier(nn.AdaptiveAvgPool2d(3), features=9), ("0", "AdaptiveAvgPool2d", "several sizes")),
+        (classifier(nn.ZeroPad2d(-1), features=4), ("0", "ZeroPad2d", "negative")),
+        (classifier(nn.BatchNorm1d(1), features=16), ("0", "BatchNorm1d", "not a vector")),
         (classifier(nn.ConvTranspose2d(1, 1, 1), features=16), ("0", "ConvTranspose2d")),
         (classifier(nn.GroupNorm(1, 1), features=16), ("0", "GroupNorm")),
-        (nn.Sequential(nn.Flatten(), Doubled(16, 3)), ("1.weight",)),
+        (nn.Sequential(nn.Flatten(), Doubled(16, 3)), ("linear",)),
         (classifier(nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), features=32), ("0", "reflect")),
         (classifier(nn.Conv2d(1, 1, 2, padding="same"), features=16), ("0", "Conv2d", "same")),
         (classifier(nn.Conv2d(3, 2, 3), features=8), ("0", "Conv2d", "3 channels")),
@@ -92,17 +96,24 @@ def test_a_layer_that_cannot_be_read_is_named(model, named):
 @pytest.mark.parametrize(
     ("function", "named"),
     [
-        (lambda _, x: torch.sigmoid(x).flatten(1), "sigmoid"),
+        (lambda _, x: F.gelu(x).flatten(1), "gelu"),
         (lambda m, x: m.body(x).flatten(1), "body.1"),
         (lambda _, x: F.dropout(x.flatten(1)), "dropout"),
-        (lambda _, x: F.leaky_relu(x).flatten(1), "leaky_relu"),
-        (lambda _, x: (x * 2).flatten(1), "mul"),
-        (lambda _, x: (x + 1).flatten(1), "add"),
+        (lambda _, x: F.leaky_relu(x, x.mean()).flatten(1), "mean"),
+        (lambda _, x: (x * x).flatten(1), "mul"),
+        (lambda _, x: (x * 1e7).flatten(1), "mul"),
+        (lambda _, x: (1 / x).flatten(1), "div"),
+        (lambda _, x: (x + torch.rand(4, 4)).flatten(1), "add"),
+        (lambda _, x: x.clamp(1, 0).flatten(1), "clamp"),
+        (lambda _, x: x.mean(2).flatten(1), "mean"),
+        (lambda _, x: F.pad(x, (1, 1), "reflect").flatten(1), "pad"),
+        (lambda _, x: x.softmax(1).flatten(1), "softmax"),
         (lambda _, x: (x - x).flatten(1), "sub"),
         (lambda _, x: torch.add(x, x, alpha=2).flatten(1), "add"),
         (lambda _, x: (x + x.flatten(1)).flatten(1), "add"),
-        (lambda m, x: (x + m.last.bias[0]).flatten(1), "last.bias"),
+        (lambda m, x: (x + m.last.bias).flatten(1), "add"),
         (lambda _, x: torch.cat([x, x]).flatten(1), "cat"),
+        (lambda _, x: torch.cat([x, x], 3).flatten(1), "cat"),
         (lambda _, x: x.flatten(), "flatten"),
         (lambda _, x: x.transpose(2, 3).flatten(1), "transpose"),
         (lambda _, x: x.view(x.size(1), -1), "view"),

@@ -87,6 +87,8 @@ def certify(
         the chunk is halved.
     on_progress: called after each chunk with the number of images done so far.
 
+    Where the model ends in softmax or log_softmax, margins are those of what enters it.
+
     The analysis runs in the model's floating-point type on the model's device. The model is certified as it is in
     eval mode, and left in the mode it was in. Raises SoftadvError for a model that cannot be read, inputs out of
     range, or an arithmetic that sound mode does not cover.
@@ -121,7 +123,7 @@ def certify(
         if on_progress is not None:
             on_progress(done)
     # Positive proof is asked for: NaN and infinity are not one.
-    return Certificates(correct, correct & (margin > 0) & margin.isfinite(), margin)
+    return Certificates(correct, correct & (margin > _gap(network, question.like.dtype)) & margin.isfinite(), margin)
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,15 @@ def _check_convolutions(network: Network, device: torch.device) -> None:
                 f"rounding: {library} may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "
                 f"set {instead}, or ask for rounding='none'"
             )
+
+
+def _gap(network: Network, dtype: torch.dtype) -> float:
+    """How far scores must be apart to be different numbers still behind a softmax.
+
+    The largest score's exponential is 1, another's is at most 1 - gap / 2, and each is off by a few units; a
+    log_softmax subtracts one number from both, which is less than 1,000 times as large as they are apart.
+    """
+    return 0.0 if network.ending is None else 2.0**11 * torch.finfo(dtype).eps
 
 
 def _default_budget(device: torch.device) -> int:

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softadv.certify.activations import Activation
 from softadv.certify.bounds import Engine, Relaxed
 from softadv.certify.graph import Network, Node
-from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale
+from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
 from softadv.certify.rounding import Arithmetic
 from softadv.errors import SoftadvError
 from softadv.kernels import build as compiled
@@ -109,6 +110,11 @@ def _back(plane: Tensor) -> Tensor:
 _KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, MaxPool: 6}
 
 
+def _kind(step: Step) -> int:
+    """A step's number in the kernel, which knows of an activation nothing but its lines, as of a ReLU."""
+    return _KINDS[Relu if isinstance(step, Activation) else type(step)]
+
+
 class _Step(ctypes.Structure):
     """Step of kernel/forms.h."""
 
@@ -182,7 +188,7 @@ class _Program:
 
     def _step(self, node: Node, relaxed: Relaxed, at: int) -> _Step:
         inputs = (*node.inputs, 0)[:2]
-        found = _Step(kind=_KINDS[type(node.step)], inputs=inputs, groups=1)
+        found = _Step(kind=_kind(node.step), inputs=inputs, groups=1)
         found.error = self._plane(relaxed.errors.get(at))
         match node.step:
             case Conv() as step:
@@ -194,7 +200,7 @@ class _Program:
                 found.weight, found.bias = self._tensor(step.weight.contiguous()), self._tensor(step.bias.contiguous())
             case Scale() as step:
                 found.weight, found.bias = self._plane(step.factor[None]), self._tensor(step.bias.contiguous())
-            case Relu() | MaxPool() if at in relaxed.lines:
+            case Relu() | MaxPool() | Activation() if at in relaxed.lines:
                 lines = relaxed.lines[at]
                 found.lower_slope, found.upper_slope = self._plane(lines.lower_slope), self._plane(lines.upper_slope)
                 found.upper_offset, found.lower_offset = (

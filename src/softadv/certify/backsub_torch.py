@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from softadv.certify.activations import Activation
 from softadv.certify.bounds import Engine, Relaxed, forms_over_outputs
 from softadv.certify.graph import Network
 from softadv.certify.linear_forms import LinearForms, Patches
@@ -60,7 +61,7 @@ def _minimum(relaxed: Relaxed, forms: LinearForms, activation: int) -> Tensor:
             continue
         forms = waiting.pop(at)
         match node.step:
-            case Relu() | MaxPool() as step:
+            case Relu() | MaxPool() | Activation() as step:
                 add(node.inputs[0], step.backward(forms, relaxed.lines[at]))
             case Add() as step:
                 forms = forms.plus(None, relaxed.errors.get(at))

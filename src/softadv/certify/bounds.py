@@ -16,18 +16,20 @@ A stable neuron's lines do not depend on its bounds.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from softadv.certify.activations import Activation
 from softadv.certify.domains import Domain
-from softadv.certify.graph import Network, Node
+from softadv.certify.graph import Ending, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
 from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
 from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lines
-from softadv.certify.rounding import Arithmetic, Errors, overflow_limit
+from softadv.certify.rounding import Arithmetic, Errors, outwards, overflow_limit
 from softadv.errors import SoftadvError
 
 # Bounds, lines and errors, and what their computation holds for a while.
@@ -107,7 +109,7 @@ def lower_bounds(
         least = least - rounding.flat(analysis.largest)[:, None]
         analysis.finite &= analysis.largest < overflow_limit(rounding.dtype)
         lower, upper = (bound.flatten(1) for bound in analysis.bounds[-1])
-        outside = ((scores < lower) | (scores > upper)).any(1) & analysis.finite
+        outside = _outside(scores, lower, upper, network.ending) & analysis.finite
         if outside.any():
             raise SoftadvError("model: computes something else than torch.fx reads of it, so nothing can be proven")
     return least.masked_fill(~analysis.finite[:, None], torch.nan)
@@ -128,8 +130,10 @@ class _Analysis:
     def pass_through(self, at: int, node: Node) -> None:
         """Bound activation `at`, which a node makes."""
         match node.step:
-            case Relu() | MaxPool() if self.relaxation is not None:
+            case Relu() | MaxPool() | Activation() if self.relaxation is not None:
                 self.bounds.append(self._relax(at, node, node.step))
+            case Activation() as step:
+                self.bounds.append(self._activated(step, *self.bounds[node.inputs[0]]))
             case step:
                 lower, upper = step.interval(*(bound for i in node.inputs for bound in self.bounds[i]))
                 errors = None if self.rounding is None else self._errors(at, step, self.rounding)
@@ -155,35 +159,47 @@ class _Analysis:
             (at,) = last.inputs
         return forms.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)
 
-    def _relax(self, at: int, node: Node, step: Relu | MaxPool) -> Interval:
-        """The lines of a ReLU or max pooling, and the bounds that follow from them."""
+    def _relax(self, at: int, node: Node, step: Relu | MaxPool | Activation) -> Interval:
+        """The lines of a ReLU, an activation or max pooling, and the bounds that follow from them."""
         assert self.relaxation is not None
         (entering,) = node.inputs
         if isinstance(step, Relu):
-            lower, upper = self._refined(entering, unstable_only=True)
+            lower, upper = self._refined(entering, _unstable)
             lines = self.relaxation(lower, upper, self.rounding)
             least = lines.lower_slope * lower
             bounds = (least if lines.lower_offset is None else least + lines.lower_offset), upper.clamp(min=0)
+        elif isinstance(step, Activation):
+            lower, upper = self._refined(entering, step.undecided)
+            lines = step.lines(lower, upper, self.rounding, parallel=self.relaxation is not deeppoly_lines)
+            bounds = self._activated(step, lower, upper)
         else:
             if self.relaxation is not deeppoly_lines:
                 raise SoftadvError(f"{node.name}: only the domains box and deeppoly read max pooling")
-            lower, upper = self._refined(entering, unstable_only=False)
+            lower, upper = self._refined(entering, _everything)
             lines = step.lines(lower, upper, self.rounding)
             bounds = step.interval(lower, upper)
         self.relaxed.lines[at] = lines
         return bounds
 
-    def _refined(self, at: int, *, unstable_only: bool) -> Interval:
-        """The bounds of an activation by back-substitution, at least of its unstable neurons."""
+    def _activated(self, step: Activation, lower: Tensor, upper: Tensor) -> Interval:
+        """Bounds of what is evaluated of an activation."""
+        least, most = step.interval(lower, upper)
+        if self.rounding is None:
+            return least, most
+        error = step.evaluation_error(self.rounding, lower.double(), upper.double())
+        return outwards(least.double() - error, most.double() + error, lower.dtype)
+
+    def _refined(self, at: int, undecided: Callable[[Tensor, Tensor], Tensor]) -> Interval:
+        """The bounds of an activation by back-substitution, at least of its neurons that are undecided."""
         lower, upper = self.bounds[at]
         if at in self._exact:
             return lower, upper
         node = self.network.nodes[at - 1]
         if isinstance(node.step, Flatten | Copy):  # a neuron has one bound, wherever it stands
             shape = lower.shape
-            lower, upper = self._refined(node.inputs[0], unstable_only=unstable_only)
+            lower, upper = self._refined(node.inputs[0], undecided)
             return lower.reshape(shape), upper.reshape(shape)
-        asked = (lower < 0) & (upper > 0) if unstable_only else torch.ones_like(lower, dtype=torch.bool)
+        asked = undecided(lower, upper)
         lower, upper = self.engine.bounds(self.relaxed, at, asked, (lower, upper))
         if self.rounding is not None:
             flat = self.rounding.flat(self.largest)[:, None, None, None]
@@ -226,6 +242,29 @@ class _Analysis:
             return True
         before = self.network.nodes[: node.inputs[0]]
         return isinstance(node.step, Conv | Dense) and all(isinstance(n.step, Scale | Flatten | Copy) for n in before)
+
+
+def _outside(scores: Tensor, lower: Tensor, upper: Tensor, ending: Ending | None) -> Tensor:
+    """Whether scores (N, K) are what bounds of the network's outputs leave no room for, bool (N,)."""
+    if ending is not None:
+        low, high = lower.double(), upper.double()
+        own = torch.eye(low.shape[1], dtype=torch.bool, device=low.device)
+        # Of each class: the least it may be beside the largest others, and the other way round.
+        lower = low - torch.where(own, low[:, :, None], high[:, None, :]).logsumexp(2)
+        upper = high - torch.where(own, high[:, :, None], low[:, None, :]).logsumexp(2)
+        room = 1e-3 * (1 + scores.abs())
+        lower, upper = (lower.exp(), upper.exp()) if ending == "softmax" else (lower, upper)
+        lower, upper = lower - room, upper + room
+    return ((scores < lower) | (scores > upper)).any(1)
+
+
+def _unstable(lower: Tensor, upper: Tensor) -> Tensor:
+    """The neurons whose ReLU is neither a line nor zero."""
+    return (lower < 0) & (upper > 0)
+
+
+def _everything(lower: Tensor, upper: Tensor) -> Tensor:
+    return torch.ones_like(lower, dtype=torch.bool)
 
 
 def forms_over_outputs(objective: Tensor, *, sums: torch.dtype) -> LinearForms:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
+from typing import Literal
 
 from softadv.certify.ops import Shape, Step
+
+Ending = Literal["softmax", "log_softmax"]
 
 
 def as_plane(dims: tuple[int, ...]) -> Shape:
@@ -29,11 +32,15 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """Nodes in the order they are computed; the last makes the scores of `classes` classes."""
+    """Nodes in the order they are computed; the last makes the scores of `classes` classes.
+
+    ending: what the model makes of the scores at last; it keeps their order.
+    """
 
     nodes: tuple[Node, ...]
     in_shape: Shape
     classes: int
+    ending: Ending | None = None
 
     @property
     def shapes(self) -> list[Shape]:

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv.certify.activations import Activation, Clip, LeakyRelu, Sigmoid, Tanh
 from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 
-SUPPORTED = "Conv2d, Linear, ReLU, MaxPool2d, AvgPool2d, BatchNorm2d, Flatten, Dropout, Identity, Normalize and +"
+SUPPORTED = (
+    "Conv2d, Linear, ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh, clamp, Sigmoid, Tanh, MaxPool2d, AvgPool2d, "
+    "AdaptiveAvgPool2d, mean over H and W, BatchNorm1d, BatchNorm2d, Normalize, ZeroPad2d, Flatten, Dropout, Identity, "
+    "cat, +, arithmetic with constants, and softmax or log_softmax as the last"
+)
+
+_OF_STATISTICS = "it divides by statistics of the image itself; a batch normalisation in eval mode does not"
+_OF_CURVES = "ReLU, LeakyReLU, Sigmoid and Tanh are read, or register it: softadv.certify.register_activation"
+_INSTEAD: dict[type[nn.Module], str] = {
+    nn.GroupNorm: _OF_STATISTICS, nn.LayerNorm: _OF_STATISTICS, nn.InstanceNorm2d: _OF_STATISTICS,
+    nn.GELU: _OF_CURVES, nn.SiLU: _OF_CURVES, nn.ELU: _OF_CURVES, nn.Softplus: _OF_CURVES, nn.Hardswish: _OF_CURVES,
+    nn.Mish: _OF_CURVES, nn.SELU: _OF_CURVES, nn.CELU: _OF_CURVES, nn.Hardsigmoid: _OF_CURVES,
+    nn.AdaptiveMaxPool2d: "MaxPool2d with its kernel says the same",
+}  # fmt: skip
+
+
+# An evaluator may multiply a product of matrices by a number that its input is multiplied by; nothing that may
+# underflow there is out of proportion then.
+_LEAST = 2.0**-20
 
 
 class Reshape(nn.Flatten):
@@ -21,50 +43,81 @@ class Reshape(nn.Flatten):
         self.features = features
 
 
+class Clamp(nn.Module):
+    """torch.clamp between two numbers, None for no bound."""
+
+    def __init__(self, low: float | None, high: float | None) -> None:
+        super().__init__()
+        self.low, self.high = low, high
+
+
+class Mean(nn.Module):
+    """The mean of each channel over its pixels; keepdim leaves one pixel."""
+
+
+Builder = Callable[[str, Any, Shape, Tensor], list[Step]]
+_REGISTERED: dict[type[nn.Module], Callable[[Any, Shape], Activation]] = {}
+
+
+def register_activation(
+    kind: type[nn.Module],
+) -> Callable[[Callable[[Any, Shape], Activation]], Callable[[Any, Shape], Activation]]:
+    """Let the certifier read a layer of your own: decorates a function (layer, shape) -> Activation.
+
+    kind: exactly this class, whose layers take one activation and keep its shape (C, H, W).
+    """
+
+    def add(build: Callable[[Any, Shape], Activation]) -> Callable[[Any, Shape], Activation]:
+        _REGISTERED[kind] = build
+        return build
+
+    return add
+
+
+def is_one_layer(layer: nn.Module) -> bool:
+    """Whether a layer is read as a whole, beside those of PyTorch: torch.fx is not to look into it."""
+    return type(layer) in _REGISTERED or type(layer) is Normalize or is_torchvision_normalize(layer)
+
+
+def is_torchvision_normalize(layer: nn.Module) -> bool:
+    """Whether a layer is torchvision.transforms.Normalize, without loading torchvision."""
+    kind = type(layer)
+    return kind.__name__ == "Normalize" and kind.__module__ == "torchvision.transforms.transforms"
+
+
 def layer_steps(where: str, layer: nn.Module, shape: Shape, *, like: Tensor) -> list[Step]:
     """The steps that compute a layer, none where it changes nothing; like: a weight of the model."""
-    if type(layer) in (nn.Identity, nn.Dropout, nn.Dropout2d):
+    kind = type(layer)  # exactly: a subclass may compute something else
+    if kind in _REGISTERED:
+        return [_REGISTERED[kind](layer, shape)]
+    if is_torchvision_normalize(layer):
+        return [_normalize(where, layer, shape, like)]
+    if kind in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d):
         _check_eval(where, layer)
         return []
-    match layer:  # exact types: a subclass may compute something else
-        case nn.ReLU() if type(layer) is nn.ReLU:
-            step: Step = Relu(shape, shape)
-        case nn.Flatten() if type(layer) in (nn.Flatten, Reshape):
-            step = _flatten(where, layer, shape)
-        case nn.Linear() if type(layer) is nn.Linear:
-            step = _dense(where, layer, shape)
-        case nn.Conv2d() if type(layer) is nn.Conv2d:
-            step = _conv(where, layer, shape)
-        case Normalize() if type(layer) is Normalize:
-            step = _normalize(where, layer, shape, like=like)
-        case nn.BatchNorm2d() if type(layer) is nn.BatchNorm2d:
-            step = _batch_norm(where, layer, shape, like=like)
-        case nn.MaxPool2d() if type(layer) is nn.MaxPool2d:
-            step = _max_pool(where, layer, shape)
-        case nn.AvgPool2d() if type(layer) is nn.AvgPool2d:
-            return _average_pool(where, layer, shape, like=like)
-        case _:
-            raise SoftadvError(f"{where}: not supported; the certifier reads {SUPPORTED}")
-    return [step]
+    if kind not in _BUILDERS:
+        instead = _INSTEAD.get(kind, f"the certifier reads {SUPPORTED}")
+        raise SoftadvError(f"{where}: not supported; {instead}")
+    return _BUILDERS[kind](where, layer, shape, like)
 
 
-def _flatten(where: str, layer: nn.Flatten, shape: Shape) -> Step:
+def _flatten(where: str, layer: nn.Flatten, shape: Shape, like: Tensor) -> list[Step]:
     if (layer.start_dim, layer.end_dim) != (1, -1):
         raise SoftadvError(f"{where}: only start_dim=1, end_dim=-1 is supported")
     features = shape[0] * shape[1] * shape[2]
     if getattr(layer, "features", None) not in (None, features):
         raise SoftadvError(f"{where}: reshapes {features} features of an image into another number")
-    return Flatten(shape, (features, 1, 1))
+    return [Flatten(shape, (features, 1, 1))]
 
 
-def _dense(where: str, layer: nn.Linear, shape: Shape) -> Step:
+def _dense(where: str, layer: nn.Linear, shape: Shape, like: Tensor) -> list[Step]:
     weight = layer.weight.detach()  # its shape counts, whatever the layer's attributes say
     if shape != (weight.shape[1], 1, 1):
         raise SoftadvError(f"{where}: takes {weight.shape[1]} features but its input has shape {shape}")
-    return Dense(weight, _bias(where, layer.bias, weight), shape, (len(weight), 1, 1))
+    return [Dense(weight, _bias(where, layer.bias, weight), shape, (len(weight), 1, 1))]
 
 
-def _conv(where: str, layer: nn.Conv2d, shape: Shape) -> Step:
+def _conv(where: str, layer: nn.Conv2d, shape: Shape, like: Tensor) -> list[Step]:
     if layer.padding_mode != "zeros":
         raise SoftadvError(f"{where}: padding_mode={layer.padding_mode!r} is not supported, only zeros")
     weight = layer.weight.detach()  # its shape counts, whatever the layer's attributes say
@@ -79,17 +132,17 @@ def _conv(where: str, layer: nn.Conv2d, shape: Shape) -> Step:
         padding = (0, 0) if isinstance(layer.padding, str) else _pair(where, layer.padding)
     stride = _pair(where, layer.stride)
     out_shape = (len(weight), *_windows(where, shape, reach, stride, padding))
-    return Conv(weight, _bias(where, layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)
+    return [Conv(weight, _bias(where, layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)]
 
 
-def _normalize(where: str, layer: Normalize, shape: Shape, *, like: Tensor) -> Step:
-    _check_channels(where, len(layer.mean), shape)
-    mean, std = layer.mean.double(), layer.std.double()
-    one, zero = torch.ones_like(mean), torch.zeros_like(mean)
-    return _scale(shape, (one, 1 / std), zero, mean, parts=(layer.mean, layer.std), like=like)
+def _normalize(where: str, layer: Any, shape: Shape, like: Tensor) -> Step:
+    mean, std = (torch.as_tensor(values, dtype=like.dtype).to(like.device) for values in (layer.mean, layer.std))
+    _check_channels(where, len(mean), shape)
+    one, zero = torch.ones_like(mean).double(), torch.zeros_like(mean).double()
+    return _scale(shape, (one, 1 / std.double()), zero, mean.double(), parts=(mean, std), like=like)
 
 
-def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape, *, like: Tensor) -> Step:
+def _batch_norm(where: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape, like: Tensor) -> list[Step]:
     _check_eval(where, layer)
     if layer.running_mean is None or layer.running_var is None:
         raise SoftadvError(f"{where}: keeps no running statistics, so what it computes depends on the batch")
@@ -101,7 +154,7 @@ def _batch_norm(where: str, layer: nn.BatchNorm2d, shape: Shape, *, like: Tensor
     numbers = torch.finfo(like.dtype)
     invertible = variance >= 4 * numbers.tiny / numbers.eps
     inverse = variance.rsqrt().masked_fill(~invertible, torch.inf)
-    return _scale(shape, (weight, inverse), shift, mean, parts=None, like=like)
+    return [_scale(shape, (weight, inverse), shift, mean, parts=None, like=like)]
 
 
 def _scale(
@@ -126,7 +179,7 @@ def _scale(
     )  # fmt: skip
 
 
-def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, *, like: Tensor) -> list[Step]:
+def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, like: Tensor) -> list[Step]:
     if layer.ceil_mode or layer.divisor_override is not None:
         raise SoftadvError(f"{where}: ceil_mode and divisor_override are not supported")
     kernel, stride, padding = _pair(where, layer.kernel_size), _pair(where, layer.stride), _pair(where, layer.padding)
@@ -140,11 +193,101 @@ def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, *, like: Tensor
     return [mean, Scale(1 / inside, zero, zero, None, None, out_shape, out_shape)]
 
 
-def _max_pool(where: str, layer: nn.MaxPool2d, shape: Shape) -> Step:
+def _max_pool(where: str, layer: nn.MaxPool2d, shape: Shape, like: Tensor) -> list[Step]:
     if layer.ceil_mode or layer.return_indices or _pair(where, layer.dilation) != (1, 1):
         raise SoftadvError(f"{where}: ceil_mode, return_indices and dilation are not supported")
     kernel, stride, padding = _pair(where, layer.kernel_size), _pair(where, layer.stride), _pair(where, layer.padding)
-    return MaxPool(kernel, stride, padding, shape, (shape[0], *_windows(where, shape, kernel, stride, padding)))
+    return [MaxPool(kernel, stride, padding, shape, (shape[0], *_windows(where, shape, kernel, stride, padding)))]
+
+
+def _adaptive_pool(where: str, layer: nn.AdaptiveAvgPool2d, shape: Shape, like: Tensor) -> list[Step]:
+    size = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
+    high, wide = (n or side for n, side in zip(size, shape[1:], strict=True))
+    if shape[1] % high or shape[2] % wide:
+        raise SoftadvError(
+            f"{where}: its windows are of several sizes, {shape[1:]} pixels to {(high, wide)}; "
+            "sizes that divide those of its input are supported, such as 1"
+        )
+    kernel = (shape[1] // high, shape[2] // wide)
+    return _average_pool(where, nn.AvgPool2d(kernel), shape, like)
+
+
+def _mean(where: str, layer: Mean, shape: Shape, like: Tensor) -> list[Step]:
+    return _average_pool(where, nn.AvgPool2d(shape[1:]), shape, like)
+
+
+def _leaky_relu(where: str, layer: nn.LeakyReLU, shape: Shape, like: Tensor) -> list[Step]:
+    return [_leaky(shape, torch.tensor([layer.negative_slope], dtype=like.dtype, device=like.device))]
+
+
+def _prelu(where: str, layer: nn.PReLU, shape: Shape, like: Tensor) -> list[Step]:
+    weight = layer.weight.detach()
+    if weight.shape not in ((1,), (shape[0],)):
+        raise SoftadvError(f"{where}: has {weight.numel()} slopes but its input has shape {shape}")
+    return [_leaky(shape, weight)]
+
+
+def _leaky(shape: Shape, slope: Tensor) -> Step:
+    return LeakyRelu(shape, shape, slope.double())
+
+
+def _clip(shape: Shape, low: float | None, high: float | None, like: Tensor) -> Step:
+    ends = [-torch.inf if low is None else low, torch.inf if high is None else high]
+    # As the evaluator has them: numbers of the type of its input.
+    first, last = torch.tensor(ends, dtype=torch.float64).to(like.dtype).tolist()
+    return Clip(shape, shape, first, last)
+
+
+def _clamp(where: str, layer: Clamp, shape: Shape, like: Tensor) -> list[Step]:
+    low, high = layer.low, layer.high
+    if low is not None and high is not None and not low <= high:
+        raise SoftadvError(f"{where}: clamps to [{low:g}, {high:g}], which is empty")
+    return [_clip(shape, low, high, like)]
+
+
+def _hardtanh(where: str, layer: nn.Hardtanh, shape: Shape, like: Tensor) -> list[Step]:
+    return _clamp(where, Clamp(layer.min_val, layer.max_val), shape, like)
+
+
+def _zero_pad(where: str, layer: nn.ZeroPad2d, shape: Shape, like: Tensor) -> list[Step]:
+    left, right, top, bottom = layer.padding
+    if min(layer.padding) < 0:
+        raise SoftadvError(f"{where}: negative padding cuts pixels off, which is not supported")
+    # A kernel of one tap: padded alike on both sides, it sees less of the side that is to have less.
+    padding, kernel = (max(top, bottom), max(left, right)), (1 + abs(top - bottom), 1 + abs(left - right))
+    weight = like.detach().new_zeros(shape[0], 1, *kernel)
+    weight[:, :, padding[0] - top, padding[1] - left] = 1
+    out_shape = (shape[0], shape[1] + top + bottom, shape[2] + left + right)
+    zero = weight.new_zeros(shape[0])
+    return [Conv(weight, zero, (1, 1), padding, (1, 1), shape[0], shape, out_shape, selects=True)]
+
+
+def placed(shape: Shape, *, first: int, channels: int, like: Tensor) -> Step:
+    """An activation as some of `channels` channels, from number `first` on; the others are zero."""
+    weight = like.detach().new_zeros(channels, shape[0], 1, 1)
+    weight[torch.arange(first, first + shape[0]), torch.arange(shape[0])] = 1
+    out_shape = (channels, *shape[1:])
+    return Conv(weight, weight.new_zeros(channels), (1, 1), (0, 0), (1, 1), 1, shape, out_shape, selects=True)
+
+
+def arithmetic(
+    where: str, shape: Shape, like: Tensor, *, factor: Tensor, divides: bool, shift: Tensor, mean: Tensor
+) -> Step:
+    """(x - mean) * factor + shift, or / factor; each float64, and broadcasts to (C, H, W)."""
+    whole = [values.expand(shape) for values in (factor, shift, mean)]
+    flat = [values.flatten(1)[:, 0] for values in whole]
+    alike = [bool((values == first[:, None, None]).all()) for values, first in zip(whole, flat, strict=True)]
+    if not alike[1] or not alike[2]:
+        raise SoftadvError(f"{where}: a constant that differs from pixel to pixel is only multiplied or divided by")
+    single = flat[0][0].abs()
+    if alike[0] and bool((flat[0] == flat[0][0]).all()) and not (single == 0 or _LEAST <= single <= 1 / _LEAST):
+        raise SoftadvError(f"{where}: a factor of {float(flat[0][0]):g} is out of the range from 2^-20 to 2^20")
+    if alike[0]:
+        by = 1 / flat[0] if divides else flat[0]
+        return _scale(shape, (torch.ones_like(by), by), flat[1], flat[2], parts=None, like=like)
+    zero = torch.zeros_like(flat[1]).to(like.dtype)
+    values = 1 / whole[0] if divides else whole[0]
+    return Scale(values.to(like.dtype), zero, zero, None, None, shape, shape)
 
 
 def _windows(where: str, shape: Shape, reach: Pair, stride: Pair, padding: Pair) -> Pair:
@@ -177,3 +320,17 @@ def _pair(where: str, values: object) -> Pair:
         case (int() as first, int() as second):
             return (first, second)
     raise SoftadvError(f"{where}: expected one whole number or two, got {values}")
+
+
+def _one(build: Callable[[Shape, Shape], Step]) -> Builder:
+    return lambda where, layer, shape, like: [build(shape, shape)]
+
+
+_BUILDERS: dict[type[nn.Module], Builder] = {
+    nn.ReLU: _one(Relu), nn.Sigmoid: _one(Sigmoid), nn.Tanh: _one(Tanh), nn.LeakyReLU: _leaky_relu, nn.PReLU: _prelu,
+    nn.ReLU6: _hardtanh, nn.Hardtanh: _hardtanh, Clamp: _clamp, nn.Flatten: _flatten, Reshape: _flatten,
+    nn.Linear: _dense, nn.Conv2d: _conv, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm,
+    Normalize: lambda where, layer, shape, like: [_normalize(where, layer, shape, like)],
+    nn.MaxPool2d: _max_pool, nn.AvgPool2d: _average_pool, nn.AdaptiveAvgPool2d: _adaptive_pool, Mean: _mean,
+    nn.ZeroPad2d: _zero_pad,
+}  # fmt: skip

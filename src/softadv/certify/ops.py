@@ -9,7 +9,7 @@ An activation is (N, C, H, W); a vector is C channels of one pixel.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softadv.certify.activations import Activation
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.pooling import maximum_lines, pooled_windows
-from softadv.certify.relu import Lines
+from softadv.certify.relu import Lines, along
 from softadv.certify.rounding import Arithmetic, Errors, Terms, overflow_limit
 from softadv.kernels.transposed_conv import TransposedConv
 
@@ -30,7 +31,10 @@ Interval = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Conv:
-    """y = weight * x + bias, a convolution with zero padding."""
+    """y = weight * x + bias, a convolution with zero padding.
+
+    selects: each output is one of its inputs, or zero: nothing rounds, whatever the number of its terms.
+    """
 
     weight: Tensor  # (O, C / groups, kh, kw)
     bias: Tensor  # (O,)
@@ -40,6 +44,7 @@ class Conv:
     groups: int
     in_shape: Shape
     out_shape: Shape
+    selects: bool = False
 
     @property
     def reach(self) -> Pair:
@@ -63,10 +68,13 @@ class Conv:
         outputs, inputs, kh, kw = self.weight.shape
         ones = self.weight.new_ones(self.groups, inputs, kh, kw)
         live = self._apply(_live(lower, upper), ones, None).repeat_interleave(outputs // self.groups, 1)
-        return _terms(self, arithmetic, lower, upper, live=live)
+        found = _terms(self, arithmetic, lower, upper, live=live)
+        return replace(found, count=torch.ones_like(live), most=1) if self.selects else found
 
     def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
         outputs, _, kh, kw = self.weight.shape
+        if self.selects:
+            return arithmetic.sum_errors(terms, None, back=(1, 1))
         # An input meets every stride-th tap of the kernel.
         taps = kh * kw if self.dilation != (1, 1) else -(-kh // self.stride[0]) * -(-kw // self.stride[1])
         return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(outputs // self.groups, taps))
@@ -244,7 +252,7 @@ class Relu:
         return lower.clamp(min=0), upper.clamp(min=0)
 
     def backward(self, forms: LinearForms, lines: Lines) -> LinearForms:
-        return _along(forms, lines)
+        return along(forms, lines)
 
     def input_patches(self, patches: Patches) -> Patches:
         return patches
@@ -274,35 +282,24 @@ class MaxPool:
 
     def backward(self, forms: LinearForms, lines: Lines) -> LinearForms:
         assert lines.choice is not None
-        along = _along(forms, lines)
+        onto = along(forms, lines)
         choice = forms.patches.cut(lines.choice).unsqueeze(2)
         patches = self.input_patches(forms.patches)
-        n, positions, count = along.coefs.shape[:3]
-        coefs = along.coefs.new_zeros(n, positions, count, *patches.size, self.in_shape[0])
+        n, positions, count = onto.coefs.shape[:3]
+        coefs = onto.coefs.new_zeros(n, positions, count, *patches.size, self.in_shape[0])
         height, width = (size * stride for size, stride in zip(forms.patches.size, self.stride, strict=True))
         for tap in range(prod(self.kernel)):
             row, column = divmod(tap, self.kernel[1])
             part = coefs[:, :, :, row : row + height : self.stride[0], column : column + width : self.stride[1]]
-            part += torch.where(choice == tap, along.coefs, 0)
-        return LinearForms(_inside(coefs, patches, self.in_shape), along.const, patches)
+            part += torch.where(choice == tap, onto.coefs, 0)
+        return LinearForms(_inside(coefs, patches, self.in_shape), onto.const, patches)
 
     def input_patches(self, patches: Patches) -> Patches:
         return patches.through(stride=self.stride, padding=self.padding, reach=self.kernel)
 
 
 Affine = Conv | Dense | Scale | Flatten | Copy | Add
-Step = Affine | Relu | MaxPool
-
-
-def _along(forms: LinearForms, lines: Lines) -> LinearForms:
-    """Replace each output by the line that keeps the form a lower bound."""
-    cut = forms.patches.cut
-    negative = forms.coefs < 0
-    slope = torch.where(negative, cut(lines.upper_slope).unsqueeze(2), cut(lines.lower_slope).unsqueeze(2))
-    const = forms.const + forms.dot(forms.coefs.clamp(max=0), lines.upper_offset)
-    if lines.lower_offset is not None:
-        const = const + forms.dot(forms.coefs.clamp(min=0), lines.lower_offset)
-    return LinearForms(slope.mul_(forms.coefs), const, forms.patches)
+Step = Affine | Relu | MaxPool | Activation
 
 
 def _terms(step: Conv | Dense, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *, live: Tensor) -> Terms:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softadv.certify.linear_forms import LinearForms
 from softadv.certify.rounding import Arithmetic
 
 
@@ -28,6 +29,17 @@ class Lines:
     upper_offset: Tensor
     lower_offset: Tensor | None = None
     choice: Tensor | None = None
+
+
+def along(forms: LinearForms, lines: Lines) -> LinearForms:
+    """Replace each output by the line that keeps the form a lower bound."""
+    cut = forms.patches.cut
+    negative = forms.coefs < 0
+    slope = torch.where(negative, cut(lines.upper_slope).unsqueeze(2), cut(lines.lower_slope).unsqueeze(2))
+    const = forms.const + forms.dot(forms.coefs.clamp(max=0), lines.upper_offset)
+    if lines.lower_offset is not None:
+        const = const + forms.dot(forms.coefs.clamp(min=0), lines.lower_offset)
+    return LinearForms(slope.mul_(forms.coefs), const, forms.patches)
 
 
 Relaxation = Callable[[Tensor, Tensor, Arithmetic | None], Lines]

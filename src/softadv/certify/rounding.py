@@ -39,6 +39,14 @@ themselves. Underflow inside the analysis, in fewer than 2^40 operations, costs 
 Where a bound or a sum of magnitudes is not below `overflow_limit`, nothing is proven: the margin is then
 NaN, and the image not verified.
 
+Other activations (activations.py). LeakyReLU, PReLU and clipping are comparisons and at most one product. Sigmoid and
+tanh are what a library makes of them: off by no more than SIGMOID_ERROR and TANH_ERROR, which are measured over all of
+float32, and laid over both lines. Each line holds for the slope that was rounded, since its offset is computed for it.
+A concatenation, padding with zeros and a choice of channels round nothing.
+Constants that a model adds or multiplies by are scalings, too. A number that a product of matrices is multiplied by,
+before or behind, may come into each of its terms (ONNX Runtime's scaled MatMul): it is between 2^-20 and 2^20, so that
+what underflows there is covered. Behind a softmax, scores are ordered where they are further apart than it blurs them.
+
 Merged layers. An evaluator may make one sum of several (merging.py):
 - An addition and the convolutions and linear layers that it adds. Partial sums of products then meet the other
   operand many times. ONNX Runtime does so with Gemm or MatMul and Add from the basic level on, with Conv and Add

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules import module
 
-from softadv._as_built import oddity
-from softadv.certify.graph import Network, Node, as_plane
-from softadv.certify.layers import SUPPORTED, Reshape, layer_steps
+from softadv._as_built import oddity, peculiarity
+from softadv.certify.functions import (
+    ARITHMETIC,
+    CONCATENATIONS,
+    OF_CONSTANTS,
+    as_layer,
+    constant_value,
+    is_size,
+    is_view,
+    joined,
+)
+from softadv.certify.graph import Ending, Network, Node, as_plane
+from softadv.certify.layers import SUPPORTED, Mean, arithmetic, is_torchvision_normalize, layer_steps, placed
 from softadv.certify.ops import Add, Copy, Dense, Flatten, Shape, Step
 from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
@@ -38,8 +47,10 @@ def read_network(model: nn.Module, dims: tuple[int, ...], *, like: Tensor | None
         reason = oddity(layer)
         if reason is not None:
             raise SoftadvError(f"{_place(name, layer)}: {reason}")
-    reader = _Reader(model, dims, next(model.parameters(), torch.zeros(0)) if like is None else like)
-    graph = trace(model)
+    if type(model) is nn.DataParallel:
+        model = model.module
+    graph, constants = trace(model)
+    reader = _Reader(model, constants, dims, next(model.parameters(), torch.zeros(0)) if like is None else like)
     output = reader.read(graph)
     check_other_modes(model, graph)
     if len(reader.dims[output]) != 1:
@@ -49,7 +60,7 @@ def read_network(model: nn.Module, dims: tuple[int, ...], *, like: Tensor | None
     if classes < 2:
         raise SoftadvError("model: has one output, classification needs at least two")
     in_shape = as_plane(dims)
-    return Network(tuple(_with_copies(reader.nodes[:output], in_shape)), in_shape, classes)
+    return Network(tuple(_with_copies(reader.nodes[:output], in_shape)), in_shape, classes, reader.ending)
 
 
 def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
@@ -75,13 +86,16 @@ class _Reader:
     """The steps read so far; activation 0 is the image.
 
     dims: the shape that PyTorch gives each activation, without the batch; the steps keep it as a plane (as_plane).
+    ending: a softmax, which only the last operation may be. made: tensors that the model's code makes.
     """
 
-    def __init__(self, model: nn.Module, dims: tuple[int, ...], like: Tensor) -> None:
-        self.model, self.like = model, like
+    def __init__(self, model: nn.Module, made: dict[str, Tensor], dims: tuple[int, ...], like: Tensor) -> None:
+        self.model, self.made, self.like = model, made, like
         self.nodes: list[Node] = []
         self.dims = [dims]
+        self.ending: Ending | None = None
         self._activations: dict[fx.Node, int] = {}
+        self._constants: dict[fx.Node, Tensor] = {}
 
     def read(self, graph: fx.Graph) -> int:
         """Read a graph; returns the activation that it returns."""
@@ -94,52 +108,153 @@ class _Reader:
                 if node.args[0] not in self._activations:
                     raise SoftadvError("model: returns something other than one vector of class scores")
                 return self._activations[node.args[0]]
-            elif not _is_size(node):
-                self._activations[node] = self._read(node)
+            elif not is_size(node):
+                self._read(node)
         raise SoftadvError("model: returns nothing")
 
-    def _read(self, node: fx.Node) -> int:
+    def _read(self, node: fx.Node) -> None:
         if node.op == "call_module":
             layer = self.model.get_submodule(str(node.target))
-            return self._read_layer(node, _place(str(node.target), layer), layer)
+            self._activations[node] = self._read_layer(node, _place(str(node.target), layer), layer)
+            return
         where = f"{getattr(node.target, '__name__', node.target)} ({node.name})"
         if node.op == "get_attr":
-            raise SoftadvError(f"{where}: only layers may have weights; the certifier reads {SUPPORTED}")
-        for names, build in _FUNCTIONS:
-            if node.target in names:
-                try:
-                    same = build(where, node)
-                except (TypeError, ValueError, IndexError) as error:
-                    raise SoftadvError(f"{where}: its arguments cannot be read ({error})") from error
-                return self._add(node, where) if same is None else self._read_layer(node, where, same)
-        raise SoftadvError(f"{where}: not supported; the certifier reads {SUPPORTED}")
+            self._constants[node] = self._weight(where, str(node.target))
+        elif node.target in OF_CONSTANTS and node.args and node.args[0] in self._constants:
+            self._constants[node] = self._of_constants(where, node)
+        elif node.target in ARITHMETIC:
+            self._activations[node] = self._arithmetic(node, where)
+        elif node.target in CONCATENATIONS:
+            self._activations[node] = self._concatenate(node, where)
+        else:
+            same = self._prelu(where, node) if node.target in (F.prelu, torch.prelu, "prelu") else as_layer(where, node)
+            if same is None:
+                raise SoftadvError(f"{where}: not supported; the certifier reads {SUPPORTED}")
+            self._activations[node] = self._read_layer(node, where, same)
 
     def _read_layer(self, node: fx.Node, where: str, layer: nn.Module) -> int:
         entering = self._input(node, where, 0)
         if getattr(layer, "inplace", False):
             self._check_inplace(node.args[0], where)
+        if type(layer) in _SOFTMAXES:
+            self._end(node, where, layer, self.dims[entering])
+            return entering
+        for part in layer if type(layer) is nn.Sequential else (layer,):
+            entering = self._append_layer(part, entering, where)
+        return entering
+
+    def _append_layer(self, layer: nn.Module, entering: int, where: str) -> int:
         dims = self.dims[entering]
         if isinstance(layer, nn.Flatten) and layer.end_dim == -1 and layer.start_dim == -1 and len(dims) == 1:
             return entering
-        if type(layer) is nn.Linear and len(dims) != 1:
+        if type(layer) in (nn.Linear, nn.BatchNorm1d) and len(dims) != 1:
             raise SoftadvError(f"{where}: its input is not a vector but has shape {dims}; is a Flatten missing?")
-        if len(dims) != 3 and type(layer) in _OF_IMAGES:
+        if len(dims) != 3 and (type(layer) in _OF_IMAGES or is_torchvision_normalize(layer)):
             kind = "is a vector" if len(dims) == 1 else f"has shape {dims}"
             raise SoftadvError(f"{where}: its input {kind}, not an image (C, H, W)")
         for step in layer_steps(where, layer, as_plane(dims), like=self.like):
             entering = self._append(step, (entering,), where)
         return entering
 
-    def _add(self, node: fx.Node, where: str) -> int:
+    def _end(self, node: fx.Node, where: str, layer: Any, dims: tuple[int, ...]) -> None:
+        if any(user.op != "output" for user in node.users):
+            raise SoftadvError(f"{where}: is read as the last operation only; leave it out in between")
+        if len(dims) != 1 or layer.dim not in (1, -1):
+            raise SoftadvError(f"{where}: is read over the classes of a vector of scores only, dim=1")
+        self.ending = _SOFTMAXES[type(layer)]
+
+    def _arithmetic(self, node: fx.Node, where: str) -> int:
+        kind = ARITHMETIC[node.target]
         if len(node.args) != 2 or node.kwargs:
-            raise SoftadvError(f"{where}: only a + b of two activations is supported")
-        left, right = self._input(node, where, 0), self._input(node, where, 1)
+            raise SoftadvError(f"{where}: only a {kind} of two values is supported, without further arguments")
+        left, right = node.args
         if node.target is operator.iadd:
-            self._check_inplace(node.args[0], where)
+            self._check_inplace(left, where)
+        if left in self._activations and right in self._activations:
+            if kind != "add":
+                raise SoftadvError(f"{where}: of two activations only the sum is supported")
+            return self._add(self._input(node, where, 0), self._input(node, where, 1), where)
+        first = left in self._activations
+        if not first and right not in self._activations:
+            raise SoftadvError(f"{where}: its input is not an activation of the network")
+        entering = self._input(node, where, 0 if first else 1)
+        dims = self.dims[entering]
+        constant = self._constant(where, right if first else left, dims)
+        one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        if not first and kind == "div":
+            raise SoftadvError(f"{where}: dividing by an activation is not supported")
+        factor = constant if kind in ("mul", "div") else (-one if not first and kind == "sub" else one)
+        step = arithmetic(
+            where, as_plane(dims), self.like, factor=factor.to(self.like.device), divides=kind == "div",
+            shift=(constant if kind == "add" or (kind == "sub" and not first) else zero).to(self.like.device),
+            mean=(constant if kind == "sub" and first else zero).to(self.like.device),
+        )  # fmt: skip
+        return self._append(step, (entering,), where)
+
+    def _add(self, left: int, right: int, where: str) -> int:
         if self.dims[left] != self.dims[right]:
             raise SoftadvError(f"{where}: adds shapes {self.dims[left]} and {self.dims[right]}")
         shape = as_plane(self.dims[left])
         return self._append(Add(shape, shape), (left, right), where)
+
+    def _concatenate(self, node: fx.Node, where: str) -> int:
+        tensors, dim = joined(where, node)
+        if not all(tensor in self._activations for tensor in tensors):
+            raise SoftadvError(f"{where}: joins something other than activations of the network")
+        parts = [self._activations[tensor] for tensor in tensors]
+        sizes = [self.dims[part] for part in parts]
+        if dim % (len(sizes[0]) + 1) != 1 or len({size[1:] for size in sizes}) > 1:
+            raise SoftadvError(f"{where}: joins shapes {sizes} along dimension {dim}; only channels are joined, dim=1")
+        channels, first, found = sum(size[0] for size in sizes), 0, -1
+        for part, size in zip(parts, sizes, strict=True):
+            step = placed(as_plane(size), first=first, channels=channels, like=self.like)
+            at = self._append(step, (part,), where, dims=(channels, *size[1:]))
+            found = at if found < 0 else self._add(found, at, where)
+            first += size[0]
+        return found
+
+    def _prelu(self, where: str, node: fx.Node) -> nn.Module:
+        weight = self._constants.get(node.args[1]) if len(node.args) == 2 else None  # type: ignore[arg-type]
+        if weight is None or weight.ndim != 1:
+            raise SoftadvError(f"{where}: its slopes are no weights of the model")
+        layer = nn.PReLU(len(weight), dtype=weight.dtype, device=weight.device)
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        return layer
+
+    def _weight(self, where: str, name: str) -> Tensor:
+        if name in self.made:
+            return self.made[name]
+        owner, _, attribute = name.rpartition(".")
+        value = getattr(self.model.get_submodule(owner), attribute, None)
+        reason = peculiarity(value) if isinstance(value, Tensor) else "is no tensor"
+        if reason is not None or not isinstance(value, Tensor):
+            raise SoftadvError(f"{where}: {name} {reason}")
+        return value.detach()
+
+    def _of_constants(self, where: str, node: fx.Node) -> Tensor:
+        try:
+            arguments, keywords = fx.map_arg((node.args, dict(node.kwargs)), self._constants.__getitem__)
+            return constant_value(node, arguments, keywords)
+        except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise SoftadvError(f"{where}: its arguments cannot be read ({error})") from error
+
+    def _constant(self, where: str, value: object, dims: tuple[int, ...]) -> Tensor:
+        """A constant as a float64 plane that broadcasts to (C, H, W)."""
+        found = self._constants.get(value) if isinstance(value, fx.Node) else value
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            found = torch.tensor(float(found), dtype=torch.float64)
+        elif not isinstance(found, Tensor):
+            raise SoftadvError(f"{where}: its other value is neither an activation, nor a weight, nor a number")
+        elif found.ndim and found.is_floating_point() and found.dtype != self.like.dtype:
+            raise SoftadvError(f"{where}: its constant is of {found.dtype} beside {self.like.dtype}")
+        if found.numel() == 1:
+            return found.double().reshape(())
+        shape = tuple(found.shape[1:]) if found.ndim == len(dims) + 1 and len(found) == 1 else tuple(found.shape)
+        try:
+            plane = found.double().reshape(shape).expand(dims)
+        except RuntimeError:
+            raise SoftadvError(f"{where}: a constant of shape {tuple(found.shape)} beside shape {dims}") from None
+        return plane.reshape(as_plane(dims))
 
     def _input(self, node: fx.Node, where: str, at: int) -> int:
         argument = node.args[at] if len(node.args) > at else None
@@ -154,12 +269,13 @@ class _Reader:
         if len(_uses(argument)) > 1:
             raise SoftadvError(f"{where}: works in place on a value that is used again; give it inplace=False")
 
-    def _append(self, step: Step, inputs: tuple[int, ...], where: str) -> int:
+    def _append(self, step: Step, inputs: tuple[int, ...], where: str, *, dims: tuple[int, ...] | None = None) -> int:
         self.nodes.append(Node(step, inputs, where))
         if isinstance(step, Flatten | Dense):
             self.dims.append(step.out_shape[:1])
         else:
-            self.dims.append(self.dims[inputs[0]] if step.out_shape == step.in_shape else step.out_shape)
+            same = self.dims[inputs[0]] if step.out_shape == step.in_shape else step.out_shape
+            self.dims.append(dims or same)
         return len(self.nodes)
 
 
@@ -169,77 +285,18 @@ def _place(name: str, layer: nn.Module) -> str:
 
 def _uses(node: fx.Node) -> list[fx.Node]:
     """The operations on a node's values."""
-    return [user for user in node.users if not _is_size(user)]
-
-
-def _is_size(node: fx.Node) -> bool:
-    """Whether a node is x.size(0), x.shape, x.shape[0] or the like: numbers that only a reshape may use."""
-    if node.target is operator.getitem:
-        return isinstance(node.args[0], fx.Node) and _is_size(node.args[0])
-    return _is_method(node, "size") or bool(node.target is getattr and node.args[1] == "shape")
-
-
-def _is_method(node: fx.Node, name: str) -> bool:
-    """Whether a node calls a tensor's method; a module, a parameter or an argument may have the same name."""
-    return node.op == "call_method" and node.target == name
-
-
-def _is_batch_size(node: fx.Node) -> bool:
-    """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
-    if node.target is operator.getitem:
-        return _is_size(node) and bool(node.args[1] == 0)
-    return _is_method(node, "size") and bool(node.args[1:] == (0,))
+    return [user for user in node.users if not is_size(user)]
 
 
 def _is_view(model: nn.Module, node: fx.Node) -> bool:
     """Whether a node's value may share memory with its input's."""
     if node.op == "call_module":
-        return type(model.get_submodule(str(node.target))) in (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d)
-    return any(node.target in names for names, build in _FUNCTIONS if build is _as_flatten or build is _as_reshape)
+        kinds = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+        return type(model.get_submodule(str(node.target))) in kinds
+    return is_view(node)
 
 
-# Functions and methods, as the layers that do the same. None stands for an addition.
-
-
-def _as_relu(where: str, node: fx.Node) -> nn.Module:
-    if len(node.args) > 2 or set(node.kwargs) - {"inplace"}:
-        raise SoftadvError(f"{where}: takes one activation")
-    return nn.ReLU(inplace=bool(node.kwargs.get("inplace", (*node.args, False)[1])))
-
-
-def _as_flatten(where: str, node: fx.Node) -> nn.Module:
-    dimensions: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
-    return nn.Flatten(**({"start_dim": 0, "end_dim": -1} | dimensions))
-
-
-def _as_reshape(where: str, node: fx.Node) -> nn.Module:
-    sizes = node.args[1:] if len(node.args) != 2 else node.args[1]
-    first, second, *more = (*sizes, None, None) if isinstance(sizes, tuple | list) else (None, None)
-    batch = isinstance(first, fx.Node) and _is_batch_size(first)
-    if node.kwargs or any(more) or not ((batch and second == -1) or (first == -1 and isinstance(second, int))):
-        raise SoftadvError(f"{where}: only a reshape to (batch, -1) is supported, as torch.flatten(x, 1)")
-    return Reshape(None if second == -1 else second)
-
-
-def _as_max_pool(where: str, node: fx.Node) -> nn.Module:
-    return nn.MaxPool2d(*node.args[1:], **node.kwargs)  # type: ignore[arg-type]
-
-
-def _as_average_pool(where: str, node: fx.Node) -> nn.Module:
-    return nn.AvgPool2d(*node.args[1:], **node.kwargs)  # type: ignore[arg-type]
-
-
-def _as_sum(where: str, node: fx.Node) -> None:
-    return None
-
-
-_FUNCTIONS: list[tuple[tuple[object, ...], Callable[[str, fx.Node], nn.Module | None]]] = [
-    ((F.relu, torch.relu, "relu"), _as_relu),
-    ((torch.flatten, "flatten"), _as_flatten),
-    (("view", "reshape", torch.reshape), _as_reshape),
-    ((F.max_pool2d, torch.max_pool2d), _as_max_pool),
-    ((F.avg_pool2d,), _as_average_pool),
-    ((operator.add, operator.iadd, torch.add, "add"), _as_sum),
-]
-
-_OF_IMAGES = (nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, Normalize)
+_OF_IMAGES = (
+    nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d, Mean, Normalize,
+)  # fmt: skip
+_SOFTMAXES: dict[type[nn.Module], Ending] = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}

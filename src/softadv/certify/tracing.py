@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import operator
 from contextlib import AbstractContextManager
+from hashlib import sha256
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.fx import _symbolic_trace
 
 from softadv._as_built import has_own_code
+from softadv.certify.layers import is_one_layer
 from softadv.certify.rounding import evaluation_settings
 from softadv.errors import SoftadvError
-from softadv.models import Normalize
 
 
 class _Proxy(fx.Proxy):
@@ -24,7 +25,7 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Stops at PyTorch's own layers and at Normalize; looks into everything else."""
+    """Stops at PyTorch's own layers and at those that are read as a whole; looks into everything else."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -32,6 +33,7 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self._settings = evaluation_settings()
+        self.constants: dict[str, Tensor] = {}
 
     def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
         # The first node, the image, comes before the model's code, which is to see what an evaluation sees.
@@ -40,8 +42,19 @@ class _Tracer(fx.Tracer):
             raise SoftadvError("it changes how PyTorch computes, as autocast does")
         return super().create_node(*arguments, **options)
 
+    def create_arg(self, a: Any) -> Any:
+        own = isinstance(a, Tensor) and not isinstance(a, nn.Parameter) and type(a) is Tensor
+        if not own or any(a is buffer for buffer in self.root.buffers()):
+            return super().create_arg(a)
+        # fx would write it into the model, under another name each time; this name tells its numbers.
+        values = a.detach().cpu().contiguous()
+        told = f"{values.dtype} {tuple(values.shape)}".encode() + values.reshape(-1).view(torch.uint8).numpy().tobytes()
+        name = f"constant_{sha256(told).hexdigest()}"
+        self.constants[name] = a.detach()
+        return self.create_node("get_attr", name, (), {})
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) is Normalize or bool(super().is_leaf_module(m, module_qualified_name))
+        return is_one_layer(m) or bool(super().is_leaf_module(m, module_qualified_name))
 
 
 def _hide_tracing() -> None:
@@ -52,10 +65,14 @@ def _hide_tracing() -> None:
         vars(_symbolic_trace)["_is_fx_tracing_flag"] = False
 
 
-def trace(model: nn.Module) -> fx.Graph:
-    """The operations of a model in the modes that it is in. Raises SoftadvError where torch.fx cannot trace it."""
+def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """The operations of a model in the modes that it is in, and the tensors that its code makes of its own.
+
+    Raises SoftadvError where torch.fx cannot trace it.
+    """
+    tracer = _Tracer()
     try:
-        return _Tracer().trace(model)
+        return tracer.trace(model), tracer.constants
     except Exception as error:  # whatever the model's own code raises when it is run on a symbol
         reason = " ".join(str(error).split())
         raise SoftadvError(f"model: {type(model).__name__} cannot be traced by torch.fx: {reason}") from error
@@ -76,7 +93,7 @@ def check_other_modes(model: nn.Module, graph: fx.Graph) -> None:
     ]
     for name, mode in modes:
         with torch.inference_mode(False), mode:
-            if _operations(trace(model)) != operations:
+            if _operations(trace(model)[0]) != operations:
                 raise SoftadvError(f"model: {type(model).__name__} computes something else {name}")
 
 

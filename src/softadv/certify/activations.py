@@ -1,0 +1,253 @@
+"""Activations beside ReLU: functions of one neuron, each with interval, lines and rounding error in one class.
+
+For a slope of any line, the offset that makes it hold is the extreme value of f(x) - slope x over the bounds of x. It
+lies at an end of the bounds or at a point that the function names, so that a line is sound whatever its slope is:
+slopes are a matter of precision, and offsets are computed in float64 and rounded outwards.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softadv.certify.linear_forms import LinearForms, Patches
+from softadv.certify.relu import Lines, along
+from softadv.certify.rounding import Arithmetic, outwards
+
+Shape = tuple[int, int, int]
+
+# How far float64 may be off in value() and in what is made from it, relative to the largest number involved.
+_FLOAT64_ERROR = 2.0**-40
+
+
+@dataclass(frozen=True)
+class Activation(ABC):
+    """y = f(x), neuron by neuron. For one of your own, write these methods and register it (layers.register).
+
+    Tensors x, lower and upper are float64 (N, C, H, W), and so is what is returned, or it broadcasts to that.
+    """
+
+    in_shape: Shape
+    out_shape: Shape
+
+    bias = None
+
+    @abstractmethod
+    def value(self, x: Tensor) -> Tensor:
+        """f(x), at most 2**-42 of it off."""
+
+    @abstractmethod
+    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The slopes of the line below and of the line above f between two bounds. Any are sound."""
+
+    @abstractmethod
+    def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
+        """All points but the ends of the bounds where f(x) - slope x may be least or largest; NaN for none."""
+
+    def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
+        """The most that an evaluated f(x) may be off, in the arithmetic's type. Zero: comparisons alone are exact."""
+        return torch.zeros_like(lower)
+
+    def parallel_slope(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The one slope of both lines of a zonotope: that of the chord."""
+        return self.chord(lower, upper)
+
+    def undecided(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Where narrower bounds would give better lines, bool; here everywhere."""
+        return torch.ones_like(lower, dtype=torch.bool)
+
+    def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """The slope between the ends, 0 where they are one point."""
+        width = upper - lower
+        return torch.where(width > 0, (self.value(upper) - self.value(lower)) / width.clamp(min=1e-300), 0.0)
+
+    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Bounds of the real function, rounded outwards."""
+        low, high = lower.double(), upper.double()
+        flat = torch.zeros_like(low)
+        ends = self._extreme(flat, low, high, sign=-1), self._extreme(flat, low, high, sign=1)
+        return outwards(*ends, lower.dtype)
+
+    def lines(self, lower: Tensor, upper: Tensor, rounding: Arithmetic | None, *, parallel: bool) -> Lines:
+        """Lines that hold what is evaluated. parallel: with one slope, as a zonotope has them."""
+        low, high, dtype = lower.double(), upper.double(), lower.dtype
+        if parallel:
+            below = above = self.parallel_slope(low, high)
+        else:
+            below, above = self.slopes(low, high)
+        below, above = (slope.expand_as(low).to(dtype) for slope in (below, above))
+        least = self._extreme(below.double(), low, high, sign=-1)
+        most = self._extreme(above.double(), low, high, sign=1)
+        if rounding is None:
+            return Lines(below, above, most.to(dtype), least.to(dtype))
+        error = self.evaluation_error(rounding, low, high)
+        largest = torch.maximum(-low, high).clamp(min=0)
+
+        def cost(slope: Tensor, offset: Tensor) -> Tensor:
+            # A coefficient times the slope is rounded; the offset is summed with many others.
+            of_slope, of_sum = 3 * rounding.unit, rounding.gamma(rounding.depth + 2)
+            return error + slope.double().abs() * largest * of_slope + (offset.abs() + error) * of_sum + rounding.least
+
+        least, most = outwards(least - cost(below, least), most + cost(above, most), dtype)
+        return Lines(below, above, most, least)
+
+    def backward(self, forms: LinearForms, lines: Lines) -> LinearForms:
+        return along(forms, lines)
+
+    def input_patches(self, patches: Patches) -> Patches:
+        return patches
+
+    def _extreme(self, slope: Tensor, lower: Tensor, upper: Tensor, *, sign: int) -> Tensor:
+        """The least (sign -1) or largest (1) f(x) - slope x between bounds, at most as near as float64 knows it."""
+        found = None
+        for x in (lower, upper, *self.stationary(slope)):
+            point = torch.minimum(torch.maximum(torch.where(x.isnan(), lower, x), lower), upper)
+            value, line = self.value(point), slope * point
+            room = (value.abs() + line.abs()) * _FLOAT64_ERROR
+            reached = sign * (value - line) + room
+            found = reached if found is None else torch.maximum(found, reached)
+        assert found is not None
+        return sign * found
+
+
+@dataclass(frozen=True)
+class LeakyRelu(Activation):
+    """x where it is positive, else negative_slope x. The slope: (1,) or (C,), float64, exactly as it is evaluated."""
+
+    negative_slope: Tensor
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.where(x >= 0, x, x * self._slope)
+
+    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The chord on the side where it holds; on the other the side of the bend that leaves the smaller area."""
+        one = torch.ones_like(lower)
+        slope = self._slope.expand_as(lower)
+        bent = (lower < 0) & (upper > 0)
+        straight = torch.where(lower >= 0, one, slope)
+        chord, side = self.chord(lower, upper), torch.where(upper > -lower, one, slope)
+        convex = slope <= 1
+        below = torch.where(bent, torch.where(convex, side, chord), straight)
+        return below, torch.where(bent, torch.where(convex, chord, side), straight)
+
+    def parallel_slope(self, lower: Tensor, upper: Tensor) -> Tensor:
+        straight = torch.where(lower >= 0, torch.ones_like(lower), self._slope.expand_as(lower))
+        return torch.where(self.undecided(lower, upper), self.chord(lower, upper), straight)
+
+    def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
+        return (torch.zeros_like(slope),)
+
+    def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
+        """One product, of a negative number."""
+        return self._slope.abs() * (-lower).clamp(min=0) * (2 * arithmetic.unit) + torch.finfo(arithmetic.dtype).tiny
+
+    def undecided(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return (lower < 0) & (upper > 0)
+
+    @property
+    def _slope(self) -> Tensor:
+        return self.negative_slope[:, None, None]
+
+
+@dataclass(frozen=True)
+class Clip(Activation):
+    """x between two numbers, of which one may be infinite: ReLU6, Hardtanh, clamp. low and high as evaluated."""
+
+    low: float
+    high: float
+
+    def value(self, x: Tensor) -> Tensor:
+        return x.clamp(self.low, self.high)
+
+    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """The chord where one bend holds it; a line through the nearer end where it leaves the smaller area, else 0."""
+        zero, one = torch.zeros_like(lower), torch.ones_like(lower)
+        starts, ends = (lower < self.low) & (upper > self.low), (lower < self.high) & (upper > self.high)
+        below = above = torch.where((upper <= self.low) | (lower >= self.high), zero, one)
+        chord, height = self.chord(lower, upper), self.high - self.low
+        rising = torch.where(upper - self.low > self.low - lower, one, zero)
+        falling = torch.where(self.high - lower > upper - self.high, one, zero)
+        below = torch.where(starts, rising, torch.where(ends, chord, below))
+        above = torch.where(ends, falling, torch.where(starts, chord, above))
+        both = starts & ends
+        below = torch.where(both, rising * height / (upper - self.low).clamp(min=1e-300), below)
+        return below, torch.where(both, falling * height / (self.high - lower).clamp(min=1e-300), above)
+
+    def parallel_slope(self, lower: Tensor, upper: Tensor) -> Tensor:
+        inside = (lower >= self.low) & (upper <= self.high)
+        return torch.where(inside, torch.ones_like(lower), self.chord(lower, upper))
+
+    def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.full_like(slope, bend) for bend in (self.low, self.high))
+
+    def undecided(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return ((lower < self.low) & (upper > self.low)) | ((lower < self.high) & (upper > self.high))
+
+
+class _SShaped(Activation):
+    """Convex below 0 and concave above, with a slope that falls away from 0 on both sides.
+
+    Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), section 4.3; the zonotope's slope
+    after Singh et al., Fast and Effective Robustness Certification (NeurIPS 2018), section 3.
+    """
+
+    @abstractmethod
+    def derivative(self, x: Tensor) -> Tensor:
+        """f'(x)."""
+
+    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        chord, flattest = self.chord(lower, upper), self.parallel_slope(lower, upper)
+        chord = torch.where(upper > lower, chord, flattest).clamp(0, 1)
+        return torch.where(lower >= 0, chord, flattest), torch.where(upper <= 0, chord, flattest)
+
+    def parallel_slope(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.minimum(self.derivative(lower), self.derivative(upper))
+
+
+@dataclass(frozen=True)
+class Sigmoid(_SShaped):
+    """1 / (1 + exp(-x))."""
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(x) * torch.sigmoid(-x)
+
+    def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
+        """y (1 - y) = slope: with r = sqrt(1 - 4 slope), y is (1 + r) / 2 or (1 - r) / 2."""
+        x = torch.log((1 + (1 - 4 * slope).sqrt()).square() / (4 * slope))
+        return x, -x
+
+    def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.full_like(lower, SIGMOID_ERROR * arithmetic.unit)
+
+
+@dataclass(frozen=True)
+class Tanh(_SShaped):
+    """tanh(x)."""
+
+    def value(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    def derivative(self, x: Tensor) -> Tensor:
+        return 1 / torch.cosh(x).square()
+
+    def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
+        """1 - y**2 = slope: x = log((1 + y) / sqrt(slope))."""
+        x = torch.log((1 + (1 - slope).sqrt()) / slope.sqrt())
+        return x, -x
+
+    def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
+        """Relative to the largest |x|, which |tanh x| does not exceed: near 0 the libraries are as exact there."""
+        largest = torch.maximum(-lower, upper).clamp(0, 1)
+        return largest * (TANH_ERROR * arithmetic.unit) + torch.finfo(arithmetic.dtype).tiny
+
+
+# What PyTorch and onnxruntime are off, in units u of their type: test_activations.py asks them over all of float32 in
+# steps. Their largest errors there are below a quarter of these.
+SIGMOID_ERROR = 16.0
+TANH_ERROR = 128.0
