@@ -108,8 +108,8 @@ def read_torchvision(name: str, root: str | Path | None) -> tuple[Arrays, str]:
     """A classification set of torchvision by the name of its class, and where it lies.
 
     It is looked for in its own layout in search_places, then, without a root, downloaded into ./data.
-    "EMNIST:balanced" names the split of a set that comes in several. Training images are the part train=True, "trainval"
-    or "train", test images the part train=False, "test", "val" or "valid": the first that there is.
+    "EMNIST:balanced" names the split of a set that comes in several. Training images are the part train=True,
+    "trainval" or "train", test images the part train=False, "test", "val" or "valid": the first that there is.
     """
     import torchvision.datasets as sets  # noqa: PLC0415 (half a second, for this reader alone)
 
