@@ -219,6 +219,7 @@ def test_weights_come_back_whatever_wrapped_the_model(coloured, trained, path, p
         OrderedDict,
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model_state_dict": state, "optimizer_state_dict": {"lr": 0.1}},
+        lambda state: {"state_dict": [state], "epoch": 3},
         lambda state: {key: t for key, t in state.items() if not key.endswith("num_batches_tracked")},
         lambda state: {key: t.double() for key, t in state.items()},
     ],

@@ -44,7 +44,8 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
         raise SoftadvError(f"{path}: not a state_dict of tensors alone, or damaged ({said})") from error
     candidates = [found]
     if isinstance(found, dict):
-        candidates += [found[key] for key in ("state_dict", "model_state_dict", "model", "net") if key in found]
+        held = [found[key] for key in ("state_dict", "model_state_dict", "model", "net") if key in found]
+        candidates += [state[0] if isinstance(state, list) and len(state) == 1 else state for state in held]
     for state in candidates:
         if isinstance(state, dict) and state and all(isinstance(tensor, Tensor) for tensor in state.values()):
             return {str(key): tensor for key, tensor in state.items()}
