@@ -17,8 +17,9 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.measure import print_machine
 from softadv.experiments.environment import pick_device
-from softadv.experiments.grid import prepare, run_grid
+from softadv.experiments.grid import prepare
 from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_grid import run_grid
 from softadv.experiments.spec import load_grid
 from softadv.training.records import EpochMetrics
 

@@ -16,10 +16,11 @@ from softadv.errors import SoftadvError
 
 
 @contextmanager
-def held(lock: Path, *, what: Path) -> Iterator[None]:
-    """Hold a lock file, without waiting for it; afterwards the file is gone.
+def held(lock: Path, *, what: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock file; afterwards the file is gone.
 
     lock: the file; folders above it are made. what: the folder or file that it stands for, named in messages.
+    patience: seconds to wait for another process to release it.
     The system drops the lock of a process that has ended, however it ended.
 
     Raises SoftadvError, which says who holds it, where another process does (or this one, elsewhere), and where no
@@ -30,7 +31,7 @@ def held(lock: Path, *, what: Path) -> Iterator[None]:
         warnings.filterwarnings("ignore", message="flock not supported")
         file = FileLock(lock)
         try:
-            file.acquire(blocking=False)
+            file.acquire(timeout=patience)
         except Timeout as error:
             raise SoftadvError(f"{what}: in use by {_holder(lock)}; wait for its end, or name another") from error
         except OSError as error:

@@ -14,9 +14,10 @@ import torch
 
 from softadv._locks import held
 from softadv.errors import SoftadvError
-from softadv.experiments import grid as grids
-from softadv.experiments.grid import Prepared, grid_command, grid_name, prepare, run_grid
+from softadv.experiments import side_by_side, trial_job
+from softadv.experiments.grid import Prepared, grid_command, grid_name, prepare
 from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_grid import run_grid
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import Grid, parse_grid
 
@@ -76,7 +77,7 @@ def as_nobody(folder: Path) -> Iterator[None]:
 def test_every_trial_has_its_result_and_its_work_is_reported(tiny: Grid, tmp_path: Path) -> None:
     ready = prepared(tiny, tmp_path / "tiny")
     done: list[float] = []
-    ran = run_grid(ready, report=lambda trial, what, work, before=False: done.append(work))
+    ran = run_grid(ready, report=lambda trial, what, work, **_: done.append(work))
     assert ran.finished == tuple(trial.name for trial in tiny.trials)
     assert [(entry.trial, entry.state) for entry in read_entries(tmp_path / "tiny")] == [
         (trial, "finished") for trial in tiny.trials
@@ -89,22 +90,22 @@ def test_a_failed_trial_leaves_its_traceback_and_loses_no_other(
     tiny: Grid, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = prepared(tiny, tmp_path)
-    run_trial = grids.run_trial
+    run_trial = trial_job.run_trial
 
     def failing(trial, **rest):
         if trial.method == "adversarial":
             raise RuntimeError("the machine hiccupped")
         return run_trial(trial, **rest)
 
-    monkeypatch.setattr(grids, "run_trial", failing)
-    ran = run_grid(ready, report=lambda trial, what, work, before=False: None)
+    monkeypatch.setattr(trial_job, "run_trial", failing)
+    ran = run_grid(ready, report=lambda trial, what, work, **_: None)
     assert ran.failed == ("digits-tiny-adversarial-seed0",)
     assert len(ran.finished) == 2
     traceback = tmp_path / "digits-tiny-adversarial-seed0" / "traceback.txt"
     assert "the machine hiccupped" in traceback.read_text()
     # The next run takes the failed trial up again, and the traceback goes.
     monkeypatch.undo()
-    again = run_grid(prepared(tiny, tmp_path), report=lambda trial, what, work, before=False: None)
+    again = run_grid(prepared(tiny, tmp_path), report=lambda trial, what, work, **_: None)
     assert again.failed == ()
     assert not traceback.exists()
 
@@ -192,7 +193,7 @@ def test_where_seeds_fail_side_by_side_they_go_on_one_by_one(
         raise RuntimeError("the device is full")
 
     grid = seeds.select(methods=["natural"])
-    monkeypatch.setattr(grids, "train_side_by_side", fail)
+    monkeypatch.setattr(side_by_side, "train_side_by_side", fail)
     run_grid(prepared(grid, tmp_path / "together"), report=silent, side_by_side=True)
     run_grid(prepared(grid, tmp_path / "alone"), report=silent)
     assert weights(tmp_path / "together", grid) == weights(tmp_path / "alone", grid)
@@ -365,7 +366,7 @@ def test_bad_input_to_one_trial_loses_no_other(tiny: Grid, tmp_path: Path) -> No
     ready = prepared(tiny, tmp_path)
     damaged = tmp_path / tiny.trials[0].name / "checkpoint.safetensors"
     damaged.write_text("nonsense")
-    ran = run_grid(ready, report=lambda trial, what, work, before=False: None)
+    ran = run_grid(ready, report=lambda trial, what, work, **_: None)
     assert ran.finished == tuple(trial.name for trial in tiny.trials[1:])
     (message,) = ran.refused.values()
     assert str(damaged) in message

@@ -9,9 +9,9 @@ import pytest
 
 from softadv.errors import SoftadvError
 from softadv.experiments.expected import expected_folder
-from softadv.experiments.grid import run_grid
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_grid import run_grid
 from softadv.experiments.spec import Grid, Trial, load_grid, parse_grid
 from softadv.experiments.train_config import attacked_counts, train_config
 from softadv.training.methods import Random
@@ -71,16 +71,28 @@ def test_one_seed_after_another_or_side_by_side_the_counts_are_the_soft_trials(t
         assert attacked[0] == attacked[1]
 
 
-def test_without_the_soft_trial_they_are_refused_in_one_line_and_soft_is_run(tmp_path: Path) -> None:
-    ran = run_grid(prepared(grid_of("random", "soft"), tmp_path), report=silent)
-    names = {trial.method: trial.name for trial in grid_of("random", "soft").trials if trial.seed == 0}
-    assert names["soft"] in ran.finished
-    message = ran.refused[names["random"]]
-    assert message.startswith(f"{names['random']}: attacks as many images as {names['soft']} did, but neither ")
+def test_without_the_soft_trial_they_are_refused_in_one_line(tmp_path: Path) -> None:
+    ran = run_grid(prepared(grid_of("random"), tmp_path), report=silent)
+    trial = next(trial for trial in grid_of("random").trials if trial.seed == 0)
+    soft = replace(trial, method="soft").name
+    message = ran.refused[trial.name]
+    assert message.startswith(f"{trial.name}: attacks as many images as {soft} did, but neither {tmp_path} nor ")
     assert message.endswith("run it first")
     assert "\n" not in message
-    # The second time it is there.
-    assert run_grid(prepared(grid_of("random", "soft"), tmp_path), report=silent).refused == {}
+
+
+def test_named_before_the_soft_trial_they_wait_for_it(tmp_path: Path) -> None:
+    grid = grid_of("random", "soft")
+    begun: list[str] = []
+
+    def report(trial: str, what: str, work: float, **_: object) -> None:
+        if trial not in begun:
+            begun.append(trial)
+
+    assert run_grid(prepared(grid, tmp_path), report=report).finished == tuple(trial.name for trial in grid.trials)
+    for trial in grid.trials:
+        if trial.method == "random":
+            assert begun.index(replace(trial, method="soft").name) < begun.index(trial.name)
 
 
 def test_a_soft_trial_of_another_setting_is_not_replayed(controls: Path) -> None:

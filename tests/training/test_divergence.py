@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from softadv.attacks import PGD, Attack
 from softadv.data import ImageData
 from softadv.errors import DivergedError
-from softadv.experiments.grid import run_grid
 from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_grid import run_grid
 from softadv.experiments.spec import Trial, parse_grid
 from softadv.experiments.train_config import train_config
 from softadv.experiments.trial import TrialRun, train_side_by_side

@@ -10,9 +10,11 @@ from softadv.claims.reference_check import agree
 from softadv.cli import output
 from softadv.cli.progress_bar import Display
 from softadv.errors import SoftadvError
-from softadv.experiments.grid import grid_command, grid_name
+from softadv.experiments.grid import GridRun, grid_command, grid_name
 from softadv.experiments.reference import FROM_WEIGHTS, REFERENCE, is_reference, read_reference, read_summary
-from softadv.experiments.runs import Entry, finished_runs, read_entries
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.runs import Entry, finished_runs, read_entries, read_entry
+from softadv.experiments.shard import Shard
 
 
 def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Sequence[str] = ()) -> int:
@@ -36,6 +38,17 @@ def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Seq
     if refused:
         return 2
     return int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
+
+
+def close_part(folder: Path, part: Shard, ran: GridRun) -> int:
+    """Say what became of a part of a grid; the exit code, as close gives it. The page comes later."""
+    output.say(f"part {part}: {len(ran.finished)} finished; when all parts are done: softadv compare {folder}")
+    for name in ran.failed:
+        entry = read_entry(RunFolder(folder / name))
+        output.complain(f"{name} failed: {entry.note}; see {entry.folder.path}")
+    for message in ran.refused.values():
+        output.complain(message)
+    return 2 if ran.refused else int(bool(ran.failed))
 
 
 def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> list[Verdict]:

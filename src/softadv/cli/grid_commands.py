@@ -7,46 +7,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 
 from softadv.claims.judge import judge
 from softadv.cli import output
-from softadv.cli.finish import close, verdicts_on, write_page
+from softadv.cli.finish import close, close_part, verdicts_on, write_page
 from softadv.cli.options import (
     AllowDirty,
     AskAutoattack,
     DataRoot,
     DeviceName,
+    DryRun,
     Epochs,
     Expected,
     FinishedFolder,
     Fresh,
     FromWeights,
+    GpusPerTrial,
     GridCertifier,
     GridFolder,
     GridName,
     GridOut,
+    Jobs,
     Methods,
     OtherImages,
     PageOut,
     Redo,
     ReferenceFolder,
     Seeds,
+    ShardOf,
+    Threads,
     chosen_expected,
     given_command,
     parse_settings,
     path_argument,
 )
 from softadv.cli.progress_bar import Display
+from softadv.cli.running import ended_by_sigterm, say_estimate
 from softadv.data import load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments import environment
+from softadv.experiments.estimate import estimate
+from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.expected import checkout_expected
 from softadv.experiments.from_weights import evaluate_grid, stored_trials
-from softadv.experiments.grid import prepare, run_grid
+from softadv.experiments.grid import prepare
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_grid import run_grid
 from softadv.experiments.runs import read_entries
+from softadv.experiments.shard import parse_shard
 from softadv.experiments.spec import load_grid, trial_from_table
 from softadv.experiments.store_reference import keep as keep_runs
 from softadv.experiments.train_config import train_config
@@ -68,6 +79,11 @@ def reproduce(
     fresh: Fresh = False,
     redo: Redo = None,
     expected: Expected = None,
+    jobs: Jobs = None,
+    threads: Threads = None,
+    gpus_per_trial: GpusPerTrial = None,
+    shard: ShardOf = None,
+    dry_run: DryRun = False,
 ) -> int:
     """Run a grid, compare it with what is expected, and report.
 
@@ -78,6 +94,10 @@ def reproduce(
         raise SoftadvError(
             "--autoattack and --other-images are for --from-weights; where a grid trains, it says it all"
         )
+    running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial)
+    part = None if shard is None else parse_shard(shard)
+    if from_weights and (running.elsewhere or part is not None or dry_run):
+        raise SoftadvError("--jobs, --shard and --dry-run are for training, not for --from-weights")
     wanted = None if methods is None else [method.strip() for method in methods.split(",")]
     chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs, certifier=certifier)
     expected = chosen_expected(expected)
@@ -87,7 +107,7 @@ def reproduce(
     options = {
         "--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods,
         "--certifier": certifier, "--from-weights": from_weights, "--autoattack": autoattack,
-        "--other-images": other_images,
+        "--other-images": other_images, "--jobs": jobs, "--threads": threads, "--gpus-per-trial": gpus_per_trial,
     }  # fmt: skip
     where = environment.pick_device(device)
     stored = None
@@ -95,19 +115,33 @@ def reproduce(
         stored = stored_trials(chosen, records, data_root=data, autoattack=autoattack, other_images=other_images)
         chosen = stored.grid
     folder = out or Path("runs") / chosen.name
+    if dry_run:
+        trials = chosen.trials if part is None else part.of(chosen.trials)
+        anew = {trial.name for trial in trials} if fresh else set(redo or ())
+        say_estimate(estimate(trials, folder=folder, records=records, anew=anew), running=running, device=where)
+        return 0
     prepared = prepare(
-        chosen, folder=folder, data_root=data, device=where, fresh=fresh, redo=redo or (),
-        command=given_command(_program(), grid, options),
+        chosen, folder=folder, data_root=data, device=torch.device("cpu") if running.elsewhere else where,
+        fresh=fresh, redo=redo or (), command=given_command(_program(), grid, options), shard=part,
+        elsewhere=where.type if running.elsewhere else None,
     )  # fmt: skip
-    count = f"{len(chosen.trials)} trial{'' if len(chosen.trials) == 1 else 's'}"
+    count = f"{len(prepared.trials)} trial{'' if len(prepared.trials) == 1 else 's'}"
     output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}")
     _say_left(prepared.left)
     for line in stored.remarks if stored else ():
         output.say(line)
+    if stored is None:
+        say_estimate(estimate(prepared.trials, folder=folder, records=records), running=running, device=where)
     work = stored.work(prepared) if stored else prepared.work
     with Display(output.console(), work=work, trials=[trial.name for trial in chosen.trials]) as display:
         report = display.advance
-        ran = evaluate_grid(prepared, stored, report=report) if stored else run_grid(prepared, report=report)
+        if stored is not None:
+            ran = evaluate_grid(prepared, stored, report=report)
+        else:
+            with ended_by_sigterm(), running.opened(where) as (executor, each):
+                ran = run_grid(prepared, report=report, executor=executor, threads=each)
+    if part is not None:
+        return close_part(folder, part, ran)
     refused = [*ran.refused.values(), *(stored.refused if stored else ())]
     return close(folder, expected=expected, refused=refused)
 

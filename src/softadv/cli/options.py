@@ -128,6 +128,26 @@ AllowDirty = Annotated[
 Expected = Annotated[Path | None, path_option("--expected", "Folder of expected results; else softadv's own.")]
 
 
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", metavar="N", help="Run in N processes side by side; else in this one.", min=1)
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", metavar="N", help="CPU threads of each job; else the cores divided by --jobs.", min=1),
+]
+GpusPerTrial = Annotated[
+    float | None,
+    typer.Option("--gpus-per-trial", metavar="X", help="A part of a GPU for each trial, such as 0.5: two on each."),
+]
+ShardOf = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="K/N", help="Run only the K-th of N parts, into the same folder as the others."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say how many trials there are and about how long they take, and stop.")
+]
+
+
 def open_saved(path: Path, *, dataset: str | None, **needed: object) -> Saved:
     """The weights that a command is given, with the dataset of their network.
 

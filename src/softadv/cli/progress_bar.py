@@ -148,10 +148,10 @@ class Display:
         if self._work is None:
             return ""
         seconds = self._pace.left(max(self._work - self._done, 0.0), share=self._share())
-        return "" if seconds is None else f"about {_duration(seconds)} left"
+        return "" if seconds is None else f"about {duration(seconds)} left"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Seconds in words, rounded so that they do not flicker."""
     if seconds < 90:
         return f"{max(5 * round(seconds / 5), 1)} s"

@@ -12,12 +12,13 @@ runs/<grid>/<trial>/spec.json               what was asked for
                     traceback.txt           why the trial failed, if it did
 
 One process at a time writes a trial's folder, and a grid's: it holds the file .lock there. Reading needs none.
+Several may run parts of one grid: each then holds a file .lock-K-of-N in the grid's folder instead.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +28,12 @@ from softadv._io import (
     is_partial,
     list_folder,
     make_folder,
+    read_bytes,
     read_json,
     read_tensors,
     remove_partials,
     tensors_sha256,
+    write_all,
     write_json,
 )
 from softadv._locks import held
@@ -62,6 +65,9 @@ REPORT = "report"
 
 # In the order in which they are deleted: what is left at any moment is a trial that has not finished.
 _OF_A_TRIAL = (RESULT, CHECKPOINT, METRICS, WEIGHTS, MODEL, EXAMPLES, TRACEBACK, SOURCES, SPEC)
+# In the order in which they are written: a checkpoint never knows an epoch that the metrics do not, and where there is
+# a result, there is all else.
+WRITTEN = (SPEC, SOURCES, METRICS, CHECKPOINT, WEIGHTS, MODEL, EXAMPLES, RESULT)
 # Whose digests the result records: what a reader takes from a finished trial.
 _KEPT = (METRICS, WEIGHTS, MODEL, EXAMPLES)
 
@@ -198,6 +204,20 @@ class RunFolder:
                 self.path.rmdir()
         return left
 
+    def contents(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The files of these names that there are, by name, as receive takes them."""
+        return {name: read_bytes(self.path / name) for name in names if (self.path / name).exists()}
+
+    def receive(self, files: Mapping[str, bytes]) -> None:
+        """Write files of a trial that was run elsewhere, each whole or not at all, in the order that a reader needs.
+
+        Raises SoftadvError where one has a name that no trial's file has, and where one cannot be written.
+        """
+        for name in files:
+            if name not in WRITTEN:
+                raise SoftadvError(f"{self.path}: a file {name!r} is none that a trial writes")
+        write_all({self.path / name: files[name] for name in WRITTEN if name in files})
+
     def _check_file(self, name: str, result: Result) -> None:
         recorded = result.files.get(name)  # none in a result of an earlier version
         path = self.path / name
@@ -242,11 +262,25 @@ def grid_runs(folder: Path) -> list[RunFolder]:
     return runs
 
 
+def shard_lock(shard: str) -> str:
+    """The name of the lock file of a part of a grid. shard: K/N."""
+    return f"{LOCK}-{shard.replace('/', '-of-')}"
+
+
+def shard_locks(folder: Path) -> list[Path]:
+    """The lock files of parts of a grid that are in its folder, held or left behind."""
+    return [path for path in list_folder(folder) if path.name.startswith(f"{LOCK}-")]
+
+
+def _is_lock(path: Path) -> bool:
+    return path.name == LOCK or path.name.startswith(f"{LOCK}-")
+
+
 def refuse_foreign(folder: Path, *, mark: str) -> None:
     """Raise SoftadvError for a folder with files in it, none of which is `mark`: softadv did not make it."""
     if folder.exists() and not folder.is_dir():
         raise SoftadvError(f"{folder}: not a folder")
-    there = [path for path in list_folder(folder) if path.name != LOCK and not is_partial(path)]
+    there = [path for path in list_folder(folder) if not _is_lock(path) and not is_partial(path)]
     if there and not any(path.name == mark for path in there):
         raise SoftadvError(
             f"{folder}: not a folder that softadv made ({there[0].name} is in it, but no {mark}); name another folder"
@@ -271,7 +305,7 @@ def clear_grid(folder: Path, *, but: Set[str] = frozenset(), only: Set[str] | No
     for path in list_folder(folder):
         if only is not None and path.name not in only:
             continue
-        if path.name in (GRID, LOCK, REPORT) or is_partial(path):
+        if path.name in (GRID, REPORT) or _is_lock(path) or is_partial(path):
             continue
         if path.is_dir() and path.is_symlink() and _is_trial(path):
             raise SoftadvError(f"{path}: a link, and softadv deletes nothing behind one; delete it yourself")

@@ -86,11 +86,17 @@ def attacked_counts(metrics: Sequence[EpochMetrics], *, train_images: int) -> tu
     )
 
 
+def replayed_by(trial: Trial) -> Trial | None:
+    """The trial whose numbers of attacked images this one replays, which has to be run before; None for most."""
+    method = method_of(trial)
+    return None if method.replays is None or _has_numbers(method) else replace(trial, method=method.replays)
+
+
 def _with_counts(method: Method, trial: Trial, *, beside: Path | None) -> Method:
     """A method that replays another's numbers of attacked images, with these numbers."""
-    if method.replays is None or beside is None or _has_numbers(method):
+    other = replayed_by(trial)
+    if other is None or beside is None:
         return method
-    other = replace(trial, method=method.replays)
     metrics = _epochs_beside(other, beside) or _epochs_stored(other)
     if not metrics:
         raise SoftadvError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,20 +35,28 @@ from softadv.training.trainer import Trainer
 _KERNELS = {"attack": attack_kernel, "update": weight_gradients}
 
 
-def run_trial(trial: Trial, *, run: RunFolder, data: Dataset, report: Report) -> Result:
+def _nobody() -> None:
+    """What is told of a finished epoch where nobody asked."""
+
+
+def run_trial(
+    trial: Trial, *, run: RunFolder, data: Dataset, report: Report, on_kept: Callable[[], None] = _nobody
+) -> Result:
     """Train, evaluate, certify and export; every finished epoch is kept in the run folder.
 
     data: the images the spec names, on the device to train on. A finished trial is not run again.
+    on_kept: called whenever an epoch has been kept.
     Raises SoftadvError where the folder holds another trial, other images or damaged files, and where another process
     writes there; DivergedError where the training ends in NaN or infinity.
     """
     with run.begun(trial):
         finished = run.finished()
         if finished is not None:
-            _check_same_data(run, finished.data_fingerprint, data)
+            check_same_data(run, finished.data_fingerprint, data)
             report("finished before", expected_work(trial, data), before=True)
             return finished
         under_way = TrialRun.resume(trial, run=run, data=data, report=report)
+        under_way.on_kept = on_kept
         while not under_way.trainer.is_done:
             under_way.train_epoch()
         last = under_way.finish()
@@ -110,6 +118,7 @@ class TrialRun:
     data: Dataset
     report: Report
     trainer: Trainer
+    on_kept: Callable[[], None] = _nobody
 
     @classmethod
     def resume(cls, trial: Trial, *, run: RunFolder, data: Dataset, report: Report) -> TrialRun:
@@ -183,6 +192,7 @@ class TrialRun:
             self.run.path / CHECKPOINT, self.trainer.state, epoch=self.epoch, best=self.trainer.best,
             about=self._belongs_to(metrics),
         )  # fmt: skip
+        self.on_kept()
 
     def _belongs_to(self, metrics: Sequence[EpochMetrics]) -> dict[str, str]:
         return {"data": self.data.fingerprint, "spec": digest(self.trial), "metrics": digest(*metrics)}
@@ -199,7 +209,7 @@ class TrialRun:
             )
         except SoftadvError as error:
             raise SoftadvError(f"{error}; {again}") from error
-        _check_same_data(self.run, about.get("data", ""), self.data)
+        check_same_data(self.run, about.get("data", ""), self.data)
         if "spec" in about:
             fits = about["spec"] == digest(self.trial)
         else:  # of an earlier version: the network and its optimizer fit, and so must the split
@@ -267,7 +277,8 @@ def _training_work(trial: Trial, data: Dataset, *, epochs: int) -> float:
     return training * (len(data.train_x) - trial.validation_images) + evaluations * trial.steps * evaluated
 
 
-def _check_same_data(run: RunFolder, recorded: str, data: Dataset) -> None:
+def check_same_data(run: RunFolder, recorded: str, data: Dataset) -> None:
+    """Raise SoftadvError where a run folder's images, by their recorded fingerprint, are others."""
     if recorded != data.fingerprint:
         raise SoftadvError(
             f"{run.path}: was run on other {data.name} images (fingerprint {recorded[:12]}, now "

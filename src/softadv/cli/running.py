@@ -1,0 +1,55 @@
+"""What surrounds a grid's run at the command line: what is said before it, and how signals end it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+import torch
+
+from softadv.cli import output
+from softadv.cli.progress_bar import duration
+from softadv.experiments import environment
+from softadv.experiments.estimate import Estimate
+from softadv.experiments.executors.choose import Chosen
+
+_TERMINATED = 128 + signal.SIGTERM
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """For a while SIGTERM ends this process like Ctrl-C does: what was finished is kept, and workers end."""
+    if threading.current_thread() is not threading.main_thread():  # no other may say so
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(_TERMINATED)
+
+
+def say_estimate(estimate: Estimate, *, running: Chosen, device: torch.device) -> None:
+    """How many trials are left to run, and about how long they take, by stored costs."""
+    jobs = running.jobs or 1
+    trials = f"{estimate.left} trial{'' if estimate.left == 1 else 's'} to run"
+    if not estimate.left:
+        output.say("nothing to run: all have finished")
+        return
+    if not estimate.known:
+        output.say(f"{trials}; no costs of such trials are stored")
+        return
+    part = "" if estimate.known == estimate.left else f", for {estimate.known} of them"
+    side = "" if jobs == 1 else f", {jobs} side by side"
+    machines = "; ".join(estimate.machines) or "unknown machines"
+    here = environment.device_name(device)
+    where = "on this machine" if estimate.machines == (here,) else f"on {machines}; here is {here}"
+    output.say(f"{trials}: about {duration(estimate.spread(jobs))}{side}{part}, by costs measured {where}")

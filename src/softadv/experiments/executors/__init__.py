@@ -1,0 +1,1 @@
+"""Where jobs run: in this process, in others on this machine, or on a Ray cluster."""

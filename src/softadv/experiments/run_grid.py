@@ -1,0 +1,203 @@
+"""A grid's trials on an executor: which is begun when, what comes back of it, and what becomes of one that fails.
+
+This process alone writes the run folders. A trial that fails, or whose input is bad, never loses another; one whose
+worker is lost is begun again, elsewhere, from its last finished epoch.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+from softadv._io import write_text
+from softadv._locks import held
+from softadv._progress import Report
+from softadv.errors import SoftadvError
+from softadv.experiments.executors.in_process import InProcess
+from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, Told
+from softadv.experiments.grid import GridReport, GridRun, Prepared
+from softadv.experiments.run_folder import METRICS, SPEC, TRACEBACK, WRITTEN, RunFolder
+from softadv.experiments.side_by_side import train_all_seeds
+from softadv.experiments.spec import Trial
+from softadv.experiments.train_config import replayed_by
+from softadv.experiments.trial import check_same_data, expected_work
+from softadv.experiments.trial_job import Files, TrialJob
+
+TRIES_AGAIN = 3  # of a trial whose workers are lost, without an epoch finished in between
+
+
+def run_grid(
+    prepared: Prepared,
+    *,
+    report: GridReport,
+    executor: Executor | None = None,
+    threads: int | None = None,
+    side_by_side: bool | None = None,
+) -> GridRun:
+    """Run every trial that has not finished yet; one that replays another waits for that.
+
+    A trial that fails leaves its traceback in its folder, one with bad input, such as a damaged checkpoint,
+    leaves the message there; the next one goes on.
+
+    executor: where they run; None is here, one after another. The caller closes it. threads: of each trial; None: as
+        many as there are where it runs.
+    side_by_side: train trials that differ in nothing but the seed as one model, before the first of them is concluded.
+        None does so on a GPU, which one of them does not fill. Here alone: with an executor of one's own it is ignored.
+    Raises SoftadvError where another process writes to the grid's folder.
+    """
+    here = executor is None
+    with held(prepared.lock, what=prepared.folder):
+        driver = _Driver(prepared, executor or InProcess(prepared.images), report, threads)
+        if not here:
+            side_by_side = False
+        elif side_by_side is None:
+            side_by_side = any(data.train_x.is_cuda for data in prepared.datasets.values())
+        return driver.run(side_by_side=side_by_side)
+
+
+@dataclass
+class _Flight:
+    """A trial under way. new_work: what it has been reported to have done since its last files came."""
+
+    trial: Trial
+    run: RunFolder
+    report: Report
+    holding: ExitStack
+    lost: int = 0
+    new_work: float = 0.0
+
+
+@dataclass
+class _Driver:
+    prepared: Prepared
+    executor: Executor
+    report: GridReport
+    threads: int | None
+    under_way: dict[str, _Flight] = field(default_factory=dict)
+    finished: set[str] = field(default_factory=set)
+    failed: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    told_before: set[Trial] = field(default_factory=set)  # of which it was told what an earlier run did
+
+    def run(self, *, side_by_side: bool) -> GridRun:
+        waiting = list(self.prepared.trials)
+        try:
+            while waiting or self.under_way:
+                while self.executor.free and (trial := self._next(waiting)) is not None:
+                    waiting.remove(trial)
+                    if side_by_side:
+                        self.told_before |= train_all_seeds(
+                            self.prepared, trial, but=self.told_before, report=self.report
+                        )
+                    self._begin(trial)
+                if self.under_way:
+                    self.executor.deliver(self._receive)
+        finally:
+            for flight in self.under_way.values():
+                flight.holding.close()
+        names = [trial.name for trial in self.prepared.trials]
+        return GridRun(
+            tuple(name for name in names if name in self.finished),
+            tuple(name for name in names if name in self.failed),
+            {name: self.refused[name] for name in names if name in self.refused},
+        )
+
+    def _next(self, waiting: list[Trial]) -> Trial | None:
+        """The first trial that does not replay one that is still to come."""
+        to_come = {trial.name for trial in waiting} | self.under_way.keys()
+        for trial in waiting:
+            first = replayed_by(trial)
+            if first is None or first.name not in to_come:
+                return trial
+        return None
+
+    def _begin(self, trial: Trial) -> None:
+        """Take a trial's folder, and submit what is left to do of it, if anything is."""
+        run, told = RunFolder(self.prepared.folder / trial.name), partial(self.report, trial.name)
+        data = self.prepared.datasets[trial]
+        holding = ExitStack()
+        try:
+            holding.enter_context(run.begun(trial))
+            done = run.finished()
+            if done is not None:
+                check_same_data(run, done.data_fingerprint, data)
+                if trial not in self.told_before:
+                    told("finished before", expected_work(trial, data), before=True)
+                self.finished.add(trial.name)
+                holding.close()
+                return
+            job = self._job(trial, run)
+        except SoftadvError as error:
+            self._refuse(trial.name, str(error))
+            holding.close()
+            return
+        self.under_way[trial.name] = _Flight(trial, run, told, holding)
+        self.executor.submit(job)
+
+    def _job(self, trial: Trial, run: RunFolder) -> TrialJob:
+        first = replayed_by(trial)
+        others = {} if first is None else {first.name: RunFolder(self.prepared.folder / first.name)}
+        return TrialJob(
+            trial=trial,
+            folder=run.path,
+            files=run.contents(WRITTEN),
+            source=self.prepared.source(trial),
+            device=self.prepared.device,
+            threads=self.threads,
+            beside={name: other.contents((SPEC, METRICS)) for name, other in others.items()},
+        )
+
+    def _receive(self, handle: Handle, message: object) -> None:
+        """What came of a trial. Raises SoftadvError where its files cannot be written."""
+        flight = self.under_way[handle.job.name]
+        match message:
+            case Told():
+                if not message.before:
+                    flight.new_work += message.work
+                elif flight.lost or flight.trial in self.told_before:
+                    return
+                flight.report(message.what, message.work, before=message.before, note=message.note)
+            case Files():
+                flight.run.receive(message.contents)
+                flight.lost, flight.new_work = 0, 0.0
+            case Lost():
+                self._lost(flight, message.reason)
+            case Ended():
+                self._end(flight, message)
+
+    def _lost(self, flight: _Flight, reason: str) -> None:
+        """Begin a trial again whose worker is gone, or give it up."""
+        flight.report("lost its worker", -flight.new_work)
+        flight.new_work = 0.0
+        flight.lost += 1
+        if flight.lost > TRIES_AGAIN:
+            self._end(flight, Ended("failed", f"given up after {flight.lost} workers, the last of which: {reason}"))
+            return
+        try:
+            job = self._job(flight.trial, flight.run)
+        except SoftadvError as error:
+            self._end(flight, Ended("refused", str(error)))
+            return
+        self.executor.submit(job)
+
+    def _end(self, flight: _Flight, ended: Ended) -> None:
+        name = flight.trial.name
+        reason = f"{ended.reason} (on {ended.where})" if ended.where else ended.reason
+        if ended.outcome == "finished":
+            self.finished.add(name)
+            if self.executor.slots > 1:
+                flight.report("finished", 0)
+        elif ended.outcome == "refused":
+            self._refuse(name, reason)
+        else:
+            write_text(flight.run.path / TRACEBACK, f"{reason}\n")
+            self.report(name, "failed", 0)
+            self.failed.add(name)
+        del self.under_way[name]
+        flight.holding.close()
+
+    def _refuse(self, name: str, reason: str) -> None:
+        write_text(self.prepared.folder / name / TRACEBACK, f"{reason}\n")
+        self.report(name, "refused", 0)
+        self.refused[name] = reason

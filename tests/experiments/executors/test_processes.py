@@ -1,0 +1,199 @@
+"""A grid on processes: the same bits as in this process, whatever happens to a worker."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from softadv.errors import SoftadvError
+from softadv.experiments.executors.processes import Processes
+from softadv.experiments.executors.resources import Dealt
+from softadv.experiments.grid import Prepared, prepare
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_grid import TRIES_AGAIN, run_grid
+from softadv.experiments.spec import Grid, parse_grid
+from tests.experiments.executors.bits import bits
+from tests.experiments.test_grid import TINY, silent
+
+Report = Callable[..., None]
+
+
+def grid_of(*methods: str, epochs: int = 2) -> Grid:
+    text = TINY.replace('["natural", "adversarial", "soft"]', str(list(methods)).replace("'", '"'))
+    return parse_grid(text, source="tiny").select(epochs=epochs)
+
+
+def ready(grid: Grid, folder: Path) -> Prepared:
+    return prepare(grid, folder=folder, data_root=None, device=torch.device("cpu"), command="again", elsewhere="cpu")
+
+
+@pytest.fixture
+def two() -> Iterator[Processes]:
+    """Two workers of one thread."""
+    executor = Processes(Dealt(2, 1))
+    yield executor
+    executor.close()
+    assert multiprocessing.active_children() == []
+    assert list(Path(tempfile.gettempdir()).glob("softadv-worker-*")) == []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The grid of these tests as one process leaves it, with one thread. Shared: tests must not change it."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run_grid(ready(grid_of("soft", "random", "natural"), folder), report=silent, threads=1).refused == {}
+    return folder
+
+
+def test_two_workers_leave_the_bits_that_one_process_leaves(whole: Path, tmp_path: Path, two: Processes) -> None:
+    grid = grid_of("random", "soft", "natural")  # the first waits for the second, whose counts it replays
+    done: list[float] = []
+    prepared = ready(grid, tmp_path)
+
+    def report(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        done.append(work)
+
+    ran = run_grid(prepared, report=report, executor=two, threads=1)
+    assert ran.finished == tuple(trial.name for trial in grid.trials)
+    assert sum(done) == prepared.work
+    assert bits(tmp_path) == bits(whole)
+    result = RunFolder(tmp_path / grid.trials[0].name).result()
+    assert result is not None
+    assert result.environment["threads"] == "1"
+    assert ", 1 threads, " in RunFolder(tmp_path / grid.trials[0].name).metrics()[0].engine
+    # A second time nothing is done.
+    assert run_grid(ready(grid, tmp_path), report=silent, executor=two, threads=1) == ran
+
+
+def killing(moments: dict[str, int]) -> tuple[Report, list[str]]:
+    """A report that kills all workers when it is told of these, so many times each; and what it was told of."""
+    told: list[str] = []
+
+    def report(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        if told[-1:] != [what]:
+            told.append(what)
+            for moment, left in moments.items():
+                if left and what.startswith(moment):
+                    moments[moment] -= 1
+                    for worker in multiprocessing.active_children():
+                        os.kill(worker.pid or 0, signal.SIGKILL)
+
+    return report, told
+
+
+def test_a_killed_workers_trial_goes_on_from_its_last_epoch_with_the_same_bits(
+    whole: Path, tmp_path: Path, two: Processes
+) -> None:
+    report, told = killing({"epoch 1/2: training": 1, "epoch 2/2: evaluating": 1, "certifying test": 1})
+    done: list[float] = []
+
+    def counting(trial: str, what: str, work: float, **rest: object) -> None:
+        assert not rest.get("before")  # what was done before a kill is told once
+        done.append(work)
+        report(trial, what, work)
+
+    prepared = ready(grid_of("soft"), tmp_path)
+    ran = run_grid(prepared, report=counting, executor=two, threads=1)
+    assert (ran.failed, ran.refused) == ((), {})
+    assert told.count("lost its worker") == 3
+    assert sum(done) == pytest.approx(prepared.work)
+    name = ran.finished[0]
+    assert bits(tmp_path) == {path: content for path, content in bits(whole).items() if path.startswith(name)}
+
+
+def test_a_trial_whose_workers_die_again_and_again_is_given_up_and_loses_no_other(
+    tmp_path: Path, two: Processes
+) -> None:
+    def report(trial: str, what: str, work: float, **_: object) -> None:
+        if "soft" in trial and what.startswith("epoch 1/2: certifying"):
+            for worker in two._workers.values():
+                if worker.job is not None and worker.job.name == trial:
+                    os.kill(worker.process.pid or 0, signal.SIGKILL)
+
+    grid = grid_of("soft", "natural")
+    ran = run_grid(ready(grid, tmp_path), report=report, executor=two, threads=1)
+    assert (ran.failed, ran.finished) == ((grid.trials[0].name,), (grid.trials[1].name,))
+    told = (tmp_path / ran.failed[0] / "traceback.txt").read_text()
+    assert f"given up after {TRIES_AGAIN + 1} workers" in told
+    assert f"SIGKILL (on {platform.node()}, process " in told
+
+
+OWN = """
+import os
+from pathlib import Path
+from softadv.training.methods import Method
+
+class Failing(Method):
+    title, color = "Failing", "#000000"
+    def attacked(self, epoch):
+        with Path("tries").open("a") as file:
+            file.write("x")
+        raise RuntimeError("no good")
+"""
+
+
+def test_a_trial_that_fails_by_itself_is_not_tried_again_and_says_where(
+    tmp_path: Path, two: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_failing.py").write_text(OWN)
+    grid = grid_of("own_failing:Failing")
+    ran = run_grid(ready(grid, tmp_path / "runs"), report=silent, executor=two, threads=1)
+    sys.modules.pop("own_failing", None)
+    assert ran.failed == (grid.trials[0].name,)
+    assert (tmp_path / "tries").read_text() == "x"
+    last = (tmp_path / "runs" / ran.failed[0] / "traceback.txt").read_text().splitlines()[-1]
+    assert last.startswith(f"RuntimeError: no good (on {platform.node()}, process ")
+
+
+def test_bad_input_is_refused_with_the_path_that_the_user_knows(tmp_path: Path, two: Processes) -> None:
+    grid = grid_of("soft")
+    prepared = ready(grid, tmp_path)
+    damaged = tmp_path / grid.trials[0].name / "checkpoint.safetensors"
+    damaged.write_text("nonsense")
+    ran = run_grid(prepared, report=silent, executor=two, threads=1)
+    (message,) = ran.refused.values()
+    assert message.startswith(f"{damaged}: not a safetensors file")
+    assert f"(on {platform.node()}, process " in message
+
+
+def test_files_that_cannot_be_written_end_their_trial_alone(tmp_path: Path, two: Processes) -> None:
+    grid = grid_of("soft", "natural")
+    prepared = ready(grid, tmp_path)
+    (tmp_path / grid.trials[0].name / "model.onnx").mkdir()  # where a file is to come
+    ran = run_grid(prepared, report=silent, executor=two, threads=1)
+    assert ran.finished == (grid.trials[1].name,)
+    assert "model.onnx" in ran.refused[grid.trials[0].name]
+
+
+def test_an_error_of_the_driver_ends_the_workers(tmp_path: Path) -> None:
+    def report(trial: str, what: str, work: float, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    executor = Processes(Dealt(2, 1))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_grid(ready(grid_of("soft", "natural"), tmp_path), report=report, executor=executor, threads=1)
+    finally:
+        executor.close()
+    assert multiprocessing.active_children() == []
+    assert list(tmp_path.rglob(".lock")) == []
+
+
+def test_other_images_than_the_drivers_are_refused(tmp_path: Path, two: Processes) -> None:
+    prepared = ready(grid_of("natural"), tmp_path)
+    (trial,) = prepared.trials
+    object.__setattr__(prepared.datasets[trial], "fingerprint", "0" * 64)
+    ran = run_grid(prepared, report=silent, executor=two, threads=1)
+    assert "the images here are not those that the jobs are for" in ran.refused[trial.name]
+    with pytest.raises(SoftadvError, match="are not those"):
+        prepared.source(trial).load()
