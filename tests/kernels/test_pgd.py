@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from softadv.attacks import PGD, pgd
+from softadv.attacks import PGD, FriendlyPGD, pgd
 from softadv.kernels import build as compiled
 from softadv.kernels import chain as compiled_chain
 from softadv.kernels import pgd as compiled_attack
@@ -271,3 +271,55 @@ def test_what_the_kernel_does_not_do_is_left_to_pytorch(model):
     x = torch.rand(3, 1, 8, 8, dtype=next(model.parameters(), torch.zeros(())).dtype)
     y = torch.tensor([0, 1, 2])
     assert compiled_attack.climb(model, x, y, x.clone(), eps=EPS, alpha=ALPHA, steps=1) is None
+
+
+def targets(count, classes=10):
+    return torch.randn(count, classes, generator=torch.Generator().manual_seed(5)).softmax(1)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_step_away_from_a_distribution_follows_autograd(name):
+    shape, build = ARCHITECTURES[name]
+    model = seeded(0, build)
+    x, _ = random_images(shape, 20, seed=0)
+    start = (0.25 + x / 2).float()
+    with torch.no_grad():
+        classes = model(x).shape[1]
+    wanted = targets(20, classes)
+    single = copy.deepcopy(model).float()
+    found = compiled_attack.climb(single, start, wanted, start.clone(), eps=0.2, alpha=0.1, steps=1)
+    assert found is not None
+    gradient = gradient_of(model, start, wanted.double())
+    told = (gradient.abs() > 1e-4 * gradient.abs().amax((1, 2, 3), keepdim=True)) | (gradient == 0)
+    told &= is_clear(model, start.double(), torch.zeros(20, dtype=torch.int64))[:, None, None, None]
+    assert torch.equal((found - start).sign()[told], gradient.sign().float()[told])
+
+
+def test_a_distribution_on_one_class_is_its_label(trained_digits, digits):
+    x, y = digits.test_x[:40], digits.test_y[:40]
+    settings = {"eps": EPS, "alpha": ALPHA, "steps": 5}
+    one = F.one_hot(y, 10).float()
+    expected = compiled_attack.climb(trained_digits, x, y, x.clone(), **settings)
+    assert torch.equal(compiled_attack.climb(trained_digits, x, one, x.clone(), **settings), expected)
+
+
+@pytest.mark.parametrize("other", [torch.ones(3, 9), torch.ones(2, 10), torch.ones(3, 10, dtype=torch.float64)])
+def test_targets_that_do_not_fit_are_left_to_pytorch(trained_digits, digits, other):
+    x = digits.test_x[:3]
+    assert compiled_attack.climb(trained_digits, x, other, x.clone(), eps=EPS, alpha=ALPHA, steps=1) is None
+
+
+@pytest.mark.parametrize("count", [1, 3, 17, 100])
+@pytest.mark.parametrize("further", [0, 2, 30])
+def test_images_that_stop_early_stop_where_pytorch_stops_them(trained_digits, digits, threads, count, further):
+    threads(1 + count % 3)
+    x, y = digits.test_x[:count], digits.test_y[:count]
+    attack = FriendlyPGD(alpha=ALPHA, steps=12, tau=further, random_start=False)
+    settings = {"eps": EPS, "alpha": ALPHA, "steps": 12}
+    found = compiled_attack.climb(trained_digits, x, y, x.clone(), further=further, **settings)
+    alone = compiled_attack.climb(trained_digits, x[:1], y[:1], x[:1].clone(), further=further, **settings)
+    expected = in_pytorch(attack, trained_digits, x, y, eps=EPS, generator=None)
+    assert torch.equal(found[:1], alone)  # whoever goes beside it
+    assert (found == expected).double().mean() >= 0.999
+    if further == 30:
+        assert torch.equal(found, compiled_attack.climb(trained_digits, x, y, x.clone(), **settings))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from softadv._modes import eval_mode
 from softadv._ranges import MOST_STEPS, check_count
 from softadv.attacks.pgd import PGD
+from softadv.kernels import pgd as kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,11 @@ class FriendlyPGD(PGD):
         """The steps from `point`, which may be overwritten."""
         if self.tau >= self.steps:
             return super().climb(model, x, y, point, eps=eps)
+        found = kernel.climb(
+            model, x, y, point, eps=eps, alpha=self.step_size(eps), steps=self.steps, clip=self.clip, further=self.tau
+        )
+        if found is not None:
+            return found
         step = PGD(steps=1, alpha=self.step_size(eps), random_start=False, clip=self.clip)
         going = torch.arange(len(x), device=x.device)
         left = torch.full_like(going, self.tau)

@@ -66,7 +66,10 @@ class PGD:
         return (x + noise).clamp_(*self.clip)
 
     def climb(self, model: nn.Module, x: Tensor, y: Tensor, point: Tensor, *, eps: float) -> Tensor:
-        """All steps from `point`, which may be overwritten; each image's are its own. Asks a GPU for no value."""
+        """All steps from `point`, which may be overwritten; each image's are its own. Asks a GPU for no value.
+
+        y: labels, int64 (N,); or float (N, classes), the share that the cross-entropy gives each class.
+        """
         alpha = self.step_size(eps)
         found = kernel.climb(model, x, y, point, eps=eps, alpha=alpha, steps=self.steps, clip=self.clip)
         if found is not None:

@@ -43,7 +43,7 @@ class Network(ctypes.Structure):
     _fields_ = (
         ("image", ctypes.c_int32 * 3),  # height, width, channels
         *((name, ctypes.c_int32) for name in ("layers", "images", "threads")),
-        *((name, ctypes.c_void_p) for name in ("layer", "x", "label", "parallel")),
+        *((name, ctypes.c_void_p) for name in ("layer", "x", "label", "target", "parallel")),
     )
 
 
@@ -66,7 +66,7 @@ class Chain:
     """A model with the weights of this moment, and the images it is to see; holds their memory meanwhile."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        """No layers yet. x: float32 (N, C, H, W); y: int64 (N,), on the CPU."""
+        """No layers yet. x: float32 (N, C, H, W); y: int64 (N,), or float32 (N, classes), on the CPU."""
         self._held: list[Tensor] = []
         self._layers: list[Layer] = []
         self._weighted: list[tuple[Layer, nn.Conv2d | nn.Linear]] = []
@@ -79,14 +79,16 @@ class Chain:
     def of(cls, model: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
         """The chain of a model, or None where the kernels cannot compute it, or not for these images and labels.
 
-        x: (N, C, H, W); y: (N,). A kernel takes float32 images and weights and int64 labels, on the CPU.
+        x: (N, C, H, W); y: labels, (N,), or a number for each class, (N, classes). A kernel takes float32 images,
+        weights and numbers, and int64 labels, on the CPU.
         """
         tensors = (x, *model.parameters(), *model.buffers())
-        if any(tensor.dtype != torch.float32 for tensor in tensors) or y.dtype != torch.int64:
+        wanted = torch.int64 if y.ndim == 1 else torch.float32
+        if any(tensor.dtype != torch.float32 for tensor in tensors) or y.dtype != wanted:
             return None
         if any(tensor.device.type != "cpu" for tensor in (*tensors, y)):
             return None
-        if x.ndim != 4 or 0 in x.shape or y.shape != x.shape[:1]:
+        if x.ndim != 4 or 0 in x.shape or y.ndim not in (1, 2) or len(y) != len(x):
             return None
         modules = plain_chain(model)
         chain = cls(x, y)
@@ -95,7 +97,9 @@ class Chain:
         # Where the last plane has more than one pixel, the order of the classes would have to be minded.
         if not (chain._layers and chain._flat and chain._shape[1:] == (1, 1)):
             return None
-        return chain if int(y.min()) >= 0 and int(y.max()) < chain._shape[0] else None
+        classes = chain._shape[0]
+        fits = y.shape[1] == classes if y.ndim == 2 else int(y.min()) >= 0 and int(y.max()) < classes
+        return chain if fits else None
 
     def weighted(self) -> Iterator[tuple[Layer, nn.Conv2d | nn.Linear]]:
         """The layers with weights, first to last, and their modules: set where gradients go before network()."""
@@ -107,8 +111,9 @@ class Chain:
         _, channels, height, width = self._x.shape
         network = Network(
             image=(height, width, channels), layers=len(layers), images=len(self._x), threads=torch.get_num_threads(),
-            layer=ctypes.addressof(layers), x=self._x.data_ptr(), label=self._y.data_ptr(), parallel=workers(),
+            layer=ctypes.addressof(layers), x=self._x.data_ptr(), parallel=workers(),
         )  # fmt: skip
+        setattr(network, "label" if self._y.ndim == 1 else "target", self._y.data_ptr())
         self._passed = layers
         return network
 

@@ -13,7 +13,8 @@ from softadv._as_built import oddity
 from softadv.kernels.transposed_conv import TransposedConv
 from softadv.models import Normalize, is_plain_sequential
 
-# Images (N, C, H, W) and labels (N,) to the gradient of the summed cross-entropy, (N, C, H, W).
+# Images (N, C, H, W) and labels (N,), or the share that the cross-entropy gives each class (N, classes), to the
+# gradient of the summed cross-entropy, (N, C, H, W).
 InputGradient = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -53,7 +54,10 @@ def _by_hand(layers: list[_Layer]) -> InputGradient:
             values.append(value)
         # The derivative of the cross-entropy by the logits.
         grad_output = value.softmax(1)
-        grad_output.scatter_add_(1, y[:, None], grad_output.new_full((), -1.0).expand(len(y), 1))
+        if y.ndim == 2:
+            grad_output.sub_(y)
+        else:
+            grad_output.scatter_add_(1, y[:, None], grad_output.new_full((), -1.0).expand(len(y), 1))
         for layer in reversed(layers):
             left, entered = values.pop(), values[-1]
             grad_output = layer.backward(grad_output, entered, left)

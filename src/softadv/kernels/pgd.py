@@ -30,12 +30,23 @@ def missing() -> str | None:
 
 
 def climb(
-    model: nn.Module, x: Tensor, y: Tensor, start: Tensor, *, eps: float, alpha: float, steps: int, clip: Clip = UNIT
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    start: Tensor,
+    *,
+    eps: float,
+    alpha: float,
+    steps: int,
+    clip: Clip = UNIT,
+    further: int | None = None,
 ) -> Tensor | None:
     """Take steps along the sign of the gradient of the cross-entropy, each cut to the ball and to clip.
 
-    x, start: (N, C, H, W), the balls' centres and where to begin, which may be overwritten; y: int64 (N,).
+    x, start: (N, C, H, W), the balls' centres and where to begin, which may be overwritten. y: int64 (N,), labels; or
+    float32 (N, classes), the share that the cross-entropy gives each class.
     eps, alpha: in the units of x. clip: the lowest and the highest pixel.
+    further: an image stops so many steps after the first that makes the model misclassify it; None takes all steps.
     The model is taken to be in eval mode, whatever mode it is in.
     Returns the images reached, (N, C, H, W), or None for what the kernel does not do.
     Raises MemoryError where memory runs out.
@@ -46,9 +57,11 @@ def climb(
     if chain is None:
         return None
     point = start.contiguous()
+    assert further is None or y.ndim == 1
     attack = _CAttack(
         network=chain.network(),
         steps=steps,
+        further=-1 if further is None else further,
         eps=eps,
         alpha=alpha,
         lowest=clip[0],
@@ -64,7 +77,7 @@ class _CAttack(ctypes.Structure):
 
     _fields_ = (
         ("network", Network),
-        ("steps", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("steps", "further")),
         *((name, ctypes.c_float) for name in ("eps", "alpha", "lowest", "highest")),
         ("point", ctypes.c_void_p),
     )

@@ -33,6 +33,21 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
     Returns the mean cross-entropy, float32 (), or None for what the kernel does not do; then nothing is set.
     Raises MemoryError where memory runs out.
     """
+    return _differentiated(model, x, y, weight=None)
+
+
+def trades_gradients(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, *, weight: float) -> Tensor | None:
+    """The same for TRADES' loss: the mean of CE(f(x), y) + weight * KL(f(x) || f(x_adv)); all of x's shape and y's.
+
+    Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019, equation (5).
+    """
+    # Pairs lie side by side, so that a block of images has both.
+    pairs = torch.stack([x, x_adv], 1).flatten(0, 1)
+    return _differentiated(model, pairs, y.repeat_interleave(2), weight=weight)
+
+
+def _differentiated(model: nn.Module, x: Tensor, y: Tensor, *, weight: float | None) -> Tensor | None:
+    """weight: None is the cross-entropy; else the images are pairs."""
     if x.device.type != "cpu" or not available():
         return None
     chain = Chain.of(model, x, y)
@@ -52,7 +67,8 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
     if not learning or found.keys() != learning or any(map(_is_watched, learning)):
         return None  # such as weights that are computed from others
     loss = torch.empty((), dtype=torch.float32, device="cpu")
-    update = _CUpdate(network=chain.network(), loss=loss.data_ptr())
+    pairs = weight is not None
+    update = _CUpdate(network=chain.network(), loss=loss.data_ptr(), pairs=pairs, weight=weight or 0.0)
     compiled.call(SOURCE, "differentiate", update)
     for parameter in model.parameters():
         parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
@@ -72,4 +88,9 @@ def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
 class _CUpdate(ctypes.Structure):
     """Update of cpp/gradients/update.cpp."""
 
-    _fields_ = (("network", Network), ("loss", ctypes.c_void_p))
+    _fields_ = (
+        ("network", Network),
+        ("loss", ctypes.c_void_p),
+        ("pairs", ctypes.c_int32),
+        ("weight", ctypes.c_float),
+    )

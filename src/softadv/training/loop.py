@@ -178,8 +178,8 @@ def _update(
     """One step of the optimizer; the mean loss before it. loss_of: the method's own; None is the cross-entropy."""
 
     def update(inputs: Tensor, labels: Tensor, *clean: Tensor) -> Tensor:
-        # Only the cross-entropy has a compiled gradient.
-        loss = weight_gradients.gradients(state.model, inputs, labels) if loss_of is None else None
+        weight = config.method.divergence_weight
+        loss = _compiled(state.model, inputs, labels, clean[0] if clean else None, divergence_weight=weight)
         if loss is None:
             # Gradients are made anew: those of a recorded update lie in the memory of its recording.
             state.optimizer.zero_grad(set_to_none=True)
@@ -195,3 +195,18 @@ def _update(
 
     images = (inputs, labels) if loss_of is None else (inputs, labels, clean)
     return state.replays.run(("update", config.tf32, loss_of is None), update, *images)
+
+
+def _compiled(
+    model: nn.Module, inputs: Tensor, labels: Tensor, clean: Tensor | None, *, divergence_weight: float | None
+) -> Tensor | None:
+    """The loss, and the gradients of the weights, by the compiled kernel; None where it has to be autograd.
+
+    clean: the images before the attack, where the loss is the method's own; None is the cross-entropy.
+    divergence_weight: of a loss that is TRADES'; None is another.
+    """
+    if clean is None:
+        return weight_gradients.gradients(model, inputs, labels)
+    if divergence_weight is None:
+        return None
+    return weight_gradients.trades_gradients(model, clean, inputs, labels, weight=divergence_weight)

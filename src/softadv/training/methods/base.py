@@ -62,6 +62,7 @@ class Method:
     replays: the name of a method whose numbers of attacked images this one takes over, epoch by epoch; it then has a
     field `counts`.
     loss: None for the cross-entropy of the attacked images, which the compiled kernels differentiate.
+    divergence_weight: where the loss is TRADES', its beta: then the kernels differentiate it, too.
     """
 
     title: ClassVar[str]
@@ -70,6 +71,7 @@ class Method:
     certifies: ClassVar[bool] = False  # whether attacked() asks for splits
     attack_passes: ClassVar[float] = 1.0  # how many times an epoch attacks the training set at most
     loss: Loss | None = None
+    divergence_weight: float | None = None
 
     def attacked(self, epoch: EpochStart) -> Tensor:
         """Which training images this epoch attacks, bool (N,)."""

@@ -34,6 +34,10 @@ class Trades(Method):
         # Without its second term the loss is the plain one, and the compiled kernels take it.
         return self._loss if self.beta else None
 
+    @property
+    def divergence_weight(self) -> float | None:  # type: ignore[override] # a setting decides it
+        return self.beta or None
+
     def attacked(self, epoch: EpochStart) -> Tensor:
         return torch.full_like(epoch.y, self.beta > 0, dtype=torch.bool)
 

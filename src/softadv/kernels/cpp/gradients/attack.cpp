@@ -5,6 +5,8 @@
 // What is computed is what attacks/pgd.py and kernels/input_gradients.py compute with PyTorch, which every other model and device
 // goes through.
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <new>
 #include <vector>
@@ -28,6 +30,21 @@ void climb(const Attack& attack, const Prepared& prepared, const Schedule& sched
               [&](int worker) { blocks[worker].climb(schedule, worker, left.data()); });
 }
 
+template <int Lanes>
+void climb_until_fooled(const Attack& attack, const Prepared& prepared) {
+    const int64_t wanted = (int64_t(attack.network.images) + Lanes - 1) / Lanes;
+    const int workers = std::min<int64_t>(attack.network.threads, wanted);
+    std::vector<Memory> memories;
+    std::vector<Block<Lanes>> blocks;
+    for (int i = 0; i < workers; ++i) {
+        memories.emplace_back(Block<Lanes>::floats(prepared));
+        blocks.emplace_back(attack, prepared, memories.back().get());
+    }
+    // Whichever worker takes an image, its steps are the same.
+    std::atomic<int64_t> next{0};
+    share_out(attack.network, workers, [&](int worker) { blocks[worker].climb_until_fooled(next); });
+}
+
 }  // namespace
 
 // What kernels/pgd.py calls: replaces attack.point. Returns 0, or 1 where memory ran out.
@@ -35,6 +52,14 @@ extern "C" int32_t climb(const Attack* attack) {
     try {
         if (attack->steps == 0) return 0;
         const Prepared prepared(attack->network);
+        if (attack->further >= 0) {
+            // With few images for each lane, wide blocks would wait long for the last ones.
+            if (attack->network.images >= 2 * kWide * attack->network.threads)
+                climb_until_fooled<kWide>(*attack, prepared);
+            else
+                climb_until_fooled<kNarrow>(*attack, prepared);
+            return 0;
+        }
         const Schedule wide(*attack, kWide), narrow(*attack, kNarrow);
         // A step with half the lanes takes two thirds of the time: as many weights are loaded.
         if (3 * wide.length <= 2 * narrow.length)

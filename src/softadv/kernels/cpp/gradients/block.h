@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #include "pass.h"
@@ -11,6 +12,7 @@
 struct Attack {
     Network network;        // its images are the centres of the balls
     int32_t steps;
+    int32_t further;        // steps beyond the first that fools the network, after which an image stops; or -1: all
     float eps, alpha;
     float lowest, highest;  // pixel
     float* point;           // (images, channels, height, width): the start, replaced by what the attack finds
@@ -64,7 +66,46 @@ class Block : Pass<Lanes> {
             this->forward();
             this->differentiate_loss(nullptr);
             for (int l = attack_.network.layers - 1; l > 0; --l) this->backward_in_place(l);
-            this->backward(0, [this](int64_t k, Vec gradient) { advance(k, gradient); });
+            this->backward(0, [this](int64_t k, Vec gradient) { advance(k, gradient, this->all(attack_.alpha)); });
+        }
+    }
+
+    // The same for images that stop early: a lane whose image is done takes the next one that nobody has.
+    void climb_until_fooled(std::atomic<int64_t>& next) {
+        int64_t image[Lanes], taken[Lanes] = {}, further[Lanes] = {};
+        std::fill(image, image + Lanes, -1);
+        for (bool any = true; any;) {
+            Seats<Lanes> entering, stopping, arriving;
+            for (int lane = 0; lane < Lanes; ++lane)
+                if (image[lane] < 0) {
+                    const int64_t free = next < attack_.network.images ? next++ : attack_.network.images;
+                    if (free >= attack_.network.images) continue;
+                    image[lane] = free, taken[lane] = 0, further[lane] = attack_.further;
+                    entering.add(lane, free);
+                }
+            enter(entering);
+            this->forward();
+            Vec step = {};
+            any = false;
+            for (int lane = 0; lane < Lanes; ++lane) {
+                if (image[lane] < 0) continue;
+                any = true;
+                if (this->is_fooled(lane) && further[lane]-- == 0)
+                    stopping.add(lane, image[lane]);
+                else {
+                    step[lane] = attack_.alpha;
+                    if (++taken[lane] == attack_.steps) arriving.add(lane, image[lane]);
+                }
+            }
+            this->write(values_[0], stopping, attack_.point);
+            if (any) {
+                this->differentiate_loss(nullptr);
+                for (int l = attack_.network.layers - 1; l > 0; --l) this->backward_in_place(l);
+                this->backward(0, [this, step](int64_t k, Vec gradient) { advance(k, gradient, step); });
+            }
+            this->write(values_[0], arriving, attack_.point);
+            for (const Seats<Lanes>* done : {&stopping, &arriving})
+                for (int i = 0; i < done->count; ++i) image[done->lane[i]] = -1;
         }
     }
 
@@ -88,18 +129,22 @@ class Block : Pass<Lanes> {
         this->write(values_[0], leaving, attack_.point);
         if (leaving.count && leaving.lane[0] == 0) left[worker].happen();
         if (waits) left[worker + 1].wait();
+        enter(entering);
+    }
+
+    void enter(const Seats<Lanes>& entering) {
         this->read(attack_.network.x, entering, center_);
         this->read(attack_.point, entering, values_[0]);
         this->read_labels(entering);
     }
 
     // A step of one neuron of the image along the sign of its gradient, back into its ball and the range of the pixels.
-    void advance(int64_t k, Vec gradient) {
+    void advance(int64_t k, Vec gradient, Vec step) {
         Vec low = center_[k] - attack_.eps, high = center_[k] + attack_.eps;
         low = low < attack_.lowest ? this->all(attack_.lowest) : low;
         high = high > attack_.highest ? this->all(attack_.highest) : high;
         Vec& value = values_[0][k];
-        value += gradient > 0.0f ? this->all(attack_.alpha) : gradient < 0.0f ? this->all(-attack_.alpha) : Vec{};
+        value += gradient > 0.0f ? step : gradient < 0.0f ? -step : Vec{};
         value = value < low ? low : value;
         value = value > high ? high : value;
     }

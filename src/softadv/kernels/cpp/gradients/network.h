@@ -38,7 +38,8 @@ struct Network {
     int32_t layers, images, threads;
     const Layer* layer;     // the first reads the image; the last makes one pixel, whose channels are the classes
     const float* x;         // (images, channels, height, width)
-    const int64_t* label;   // (images)
+    const int64_t* label;   // (images), or null
+    const float* target;    // where there are no labels, (images, classes): what each class is to get
     Parallel parallel;      // or null, for threads of its own
 };
 

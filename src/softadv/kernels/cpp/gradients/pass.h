@@ -41,7 +41,22 @@ class Pass {
     static Vec all(float value) { return Vec{} + value; }
 
     void read_labels(const Seats<Lanes>& seats) {
-        for (int i = 0; i < seats.count; ++i) labels_[seats.lane[i]] = network_.label[seats.image[i]];
+        for (int i = 0; i < seats.count; ++i)
+            if (network_.label)
+                labels_[seats.lane[i]] = network_.label[seats.image[i]];
+            else
+                targets_[seats.lane[i]] = network_.target + seats.image[i] * classes();
+    }
+
+    int classes() const { return network_.layer[network_.layers - 1].out.channels; }
+
+    // Whether the label of a lane is not the first among its largest logits.
+    bool is_fooled(int lane) const {
+        const auto* logit = reinterpret_cast<const float*>(values_[network_.layers]) + lane;
+        int first = 0;
+        for (int c = 1; c < classes(); ++c)
+            if (logit[c * Lanes] > logit[first * Lanes]) first = c;
+        return first != labels_[lane];
     }
 
     void forward() {
@@ -126,9 +141,10 @@ class Pass {
             }
     }
 
-    // The gradient of the cross-entropy by the logits, in their place. losses: where that of each lane goes, or null.
+    // The gradient of the cross-entropy by the logits, in their place. losses: where that of each lane goes, or null;
+    // they need labels.
     void differentiate_loss(float* losses) {
-        const int classes = network_.layer[network_.layers - 1].out.channels;
+        const int classes = this->classes();
         const bool relu = network_.layer[network_.layers - 1].relu;
         auto* logits = reinterpret_cast<float*>(values_[network_.layers]);
         for (int lane = 0; lane < Lanes; ++lane) {
@@ -140,8 +156,41 @@ class Pass {
             if (losses) losses[lane] = std::log(sum) - (logit[labels_[lane] * Lanes] - most);
             for (int c = 0; c < classes; ++c) {
                 float& value = logit[c * Lanes];
-                const float gradient = std::exp(value - most) / sum - (c == labels_[lane] ? 1.0f : 0.0f);
+                const float wanted = network_.label ? (c == labels_[lane] ? 1.0f : 0.0f)
+                                                    : (targets_[lane] ? targets_[lane][c] : 0.0f);
+                const float gradient = std::exp(value - most) / sum - wanted;
                 value = relu && value <= 0 ? 0.0f : gradient;
+            }
+        }
+    }
+
+    // The same for TRADES' loss of pairs, an image and its attacked one in the next lane: the cross-entropy of the
+    // first, and `weight` times the divergence of its scores' distribution, p, from the other's, q.
+    void differentiate_pairs(float weight, float* losses) {
+        const bool relu = network_.layer[network_.layers - 1].relu;
+        auto* logits = reinterpret_cast<float*>(values_[network_.layers]);
+        for (int lane = 0; lane < Lanes; lane += 2) {
+            float most[2], log_sum[2];
+            for (int of = 0; of < 2; ++of) {
+                const float* logit = logits + lane + of;
+                float sum = 0;
+                most[of] = logit[0];
+                for (int c = 1; c < classes(); ++c) most[of] = std::max(most[of], logit[c * Lanes]);
+                for (int c = 0; c < classes(); ++c) sum += std::exp(logit[c * Lanes] - most[of]);
+                log_sum[of] = std::log(sum);
+            }
+            const auto log_p = [&](int c) { return logits[c * Lanes + lane] - most[0] - log_sum[0]; };
+            const auto log_q = [&](int c) { return logits[c * Lanes + lane + 1] - most[1] - log_sum[1]; };
+            float divergence = 0;
+            for (int c = 0; c < classes(); ++c) divergence += std::exp(log_p(c)) * (log_p(c) - log_q(c));
+            losses[lane] = -log_p(labels_[lane]) + weight * divergence;
+            losses[lane + 1] = 0;
+            for (int c = 0; c < classes(); ++c) {
+                const float p = std::exp(log_p(c)), q = std::exp(log_q(c)), apart = log_p(c) - log_q(c);
+                const float gradient = p - (c == labels_[lane] ? 1.0f : 0.0f) + weight * p * (apart - divergence);
+                float &first = logits[c * Lanes + lane], &second = logits[c * Lanes + lane + 1];
+                first = relu && first <= 0 ? 0.0f : gradient;
+                second = relu && second <= 0 ? 0.0f : weight * (q - p);
             }
         }
     }
@@ -195,4 +244,5 @@ class Pass {
     const Plane& image_;
     std::vector<Vec*> values_;  // what each layer reads, and last the logits
     int64_t labels_[Lanes] = {};
+    const float* targets_[Lanes] = {};
 };

@@ -18,7 +18,12 @@ namespace {
 
 struct Update {
     Network network;
-    float* loss;  // where the mean over the images goes
+    float* loss;    // where the mean goes, over the images or over the pairs
+    int32_t pairs;  // whether the images are pairs, each an image and its attacked one, for TRADES' loss
+    float weight;   // of that loss's divergence
+
+    // Of the mean.
+    int terms() const { return pairs ? network.images / 2 : network.images; }
 };
 
 // Images `first` to `first + count` in a block of `width` lanes.
@@ -66,8 +71,9 @@ class Places {
 template <int Lanes>
 class Block : Pass<Lanes> {
   public:
-    Block(const Prepared& prepared, const Places& places, float* memory, float* turned, float* gradients)
-        : Pass<Lanes>(prepared, memory), places_(places), turned_(turned), gradients_(gradients) {}
+    Block(const Update& update, const Prepared& prepared, const Places& places, float* memory, float* turned,
+          float* gradients)
+        : Pass<Lanes>(prepared, memory), update_(update), places_(places), turned_(turned), gradients_(gradients) {}
 
     // Add what images `first` to `first + count` contribute; returns the sum of their losses.
     double differentiate(int64_t first, int count) {
@@ -78,10 +84,13 @@ class Block : Pass<Lanes> {
         this->read_labels(seats);
         this->forward();
         float losses[Lanes];
-        this->differentiate_loss(losses);
+        if (update_.pairs)
+            this->differentiate_pairs(update_.weight, losses);
+        else
+            this->differentiate_loss(losses);
         Vector<Lanes> share;  // lanes without an image have none
-        for (int lane = 0; lane < Lanes; ++lane) share[lane] = lane < count ? 1.0f / network_.images : 0.0f;
-        for (int c = 0; c < network_.layer[network_.layers - 1].out.channels; ++c) values_.back()[c] *= share;
+        for (int lane = 0; lane < Lanes; ++lane) share[lane] = lane < count ? 1.0f / update_.terms() : 0.0f;
+        for (int c = 0; c < this->classes(); ++c) values_.back()[c] *= share;
         int lowest = 0;  // layer that is asked for a gradient
         while (!asked(lowest)) ++lowest;
         for (int l = network_.layers - 1; l >= lowest; --l) {
@@ -116,6 +125,7 @@ class Block : Pass<Lanes> {
             add_biases<Lanes>(conv.out, values_[l + 1], places_.biases(l, gradients_, conv.out.channels));
     }
 
+    const Update& update_;
     const Places& places_;
     float* const turned_;
     float* const gradients_;
@@ -124,10 +134,10 @@ class Block : Pass<Lanes> {
 // One worker's memory and what it has added up.
 class Worker {
   public:
-    Worker(const Prepared& prepared, const Places& places)
+    Worker(const Update& update, const Prepared& prepared, const Places& places)
         : gradients_(places.floats), turned_(places.longest * kWide), values_(prepared.neurons() * kWide),
-          wide_(prepared, places, values_.get(), turned_.get(), gradients_.get()),
-          narrow_(prepared, places, values_.get(), turned_.get(), gradients_.get()), floats_(places.floats) {}
+          wide_(update, prepared, places, values_.get(), turned_.get(), gradients_.get()),
+          narrow_(update, prepared, places, values_.get(), turned_.get(), gradients_.get()), floats_(places.floats) {}
 
     void differentiate(const std::vector<Part>& parts, size_t from, size_t to) {
         std::fill(gradients_.get(), gradients_.get() + floats_, 0.0f);
@@ -180,14 +190,14 @@ extern "C" int32_t differentiate(const Update* update) {
         const std::vector<Part> blocks = parts(network);
         const int count = std::min<int64_t>(network.threads, blocks.size());
         Workers workers;
-        for (int i = 0; i < count; ++i) workers.emplace_back(new Worker(prepared, places));
+        for (int i = 0; i < count; ++i) workers.emplace_back(new Worker(*update, prepared, places));
         // Each worker has blocks of its own, so that sums do not depend on which thread is faster.
         share_out(network, count, [&](int i) {
             workers[i]->differentiate(blocks, blocks.size() * i / count, blocks.size() * (i + 1) / count);
         });
         double loss = 0;
         for (const auto& worker : workers) loss += worker->loss();
-        *update->loss = loss / network.images;
+        *update->loss = loss / update->terms();
         for (int l = 0; l < network.layers; ++l)
             if (prepared.convs[l]) hand_over(network.layer[l], l, *prepared.convs[l], places, workers);
         return 0;
