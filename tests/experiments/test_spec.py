@@ -63,14 +63,15 @@ def refused_grid(old: str, new: str) -> str:
 
 def test_every_packaged_grid_loads():
     own = ["controls", "rolling"]  # softadv's own questions
-    paper = ["cifar10", "mnist", "paper", "paper-short", "paper-wide", "sensitivity", "smoke"]
+    paper = ["cifar10", "mnist", "paper", "paper-short", "paper-wide", "paper-wide-short"]
+    paper += ["sensitivity", "sensitivity-short", "smoke"]
     assert packaged_grids() == sorted(own + paper)
     for name in packaged_grids():
         grid = load_grid(name)
         assert grid.name == name
         assert grid.description
         if name in paper:
-            methods = set(METHODS) - ({"natural"} if name == "sensitivity" else set())
+            methods = set(METHODS) - ({"natural"} if name.startswith("sensitivity") else set())
             assert {trial.method for trial in grid.trials} == methods
 
 
@@ -114,9 +115,11 @@ def test_a_setting_may_have_methods_of_its_own():
     assert names == ["large-soft-seed0", "large-soft-seed1"]
 
 
-def test_the_sensitivity_grid_varies_one_choice_at_a_time():
-    trials = load_grid("sensitivity").trials
-    base = {trial.dataset: trial for trial in trials if trial.setting in {"mnist-eps0.1", "cifar10-eps4"}}
+@pytest.mark.parametrize("name", ["sensitivity", "sensitivity-short"])
+def test_the_sensitivity_grids_vary_one_choice_at_a_time(name):
+    trials = load_grid(name).trials
+    bases = {"mnist-eps0.1", "cifar10-eps4", "mnist-eps0.1-5epochs", "cifar10-eps4-short"}
+    base = {trial.dataset: trial for trial in trials if trial.setting in bases}
     together = [{"optimizer", "lr"}, {"epochs", "natural_epochs", "split_every"}]
     for trial in trials:
         of = trial_to_table(base[trial.dataset])

@@ -134,9 +134,16 @@ def test_estimates_are_grouped_by_what_was_measured() -> None:
     assert [[bar.name for bar in group.bars] for group in groups] == [["a", "b"], ["a"], [""]]
 
 
-def test_the_packaged_sensitivity_grid_has_two_bases() -> None:
-    found = families([Series(trial=trial) for trial in load_grid("sensitivity").trials])
-    assert [family.base.trial.setting for family in found] == ["mnist-eps0.1", "cifar10-eps4"]
+@pytest.mark.parametrize(
+    ("name", "bases"),
+    [
+        ("sensitivity", ["mnist-eps0.1", "cifar10-eps4"]),
+        ("sensitivity-short", ["mnist-eps0.1-5epochs", "cifar10-eps4-short"]),
+    ],
+)
+def test_the_packaged_sensitivity_grids_have_two_bases(name: str, bases: list[str]) -> None:
+    found = families([Series(trial=trial) for trial in load_grid(name).trials])
+    assert [family.base.trial.setting for family in found] == bases
     assert [len(family.variations) for family in found] == [8, 9]
 
 

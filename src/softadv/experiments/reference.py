@@ -131,9 +131,9 @@ def shared_files(folder: Path) -> list[Path]:
 
 
 def _is_stored(path: Path, trial: Trial | None) -> bool:
-    """Whether the file of another grid's trial holds this one, not only its name. A damaged one is no trial of ours."""
+    """Whether another grid's file holds this trial, whatever else was measured of it. A damaged file holds none."""
     try:
-        return trial is not None and read_record(path).trial == trial
+        return trial is not None and training_of(read_record(path).trial) == training_of(trial)
     except SoftadvError:
         return False
 
