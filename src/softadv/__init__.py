@@ -4,7 +4,7 @@ The library of the reproducibility artifact for Sharma and Narayan, Soft Adversa
 Retain Natural Accuracy (2022). The command line is `softadv`.
 """
 
-from softadv import loggers
+from softadv import loggers, methods
 from softadv.attacks import PGD, Attack, load_attack, pgd
 from softadv.certify import Certificates
 from softadv.certify.certifiers import certify
@@ -13,7 +13,6 @@ from softadv.data import Dataset, ImageData, load_dataset, make_dataset
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.experiments.runner import run
 from softadv.models import conv_small, count_neurons, load_model
-from softadv.training import methods
 from softadv.training.evaluate import Accuracy, Evaluation, certified_curve, evaluate
 from softadv.training.history import History
 from softadv.training.partition import Partition, partition

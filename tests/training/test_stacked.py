@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from softadv.attacks import PGD
 from softadv.experiments.spec import Trial
@@ -13,7 +14,7 @@ from softadv.models import conv_small
 from softadv.training.evaluation import natural_accuracy
 from softadv.training.loop import train_epoch
 from softadv.training.partition import Partition
-from softadv.training.stacked import Stack, Team, can_be_stacked
+from softadv.training.stacked import Stack, Team, can_be_stacked, draws
 from softadv.training.state import new_state
 from tests.kernels.test_cuda_graphs import Repeater
 from tests.training.test_loop import Questions
@@ -213,3 +214,8 @@ def test_a_team_shares_its_seconds(images):
 )
 def test_what_can_be_stacked(change, can):
     assert can_be_stacked(train_config(replace(TRIAL, **change))) == can
+
+
+def test_models_that_draw_random_numbers_are_told_from_others():
+    assert draws(nn.Sequential(nn.Flatten(), nn.Dropout(0.1)))
+    assert not draws(nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(2, 2)))

@@ -138,3 +138,76 @@ def test_images_of_0_to_255_are_refused(data: ImageData) -> None:
 def test_a_model_without_parameters_cannot_be_trained(data: ImageData) -> None:
     with pytest.raises(SoftadvError, match="model: has no parameters"):
         softadv.train(nn.Flatten(), data, eps=0.1)
+
+
+@pytest.mark.parametrize("labels", [[0, 10], [-1, 3]])
+def test_labels_that_the_model_has_no_class_for_are_refused(data: ImageData, labels: list[int]) -> None:
+    low, high = labels
+    with pytest.raises(SoftadvError, match=rf"^y: labels lie in {low}..{high}, the model has classes 0..9$"):
+        trained((data.train_x[:2], torch.tensor(labels)))
+
+
+def dropped(images: tuple[Tensor, Tensor], **settings: Any) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))
+    return softadv.train(model, images, method="adversarial", eps=0.02, epochs=2, **settings).model
+
+
+def test_a_dropout_draws_the_numbers_of_the_seed_and_nobody_elses(data: ImageData) -> None:
+    images = data.train_x[:40], data.train_y[:40]
+    first = dropped(images)
+    before = torch.get_rng_state()
+    dropped(images)
+    torch.set_rng_state(before)
+    # Whatever others draw meanwhile, an epoch draws the same, so that a resumed training ends with the same bits.
+    again = dropped(images, callbacks=[lambda _: torch.rand(3)])
+    assert equal(again, first.state_dict())
+    assert not equal(dropped(images, seed=1), first.state_dict())
+
+
+def test_training_leaves_the_global_generator_where_it_was(data: ImageData) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))
+    before = torch.get_rng_state()
+    softadv.train(model, (data.train_x[:8], data.train_y[:8]), method="natural", eps=0.1, epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pixels_of_another_range_are_attacked_and_certified_within_it(data: ImageData) -> None:
+    x, y = 2 * data.train_x[:60] - 1, data.train_y[:60]
+    seen: list[Tensor] = []
+
+    class Watched(PGD):
+        def climb(self, model: nn.Module, x: Tensor, y: Tensor, point: Tensor, *, eps: float) -> Tensor:
+            found = super().climb(model, x, y, point, eps=eps)
+            seen.append(found.clone())
+            return found
+
+    model = conv_small("digits", seed=0)
+    expected = softadv.partition(model, x, y, eps=0.04, clip=(-1.0, 1.0))
+    found = softadv.train(model, (x, y), eps=0.04, epochs=1, attack=Watched(steps=3), clip=(-1, 1))
+    assert torch.cat(seen).min() < -0.5
+    assert torch.cat(seen).min() >= -1
+    assert found.history[0].verified == int(expected.verified.sum())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip": (-1, 1), "attack": "torchattacks:FGSM"}, "clip: FGSM keeps pixels within"),
+        ({"attack": PGD(clip=(-1.0, 1.0))}, "clip: PGD keeps pixels within"),
+        ({"clip": (1, 0)}, "clip: expected the lowest and the highest pixel"),
+    ],
+)
+def test_an_attack_of_another_range_is_refused(data: ImageData, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SoftadvError, match=message):
+        trained((data.train_x[:8], data.train_y[:8]), **settings)
+
+
+def test_methods_are_had_by_their_short_address() -> None:
+    from softadv.methods import Method
+    from softadv.methods import Soft as Short
+
+    assert Short is Soft
+    assert issubclass(Short, Method)
+    assert softadv.methods.soft.Soft is Soft
+    assert softadv.methods.Soft is Soft

@@ -28,7 +28,7 @@ from softadv.training.config import TrainConfig
 from softadv.training.divergence import diverging
 from softadv.training.loop import Progress, TrainedEpoch
 from softadv.training.records import EpochMetrics
-from softadv.training.stacked import MembersDivergedError, Team
+from softadv.training.stacked import MembersDivergedError, Team, draws
 from softadv.training.state import new_state
 from softadv.training.trainer import Trainer
 
@@ -74,7 +74,8 @@ def train_side_by_side(runs: Sequence[TrialRun]) -> None:
     it were alone, so that from wherever this is stopped each can go on by itself. One that diverges
     stays at the epoch before, and the others go on.
     """
-    going: Sequence[TrialRun] = runs
+    # With random numbers of its own a member would not be what it is alone: then each trains by itself.
+    going: Sequence[TrialRun] = [] if draws(runs[0].trainer.state.model) else runs
     while going and not going[0].trainer.is_done:
         going = _train_team(going)
 

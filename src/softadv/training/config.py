@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args
 
 import torch
 
-from softadv._ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, check_count, shown
+from softadv._ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, UNIT, Clip, check_count, shown
 from softadv.attacks import Attack
 from softadv.errors import SoftadvError
 from softadv.training.methods import Method
@@ -106,6 +106,7 @@ class TrainConfig:
     the best weights; None never does.
     evaluate_every: epochs from one evaluation to the next; the last epoch always has one. No weight depends on it, but
     stopping early is decided after epochs that are evaluated.
+    clip: the lowest and the highest pixel that the certifier reckons with; the attack has its own.
     tf32: let a GPU round the factors of float32 products to 10 bits.
     Raises SoftadvError for what is out of range or does not fit together.
     """
@@ -130,6 +131,7 @@ class TrainConfig:
     augment: Augmentation = "none"
     patience: int | None = None
     evaluate_every: int = 1
+    clip: Clip = UNIT
     tf32: bool = False
 
     def __post_init__(self) -> None:

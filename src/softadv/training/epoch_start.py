@@ -68,7 +68,7 @@ class EpochStart:
 
     def _certified(self, x: Tensor, y: Tensor, *, domain: Domain, certifier: Certifier) -> Partition:
         found = partition(
-            self.model, x, y, eps=self.eps, domain=domain, engine=certifier,
+            self.model, x, y, eps=self.eps, domain=domain, engine=certifier, clip=self._config.clip,
             on_progress=lambda done: self._on_progress("certifying", done),
         )  # fmt: skip
         return replace(found, made_in=torch.full_like(y, self.number, dtype=torch.int32))

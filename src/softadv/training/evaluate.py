@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv._ranges import MOST_IMAGES, UNIT, check_count, check_radius
+from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius
 from softadv.attacks import Attack, load_attack, title_of
 from softadv.certify.certifiers import CertifierSession, Engine, chosen_certifier
 from softadv.certify.certifiers import certify as certify_images
@@ -95,7 +95,7 @@ def evaluate(
     count = len(x) if certify is True else min(check_count(int(certify), key="certify", most=MOST_IMAGES), len(x))
     device = next(iter(model.parameters()), x).device
     x, y = x.to(device), y.to(device)
-    _check(model, x, y)
+    check_fit(model, x, y)
     told = on_progress or (lambda what, done: None)
     adversarial: dict[str, Accuracy] = {}
     for attack in map(load_attack, attacks):
@@ -150,9 +150,12 @@ def certified_curve(
 
 
 @in_eval_mode
-def _check(model: nn.Module, x: Tensor, y: Tensor) -> None:
+def check_fit(model: nn.Module, x: Tensor, y: Tensor, *, clip: Clip = UNIT) -> None:
+    """Raise SoftadvError for images or labels that do not fit each other, the model, or the range of the pixels."""
     check_images(x, y)
-    check_pixels(x, clip=UNIT)
+    check_pixels(x, clip=clip)
+    if not len(x):
+        return
     with torch.no_grad():
         scores = model(x[:1].clone())  # a model that begins with an in-place layer would change the image
     check_labels(y, classes=scores.shape[1])

@@ -26,6 +26,8 @@ from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState
 from softadv.training.timing import Seconds
 
+_CPU = torch.device("cpu")
+
 # Told what is running and how many images of the epoch it has done.
 Progress = Callable[[str, int], None]
 
@@ -72,7 +74,7 @@ def train_epoch(
         return divergence(of_steps, total, state.model.state_dict(), epoch=epoch, steps=len(plan))
 
     try:
-        with rounding_to_tf32(config.tf32), training_mode(state.model):
+        with rounding_to_tf32(config.tf32), training_mode(state.model), drawing(config, epoch, x.device):
             for step in plan:
                 clean, labels = x[step.images], y[step.images]
                 inputs = clean if loss_of is None else clean.clone()
@@ -160,6 +162,17 @@ def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: 
         return state.replays.run((attack, eps, tf32), climb, x, y, start, rows=bucket(len(x), most=most))
 
     return replay
+
+
+@contextmanager
+def drawing(config: TrainConfig, epoch: int, device: torch.device) -> Iterator[None]:
+    """Let layers that draw random numbers, such as a dropout, draw those of the training's own seed and this epoch.
+
+    They draw from PyTorch's global generators, which are put back afterwards.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.generator(epoch, "layers", _CPU).initial_seed())
+        yield
 
 
 def _scalar(loss: Tensor, config: TrainConfig) -> Tensor:

@@ -21,7 +21,14 @@ from softadv.kernels.cuda_graphs import Replays, bucket
 from softadv.training.batches import Step, attacked_in, plan_epoch
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
-from softadv.training.loop import Progress, TrainedEpoch, images_to_attack, rounding_to_tf32, set_learning_rate
+from softadv.training.loop import (
+    Progress,
+    TrainedEpoch,
+    drawing,
+    images_to_attack,
+    rounding_to_tf32,
+    set_learning_rate,
+)
 from softadv.training.methods import Adversarial, Natural
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState, new_optimizer
@@ -65,6 +72,11 @@ def can_be_stacked(config: TrainConfig) -> bool:
     alike = config.update == "mixed" or isinstance(method, Natural | Adversarial)
     plain = type(config.train_attack) is PGD and method.loss is None and config.clip_gradients is None
     return alike and plain and config.augment == "none" and config.patience is None
+
+
+def draws(model: nn.Module) -> bool:
+    """Whether a model has dropouts, whose random numbers would be others side by side than alone."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules())
 
 
 class MembersDivergedError(NotFiniteError):
@@ -123,7 +135,7 @@ class Team:
         totals = torch.zeros(len(states), device=x.device)
         losses: list[Tensor] = []
         done = 0
-        with rounding_to_tf32(configs[0].tf32):
+        with rounding_to_tf32(configs[0].tf32), drawing(configs[0], epoch, x.device):
             for steps in zip(*plans, strict=True):
                 images = torch.stack([step.images for step in steps])
                 inputs, labels = x[images], y[images]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass, replace
 
 from torch import Tensor, nn
 
-from softadv._ranges import MOST_EPOCHS, MOST_SEED, UNIT, check_count, check_radius
-from softadv.attacks import Attack, load_attack
-from softadv.data import Dataset, check_images, check_pixels
+from softadv._ranges import MOST_EPOCHS, MOST_SEED, UNIT, Clip, check_clip, check_count, check_radius
+from softadv.attacks import Attack, load_attack, title_of
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.training.config import Augmentation, OptimizerName, ScheduleName, TrainConfig, Update
+from softadv.training.evaluate import check_fit
 from softadv.training.history import History
 from softadv.training.loop import Progress
 from softadv.training.methods import Method, load_method
@@ -55,18 +56,21 @@ def train(
     validation_images: int = 0,
     patience: int | None = None,
     evaluate_every: int = 1,
+    clip: Clip = UNIT,
     callbacks: Sequence[Callback] = (),
     on_progress: Progress | None = None,
 ) -> Trained:
     """Train a model in place, by soft adversarial training or another method.
 
     model: any module from (N, C, H, W) images to (N, classes) scores; it is trained on the device where it is.
-    data: a data set, on whose test images every epoch is evaluated; or images, float (N, C, H, W) in [0, 1], and
+    data: a data set, on whose test images every epoch is evaluated; or images, float (N, C, H, W) within clip, and
     labels, int64 (N,), and then no epoch is.
     method: "soft", "adversarial", "natural", "trades", …, a name of one's own, or an object such as
     softadv.methods.Trades(beta=3.0). eps: L-infinity radius in the units of the images.
     attack: what to train against and to evaluate with: a name or an attack, as softadv.load_attack takes them.
     validation_images: the last so many training images are not trained on, but evaluated after every epoch.
+    clip: the lowest and the highest pixel there can be: for the attack, which must have a setting of that name if they
+    are not 0 and 1, and for the certifier.
     callbacks: each is called after every epoch with its record. on_progress: told what runs, and the images done.
     The other settings are TrainConfig's.
 
@@ -75,10 +79,11 @@ def train(
     Raises SoftadvError for what is out of range or does not fit together, DivergedError where the loss or the weights
     become NaN or infinite.
     """
+    clip = check_clip(clip)
     config = TrainConfig(
         method=load_method(method),
-        attack=load_attack(attack),
-        eps=check_radius(eps, key="eps"),
+        attack=_within(load_attack(attack), clip),
+        eps=check_radius(eps, key="eps", clip=clip),
         epochs=check_count(epochs, key="epochs", least=1, most=MOST_EPOCHS),
         seed=check_count(seed, key="seed", most=MOST_SEED),
         batch_size=batch_size,
@@ -96,6 +101,7 @@ def train(
         augment=augment,
         patience=patience,
         evaluate_every=evaluate_every,
+        clip=clip,
     )
     first = next(model.parameters(), None)
     if first is None:
@@ -105,9 +111,8 @@ def train(
         x, y, test = data.train_x, data.train_y, (data.test_x.to(device), data.test_y.to(device))
     else:
         (x, y), test = data, None
-    check_images(x, y)
-    check_pixels(x, clip=UNIT)
     x, y = x.to(device), y.to(device)
+    check_fit(model, x, y, clip=clip)
     kept = len(x) - check_count(validation_images, key="validation_images", most=len(x) - 1)
     if patience is not None and not validation_images:
         raise SoftadvError("patience: stopping early needs validation_images")
@@ -125,3 +130,14 @@ def train(
             callback(metrics)
     trainer.finish()
     return Trained(model, History(tuple(trainer.metrics)))
+
+
+def _within(attack: Attack, clip: Clip) -> Attack:
+    """An attack that keeps pixels within clip. Raises SoftadvError where it has no such setting, or has another."""
+    own: Clip = getattr(attack, "clip", UNIT)
+    if own == clip:
+        return attack
+    if own != UNIT or not (is_dataclass(attack) and hasattr(attack, "clip")):
+        raise SoftadvError(f"clip: {title_of(attack)} keeps pixels within {own}, not within {clip}")
+    attack_within: Attack = replace(attack, clip=clip)
+    return attack_within
