@@ -7,7 +7,7 @@ import torch
 
 from softadv.certify import api, certify
 from softadv.certify import backsub_cpp as native
-from tests.networks import random_images, seeded, with_head
+from tests.networks import NETWORKS, random_images, seeded, with_head
 
 needs_kernel = pytest.mark.skipif(not native.available(), reason="needs a C++ compiler")
 
@@ -63,11 +63,11 @@ def test_where_memory_runs_out_the_chunk_is_halved(monkeypatch, engine, error):
     expected = certify(model, x, y, eps=0.05)
     answer, sizes = api._Question.answer, []
 
-    def starved(self, images, labels):
-        sizes.append(len(images))
-        if len(images) > 3:
+    def starved(self, images, labels, part):
+        sizes.append(part.stop - part.start)
+        if sizes[-1] > 3:
             raise error
-        return answer(self, images, labels)
+        return answer(self, images, labels, part)
 
     monkeypatch.setattr(api._Question, "answer", starved)
     found = certify(model, x, y, eps=0.05)
@@ -77,7 +77,7 @@ def test_where_memory_runs_out_the_chunk_is_halved(monkeypatch, engine, error):
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch):
-    def broken(self, images, labels):
+    def broken(self, images, labels, part):
         raise RuntimeError("something else")
 
     monkeypatch.setattr(api._Question, "answer", broken)
@@ -91,3 +91,18 @@ def test_disabled_is_undone():
     with native.disabled():
         assert not native.available()
     assert native.available()
+
+
+@needs_kernel
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_leaving_out_what_dead_relus_make_changes_no_bit(monkeypatch, name, dtype):
+    shape, build = NETWORKS[name]
+    model = seeded(4, build).to(dtype)
+    x, y = random_images(shape, 5, seed=4)
+    margins = []
+    for _ in range(2):
+        margins.append([certify(model, x.to(dtype), y, eps=eps).margin for eps in (0.0, 0.02, 0.15)])
+        monkeypatch.setattr(native._Program, "_used", lambda *_: None)
+    for without, everything in zip(*margins, strict=True):
+        assert torch.equal(without, everything)

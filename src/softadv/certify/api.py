@@ -166,8 +166,6 @@ class _Question:
         part: which of the images are asked about.
         """
         x, labels = x[part].to(self.like.device), y[part].to(self.like.device)
-        bounds = self.boxes.bounds(x, part, dtype=self.like.dtype, sound=self.rounding == "sound")
-        lower, upper = (bound.reshape(-1, *self.network.in_shape) for bound in bounds)
         # A copy: a model that begins with an in-place layer would change the images.
         images = x.to(self.like.dtype, copy=True)
         scores = self.model(images)
@@ -178,10 +176,14 @@ class _Question:
             )
         # Scores that are no numbers rank no class: argmax would call the first NaN the largest.
         correct = (scores.argmax(1) == labels) & scores.isfinite().all(1)
-        margin = lower.new_full((len(x),), torch.nan)
+        margin = self.like.new_full((len(x),), torch.nan)
         wanted = torch.ones_like(correct) if self.margins else correct
-        if wanted.any():
-            margin[wanted] = self._margin(lower[wanted], upper[wanted], labels[wanted], scores[wanted])
+        (rows,) = wanted.nonzero(as_tuple=True)
+        if len(rows):
+            sound = self.rounding == "sound"
+            bounds = self.boxes.bounds(x[rows], part.start + rows, dtype=self.like.dtype, sound=sound)
+            lower, upper = (bound.reshape(-1, *self.network.in_shape) for bound in bounds)
+            margin[rows] = self._margin(lower, upper, labels[rows], scores[rows])
         return correct, margin
 
     def _margin(self, lower: Tensor, upper: Tensor, y: Tensor, scores: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Without a compiler (kernels/build.py) everything runs in PyTorch (backsub_torch.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from softadv.certify.activations import Activation
-from softadv.certify.bounds import Engine, Relaxed
+from softadv.certify.bounds import Engine, Relaxed, Sides
 from softadv.certify.graph import Network, Node
 from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
+from softadv.certify.relu import Lines
 from softadv.certify.rounding import Arithmetic
 from softadv.errors import SoftadvError
 from softadv.kernels import build as compiled
@@ -82,19 +83,22 @@ class NativeEngine(Engine):
         return 0  # a worker's forms do not depend on the number of images
 
     @staticmethod
-    def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:
-        if not asked.any():
+    def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
+        sides = asked[0].to(torch.uint8) + 2 * asked[1].to(torch.uint8)
+        if not sides.any():
             return known
         lower, upper = (_ordered(bound).clone() for bound in known)
         with _Program(relaxed) as program:
-            program.call("bounds", activation, _ordered(asked), lower, upper)
+            program.call("bounds", activation, _ordered(sides), lower, upper)
         return _back(lower), _back(upper)
 
     @staticmethod
-    def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
-        least = forms.new_empty(forms.shape[:2])
+    def minimum(relaxed: Relaxed, forms: Tensor, asked: Tensor) -> Tensor:
+        least = forms.new_full(forms.shape[:2], -torch.inf)
         with _Program(relaxed) as program:
-            program.call("minimum", len(relaxed.network.nodes), forms.shape[1], forms.contiguous(), least)
+            program.call(
+                "minimum", len(relaxed.network.nodes), forms.shape[1], asked.to(torch.uint8), forms.contiguous(), least
+            )
         return least
 
 
@@ -125,7 +129,8 @@ class _Step(ctypes.Structure):
         *(
             (name, ctypes.c_void_p)
             for name in (
-                "weight", "bias", "error", "lower_slope", "upper_slope", "lower_offset", "upper_offset", "choice"
+                "used", "weight", "bias", "error", "lower_slope", "upper_slope", "lower_offset", "upper_offset",
+                "choice",
             )
         ),
     )  # fmt: skip
@@ -145,6 +150,7 @@ class _Program:
 
     def __init__(self, relaxed: Relaxed) -> None:
         self._held: list[Any] = []
+        self._memo = relaxed.memo
         self._dtype = relaxed.center.dtype
         network = relaxed.network
         known = [self._step(node, relaxed, at) for at, node in enumerate(network.nodes, 1)]
@@ -156,8 +162,8 @@ class _Program:
             threads=_threads.get() or torch.get_num_threads(),
             step=self._hold((_Step * len(known))(*known)),
             plane=self._hold((ctypes.c_int32 * len(planes))(*planes)),
-            center=self._tensor(_ordered(relaxed.center)),
-            radius=self._tensor(_ordered(relaxed.radius)),
+            center=self._plane(relaxed.center),
+            radius=self._plane(relaxed.radius),
         )
 
     def __enter__(self) -> _Program:
@@ -184,12 +190,32 @@ class _Program:
         return tensor.data_ptr()
 
     def _plane(self, plane: Tensor | None) -> int | None:
-        return None if plane is None else self._tensor(_ordered(plane))
+        return None if plane is None else self._tensor(self._once(plane, _ordered))
+
+    def _once(self, key: Any, made_from: Callable[[Any], Tensor]) -> Tensor:
+        """made_from(key), computed at the first call of an analysis; key: a tensor, or lines."""
+        if id(key) not in self._memo:
+            self._memo[id(key)] = key, made_from(key)
+        return self._memo[id(key)][1]
+
+    def _used(self, relaxed: Relaxed, at: int) -> int | None:
+        """What an activation's forms are made for: neurons that a dead ReLU makes are left out. None: all of them."""
+        maker = at
+        while maker and isinstance(relaxed.network.nodes[maker - 1].step, Flatten):
+            (maker,) = relaxed.network.nodes[maker - 1].inputs
+        if not maker or not isinstance(relaxed.network.nodes[maker - 1].step, Relu) or maker not in relaxed.lines:
+            return None
+        shape = relaxed.network.shapes[at]
+        return self._tensor(
+            self._once(relaxed.lines[maker], lambda lines: _ordered(_passes(lines).reshape(-1, *shape)))
+        )
 
     def _step(self, node: Node, relaxed: Relaxed, at: int) -> _Step:
         inputs = (*node.inputs, 0)[:2]
         found = _Step(kind=_kind(node.step), inputs=inputs, groups=1)
         found.error = self._plane(relaxed.errors.get(at))
+        if isinstance(node.step, Conv | Dense):
+            found.used = self._used(relaxed, node.inputs[0])
         match node.step:
             case Conv() as step:
                 found.kernel, found.stride = tuple(step.weight.shape[2:]), step.stride
@@ -210,6 +236,12 @@ class _Program:
                 if isinstance(node.step, MaxPool) and lines.choice is not None:
                     found.choice = self._tensor(_chosen(node.step, lines.choice))
         return found
+
+
+def _passes(lines: Lines) -> Tensor:
+    """bool (N, C, H, W): the neurons of which a ReLU's output depends on at all."""
+    passes = (lines.lower_slope != 0) | (lines.upper_slope != 0) | (lines.upper_offset != 0)
+    return passes if lines.lower_offset is None else passes | (lines.lower_offset != 0)
 
 
 def _chosen(pool: MaxPool, choice: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from softadv.certify.activations import Activation
-from softadv.certify.bounds import Engine, Relaxed, forms_over_outputs
+from softadv.certify.bounds import Engine, Relaxed, Sides, forms_over_outputs
 from softadv.certify.graph import Network
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.ops import Add, Interval, MaxPool, Relu
@@ -31,8 +31,8 @@ class TorchEngine(Engine):
         return _ROWS_ALIVE * max(_largest_rows(network, at) for at in range(1, len(network.nodes) + 1))
 
     @staticmethod
-    def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:
-        if not asked.any():
+    def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
+        if not (asked[0] | asked[1]).any():
             return known
         channels, height, width = relaxed.network.shapes[activation]
         identity = torch.eye(channels, dtype=relaxed.center.dtype, device=relaxed.center.device)
@@ -42,11 +42,13 @@ class TorchEngine(Engine):
         forms = LinearForms(both, zero, Patches.neurons(height, width))
         least = _minimum(relaxed, forms, activation).transpose(1, 2)  # (N, 2 C, P)
         least = least.reshape(-1, 2, channels, height, width)
-        return torch.where(asked, least[:, 0], known[0]), torch.where(asked, -least[:, 1], known[1])
+        return torch.where(asked[0], least[:, 0], known[0]), torch.where(asked[1], -least[:, 1], known[1])
 
     @staticmethod
-    def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
-        return _minimum(relaxed, forms_over_outputs(forms, sums=relaxed.sums), len(relaxed.network.nodes)).squeeze(1)
+    def minimum(relaxed: Relaxed, forms: Tensor, asked: Tensor) -> Tensor:
+        over_outputs = forms_over_outputs(forms, sums=relaxed.sums)
+        least = _minimum(relaxed, over_outputs, len(relaxed.network.nodes)).squeeze(1)
+        return least.masked_fill(~asked, -torch.inf)
 
 
 def _minimum(relaxed: Relaxed, forms: LinearForms, activation: int) -> Tensor:

@@ -35,6 +35,9 @@ from softadv.errors import SoftadvError
 # Bounds, lines and errors, and what their computation holds for a while.
 FLOATS_PER_NEURON = 32
 
+# Whose lower bounds are asked for, and whose upper bounds: bool (N, C, H, W) each.
+Sides = tuple[Tensor, Tensor]
+
 _RELAXATIONS: dict[Domain, Relaxation] = {"deepzono": zonotope_lines, "deeppoly": deeppoly_lines}
 
 
@@ -44,7 +47,8 @@ class Relaxed:
 
     center, radius: (N, C, H, W), the boxes are center +- radius, or a little less.
     lines: of each ReLU and max pooling, by its activation. errors: of each linear step that rounds,
-    (N, C, H, W), by its activation; none where rounding is not bounded.
+    (N, C, H, W), by its activation; none where rounding is not bounded. memo: what an engine made of these
+    before, by the id of what it was made from, which it keeps alive.
     """
 
     network: Network
@@ -52,6 +56,7 @@ class Relaxed:
     radius: Tensor
     lines: dict[int, Lines] = field(default_factory=dict)
     errors: dict[int, Tensor] = field(default_factory=dict)
+    memo: dict[int, tuple[object, Tensor]] = field(default_factory=dict, repr=False)
 
     @property
     def sums(self) -> torch.dtype:
@@ -74,13 +79,13 @@ class Engine(ABC):
 
     @staticmethod
     @abstractmethod
-    def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:
-        """Bounds of an activation's neurons; asked: bool (N, C, H, W). The others may keep what is known."""
+    def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
+        """Bounds of an activation's neurons, (N, C, H, W); what is not asked for keeps what is known."""
 
     @staticmethod
     @abstractmethod
-    def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
-        """Lower bounds (N, R) of forms (N, R, K) over the network's K outputs."""
+    def minimum(relaxed: Relaxed, forms: Tensor, asked: Tensor) -> Tensor:
+        """Lower bounds (N, R) of forms (N, R, K) over the network's K outputs; asked: bool (N, R), else -inf."""
 
 
 def lower_bounds(
@@ -104,7 +109,11 @@ def lower_bounds(
     analysis = _Analysis(network, box, domain, rounding, engine)
     for at, node in enumerate(network.nodes, 1):
         analysis.pass_through(at, node)
-    least = analysis.box_minimum(objective) if domain == "box" else engine.minimum(analysis.relaxed, objective)
+    least = (
+        analysis.box_minimum(objective)
+        if domain == "box"
+        else engine.minimum(analysis.relaxed, objective, torch.ones_like(objective[:, :, 0], dtype=torch.bool))
+    )
     if rounding is not None:
         least = least - rounding.flat(analysis.largest)[:, None]
         analysis.finite &= analysis.largest < overflow_limit(rounding.dtype)
@@ -200,7 +209,7 @@ class _Analysis:
             lower, upper = self._refined(node.inputs[0], undecided)
             return lower.reshape(shape), upper.reshape(shape)
         asked = undecided(lower, upper)
-        lower, upper = self.engine.bounds(self.relaxed, at, asked, (lower, upper))
+        lower, upper = self.engine.bounds(self.relaxed, at, (asked, asked), (lower, upper))
         if self.rounding is not None:
             flat = self.rounding.flat(self.largest)[:, None, None, None]
             # What a ReLU returns is at least 0, and exactly 0 where it is dead; max pooling compares such bounds.
@@ -213,8 +222,9 @@ class _Analysis:
 
     def _note(self, lower: Tensor, upper: Tensor) -> None:
         """Keep in mind which boxes overflow, and how large activations get."""
-        self.finite &= (lower.isfinite() & upper.isfinite()).flatten(1).all(1)
-        self.largest = torch.maximum(self.largest, _largest((lower, upper)).flatten(1).amax(1))
+        least, most = lower.flatten(1).amin(1), upper.flatten(1).amax(1)  # NaN if any is
+        self.finite &= least.isfinite() & most.isfinite()
+        self.largest = torch.maximum(self.largest, torch.maximum(-least, most))
 
     def _evaluated(self, at: int) -> Interval:
         """What an activation may be; after a ReLU that is less than its lines leave open."""

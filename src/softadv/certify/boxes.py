@@ -25,8 +25,8 @@ class Boxes:
     lower: Tensor | None = None
     upper: Tensor | None = None
 
-    def bounds(self, x: Tensor, part: slice, *, dtype: torch.dtype, sound: bool) -> Interval:
-        """The lower and upper bounds of the boxes of inputs x, which are number part.start to part.stop - 1."""
+    def bounds(self, x: Tensor, part: Tensor, *, dtype: torch.dtype, sound: bool) -> Interval:
+        """The lower and upper bounds of the boxes of inputs x; part: int64 (N,), their numbers."""
         if self.lower is None or self.upper is None:
             eps = _part(self.eps, part, x.device) if isinstance(self.eps, Tensor) else self.eps
             return box(x, eps=eps, clip=self.clip, dtype=dtype, sound=sound)
@@ -98,5 +98,5 @@ def _check(x: Tensor, holds: Tensor, complaint: str) -> None:
         raise SoftadvError(f"{complaint} for input {bad}")
 
 
-def _part(values: Tensor, part: slice, device: torch.device) -> Tensor:
-    return (values[part] if len(values) > 1 else values).to(device)
+def _part(values: Tensor, part: Tensor, device: torch.device) -> Tensor:
+    return (values[part.to(values.device)] if len(values) > 1 else values).to(device)

@@ -67,7 +67,8 @@ class Conv:
     def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
         outputs, inputs, kh, kw = self.weight.shape
         ones = self.weight.new_ones(self.groups, inputs, kh, kw)
-        live = self._apply(_live(lower, upper), ones, None).repeat_interleave(outputs // self.groups, 1)
+        live = self._apply(_live(lower, upper), ones, None)  # one number for all channels of a group
+        live = live if self.groups == 1 else live.repeat_interleave(outputs // self.groups, 1)
         found = _terms(self, arithmetic, lower, upper, live=live)
         return replace(found, count=torch.ones_like(live), most=1) if self.selects else found
 

@@ -9,12 +9,35 @@
 
 #include "forms.h"
 
+// The numbers of an image's neurons that anything further back depends on.
+struct UsedNeurons {
+    int image = -1;
+    int channels = 0;
+    std::vector<int32_t> number;
+    std::vector<int32_t> first;  // of each pixel, its place among the numbers
+
+    // Where the numbers from a pixel's first neuron on begin.
+    int32_t from(int64_t neuron) const { return first[neuron / channels]; }
+
+    void list(int new_image, const uint8_t* used, const Plane& plane) {
+        image = new_image;
+        channels = plane.channels;
+        number.clear();
+        first.clear();
+        for (int64_t k = 0; k < plane.neurons(); ++k) {
+            if (k % channels == 0) first.push_back(number.size());
+            if (used[k]) number.push_back(k);
+        }
+        first.push_back(number.size());
+    }
+};
+
 // One block of forms of one image, on its way back to the input. A worker keeps one and uses it again.
 template <class T, int V>
 class Block {
   public:
     explicit Block(const Program<T>& program, std::vector<Vector<T>>& coefs, std::vector<uint8_t>& live)
-        : program_(program), forms_(program.steps + 1) {
+        : program_(program), forms_(program.steps + 1), used_(program.steps) {
         int64_t neurons = 0;
         for (int a = 0; a <= program.steps; ++a) {
             forms_[a].plane = program.plane[a];
@@ -42,7 +65,7 @@ class Block {
             Forms<T, V>& in = forms_[step.inputs[0]];
             add_constants(step, out, row);
             switch (step.kind) {
-                case kConv: conv(step, out, in); break;
+                case kConv: conv(step, out, in, image); break;
                 case kScale: scale(step, out, in); break;
                 case kFlatten: flatten(out, in); break;
                 case kCopy: pass(out, in); break;
@@ -99,7 +122,7 @@ class Block {
         });
     }
 
-    void conv(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in) {
+    void conv(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in, int image) {
         const int taps_x = step.kernel[1], outs = out.plane.channels / step.groups;
         const int ins = in.plane.channels / step.groups;
         const int64_t per_out = int64_t(step.kernel[0]) * taps_x * ins;
@@ -111,9 +134,16 @@ class Block {
                            std::max(0, first(1, w.x0)), std::min(in.plane.width, last(1, w.x1 - 1) + 1)};
         if (reach.empty()) return;
         in.include(reach);
+        const bool listed = step.used && joined;
+        const UsedNeurons* used = listed ? &used_by(step, in.plane, image) : nullptr;
         for (int y = reach.y0; y < reach.y1; ++y)
-            for (int x = reach.x0; x < reach.x1; ++x)
-                for (int c = 0; c < in.plane.channels; ++c) in.touch(in.at(y, x) + c);
+            for (int x = reach.x0; x < reach.x1; ++x) {
+                const int64_t k = in.at(y, x);
+                if (used)
+                    for (int i = used->from(k); i < used->from(k + in.plane.channels); ++i) in.touch(used->number[i]);
+                else
+                    for (int c = 0; c < in.plane.channels; ++c) in.touch(k + c);
+            }
         coefs_.resize(outs);
         weights_.resize(outs);
         for (int y = w.y0; y < w.y1; ++y)
@@ -135,12 +165,29 @@ class Block {
                     for (int i = 0; i < step.kernel[0]; ++i) {
                         const int ty = first(0, y) + i * step.dilation[0];
                         if (ty < 0 || ty >= in.plane.height) continue;
-                        for (int j = from; j < to; j += joined ? to - from : 1)
-                            accumulate<T, V>(coefs_.data(), weights_.data(), count, (int64_t(i) * taps_x + j) * ins,
-                                             joined ? int64_t(to - from) * ins : ins,
-                                             in.of(in.at(ty, left + j * d) + group * ins));
+                        for (int j = from; j < to; j += joined ? to - from : 1) {
+                            const int64_t first = in.at(ty, left + j * d) + group * ins;
+                            const int64_t run = joined ? int64_t(to - from) * ins : ins;
+                            const int64_t weight = (int64_t(i) * taps_x + j) * ins - first;
+                            if (used) {
+                                const int32_t* number = used->number.data() + used->from(first);
+                                accumulate<T, V>(coefs_.data(), weights_.data(), count, weight,
+                                                 used->from(first + run) - used->from(first),
+                                                 [=](int64_t t) { return number[t]; }, in.coefs);
+                            } else {
+                                accumulate<T, V>(coefs_.data(), weights_.data(), count, weight, run,
+                                                 [=](int64_t t) { return first + t; }, in.coefs);
+                            }
+                        }
                     }
                 }
+    }
+
+    // The used inputs of a convolution, listed once for an image.
+    const UsedNeurons& used_by(const Step<T>& step, const Plane& plane, int image) {
+        UsedNeurons& found = used_[&step - program_.step];
+        if (found.image != image) found.list(image, step.used + image * plane.neurons(), plane);
+        return found;
     }
 
     void scale(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in) {
@@ -172,8 +219,9 @@ class Block {
         in.include(out.window);
         Sum sum(*this);
         each(out, [&](int64_t k, int) {
-            const T* nothing[] = {step.lower_slope, step.upper_slope, step.upper_offset};
-            if (std::all_of(nothing, nothing + 3, [&](const T* line) { return line[row + k] == 0; })) return;
+            const T* lines[] = {step.lower_slope, step.upper_slope, step.lower_offset, step.upper_offset};
+            auto zero = [&](const T* line) { return !line || line[row + k] == 0; };
+            if (std::all_of(lines, lines + 4, zero)) return;
             follow_lines(step, row + k, out.of(k), in.touch(k), sum);
         });
     }
@@ -214,6 +262,7 @@ class Block {
 
     const Program<T>& program_;
     std::vector<Forms<T, V>> forms_;
+    std::vector<UsedNeurons> used_;
     std::vector<const Vector<T>*> coefs_;
     std::vector<const T*> weights_;
     double total_[V * Simd<T>::lanes];

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64, kTile = 8;  // 8 outputs x 2 vectors fill half of 32 registers
@@ -38,6 +39,7 @@ struct Plane {
 template <class T>
 struct Step {
     int32_t kind, inputs[2], kernel[2], stride[2], padding[2], dilation[2], groups;
+    const uint8_t* used;    // per image, of the input's neurons: 0 where nothing further back depends on it; or null
     const T* weight;        // conv: (out channels, kernel height, kernel width, in channels / groups); scale: (neurons)
     const T* bias;          // (out channels), or null
     const T* error;         // per image: what rounding may add to or take from each output, or null
@@ -98,30 +100,37 @@ struct Forms {
     }
 };
 
-// out[t] += sum over i of weights[i][t] * coefs[i], for N outputs t.
-template <class T, int V, int N>
-inline void tile(const Vector<T>* const* coefs, const T* const* weights, int count, int64_t from, Vector<T>* out) {
+// out[at(t)] += sum over i of weights[i][from + at(t)] * coefs[i], for N numbers at(t).
+template <class T, int V, int N, class At>
+inline void tile(const Vector<T>* const* coefs, const T* const* weights, int count, int64_t from, At at,
+                 Vector<T>* out) {
+    int64_t place[N];
+    for (int t = 0; t < N; ++t) place[t] = at(t);
     Vector<T> sum[N][V] = {};
     for (int i = 0; i < count; ++i) {
         const T* w = weights[i] + from;
         Vector<T> c[V];
         for (int v = 0; v < V; ++v) c[v] = coefs[i][v];
         for (int t = 0; t < N; ++t)
-            for (int v = 0; v < V; ++v) sum[t][v] += c[v] * w[t];
+            for (int v = 0; v < V; ++v) sum[t][v] += c[v] * w[place[t]];
     }
     for (int t = 0; t < N; ++t)
-        for (int v = 0; v < V; ++v) out[t * V + v] += sum[t][v];
+        for (int v = 0; v < V; ++v) out[place[t] * V + v] += sum[t][v];
 }
 
-template <class T, int V>
+// The same for `run` numbers at(t), which are consecutive or a list of them.
+template <class T, int V, class At>
 inline void accumulate(const Vector<T>* const* coefs, const T* const* weights, int count, int64_t from, int64_t run,
-                       Vector<T>* out) {
+                       At at, Vector<T>* out) {
     for (int i = 0; i < count; i += kDepth) {
         const int some = std::min(kDepth, count - i);
-        int64_t t = 0;
-        for (; t + kTile <= run; t += kTile) tile<T, V, kTile>(coefs + i, weights + i, some, from + t, out + t * V);
-        if constexpr (kTile > 4)
-            for (; t + 4 <= run; t += 4) tile<T, V, 4>(coefs + i, weights + i, some, from + t, out + t * V);
-        for (; t < run; ++t) tile<T, V, 1>(coefs + i, weights + i, some, from + t, out + t * V);
+        auto tiles = [&](auto size, int64_t t) {
+            for (; t + size() <= run; t += size())
+                tile<T, V, size()>(coefs + i, weights + i, some, from, [&](int64_t k) { return at(t + k); }, out);
+            return t;
+        };
+        int64_t t = tiles(std::integral_constant<int, kTile>{}, 0);
+        if constexpr (kTile > 4) t = tiles(std::integral_constant<int, 4>{}, t);
+        tiles(std::integral_constant<int, 1>{}, t);
     }
 }

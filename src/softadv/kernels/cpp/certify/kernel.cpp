@@ -20,6 +20,15 @@
 
 namespace {
 
+// What is asked about a neuron: both may be.
+constexpr uint8_t kLower = 1, kUpper = 2;
+
+// A lane's form: a neuron of a position, or its negative.
+struct Side {
+    int channel;
+    bool negative;
+};
+
 // The blocks of one worker; both sizes share their memory.
 template <class T>
 struct Worker {
@@ -35,7 +44,8 @@ struct Worker {
 
     std::vector<Vector<T>> coefs;
     std::vector<uint8_t> live;
-    std::vector<int> asked;
+    std::vector<Side> sides;
+    std::vector<int> rows;
     Block<T, kMostVectors> wide;
     Block<T, 1> narrow;
 };
@@ -64,26 +74,22 @@ int32_t share(const Program<T>& program, int64_t tasks, Work work) {
     return failed;
 }
 
-// Bounds of neurons number `first` to `last` of the asked channels at one position: each is two lanes.
+// One bound in each lane, of neurons at one position: the upper bound is minus the least value of the negative.
 template <class T, int V>
-void bound_neurons(Block<T, V>& block, int activation, int image, int64_t position, const std::vector<int>& asked,
-                   int first, int last, T* lower, T* upper) {
+void bound_neurons(Block<T, V>& block, int activation, int image, int64_t position, const Side* sides, int count,
+                   T* lower, T* upper) {
     block.begin();
     Forms<T, V>& f = block.forms(activation);
     const int y = position / f.plane.width, x = position % f.plane.width;
     f.include({y, y + 1, x, x + 1});
-    for (int i = first; i < last; ++i) {
-        Vector<T>* c = f.touch(f.at(y, x) + asked[i]);
-        for (int sign = 0; sign < 2; ++sign) {
-            const int lane = 2 * (i - first) + sign;
-            c[lane / Simd<T>::lanes][lane % Simd<T>::lanes] = sign ? -1 : 1;
-        }
+    for (int lane = 0; lane < count; ++lane) {
+        Vector<T>* c = f.touch(f.at(y, x) + sides[lane].channel);
+        c[lane / Simd<T>::lanes][lane % Simd<T>::lanes] = sides[lane].negative ? -1 : 1;
     }
     block.substitute(activation, image);
-    for (int i = first; i < last; ++i) {
-        const int64_t k = image * f.plane.neurons() + f.at(y, x) + asked[i];
-        lower[k] = block.least(2 * (i - first));
-        upper[k] = -block.least(2 * (i - first) + 1);  // the least of the negative, negated
+    for (int lane = 0; lane < count; ++lane) {
+        const int64_t k = image * f.plane.neurons() + f.at(y, x) + sides[lane].channel;
+        sides[lane].negative ? upper[k] = -block.least(lane) : lower[k] = block.least(lane);
     }
 }
 
@@ -91,47 +97,58 @@ template <class T>
 int32_t bounds(const Program<T>& program, int activation, const uint8_t* asked, T* lower, T* upper) {
     const Plane plane = program.plane[activation];
     const int64_t positions = int64_t(plane.height) * plane.width;
-    const int per_block = kMostVectors * Simd<T>::lanes / 2;
-    const int64_t blocks = (plane.channels + per_block - 1) / per_block;
+    const int per_block = kMostVectors * Simd<T>::lanes;
+    const int64_t blocks = (2 * plane.channels + per_block - 1) / per_block;
     return share(program, program.images * positions * blocks, [&](Worker<T>& worker, int64_t task) {
         const int64_t place = task / blocks;  // image and position
-        worker.asked.clear();
-        for (int c = 0; c < plane.channels; ++c)
-            if (asked[place * plane.channels + c]) worker.asked.push_back(c);
-        const int count = worker.asked.size(), first = task % blocks * per_block;
-        const int last = std::min(count, first + per_block);
-        if (first >= last) return;
+        worker.sides.clear();
+        for (int c = 0; c < plane.channels; ++c) {
+            if (asked[place * plane.channels + c] & kLower) worker.sides.push_back({c, false});
+            if (asked[place * plane.channels + c] & kUpper) worker.sides.push_back({c, true});
+        }
+        const int first = task % blocks * per_block;
+        const int count = std::min(int(worker.sides.size()) - first, per_block);
+        if (count <= 0) return;
         auto run = [&](auto& block) {
-            bound_neurons(block, activation, place / positions, place % positions, worker.asked, first, last, lower,
-                          upper);
+            bound_neurons(block, activation, place / positions, place % positions, worker.sides.data() + first, count,
+                          lower, upper);
         };
-        last - first > per_block / 2 ? run(worker.wide) : run(worker.narrow);
+        count > per_block / 2 ? run(worker.wide) : run(worker.narrow);
     });
 }
 
+// One form in each lane; rows: their numbers among an image's forms.
 template <class T, int V>
-void bound_forms(Block<T, V>& block, int activation, int image, const T* coefs, int count, T* least) {
+void bound_forms(Block<T, V>& block, int activation, int image, const T* coefs, const int* rows, int count,
+                 T* least) {
     block.begin();
     Forms<T, V>& f = block.forms(activation);
     f.include({0, f.plane.height, 0, f.plane.width});
     for (int64_t k = 0; k < f.plane.neurons(); ++k) {
         Vector<T>* c = f.touch(k);
         for (int lane = 0; lane < count; ++lane)
-            c[lane / Simd<T>::lanes][lane % Simd<T>::lanes] = coefs[lane * f.plane.neurons() + k];
+            c[lane / Simd<T>::lanes][lane % Simd<T>::lanes] = coefs[rows[lane] * f.plane.neurons() + k];
     }
     block.substitute(activation, image);
-    for (int lane = 0; lane < count; ++lane) least[lane] = block.least(lane);
+    for (int lane = 0; lane < count; ++lane) least[rows[lane]] = block.least(lane);
 }
 
 template <class T>
-int32_t minimum(const Program<T>& program, int activation, int rows, const T* coefs, T* least) {
+int32_t minimum(const Program<T>& program, int activation, int rows, const uint8_t* asked, const T* coefs, T* least) {
     const int per_block = kMostVectors * Simd<T>::lanes;
     const int64_t blocks = (rows + per_block - 1) / per_block;
     return share(program, program.images * blocks, [&](Worker<T>& worker, int64_t task) {
-        const int image = task / blocks, first = task % blocks * per_block, count = std::min(per_block, rows - first);
-        const int64_t row = int64_t(image) * rows + first;
-        const T* from = coefs + row * program.plane[activation].neurons();
-        auto run = [&](auto& block) { bound_forms(block, activation, image, from, count, least + row); };
+        const int64_t image = task / blocks, from = image * rows;
+        worker.rows.clear();
+        for (int row = 0; row < rows; ++row)
+            if (asked[from + row]) worker.rows.push_back(row);
+        const int first = task % blocks * per_block;
+        const int count = std::min(int(worker.rows.size()) - first, per_block);
+        if (count <= 0) return;
+        auto run = [&](auto& block) {
+            bound_forms(block, activation, image, coefs + from * program.plane[activation].neurons(),
+                        worker.rows.data() + first, count, least + from);
+        };
         count > per_block / 2 ? run(worker.wide) : run(worker.narrow);
     });
 }
@@ -140,8 +157,9 @@ int32_t minimum(const Program<T>& program, int activation, int rows, const T* co
 
 // What backsub_cpp.py calls. Each returns 0, or 1 where memory ran out.
 //
-// bounds: of the neurons of an activation that are asked for, bool (images, neurons); written into lower
-// and upper, (images, neurons). minimum: of forms (images, rows, neurons) over an activation, (images, rows).
+// bounds: of an activation's neurons; asked: kLower, kUpper, their sum or 0, (images, neurons). What is asked is
+// written into lower and upper, (images, neurons). minimum: of forms (images, rows, neurons) over an activation that
+// are asked for, 0 or 1 (images, rows); written into least, (images, rows).
 extern "C" {
 int32_t bounds_float(const Program<float>* program, int32_t activation, const uint8_t* asked, float* lower,
                      float* upper) {
@@ -151,12 +169,12 @@ int32_t bounds_double(const Program<double>* program, int32_t activation, const 
                       double* upper) {
     return bounds(*program, activation, asked, lower, upper);
 }
-int32_t minimum_float(const Program<float>* program, int32_t activation, int32_t rows, const float* coefs,
-                      float* least) {
-    return minimum(*program, activation, rows, coefs, least);
+int32_t minimum_float(const Program<float>* program, int32_t activation, int32_t rows, const uint8_t* asked,
+                      const float* coefs, float* least) {
+    return minimum(*program, activation, rows, asked, coefs, least);
 }
-int32_t minimum_double(const Program<double>* program, int32_t activation, int32_t rows, const double* coefs,
-                       double* least) {
-    return minimum(*program, activation, rows, coefs, least);
+int32_t minimum_double(const Program<double>* program, int32_t activation, int32_t rows, const uint8_t* asked,
+                       const double* coefs, double* least) {
+    return minimum(*program, activation, rows, asked, coefs, least);
 }
 }
