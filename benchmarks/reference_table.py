@@ -15,7 +15,6 @@ from softadv.experiments.reference import read_summary
 from softadv.experiments.runs import Run, all_series, finished_runs, read_entries, value_of
 from softadv.experiments.spec_text import Series, by_setting
 from softadv.report.comparisons import compare
-from softadv.report.interval_bars import signed
 from softadv.report.provenance import commit_remarks
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
@@ -157,6 +156,11 @@ def _seeds(runs: Sequence[Series], setting: str, method: str) -> int:
 
 def _finished(runs: Sequence[Series], setting: str, method: str) -> list[Series]:
     return [run for run in runs if run.result and (run.trial.setting, run.trial.method) == (setting, method)]
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, and a minus that is as wide as the plus."""
+    return decimal(value, sign=True).replace("-", "−")
 
 
 def _interval(found: Estimate | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -43,7 +44,7 @@ def test_reproduce_ends_with_the_claims_and_the_report(
     assert run("reproduce", str(grid), "--out", str(folder)) == 0
     last = capsys.readouterr().out.rstrip().splitlines()
     assert last[-1] == f"Report: {folder / 'report' / 'index.html'}"
-    assert last[-2] == "No claim is about these trials; the report compares their methods."
+    assert last[-3] == "No claim is about these trials; the report compares their methods."
     assert (folder / "report" / "index.html").stat().st_size > 10_000
 
 
@@ -67,7 +68,7 @@ def expect_neurons(folder: Path, *, mnist: int) -> None:
 def test_a_failing_expectation_is_exit_code_1(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expect_neurons(tmp_path, mnist=1)
     assert run("compare", str(folder), "--expected", str(tmp_path)) == 1
-    assert "0 holds, 1 fails, 0 inconclusive, 0 not run" in capsys.readouterr().out
+    assert "✗ fails         1  t\n" in capsys.readouterr().out
 
 
 def test_compare_and_report_work_from_the_folder_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,6 +78,27 @@ def test_compare_and_report_work_from_the_folder_alone(folder: Path, capsys: pyt
     assert page.exists()
     assert run("compare", str(folder)) == 0
     assert "No claim is about these trials" in capsys.readouterr().out
+
+
+def test_json_is_all_that_is_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["compare", str(folder)], ["reproduce", str(folder.parent / "tiny.toml"), "--out", str(folder)]):
+        assert run(*command, "--json") == 0
+        told = json.loads(capsys.readouterr().out)
+        assert Path(told["report"]).is_file()
+        assert (told["grid"], told["folder"], told["exit_code"]) == ("tiny", str(folder), 0)
+
+
+def test_quiet_leaves_out_the_progress_and_verbose_gives_reasons(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expect_neurons(tmp_path, mnist=3614)
+    command = ["reproduce", str(folder.parent / "tiny.toml"), "--out", str(folder), "--expected", str(tmp_path)]
+    assert run(*command, "--quiet") == 0
+    told = capsys.readouterr().out
+    assert "tiny-soft" not in told
+    assert told.endswith(f"\nReport: {folder / 'report' / 'index.html'}\n")
+    assert run(*command, "--verbose") == 0
+    assert "✓ holds  1: t\n    MNIST 3,614 and CIFAR-10 4,862 neurons\n" in capsys.readouterr().out
 
 
 def test_train_makes_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,6 +188,8 @@ NOT_THERE = {
 }  # fmt: skip
 
 WRONG = {
+    "verdicts of a part": (["reproduce", "smoke", "--json", "--shard", "1/2"], "--dry-run and --shard have none"),
+    "two ways of saying": (["compare", ".", "--quiet", "--json"], "--quiet, --verbose and --json: give one of them"),
     "an unknown grid": (["reproduce", "nope"], "no grid is named 'nope'"),
     "a missing grid file": (["reproduce", "nope.toml"], "nope.toml: cannot be read (No such file or directory)"),
     "an unknown method": (["reproduce", "smoke", "--methods", "softly"], "unknown method 'softly'"),

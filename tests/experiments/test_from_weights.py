@@ -55,7 +55,7 @@ def test_the_same_machine_gets_the_same_figures_without_training(
 
     monkeypatch.setattr("softadv.training.trainer.train_epoch", training)
     assert reproduce() == 0
-    assert "3 holds, 0 fails" in capsys.readouterr().out  # the reference of each method
+    assert "softadv's checks: 3 hold\n" in capsys.readouterr().out  # the reference of each method
     folder = root / "runs" / "tiny-from-weights"
     for name in NAMES:
         found, before = RunFolder(folder / name), RunFolder(root / "runs" / name)

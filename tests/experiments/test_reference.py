@@ -289,11 +289,11 @@ def test_a_row_outside_the_tolerance_is_red_and_exit_code_1(
     expected = reference.parent
     shutil.copy(expected_folder() / "paper.toml", expected)
     assert run("compare", str(tiny), "--expected", str(expected)) == 0
-    assert "3 holds, 0 fails" in capsys.readouterr().out
+    assert "softadv's checks: 3 hold\n" in capsys.readouterr().out
     edit(reference / "tiny" / f"{SOFT}.json", lambda t: t["result"].update(natural_accuracy=0.999))
     assert run("compare", str(tiny), "--expected", str(expected)) == 1
     told = " ".join(capsys.readouterr().out.split())
-    assert "2 holds, 1 fails" in told
+    assert "softadv's checks: 2 hold, 1 fails ✗ fails reference" in told
     assert "✗ fails" in told
 
 

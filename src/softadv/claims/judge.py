@@ -19,6 +19,8 @@ from softadv.experiments.runs import NotRun, Run
 from softadv.experiments.spec import packaged_grids
 
 Outcome = Literal["holds", "fails", "inconclusive", "not run"]
+# Whose claim it is: the paper's; the same asked of runs with fewer epochs; softadv's own; no claim, but a check of it.
+ClaimKind = Literal["paper", "short", "own", "check"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,15 @@ class Claim:
     title: str
     source: str  # the paper's section, or the file that holds the measured expectation
     assumption: str = ""  # what the rule takes that the source does not state
+
+    @property
+    def kind(self) -> ClaimKind:
+        """Whose claim it is, by its source."""
+        if self.source.startswith("section"):
+            return "paper"
+        if self.source.startswith("as claim"):
+            return "short"
+        return "check" if self.source.startswith(("measured", "softadv, smoke")) else "own"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from softadv.claims.judge import Verdict, expectations_of, judge
+from softadv.claims.needed_grids import needed_grids
 from softadv.claims.reference_check import agree
 from softadv.cli import output
+from softadv.cli.ending import Detail, Ending, show_ending
 from softadv.cli.progress_bar import Display
 from softadv.errors import SoftadvError
 from softadv.experiments.grid import GridRun, grid_command, grid_name
@@ -15,29 +17,52 @@ from softadv.experiments.reference import FROM_WEIGHTS, REFERENCE, is_reference,
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import Entry, finished_runs, read_entries, read_entry
 from softadv.experiments.shard import Shard
+from softadv.report.comparisons import comparisons
+from softadv.report.results_table import attack_title, result_groups
+from softadv.report.summary import QUESTION, WITHOUT_SOFT, answer
 
 
-def close(folder: Path, *, expected: Path, out: Path | None = None, refused: Sequence[str] = ()) -> int:
-    """Compare, report, and print the verdicts; the exit code: 1 when an expectation or a trial failed, 2 for bad input.
+def close(
+    folder: Path,
+    *,
+    expected: Path,
+    out: Path | None = None,
+    refused: Sequence[str] = (),
+    detail: Detail = "usual",
+) -> int:
+    """Compare, report, and say what was found; the exit code: 1 when an expectation or a trial failed, 2 for bad input.
 
     folder: of a grid's runs, or a grid's reference. expected: the folder of expected results.
     out: where the report goes, else below the folder; without it there is none of a reference.
-    refused: lines that say what was not run for its bad input.
+    refused: lines that say what was not run for its bad input. detail: how much is said.
     """
     entries = read_entries(folder)
     verdicts = verdicts_on(folder, entries, expected=expected)
     shown = out is not None or not is_reference(folder)
-    report = write_page(folder, entries, verdicts, expected=expected, out=out) if shown else None
-    output.show_verdicts(verdicts, report=report)
+    silent = detail in ("quiet", "json")
+    report = write_page(folder, entries, verdicts, expected=expected, out=out, silent=silent) if shown else None
     lost = [entry for entry in entries if entry.state in ("failed", "unreadable")]
+    code = 2 if refused else int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
+    soft = any(entry.trial and entry.trial.method == "soft" for entry in entries)
+    missing = [verdict.claim for verdict in verdicts if verdict.outcome == "not run" and verdict.claim.kind == "paper"]
+    ending = Ending(
+        grid=_name(folder),
+        folder=folder,
+        answer=answer(comparisons(entries), question=QUESTION if soft else WITHOUT_SOFT),
+        groups=result_groups(entries),
+        attack=attack_title(entries),
+        verdicts=verdicts,
+        needed=needed_grids(missing, expectations_of(_grid(folder), _settings(entries), expected)) if missing else (),
+        report=report,
+        code=code,
+    )
+    show_ending(ending, detail=detail)
     for entry in lost:
         where = folder if is_reference(folder) else entry.folder.path
         output.complain(f"{entry.name} {entry.state}: {entry.note}; see {where}")
     for message in refused:
         output.complain(message)
-    if refused:
-        return 2
-    return int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
+    return code
 
 
 def close_part(folder: Path, part: Shard, ran: GridRun) -> int:
@@ -65,9 +90,17 @@ def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> li
 
 
 def write_page(
-    folder: Path, entries: Sequence[Entry], verdicts: Sequence[Verdict], *, expected: Path, out: Path | None
+    folder: Path,
+    entries: Sequence[Entry],
+    verdicts: Sequence[Verdict],
+    *,
+    expected: Path,
+    out: Path | None,
+    silent: bool = False,
 ) -> Path:
     """Write the report's page and figures into `out`, else into report/ in the folder; returns the page's path.
+
+    silent: whether nothing is shown meanwhile.
 
     Raises SoftadvError for a reference without an out, since a reference holds what was measured and nothing else.
     """
@@ -77,7 +110,7 @@ def write_page(
     notice = _notice(folder, entries)
     expectations = expectations_of(_grid(folder), _settings(entries), expected)
     title = _name(folder)
-    with Display(output.console(), work=None) as display:
+    with Display(output.console(silent=silent), work=None) as display:
         display.advance(title, "drawing figures", 0)
         from softadv.report.page import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
 

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from rich.console import Console
 
 from softadv.claims.judge import judge
 from softadv.cli import output
 from softadv.cli.finish import close, close_part, verdicts_on, write_page
 from softadv.cli.options import (
     AllowDirty,
+    AsJson,
     AskAutoattack,
     DataRoot,
     DeviceName,
@@ -33,11 +35,14 @@ from softadv.cli.options import (
     Methods,
     OtherImages,
     PageOut,
+    Quiet,
     Redo,
     ReferenceFolder,
     Seeds,
     ShardOf,
     Threads,
+    Verbose,
+    chosen_detail,
     chosen_expected,
     given_command,
     parse_settings,
@@ -84,6 +89,9 @@ def reproduce(
     gpus_per_trial: GpusPerTrial = None,
     shard: ShardOf = None,
     dry_run: DryRun = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
 ) -> int:
     """Run a grid, compare it with what is expected, and report.
 
@@ -98,6 +106,10 @@ def reproduce(
     part = None if shard is None else parse_shard(shard)
     if from_weights and (running.elsewhere or part is not None or dry_run):
         raise SoftadvError("--jobs, --shard and --dry-run are for training, not for --from-weights")
+    detail = chosen_detail(quiet=quiet, verbose=verbose, as_json=as_json)
+    if as_json and (dry_run or part is not None):
+        raise SoftadvError("--json is of a whole grid's verdicts: --dry-run and --shard have none")
+    screen = output.console(silent=detail in ("quiet", "json"))
     wanted = None if methods is None else [method.strip() for method in methods.split(",")]
     chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs, certifier=certifier)
     expected = chosen_expected(expected)
@@ -126,14 +138,16 @@ def reproduce(
         elsewhere=where.type if running.elsewhere else None,
     )  # fmt: skip
     count = f"{len(prepared.trials)} trial{'' if len(prepared.trials) == 1 else 's'}"
-    output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}")
-    _say_left(prepared.left)
+    output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}", on=screen)
+    _say_left(prepared.left, on=screen)
     for line in stored.remarks if stored else ():
-        output.say(line)
+        output.say(line, on=screen)
     if stored is None:
-        say_estimate(estimate(prepared.trials, folder=folder, records=records), running=running, device=where)
+        say_estimate(
+            estimate(prepared.trials, folder=folder, records=records), running=running, device=where, on=screen
+        )
     work = stored.work(prepared) if stored else prepared.work
-    with Display(output.console(), work=work, trials=[trial.name for trial in chosen.trials]) as display:
+    with Display(screen, work=work, trials=[trial.name for trial in chosen.trials]) as display:
         report = display.advance
         if stored is not None:
             ran = evaluate_grid(prepared, stored, report=report)
@@ -143,7 +157,7 @@ def reproduce(
     if part is not None:
         return close_part(folder, part, ran)
     refused = [*ran.refused.values(), *(stored.refused if stored else ())]
-    return close(folder, expected=expected, refused=refused)
+    return close(folder, expected=expected, refused=refused, detail=detail)
 
 
 def train(
@@ -184,12 +198,20 @@ def train(
     output.show_result(result, out)
 
 
-def compare(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> int:
+def compare(
+    folder: FinishedFolder,
+    out: PageOut = None,
+    expected: Expected = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> int:
     """Say claim by claim what holds.
 
     And whether the reference is met; from a run folder alone.
     """
-    return close(folder, expected=chosen_expected(expected), out=out)
+    detail = chosen_detail(quiet=quiet, verbose=verbose, as_json=as_json)
+    return close(folder, expected=chosen_expected(expected), out=out, detail=detail)
 
 
 def report(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> None:
@@ -221,6 +243,6 @@ def _program() -> tuple[str, ...]:
     return ("softadv", "reproduce") if checkout_expected() is None else ("./reproduce.sh",)
 
 
-def _say_left(paths: Sequence[Path]) -> None:
+def _say_left(paths: Sequence[Path], *, on: Console | None = None) -> None:
     for path in paths:
-        output.say(f"{path}: left as it is, since softadv did not write it")
+        output.say(f"{path}: left as it is, since softadv did not write it", on=on)

@@ -18,6 +18,7 @@ from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, nu
 from softadv.attacks import load_attack
 from softadv.certify import Domain
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
+from softadv.cli.ending import Detail
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
@@ -125,6 +126,9 @@ Redo = Annotated[
 AllowDirty = Annotated[
     bool, typer.Option("--allow-dirty", help="Also trials run with changes on top of a commit, or of an unknown one.")
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say only the answer, what fails, and where the report is.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Say of every claim why it was decided so.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with verdicts and paths, nothing else.")]
 Expected = Annotated[Path | None, path_option("--expected", "Folder of expected results; else softadv's own.")]
 
 
@@ -199,6 +203,13 @@ def chosen_expected(given: Path | None) -> Path:
     if given is not None and not given.is_dir():
         raise SoftadvError(f"--expected {given}: no such folder")
     return given or expected_folder()
+
+
+def chosen_detail(*, quiet: bool, verbose: bool, as_json: bool) -> Detail:
+    """How much is said. Raises SoftadvError where two of these options are given."""
+    if quiet + verbose + as_json > 1:
+        raise SoftadvError("--quiet, --verbose and --json: give one of them")
+    return "quiet" if quiet else "verbose" if verbose else "json" if as_json else "usual"
 
 
 def chosen_radius(saved: Saved, given: str | None) -> float:

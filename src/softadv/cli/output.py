@@ -16,16 +16,16 @@ from rich.table import Table
 
 from softadv._decimals import percent
 from softadv.certify.per_image import STANDINGS, Summary
-from softadv.claims.judge import Outcome, Verdict
+from softadv.claims.judge import Outcome
 from softadv.cli.doctor import Finding
 from softadv.errors import SoftadvWarning
 from softadv.experiments.records import Result
 from softadv.experiments.store_reference import Kept
 
-# A word and a sign, so that a verdict never hangs on a colour.
 _CLOSED = 141  # as a shell shows a program that a closed pipe ended
 
-_STYLES: dict[Outcome, str] = {
+# A word and a sign, so that a verdict never hangs on a colour.
+OUTCOME_STYLES: dict[Outcome, str] = {
     "holds": "[green]✓ holds[/]",
     "fails": "[bold red]✗ fails[/]",
     "inconclusive": "[yellow]? inconclusive[/]",
@@ -84,35 +84,12 @@ def watched_output() -> Iterator[None]:
         sys.stdout = stream
 
 
-def console() -> Console:
-    """Standard output; a log that is no terminal gets lines long enough for the tables."""
+def console(*, silent: bool = False, log_width: int = 120) -> Console:
+    """Standard output. log_width: columns of a table in a log that is no terminal. silent: one that prints nothing."""
+    if silent:
+        return Console(quiet=True, force_terminal=False)
     found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=120)
-
-
-def show_verdicts(verdicts: Sequence[Verdict], *, report: Path | None) -> None:
-    """The claims table, what it adds up to, and where the report lies, if there is one: a reproduction's last lines."""
-    screen = console()
-    if verdicts:
-        screen.print(_claims(verdicts))
-        counts = {name: sum(v.outcome == name for v in verdicts) for name in _STYLES}
-        screen.print(", ".join(f"{count} {name}" for name, count in counts.items()))
-    else:
-        screen.print("No claim is about these trials; the report compares their methods.")
-    if report is not None:
-        screen.print(f"Report: {escape(str(report))}", soft_wrap=True)
-
-
-def _claims(verdicts: Sequence[Verdict]) -> Table:
-    table = Table(title="Claims", title_justify="left", title_style="bold", expand=True)
-    table.add_column("Claim", max_width=18)  # those of the reference have a line for the setting
-    table.add_column("What it says", ratio=5)
-    table.add_column("Verdict", no_wrap=True)
-    table.add_column("Because", ratio=5)
-    for verdict in verdicts:
-        claim = verdict.claim
-        table.add_row(escape(claim.id), escape(claim.title), _STYLES[verdict.outcome], escape(verdict.reason))
-    return table
+    return found if found.is_terminal else Console(highlight=False, width=log_width)
 
 
 def show_result(result: Result, folder: Path) -> None:
@@ -179,9 +156,9 @@ def show_names(described: Mapping[str, str]) -> None:
         say(f"{name:{width}}  {text}".rstrip())
 
 
-def say(line: str) -> None:
-    """One line of plain text."""
-    console().print(escape(line), soft_wrap=True)
+def say(line: str, *, on: Console | None = None) -> None:
+    """One line of plain text, on the console or on another one."""
+    (on or console()).print(escape(line), soft_wrap=True)
 
 
 def complain(line: str) -> None:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 import torch
+from rich.console import Console
 
 from softadv.cli import output
 from softadv.cli.progress_bar import duration
@@ -37,19 +38,19 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(_TERMINATED)
 
 
-def say_estimate(estimate: Estimate, *, running: Chosen, device: torch.device) -> None:
-    """How many trials are left to run, and about how long they take, by stored costs."""
+def say_estimate(estimate: Estimate, *, running: Chosen, device: torch.device, on: Console | None = None) -> None:
+    """How many trials are left to run, and about how long they take, by stored costs. on: as output.say takes it."""
     jobs = running.jobs or 1
     trials = f"{estimate.left} trial{'' if estimate.left == 1 else 's'} to run"
     if not estimate.left:
-        output.say("nothing to run: all have finished")
+        output.say("nothing to run: all have finished", on=on)
         return
     if not estimate.known:
-        output.say(f"{trials}; no costs of such trials are stored")
+        output.say(f"{trials}; no costs of such trials are stored", on=on)
         return
     part = "" if estimate.known == estimate.left else f", for {estimate.known} of them"
     side = "" if jobs == 1 else f", {jobs} side by side"
     machines = "; ".join(estimate.machines) or "unknown machines"
     here = environment.device_name(device)
     where = "on this machine" if estimate.machines == (here,) else f"on {machines}; here is {here}"
-    output.say(f"{trials}: about {duration(estimate.spread(jobs))}{side}{part}, by costs measured {where}")
+    output.say(f"{trials}: about {duration(estimate.spread(jobs))}{side}{part}, by costs measured {where}", on=on)
