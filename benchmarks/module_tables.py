@@ -10,7 +10,7 @@ import softadv
 
 SOURCE = Path(softadv.__file__).parent
 UPPER = ("cli", "report", "claims", "experiments", "training")  # packages, as the layers stand
-LOWER = ("attacks", "certify", "kernels", "_data", "")  # "": the modules beside the packages
+LOWER = ("attacks", "certify", "kernels", "_onnx", "_data", "")  # "": the modules beside the packages
 
 
 def modules(packages: Sequence[str]) -> str:

@@ -310,7 +310,7 @@ def test_damage_anywhere_in_weights_is_one_line_or_harmless(coloured, suffix):
 
 def test_files_that_are_not_weights_are_one_line(coloured):
     Path("net.onnx").write_bytes(b"")
-    assert refusal(load_model, "net.onnx", coloured).startswith("model net.onnx: ONNX files are not read yet")
+    assert refusal(load_model, "net.onnx", coloured).startswith("net.onnx: not a well-formed ONNX file")
     for name in ("no.pt", "no.safetensors"):
         assert refusal(load_model, name, coloured) == f"{name}: no such file"
     Path("folder.pt").mkdir()

@@ -50,7 +50,7 @@ class Normalize(nn.Module):
 
 def load_model(
     what: str | Path | Builder | nn.Module,
-    data: Dataset | About,
+    data: Dataset | About | None = None,
     *,
     weights: str | Path | None = None,
     normalize: bool = False,
@@ -59,8 +59,9 @@ def load_model(
     """A model for a data set, on the CPU; a module of one's own stays where it is.
 
     what: a registered name (names() lists them), "package.module:function", a function (shape, classes) -> nn.Module
-    where shape is (C, H, W), an nn.Module, or a file of weights, which says its model's name or is conv_small's.
-    data: the images and the number of classes that the model is for.
+    where shape is (C, H, W), an nn.Module, a file of weights, which says its model's name or is conv_small's, or an
+    ONNX file (docs/networks.md says which are read), of any shape of input and in its own floating-point type.
+    data: the images and the number of classes that the model is for; of an ONNX file it may be left out.
     weights: a file of weights of the model: .safetensors, or a state_dict in a .pt or .pth, which is read without
     running anything that it names. Where they begin with a Normalize layer, the model gets one.
     normalize: put a Normalize layer with the data's statistics first.
@@ -69,20 +70,38 @@ def load_model(
     Raises SoftadvError (one line) for an unknown name, for what cannot be imported or built, for a model with another
     number of outputs than the data have classes, and for weights of another model, or damaged ones.
     """
+    if isinstance(what, str | Path) and Path(what).suffix == ".onnx":
+        if weights is not None or normalize:
+            raise SoftadvError(f"model {what}: an ONNX file has its weights, and takes its images as they are")
+        return load_onnx(Path(what), data)
+    if data is None:
+        raise SoftadvError(f"model {what}: name the data that it is for; an ONNX file alone says so itself")
     if isinstance(what, str | Path) and Path(what).suffix in SUFFIXES:
         if weights is not None:
             raise SoftadvError(f"model {what}: is a file of weights, and others are given beside it: {weights}")
         state, metadata = read_weights(Path(what))
         return model_with_weights(metadata.get("model", "conv_small"), state, data, where=str(what))
-    if isinstance(what, str | Path) and Path(what).suffix == ".onnx":
-        raise SoftadvError(
-            f"model {what}: ONNX files are not read yet; name a model, and a file of its weights beside it"
-        )
     if weights is not None:
         state, _ = read_weights(Path(weights))
         return model_with_weights(what, state, data, where=str(weights))
     statistics = (data.mean, data.std) if normalize else None
     return build_model(what, data.image_shape, len(data.class_names), normalize=statistics, seed=seed)
+
+
+def load_onnx(path: Path, data: Dataset | About | None = None) -> nn.Module:
+    """The network of an ONNX file, in eval mode, on the CPU.
+
+    data: what it is to be for. Raises SoftadvError for a file that is damaged or not read, and for another shape of
+    images or another number of classes than the data have.
+    """
+    from softadv._onnx import read_onnx  # noqa: PLC0415 (brings onnx, which most programs do without)
+
+    model = read_onnx(path)
+    if data is not None:
+        if model.shape != data.image_shape:
+            raise SoftadvError(f"{path}: takes inputs of shape {model.shape}, the data have {data.image_shape}")
+        _check_outputs(model, data.image_shape, len(data.class_names), where=str(path))
+    return model
 
 
 def build_model(

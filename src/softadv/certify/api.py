@@ -182,7 +182,7 @@ class _Question:
         if len(rows):
             sound = self.rounding == "sound"
             bounds = self.boxes.bounds(x[rows], part.start + rows, dtype=self.like.dtype, sound=sound)
-            lower, upper = (bound.reshape(-1, *self.network.in_shape) for bound in bounds)
+            lower, upper = map(self.network.as_planes, bounds)
             margin[rows] = self._margin(lower, upper, labels[rows], scores[rows])
         return correct, margin
 

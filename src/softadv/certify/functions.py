@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from softadv.certify.graph import as_plane
 from softadv.certify.layers import Clamp, Mean, Reshape
 from softadv.errors import SoftadvError
 
@@ -65,6 +66,8 @@ ARITHMETIC: dict[object, str] = {
     "div": "div",
 }  # fmt: skip
 
+PERMUTATIONS = (torch.permute, "permute")
+SELECTIONS = (operator.getitem, torch.index_select, "index_select")
 CONCATENATIONS = (torch.cat, torch.concat)
 
 
@@ -75,6 +78,32 @@ def joined(where: str, node: fx.Node) -> tuple[list[Any], int]:
     if not isinstance(tensors, list | tuple) or not tensors or not isinstance(dim, int):
         raise SoftadvError(f"{where}: its arguments cannot be read")
     return list(tensors), dim
+
+
+def chosen(where: str, node: fx.Node, channels: int, constants: Mapping[fx.Node, Tensor]) -> Tensor:
+    """The channels that x[:, a:b] or an index_select chooses, int64 (K,)."""
+    every = torch.arange(channels)
+    if node.target is operator.getitem:
+        where_to: Any = node.args[1]
+        parts = where_to if isinstance(where_to, tuple) else (where_to,)
+        if all(isinstance(part, slice) for part in parts) and not any(
+            part != slice(None) for at, part in enumerate(parts) if at != 1
+        ):
+            return every[parts[1]] if len(parts) > 1 else every
+    elif len(node.args) == 3 and node.args[1] == 1 and node.args[2] in constants:
+        found = every[constants[node.args[2]].cpu()]  # type: ignore[index]
+        if len(found.unique()) == len(found):
+            return found
+    raise SoftadvError(f"{where}: only a choice of channels is supported, x[:, a:b], each at most once")
+
+
+def permutation(where: str, node: fx.Node, rank: int) -> tuple[int, ...]:
+    """The order of an image's dimensions, without the batch, counted from 0."""
+    given: Any = node.args[1] if len(node.args) == 2 else node.args[1:]
+    axes = tuple(given) if isinstance(given, tuple | list) else (given,)
+    if node.kwargs or sorted(axes) != list(range(rank + 1)) or axes[0] != 0:
+        raise SoftadvError(f"{where}: moves the batch, or has another number of dimensions")
+    return tuple(axis - 1 for axis in axes[1:])
 
 
 def _named(node: fx.Node, *names: str, **defaults: Any) -> dict[str, Any]:
@@ -138,6 +167,10 @@ def _as_flatten(where: str, node: fx.Node) -> nn.Module:
 def _as_reshape(where: str, node: fx.Node) -> nn.Module:
     sizes = node.args[1:] if len(node.args) != 2 else node.args[1]
     first, second, *more = (*sizes, None, None) if isinstance(sizes, tuple | list) else (None, None)
+    if isinstance(sizes, tuple | list) and len(sizes) == 4 and all(isinstance(size, int) for size in sizes[1:]):
+        if node.kwargs or not (first == -1 or (isinstance(first, fx.Node) and _is_batch_size(first))):
+            raise SoftadvError(f"{where}: only a reshape that keeps the batch is supported")
+        return nn.Unflatten(1, tuple(sizes[1:]))  # type: ignore[arg-type]
     batch = isinstance(first, fx.Node) and _is_batch_size(first)
     features = isinstance(second, int) and second > 0
     if node.kwargs or any(more) or not ((batch and (second == -1 or features)) or (first == -1 and features)):
@@ -210,3 +243,24 @@ def constant_value(node: fx.Node, arguments: tuple[Any, ...], keywords: dict[str
     if not isinstance(found, Tensor):
         raise TypeError("it is no tensor")
     return found
+
+
+def constant_plane(
+    where: str, value: object, dims: tuple[int, ...], constants: Mapping[fx.Node, Tensor], dtype: torch.dtype
+) -> Tensor:
+    """A number or a constant beside an activation of a shape: float64, and broadcasts to (C, H, W)."""
+    found = constants.get(value) if isinstance(value, fx.Node) else value
+    if isinstance(found, int | float) and not isinstance(found, bool):
+        found = torch.tensor(float(found), dtype=torch.float64)
+    elif not isinstance(found, Tensor):
+        raise SoftadvError(f"{where}: its other value is neither an activation, nor a weight, nor a number")
+    elif found.ndim and found.is_floating_point() and found.dtype != dtype:
+        raise SoftadvError(f"{where}: its constant is of {found.dtype} beside {dtype}")
+    if found.numel() == 1:
+        return found.double().reshape(())
+    shape = tuple(found.shape[1:]) if found.ndim == len(dims) + 1 and len(found) == 1 else tuple(found.shape)
+    try:
+        plane = found.double().reshape(shape).expand(dims)
+    except RuntimeError:
+        raise SoftadvError(f"{where}: a constant of shape {tuple(found.shape)} beside shape {dims}") from None
+    return plane.reshape(as_plane(dims))

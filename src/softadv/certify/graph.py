@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
+from torch import Tensor
+
 from softadv.certify.ops import Shape, Step
 
 Ending = Literal["softmax", "log_softmax"]
@@ -34,13 +36,21 @@ class Node:
 class Network:
     """Nodes in the order they are computed; the last makes the scores of `classes` classes.
 
-    ending: what the model makes of the scores at last; it keeps their order.
+    ending: what the model makes of the scores at last; it keeps their order. axes: where the model begins with a
+    permutation of an image's dimensions, that permutation; the nodes see its result.
     """
 
     nodes: tuple[Node, ...]
     in_shape: Shape
     classes: int
     ending: Ending | None = None
+    axes: tuple[int, ...] | None = None
+
+    def as_planes(self, x: Tensor) -> Tensor:
+        """Inputs (N, ...) as the model takes them, as the nodes do: (N, C, H, W)."""
+        if self.axes is not None:
+            x = x.permute(0, *(axis + 1 for axis in self.axes))
+        return x.reshape(-1, *self.in_shape)
 
     @property
     def shapes(self) -> list[Shape]:

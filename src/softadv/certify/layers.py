@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from softadv.certify.activations import Activation, Clip, LeakyRelu, Sigmoid, Tanh
 from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
+from softadv.certify.selections import padded
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
 
@@ -253,21 +254,7 @@ def _zero_pad(where: str, layer: nn.ZeroPad2d, shape: Shape, like: Tensor) -> li
     left, right, top, bottom = layer.padding
     if min(layer.padding) < 0:
         raise SoftadvError(f"{where}: negative padding cuts pixels off, which is not supported")
-    # A kernel of one tap: padded alike on both sides, it sees less of the side that is to have less.
-    padding, kernel = (max(top, bottom), max(left, right)), (1 + abs(top - bottom), 1 + abs(left - right))
-    weight = like.detach().new_zeros(shape[0], 1, *kernel)
-    weight[:, :, padding[0] - top, padding[1] - left] = 1
-    out_shape = (shape[0], shape[1] + top + bottom, shape[2] + left + right)
-    zero = weight.new_zeros(shape[0])
-    return [Conv(weight, zero, (1, 1), padding, (1, 1), shape[0], shape, out_shape, selects=True)]
-
-
-def placed(shape: Shape, *, first: int, channels: int, like: Tensor) -> Step:
-    """An activation as some of `channels` channels, from number `first` on; the others are zero."""
-    weight = like.detach().new_zeros(channels, shape[0], 1, 1)
-    weight[torch.arange(first, first + shape[0]), torch.arange(shape[0])] = 1
-    out_shape = (channels, *shape[1:])
-    return Conv(weight, weight.new_zeros(channels), (1, 1), (0, 0), (1, 1), 1, shape, out_shape, selects=True)
+    return [padded(shape, left=left, right=right, top=top, bottom=bottom, like=like)]
 
 
 def arithmetic(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from softadv._io import write_bytes
 from softadv._modes import in_eval_mode
+from softadv._onnx import OnnxModel
 from softadv.certify import onnx_runtime
 from softadv.certify.graph import Network, Node
 from softadv.certify.ops import Conv, Dense, Flatten, Relu, Scale
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 # The newest that ERAN's reader, written for onnx 1.5 to 1.8, takes.
 _OPSET = 13
+# Of outputs that two programs compute in another order; on how many images they are compared.
+_LARGEST_DIFFERENCE = 1e-4
+_JUDGED = 100
 _IR_VERSION = 7
 
 
@@ -75,6 +79,21 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
         largest_difference=float((np.abs(ours - theirs) / np.maximum(np.abs(ours), 1)).max()),
         classes_equal=bool((ours.argmax(1) == theirs.argmax(1)).all()),
     )
+
+
+def check_judge(model: nn.Module, x: Tensor) -> None:
+    """Where a model was read from an ONNX file, let onnxruntime judge the reading, on the first 100 images.
+
+    Raises SoftadvError where the two differ by more than rounding does.
+    """
+    if not isinstance(model, OnnxModel):
+        return
+    parity = check_parity(model, model.path, x[:_JUDGED])
+    if not parity.largest_difference <= _LARGEST_DIFFERENCE:
+        raise SoftadvError(
+            f"{model.path}: PyTorch computes something else than onnxruntime, outputs that differ by "
+            f"{parity.largest_difference:.1e}"
+        )
 
 
 def _graph(network: Network) -> onnx.GraphProto:

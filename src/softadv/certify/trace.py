@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import Counter
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -17,15 +18,21 @@ from softadv.certify.functions import (
     ARITHMETIC,
     CONCATENATIONS,
     OF_CONSTANTS,
+    PERMUTATIONS,
+    SELECTIONS,
     as_layer,
+    chosen,
+    constant_plane,
     constant_value,
     is_size,
     is_view,
     joined,
+    permutation,
 )
 from softadv.certify.graph import Ending, Network, Node, as_plane
-from softadv.certify.layers import SUPPORTED, Mean, arithmetic, is_torchvision_normalize, layer_steps, placed
+from softadv.certify.layers import SUPPORTED, Mean, arithmetic, is_torchvision_normalize, layer_steps
 from softadv.certify.ops import Add, Copy, Dense, Flatten, Shape, Step
+from softadv.certify.selections import placed, selected
 from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
@@ -59,8 +66,9 @@ def read_network(model: nn.Module, dims: tuple[int, ...], *, like: Tensor | None
     (classes,) = reader.dims[output]
     if classes < 2:
         raise SoftadvError("model: has one output, classification needs at least two")
-    in_shape = as_plane(dims)
-    return Network(tuple(_with_copies(reader.nodes[:output], in_shape)), in_shape, classes, reader.ending)
+    in_shape = as_plane(reader.dims[0])
+    nodes = tuple(_with_copies(reader.nodes[:output], in_shape))
+    return Network(nodes, in_shape, classes, reader.ending, reader.axes)
 
 
 def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
@@ -94,6 +102,7 @@ class _Reader:
         self.nodes: list[Node] = []
         self.dims = [dims]
         self.ending: Ending | None = None
+        self.axes: tuple[int, ...] | None = None
         self._activations: dict[fx.Node, int] = {}
         self._constants: dict[fx.Node, Tensor] = {}
 
@@ -124,6 +133,10 @@ class _Reader:
             self._constants[node] = self._of_constants(where, node)
         elif node.target in ARITHMETIC:
             self._activations[node] = self._arithmetic(node, where)
+        elif node.target in SELECTIONS and node.args[0] in self._activations:
+            self._activations[node] = self._select(node, where)
+        elif node.target in PERMUTATIONS:
+            self._activations[node] = self._permute(node, where)
         elif node.target in CONCATENATIONS:
             self._activations[node] = self._concatenate(node, where)
         else:
@@ -139,6 +152,8 @@ class _Reader:
         if type(layer) in _SOFTMAXES:
             self._end(node, where, layer, self.dims[entering])
             return entering
+        if type(layer) is nn.Unflatten:
+            return self._unflatten(node, where, layer, entering)
         for part in layer if type(layer) is nn.Sequential else (layer,):
             entering = self._append_layer(part, entering, where)
         return entering
@@ -155,6 +170,44 @@ class _Reader:
         for step in layer_steps(where, layer, as_plane(dims), like=self.like):
             entering = self._append(step, (entering,), where)
         return entering
+
+    def _unflatten(self, node: fx.Node, where: str, layer: nn.Unflatten, entering: int) -> int:
+        shape, features = tuple(layer.unflattened_size), prod(self.dims[entering])
+        if layer.dim != 1 or prod(shape) != features:
+            raise SoftadvError(f"{where}: reshapes {features} numbers of an input to {shape}")
+        if self.dims[entering] == shape:
+            return entering
+        if entering == 0 and self._used_once(node.args[0]):
+            self.dims[0] = shape  # the image has another shape from the start
+            return entering
+        if as_plane(shape) != as_plane(self.dims[entering]):
+            raise SoftadvError(f"{where}: only the network's input is reshaped to an image; begin with it")
+        plane = as_plane(shape)
+        return self._append(Flatten(plane, plane), (entering,), where, dims=shape)
+
+    def _permute(self, node: fx.Node, where: str) -> int:
+        entering = self._input(node, where, 0)
+        axes = permutation(where, node, len(self.dims[entering]))
+        if axes != tuple(range(len(axes))):
+            if entering != 0 or self.axes is not None or not self._used_once(node.args[0]):
+                raise SoftadvError(f"{where}: only the network's input is permuted; begin with it")
+            self.axes, self.dims[0] = axes, tuple(self.dims[0][axis] for axis in axes)
+        return entering
+
+    def _select(self, node: fx.Node, where: str) -> int:
+        entering = self._input(node, where, 0)
+        dims = self.dims[entering]
+        index = chosen(where, node, dims[0], self._constants)
+        if not len(index):
+            raise SoftadvError(f"{where}: chooses no channel")
+        if len(index) == dims[0] and torch.equal(index, torch.arange(dims[0])):
+            return entering
+        step = selected(as_plane(dims), index, like=self.like)
+        return self._append(step, (entering,), where, dims=(len(index), *dims[1:]))
+
+    def _used_once(self, argument: Any) -> bool:
+        """Whether the network's input goes to one operation alone, which says how it lies."""
+        return argument.op == "placeholder" and len(_uses(argument)) == 1 and not self.nodes
 
     def _end(self, node: fx.Node, where: str, layer: Any, dims: tuple[int, ...]) -> None:
         if any(user.op != "output" for user in node.users):
@@ -179,7 +232,7 @@ class _Reader:
             raise SoftadvError(f"{where}: its input is not an activation of the network")
         entering = self._input(node, where, 0 if first else 1)
         dims = self.dims[entering]
-        constant = self._constant(where, right if first else left, dims)
+        constant = constant_plane(where, right if first else left, dims, self._constants, self.like.dtype)
         one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         if not first and kind == "div":
             raise SoftadvError(f"{where}: dividing by an activation is not supported")
@@ -237,24 +290,6 @@ class _Reader:
             return constant_value(node, arguments, keywords)
         except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise SoftadvError(f"{where}: its arguments cannot be read ({error})") from error
-
-    def _constant(self, where: str, value: object, dims: tuple[int, ...]) -> Tensor:
-        """A constant as a float64 plane that broadcasts to (C, H, W)."""
-        found = self._constants.get(value) if isinstance(value, fx.Node) else value
-        if isinstance(found, int | float) and not isinstance(found, bool):
-            found = torch.tensor(float(found), dtype=torch.float64)
-        elif not isinstance(found, Tensor):
-            raise SoftadvError(f"{where}: its other value is neither an activation, nor a weight, nor a number")
-        elif found.ndim and found.is_floating_point() and found.dtype != self.like.dtype:
-            raise SoftadvError(f"{where}: its constant is of {found.dtype} beside {self.like.dtype}")
-        if found.numel() == 1:
-            return found.double().reshape(())
-        shape = tuple(found.shape[1:]) if found.ndim == len(dims) + 1 and len(found) == 1 else tuple(found.shape)
-        try:
-            plane = found.double().reshape(shape).expand(dims)
-        except RuntimeError:
-            raise SoftadvError(f"{where}: a constant of shape {tuple(found.shape)} beside shape {dims}") from None
-        return plane.reshape(as_plane(dims))
 
     def _input(self, node: fx.Node, where: str, at: int) -> int:
         argument = node.args[at] if len(node.args) > at else None

@@ -17,7 +17,7 @@ from softadv._ranges import MOST_IMAGES
 from softadv.certify import Rounding
 from softadv.certify.certifiers import CertifierSession, check_certifier
 from softadv.certify.eran import ENGINES
-from softadv.certify.onnx import check_parity, export_onnx
+from softadv.certify.onnx import check_judge, check_parity, export_onnx
 from softadv.certify.per_image import Question, Split, summarize
 from softadv.certify.results_file import answer, check_name, opened
 from softadv.cli import output
@@ -79,6 +79,7 @@ def evaluate(
     check_certifier(asked)
     network = on_device(saved, device, name=network_name, data=data)
     x, y = test_images_for(saved, data, limit=limit, device=device)
+    check_judge(network, x)
     cost = CERTIFICATION_COST[chosen]
     with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
         attacked = attack_images(
@@ -129,6 +130,7 @@ def certify(
     images = images_for(saved, data)
     x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
     x, y = (part[:limit].to(environment.pick_device(device)) for part in (x, y))
+    check_judge(network, x)
     with CertifierSession(chosen) as session:
         question = Question(
             weights=tensors_sha256(network.state_dict()), dataset=images.name, data=images.fingerprint,
@@ -200,6 +202,7 @@ def attack(
     chosen, run_attack = chosen_attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
     network = on_device(saved, device, name=network_name, data=data)
     x, y = test_images_for(saved, data, limit=limit, device=device)
+    check_judge(network, x)
     with Display(output.console(), work=len(x)) as display:
         attacked = attack_images(
             network, x, y, attack=run_attack, generator=torch.Generator(x.device).manual_seed(seed),

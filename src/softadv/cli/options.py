@@ -49,7 +49,7 @@ def path_option(name: str, text: str) -> Any:
     return typer.Option(name, help=text, parser=_path, metavar="PATH")
 
 
-Model = Annotated[Path, path_argument("A run folder, or a .safetensors file of weights.")]
+Model = Annotated[Path, path_argument("A run folder, a .safetensors file of weights, or an .onnx file.")]
 GridName = Annotated[
     str,
     typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.", envvar="SOFTADV_GRID"),

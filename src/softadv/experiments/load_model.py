@@ -17,12 +17,17 @@ from softadv.errors import SoftadvError
 from softadv.experiments.reference import SUMMARY, read_record
 from softadv.experiments.run_folder import GRID, RESULT, SPEC, WEIGHTS, RunFolder
 from softadv.experiments.spec import Trial, trial_from_table, trial_to_table
-from softadv.models import model_with_weights
+from softadv.models import load_onnx, model_with_weights
+
+ONNX = ".onnx"
 
 
 @dataclass(frozen=True)
 class Saved:
-    """Weights on disk. dataset: what their network is for; trial: what trained them; None where nothing says so."""
+    """Weights on disk, or an ONNX file.
+
+    dataset: what their network is for; trial: what trained them; None where nothing says so.
+    """
 
     path: Path
     weights: Mapping[str, Tensor]
@@ -35,6 +40,8 @@ class Saved:
         name: of the model; None is what the weights say, or conv_small.
         Raises SoftadvError for the weights of another network.
         """
+        if self.path.suffix == ONNX:
+            return load_onnx(self.path, data).to(device)
         own = "conv_small" if self.trial is None else self.trial.model
         model = model_with_weights(name or own, self.weights, data, where=str(self.path))
         return model.to(device).eval()
@@ -51,7 +58,7 @@ def about_weights(trial: Trial) -> dict[str, str]:
 
 
 def find_saved(path: Path) -> Saved:
-    """Read the weights of a run folder, or of a safetensors file.
+    """Read the weights of a run folder, or of a safetensors file; of an ONNX file, note its name.
 
     A file's trial is the one that it names; a file of the stored reference that names none has it in its record.
     Raises SoftadvError for what is missing or damaged.
@@ -63,6 +70,8 @@ def find_saved(path: Path) -> Saved:
         path = path / WEIGHTS
         if not path.exists():
             raise SoftadvError(f"{path.parent}: has no {WEIGHTS} yet: the trial has not finished")
+    if path.suffix == ONNX:
+        return Saved(path, {}, None, None)
     weights, about = read_weights(path)
     if result is not None and tensors_sha256(weights) != result.weights_sha256:
         raise SoftadvError(f"{path}: not the weights that {RESULT} was measured with; {RunFolder(path.parent).again()}")

@@ -1,0 +1,108 @@
+"""What an ONNX operator is read from, and the modules that PyTorch has no layer for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from softadv._onnx.constants import UnreadError
+from softadv._onnx.file import Array
+
+Shape = tuple[int, ...]
+DTYPES = {torch.float32: 1, torch.float64: 11}
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node. constants: of its inputs, None where it takes an activation or nothing; shapes: of the activations."""
+
+    constants: list[Array | None]
+    options: dict[str, Any]
+    opset: int
+    shapes: list[Shape]
+    first_active: int
+    dtype: torch.dtype
+    outputs: int
+
+    def constant(self, at: int) -> Array | None:
+        """An input that may be left out."""
+        return self.constants[at] if at < len(self.constants) else None
+
+    def number(self, at: int, key: str, default: Any = None) -> Any:
+        """Numbers that are an input in newer opsets and were an attribute before."""
+        given = self.constant(at)
+        return self.options.get(key, default) if given is None else given.tolist()
+
+    def weight(self, at: int) -> Tensor:
+        """An input that has to be a constant of the network's type."""
+        given = self.constant(at)
+        if given is None:
+            raise UnreadError(f"its input {at} is no constant")
+        tensor = torch.from_numpy(np.array(given))
+        if tensor.dtype != self.dtype:
+            raise UnreadError(f"its input {at} is of {tensor.dtype} beside {self.dtype}")
+        return tensor
+
+    def image(self) -> tuple[int, int, int]:
+        """The shape of an activation that has to be an image."""
+        if len(self.shapes[0]) != 3:
+            raise UnreadError(f"its input has shape (N, {', '.join(map(str, self.shapes[0]))}), not that of images")
+        channels, height, width = self.shapes[0]
+        return channels, height, width
+
+    def refuse(self, **usual: Any) -> None:
+        """Refuse options that are not as usual."""
+        for key, value in usual.items():
+            if self.options.get(key, value) != value:
+                raise UnreadError(f"has {key}={self.options[key]}; only {value} is read")
+
+
+Modules = list[nn.Module]
+OPERATORS: dict[str, Callable[[Call], Modules]] = {}
+
+
+def operator(*names: str) -> Callable[[Callable[[Call], Modules]], Callable[[Call], Modules]]:
+    def add(build: Callable[[Call], Modules]) -> Callable[[Call], Modules]:
+        OPERATORS.update(dict.fromkeys(names, build))
+        return build
+
+    return add
+
+
+class Function(nn.Module):
+    """A function of activations that has no weights."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self._function = function
+
+    def forward(self, *values: Tensor) -> Tensor:
+        found: Tensor = self._function(*values)
+        return found
+
+
+class Arithmetic(nn.Module):
+    """x + c, x - c, x * c, x / c, c - x or c / x."""
+
+    constant: Tensor
+
+    def __init__(self, operator: str, constant: Tensor, *, first: bool) -> None:
+        super().__init__()
+        self._operator, self._first = operator, first
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = (x, self.constant) if self._first else (self.constant, x)
+        match self._operator:
+            case "Add":
+                return a + b
+            case "Sub":
+                return a - b
+            case "Mul":
+                return a * b
+        return a / b

@@ -1,0 +1,92 @@
+"""What a graph computes of constants alone: shapes, axes and weights, by the same operations on numbers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softadv._onnx.file import Array
+from softadv.errors import SoftadvError
+
+if TYPE_CHECKING:
+    import onnx
+
+# More numbers than this are not made out of fewer.
+_MOST = 2**24
+
+
+class UnreadError(SoftadvError):
+    """An operator, or an option of one, that is not read; the message says so without naming the node."""
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values; texts are str."""
+    import onnx  # noqa: PLC0415
+
+    found = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    return {key: value.decode() if isinstance(value, bytes) else value for key, value in found.items()}
+
+
+def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
+    operator: str, inputs: list[Array | None], options: dict[str, Any], opset: int
+) -> Array:
+    """What an operator makes of constants. Raises UnreadError for one that is not known to round as it does there."""
+    import onnx  # noqa: PLC0415
+
+    values = [value for value in inputs if value is not None]
+    if operator == "Constant":
+        if "value" in options:
+            return np.asarray(onnx.numpy_helper.to_array(options["value"]))
+        kind: Any = np.float32 if any("float" in key for key in options) else np.int64
+        (value,) = options.values()
+        return np.asarray(value, kind)
+    match operator:
+        case "Identity" | "Dropout":
+            return values[0]
+        case "Cast":
+            return values[0].astype(onnx.helper.tensor_dtype_to_np_dtype(options["to"]))
+        case "Transpose":
+            return values[0].transpose(options.get("perm"))
+        case "Reshape":
+            return values[0].reshape([values[0].shape[i] if n == 0 else n for i, n in enumerate(values[1].tolist())])
+        case "Squeeze" | "Unsqueeze":
+            axes = tuple(values[1].tolist() if len(values) > 1 else options.get("axes", ()))
+            if operator == "Unsqueeze":
+                return np.expand_dims(values[0], axes)
+            return values[0].squeeze(axes or None)
+        case "Concat":
+            return np.concatenate(values, options["axis"])
+        case "Gather":
+            return values[0].take(values[1], options.get("axis", 0))
+        case "Slice":
+            return values[0][slices(inputs, options, values[0].ndim, opset)]
+        case "Flatten":
+            axis = options.get("axis", 1)
+            return values[0].reshape(int(np.prod(values[0].shape[:axis])), -1)
+        case "Add" | "Sub" | "Mul" | "Div" if values[0].dtype == values[1].dtype:
+            size = int(np.prod(np.broadcast_shapes(values[0].shape, values[1].shape), dtype=np.float64))
+            if size > _MOST:
+                raise UnreadError(f"makes {size:,} numbers of constants")
+            if operator == "Div" and values[0].dtype.kind in "iu":
+                return np.asarray(values[0] // values[1])
+            function = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[operator]
+            return np.asarray(function(values[0], values[1]))
+    raise UnreadError("is not computed of constants; fold the constants of the file before")
+
+
+def slices(inputs: list[Array | None], options: dict[str, Any], ndim: int, opset: int) -> tuple[slice, ...]:
+    """What a Slice takes of each of `ndim` dimensions."""
+    if opset < 10:
+        starts, ends, axes, steps = options["starts"], options["ends"], options.get("axes"), None
+    else:
+        starts, ends, axes, steps = (
+            None if value is None else value.tolist() for value in (*inputs[1:], None, None, None, None)[:4]
+        )
+    found = [slice(None)] * ndim
+    for at, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        step = steps[at] if steps else 1
+        if step < 1:
+            raise UnreadError(f"steps by {step}; positive steps are read")
+        found[axes[at] if axes else at] = slice(start, end, step)
+    return tuple(found)

@@ -1,0 +1,184 @@
+"""A network of ONNX operators as a PyTorch module, which attacks, training and the certifier take like any other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from softadv._onnx import layers, shapes  # noqa: F401 (they register their operators)
+from softadv._onnx.calls import OPERATORS, Arithmetic, Call
+from softadv._onnx.constants import UnreadError, attributes, folded
+from softadv._onnx.file import MOST_INPUTS, OnnxFile, read_file
+from softadv.errors import SoftadvError
+
+if TYPE_CHECKING:
+    import onnx
+
+_MOST_NEURONS = 100 * MOST_INPUTS
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One module's call: the activations that it takes, and the name of what it makes."""
+
+    key: str
+    inputs: tuple[str, ...]
+    output: str
+
+
+class OnnxModel(nn.Module):
+    """A network from an ONNX file: float (N, ...) of the shape that the file says to what the file returns.
+
+    path: of the file. shape: of one input. batch: how many the file takes at once, None for any number; this module
+    takes any number in any case.
+    """
+
+    file_sha256: Tensor
+
+    def __init__(self, file: OnnxFile) -> None:
+        super().__init__()
+        self.path, self.shape, self.batch = file.path, file.shape, file.batch
+        self.operators = nn.ModuleDict()
+        self.register_buffer("file_sha256", torch.tensor(list(file.sha256), dtype=torch.uint8))
+        self._input, self._output = file.input, file.output
+        self._steps: list[_Step] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (N, *shape)."""
+        values = {self._input: x}
+        for step in self._steps:
+            values[step.output] = self.operators[step.key](*(values[name] for name in step.inputs))
+        return values[self._output]
+
+    def add(self, key: str, module: nn.Module, inputs: tuple[str, ...], output: str) -> None:
+        """Append the call of a module."""
+        self.operators[key] = module
+        self._steps.append(_Step(key, inputs, output))
+
+
+def read_onnx(path: Path) -> OnnxModel:
+    """The network of an ONNX file, in eval mode, in its own floating-point type, on the CPU.
+
+    Opsets 8 to 21; one input and one output. Raises SoftadvError in one line for a file that is damaged, and, naming
+    the node, for an operator or an option that is not read.
+    """
+    file = read_file(path)
+    reader = _Reader(file)
+    for number, node in enumerate(file.nodes):
+        where = f"{path}: node {node.name or number} ({node.op_type})"
+        try:
+            reader.read(node, key=f"{number}_{node.op_type}")
+        except UnreadError as error:
+            raise SoftadvError(f"{where}: {error}") from error
+        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+            raise SoftadvError(f"{where}: does not fit its inputs ({' '.join(str(error).split())[:200]})") from error
+    if file.output not in reader.shapes:
+        raise SoftadvError(f"{path}: its output {file.output} does not depend on its input")
+    if file.output in reader.views or file.output in reader.orders:
+        raise SoftadvError(f"{path}: its output is transposed, which is not read")
+    return reader.model.eval().requires_grad_(False)
+
+
+class _Reader:
+    """The modules of the nodes read so far.
+
+    shapes: of each activation as the modules hold it. views: where a Transpose has been put off, the order of the
+    dimensions that ONNX sees. orders: of vectors that were flattened so, where each of ONNX's features is in fact.
+    """
+
+    def __init__(self, file: OnnxFile) -> None:
+        dtype: torch.dtype = getattr(torch, file.dtype)
+        self.file, self.model, self.constants = file, OnnxModel(file), dict(file.constants)
+        # Shapes are found on a device that has no memory.
+        self.shapes = {file.input: torch.zeros(2, *file.shape, dtype=dtype, device="meta")}
+        self.views: dict[str, tuple[int, ...]] = {}
+        self.orders: dict[str, Tensor] = {}
+
+    def read(self, node: onnx.NodeProto, *, key: str) -> None:
+        if node.domain not in ("", "ai.onnx"):
+            raise UnreadError(f"is of the domain {node.domain!r}; the standard's operators are read")
+        inputs, options = list(node.input), attributes(node)
+        if node.op_type == "Shape" and inputs[0] in self.shapes:
+            sizes = [1, *self._shape(inputs[0])]  # the batch is left as it is wherever a shape is put together
+            self.constants[node.output[0]] = np.array(sizes[slice(options.get("start"), options.get("end"))])
+            return
+        if all(name in self.constants or not name for name in inputs):
+            known = [self.constants.get(name) for name in inputs]
+            self.constants[node.output[0]] = folded(node.op_type, known, options, self.file.opset)
+            return
+        if node.op_type not in OPERATORS:
+            raise UnreadError(f"is not read; operators that are: {', '.join(sorted(OPERATORS))}")
+        for name in inputs:
+            if name and name not in self.shapes and name not in self.constants:
+                raise UnreadError(f"takes {name}, which nothing makes")
+        active = tuple(name for name in inputs if name in self.shapes)
+        call = Call(
+            constants=[self.constants.get(name) for name in inputs], options=options, opset=self.file.opset,
+            shapes=[self._shape(name) for name in active], first_active=inputs.index(active[0]),
+            dtype=self.shapes[active[0]].dtype, outputs=sum(map(bool, node.output)),
+        )  # fmt: skip
+        if self._put_off(node, call, active):
+            return
+        modules = OPERATORS[node.op_type](call)
+        if any(name in self.views or name in self.orders for name in active):
+            modules = self._in_order(node, active, modules)
+        for part, module in enumerate(modules):
+            if node.output[part]:
+                self._append(f"{key}_{part}" if part else key, module.eval(), active, node.output[part])
+
+    def _append(self, key: str, module: nn.Module, active: tuple[str, ...], output: str) -> None:
+        meta = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
+        made = torch.func.functional_call(module, meta, tuple(self.shapes[name] for name in active))
+        if prod(made.shape[1:]) > _MOST_NEURONS:
+            raise UnreadError(f"makes an activation of {prod(made.shape[1:]):,} numbers")
+        self.shapes[output] = made
+        self.model.add(key, module, active, output)
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """An activation's shape as ONNX sees it, without the batch."""
+        shape = tuple(self.shapes[name].shape)
+        return tuple(shape[at] for at in self.views.get(name, range(len(shape))))[1:]
+
+    def _put_off(self, node: onnx.NodeProto, call: Call, active: tuple[str, ...]) -> bool:
+        """Note a Transpose without making it, unless it is the image's own; whether that was done."""
+        if node.op_type != "Transpose" or active[0] == self.file.input:
+            return False
+        before = self.views.get(active[0], tuple(range(len(call.shapes[0]) + 1)))
+        perm = tuple(call.options["perm"])
+        if active[0] in self.orders or sorted(perm) != list(range(len(before))) or perm[0] != 0:
+            raise UnreadError("moves the batch, or has another number of dimensions")
+        view = tuple(before[at] for at in perm)
+        self.model.add(f"view_{len(self.model.operators)}", nn.Identity(), active, node.output[0])
+        self.shapes[node.output[0]] = self.shapes[active[0]]
+        if view != tuple(range(len(view))):
+            self.views[node.output[0]] = view
+        return True
+
+    def _in_order(self, node: onnx.NodeProto, active: tuple[str, ...], modules: list[nn.Module]) -> list[nn.Module]:
+        """The modules of a node that takes an activation in another order than ONNX sees."""
+        (name,), (module,), output = (*active[:1],), (*modules[:1],), node.output[0]
+        view, order = self.views.get(name), self.orders.get(name)
+        alike = isinstance(module, nn.ReLU | nn.LeakyReLU | nn.Sigmoid | nn.Tanh | nn.Identity)
+        alike |= node.op_type == "Clip" or (isinstance(module, Arithmetic) and module.constant.numel() == 1)
+        if len(active) == 1 and alike:
+            if view is not None:
+                self.views[output] = view
+            if order is not None:
+                self.orders[output] = order
+            return modules
+        if view is not None and isinstance(module, nn.Flatten):
+            stored = torch.arange(prod(self.shapes[name].shape[1:])).reshape(1, *self.shapes[name].shape[1:])
+            self.orders[output] = stored.permute(view).reshape(-1)
+            return modules
+        if order is not None and isinstance(module, nn.Linear):
+            weight = torch.empty_like(module.weight)
+            weight[:, order] = module.weight
+            module.weight = nn.Parameter(weight, requires_grad=False)
+            return modules
+        raise UnreadError("stands behind a Transpose; a flattening and a matrix are read there, and activations")

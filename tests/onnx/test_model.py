@@ -1,0 +1,270 @@
+"""ONNX files read as PyTorch models: what they compute is what onnxruntime computes, and what is proven holds there."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+
+import onnx
+import softadv
+from onnx import helper
+from softadv.certify import certify
+from softadv.cli import app
+from softadv.errors import SoftadvError
+from tests.certify.evaluators import LEVELS
+from tests.onnx.graphs import Graph, graphs
+
+THREE = (2, 4, 4)
+
+
+def session(data: bytes, level=LEVELS[-1]) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level, options.intra_op_num_threads, options.log_severity_level = level, 1, 3
+    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+def run(found: ort.InferenceSession, points: np.ndarray, batch) -> np.ndarray:
+    parts = [points] if batch != 1 else points[:, None]
+    return np.concatenate([found.run(None, {"x": part})[0] for part in parts])
+
+
+@settings(max_examples=60, deadline=None)
+@given(graph=graphs())
+def test_random_graphs_compute_what_onnxruntime_computes_and_their_certificates_hold_there(tmp_path_factory, graph):
+    path = graph.write(tmp_path_factory.mktemp("onnx") / "net.onnx")
+    model = softadv.load_model(path)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(4, *graph.shape, generator=generator)
+    with torch.no_grad():
+        outputs = model(x)
+    y = outputs.argmax(1)
+    domains = ["box", "deeppoly"]
+    margins = {
+        (domain, eps): certify(model, x, y, eps=eps, domain=domain).margin for domain in domains for eps in (0.0, 0.02)
+    }
+    noise = torch.rand(20, 4, *graph.shape, generator=generator)
+    points = (x + (noise.round() * 2 - 1) * 0.02).clamp(0, 1)
+    for level in LEVELS:
+        found = session(path.read_bytes(), level)
+        theirs = run(found, x.numpy(), graph.batch)
+        np.testing.assert_allclose(theirs, outputs.numpy(), rtol=1e-5, atol=1e-5 * max(1, float(outputs.abs().max())))
+        near = run(found, points.reshape(-1, *graph.shape).numpy(), graph.batch)
+        for (_, eps), margin in margins.items():
+            scores = torch.from_numpy(near).reshape(20, 4, -1) if eps else torch.from_numpy(theirs)[None]
+            index = y.expand(len(scores), -1)[:, :, None]
+            own = scores.gather(2, index)[:, :, 0].double()
+            others = scores.scatter(2, index, -torch.inf).amax(2).double()
+            assert (own - others >= margin).all(), (level, eps)
+
+
+@pytest.mark.parametrize("opset", [8, 9, 10, 11, 12, 13, 15, 18, 21])
+def test_every_opset_is_read_in_its_own_words(tmp_path, opset):
+    graph = Graph(THREE, opset=opset)
+    graph.conv(THREE, pads=[1, 1, 1, 1])
+    if opset >= 11:
+        graph.then("Clip", graph.constant(-1.0), graph.constant(1.0)).then("Pad", graph.constant([0] * 8, np.int64))
+    else:
+        graph.then("Clip", min=-1.0, max=1.0).then("Pad", pads=[0] * 8)
+    axes = graph.constant([2, 3], np.int64)
+    if opset >= 18:
+        graph.then("ReduceMean", axes, keepdims=1)
+    else:
+        graph.then("ReduceMean", axes=[2, 3], keepdims=1)
+    if opset >= 13:
+        graph.then("Squeeze", axes)
+    else:
+        graph.then("Squeeze", axes=[2, 3])
+    graph.gemm(3, 4).then("Softmax")
+    model, x = softadv.load_model(graph.write(tmp_path / "net.onnx")), np.random.default_rng(0).random((3, *THREE))
+    x = x.astype(np.float32)
+    theirs = session(graph.proto().SerializeToString()).run(None, {"x": x})[0]
+    np.testing.assert_allclose(model(torch.from_numpy(x)).numpy(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_channels_last_network_is_certified(tmp_path):
+    graph = Graph((6, 5, 2), batch=1).then("Transpose", perm=[0, 3, 1, 2])
+    graph.conv((2, 6, 5)).then("Relu").then("Transpose", perm=[0, 2, 3, 1])
+    graph.then("Reshape", graph.constant([1, -1], np.int64)).then("MatMul", graph.normal(36, 4))
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    x = torch.rand(3, 6, 5, 2, generator=torch.Generator().manual_seed(0))
+    theirs = run(session(graph.proto().SerializeToString()), x.numpy(), 1)
+    np.testing.assert_allclose(model(x).numpy(), theirs, rtol=1e-5, atol=1e-5)
+    y = model(x).argmax(1)
+    own = torch.from_numpy(theirs).gather(1, y[:, None])[:, 0]
+    real = own - torch.from_numpy(theirs).scatter(1, y[:, None], -torch.inf).amax(1)
+    eps = torch.tensor([0.0, 0.01])  # of each channel, the last dimension here
+    torch.testing.assert_close(certify(model, x, y, eps=0.0).margin, real, rtol=1e-3, atol=1e-3)
+    margin = certify(model, x, y, eps=eps).margin
+    for sign in (-0.01, 0.01):
+        moved = x.clone()
+        moved[..., 1] = (moved[..., 1] + sign).clamp(0, 1)
+        outputs = model(moved)
+        found = outputs.gather(1, y[:, None])[:, 0] - outputs.scatter(1, y[:, None], -torch.inf).amax(1)
+        assert (found >= margin).all()
+
+
+def test_a_vector_that_becomes_an_image_is_certified(tmp_path):
+    graph = Graph((32,)).then("Reshape", *[])
+    graph.nodes[-1].input.append(graph.constant([-1, 2, 4, 4], np.int64))
+    graph.conv(THREE).then("Relu").then("Flatten").gemm(12, 4)
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    x = torch.rand(3, 32, generator=torch.Generator().manual_seed(0))
+    assert certify(model, x, model(x).argmax(1), eps=0.0).verified.all()
+
+
+def test_two_files_with_the_same_weights_are_not_the_same_model(tmp_path):
+    one = Graph(THREE).conv(THREE).then("Relu").then("Flatten").gemm(12, 4)
+    two = Graph(THREE).conv(THREE).then("Tanh").then("Flatten").gemm(12, 4)
+    first, second = (
+        softadv.load_model(graph.write(tmp_path / f"{at}.onnx")).state_dict() for at, graph in enumerate((one, two))
+    )
+    assert not torch.equal(first["file_sha256"], second["file_sha256"])
+
+
+def refusal(path, **options) -> str:
+    with pytest.raises(SoftadvError) as caught:
+        softadv.load_model(path, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+UNREAD = {
+    "Gelu": (lambda g: g.then("Erf").then("Flatten"), "Erf0 (Erf)"),
+    "MaxPool ceil": (lambda g: g.then("MaxPool", kernel_shape=[2, 2], ceil_mode=1).then("Flatten"), "ceil_mode"),
+    "Gemm alpha": (lambda g: g.then("Flatten").then("Gemm", g.normal(32, 4), alpha=0.5), "alpha"),
+    "Softmax of channels": (lambda g: g.then("Softmax", axis=1).then("Flatten"), "Softmax0"),
+    "Mul of two": (lambda g: g.then("Mul", "x").then("Flatten"), "only the sum"),
+    "Pad ones": (lambda g: g.then("Pad", g.constant([0] * 8, np.int64), g.constant(1.0)), "only zeros"),
+    "Concat of the batch": (lambda g: g.then("Concat", "x", axis=0), "another axis"),
+    "Slice of rows": (lambda g: g.then("Slice", *(g.constant([n], np.int64) for n in (0, 2, 2))), "another axis"),
+    "Reshape of the batch": (lambda g: g.then("Reshape", g.constant([-1], np.int64)), "the batch must stay"),
+    "Cast to half": (lambda g: g.then("Cast", to=10).then("Flatten"), "another type"),
+    "a weight of another shape": (lambda g: g.then("Flatten").gemm(31, 4), "does not fit"),
+    "a weight of another type": (
+        lambda g: g.then("Flatten").then("MatMul", g.constant(np.ones((32, 4)), np.float64)), "float64"),
+    "a huge convolution": (
+        lambda g: g.then("Pad", g.constant([0, 0, 2**20, 2**20, 0, 0, 0, 0], np.int64)), "numbers"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_what_is_not_read_is_named_with_its_node(tmp_path, name):
+    build, named = UNREAD[name]
+    graph = Graph(THREE)
+    build(graph)
+    assert named in refusal(graph.write(tmp_path / "net.onnx"))
+
+
+def plain() -> onnx.ModelProto:
+    return Graph(THREE).conv(THREE).then("Relu").then("Flatten").gemm(12, 4).proto()
+
+
+def cyclic(proto):
+    proto.graph.node[0].input[0] = proto.graph.node[1].output[0]
+
+
+def negative(proto):
+    proto.graph.initializer[0].dims[0] = -3
+
+
+def enormous(proto):
+    del proto.graph.initializer[0].dims[:]
+    proto.graph.initializer[0].dims.extend([10**9, 10**9, 3, 3])
+
+
+def outside(proto):
+    tensor = proto.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../secret.bin"
+
+
+def mixed(proto):
+    proto.graph.initializer[0].data_type = onnx.TensorProto.DOUBLE
+
+
+def half(proto):
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+
+
+def large_input(proto):
+    for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:]:
+        dim.dim_value = 10**6
+
+
+def two_inputs(proto):
+    proto.graph.input.append(helper.make_tensor_value_info("y", 1, [1, 2]))
+
+
+def old(proto):
+    proto.opset_import[0].version = 6
+
+
+def another_domain(proto):
+    proto.graph.node[1].domain = "com.microsoft"
+
+
+def nowhere(proto):
+    proto.graph.output[0].name = "elsewhere"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [cyclic, negative, enormous, outside, mixed, half, large_input, two_inputs, old, another_domain, nowhere],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_a_malformed_file_is_one_line_and_exit_code_2(tmp_path, capsys, spoil):
+    proto = plain()
+    spoil(proto)
+    path = tmp_path / "net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    (tmp_path.parent / "secret.bin").write_bytes(bytes(10_000))
+    refusal(path)
+    with pytest.raises(SystemExit) as ended:
+        app.main(["certify", str(path), "--dataset", "digits", "--eps", "0.1"])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") <= 3  # one sentence, which the terminal may wrap
+
+
+def test_a_file_that_was_cut_off_is_one_line(tmp_path):
+    data = plain().SerializeToString()
+    for size in [0, 1, *range(7, len(data), len(data) // 9)]:
+        path = tmp_path / "net.onnx"
+        path.write_bytes(data[:size])
+        refusal(path)
+
+
+def test_data_beside_the_file_are_read(tmp_path):
+    path, x = tmp_path / "net.onnx", torch.rand(2, *THREE)
+    onnx.save_model(plain(), path, save_as_external_data=True, size_threshold=0, location="weights.bin")
+    found = softadv.load_model(path)(x).numpy()
+    theirs = session(plain().SerializeToString()).run(None, {"x": x.numpy()})[0]
+    np.testing.assert_allclose(found, theirs, rtol=1e-5, atol=1e-6)
+    (tmp_path / "weights.bin").write_bytes(b"short")
+    refusal(path)
+
+
+def test_a_file_for_other_images_is_named(tmp_path):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(plain().SerializeToString())
+    assert "takes inputs of shape (2, 4, 4)" in refusal(path, data=softadv.load_dataset("digits"))
+
+
+@pytest.mark.parametrize("command", ["certify", "attack", "evaluate"])
+def test_the_commands_take_an_onnx_file(tmp_path, capsys, command):
+    graph = Graph((1, 28, 28), batch=1).conv((1, 28, 28), strides=[3, 3]).then("Relu").then("Flatten").gemm(243, 10)
+    path = graph.write(tmp_path / "net.onnx")
+    options = ["--dataset", "digits", "--eps", "0.01", "--limit", "5"]
+    if command != "certify":
+        options += ["--alpha", "0.005", "--steps", "2"]
+    with pytest.raises(SystemExit) as ended:
+        app.main([command, str(path), *options])
+    assert ended.value.code == 0
+    assert "net.onnx" in capsys.readouterr().out.replace("\n", "")
