@@ -97,15 +97,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from softadv.report.figures.page_figure import FigureInput, PageFigure, csv_text, page_figure
-from softadv.report.figures.style import new_figure
+from softadv.report.figures.svg import Panel
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
-    figure = new_figure(width=4, height=2)
     losses = [run.epochs[-1].loss for run in source.shown]
-    figure.subplots().bar(range(len(losses)), losses)
+    panel = Panel("The last losses.")
+    x, y = panel.across(0, len(losses)), panel.upward(0, max(losses))
+    panel.axes(x, y, x_name="Run", y_name="Loss", whole=True)
+    panel.line([(x(place), y(loss)) for place, loss in enumerate(losses)], "#0072B2")
     yield page_figure(
-        "time", "losses", figure, source.shown, caption="The last loss of every run.",
+        "time", "losses", [panel], source.shown, caption="The last loss of every run.",
         csv=csv_text(("loss",), [(loss,) for loss in losses]),
     )
 '''

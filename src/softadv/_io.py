@@ -96,6 +96,14 @@ def list_folder(folder: Path) -> list[Path]:
         raise SoftadvError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
+def delete_file(path: Path) -> None:
+    """Delete a file, if it is there. Raises SoftadvError where it cannot be."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise SoftadvError(f"{path}: cannot be deleted ({error.strerror or error})") from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Bring a folder's names to the disk, so that files appear there in the order they were written."""
     if os.name == "nt":  # Windows opens no folders

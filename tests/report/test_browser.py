@@ -1,18 +1,14 @@
-"""The report as a browser sees it: Debian's Chromium, headless, asked over a pipe; nothing leaves the machine."""
+"""The pages as a browser sees them: wide and narrow, light, dark and on paper. axe/ is axe-core, for these tests."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import shutil
-import subprocess
-import sys
-import time
+import base64
+import csv
+import re
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from select import select
 from typing import Any
 
 import pytest
@@ -20,147 +16,40 @@ import pytest
 from softadv.claims.judge import Claim, Expectations, Outcome, Verdict
 from softadv.claims.rules.methods import Gain
 from softadv.claims.stats import Estimate
+from softadv.cli.finish import verdicts_on, write_page
+from softadv.experiments.expected import expected_folder
 from softadv.experiments.records import Autoattacked
+from softadv.experiments.reference import REFERENCE
+from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import METHODS, Trial
 from softadv.report.page import write_report
+from softadv.report.two_runs import write_comparison
+from tests.report.browser import CHROMIUM, Browser, Seen
 from tests.report.test_page import finish, make_run, make_trial
 
-CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-PHONE, DESK, PAPER = 390, 1280, 680  # widths in CSS pixels; A4 within the margins of 15 mm
-PATIENCE = 60.0  # seconds for an answer: a busy machine is slow to start a browser
+PHONE, DESK, PAPER = 390, 1280, 680  # widths in CSS pixels; A4 within its margins
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+RIVALS = (
+    *(f"trades(beta={beta})" for beta in (1, 3, 6)), *(f"fat(tau={tau})" for tau in (0, 1, 2)),
+    "random", "confident", "survivors", "inverted", "adversarial(train_eps=4/255)",
+)  # fmt: skip
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt-get install chromium)")
 
-# Puts the browser's ends of the two pipes where --remote-debugging-pipe looks for them, and becomes the browser.
-LAUNCH = (
-    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execv(sys.argv[3], sys.argv[3:])"
-)
-OPTIONS = (
-    "--headless=new",
-    "--remote-debugging-pipe",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",  # containers have little
-    "--hide-scrollbars",  # as on a phone they take no room
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND",  # a page that asks for a host gets none, and the request is seen
-    *(("--no-sandbox",) if os.geteuid() == 0 else ()),  # root has no sandbox to give away
-)
-
-# The images of a page once they are decoded, or cannot be.
-DRAWN = """Promise.all([...document.images].map(image => image.decode().catch(() => 0)))
-    .then(() => [...document.images].map(image => ({width: image.naturalWidth, alt: image.alt})))"""
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What happened while a page was open, and what it looks like."""
-
-    errors: list[str]  # console errors and warnings, uncaught exceptions, failed requests
-    requests: list[str]  # other than for the page itself and data: URIs
-    figures: list[dict[str, Any]]  # naturalWidth and alt of every image
-    scroll_width: int
-
-
-class Browser:
-    """A headless Chromium, over the DevTools protocol: JSON messages that end in a zero byte, on two pipes."""
-
-    def __init__(self, profile: Path) -> None:
-        assert CHROMIUM is not None
-        (to_it, self._write), (self._read, from_it) = os.pipe(), os.pipe()
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (to_it, from_it)]  # clear of 3 and 4
-        arguments = [CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "about:blank"]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", LAUNCH, *map(str, ends), *arguments],
-            pass_fds=ends, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=os.environ | {"HOME": str(profile)},
-        )  # fmt: skip
-        for end in (to_it, from_it, *ends):
-            os.close(end)
-        self._events: list[dict[str, Any]] = []
-        self._received = b""
-        self._tab = ""
-        self._asked = 0
-
-    def ask(self, method: str, *, session: str | None = None, **parameters: object) -> dict[str, Any]:
-        """Send a command and wait for its answer; events that come before it are kept."""
-        self._asked += 1
-        message: dict[str, Any] = {"id": self._asked, "method": method, "params": parameters}
-        os.write(self._write, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0")
-        while (answer := self._next()).get("id") != self._asked:
-            self._events.append(answer)
-        assert "error" not in answer, f"{method}: {answer['error']}"
-        return answer.get("result", {})
-
-    def _wait_for(self, event: str, session: str) -> None:
-        while not any((found.get("method"), found.get("sessionId")) == (event, session) for found in self._events):
-            self._events.append(self._next())
-
-    def _next(self) -> dict[str, Any]:
-        until = time.monotonic() + PATIENCE
-        while b"\0" not in self._received:
-            ready, _, _ = select([self._read], [], [], max(until - time.monotonic(), 0))
-            assert ready, f"no answer from Chromium in {PATIENCE:g} s"
-            more = os.read(self._read, 1 << 16)
-            assert more, f"Chromium ended, with exit code {self._process.wait(PATIENCE)}"
-            self._received += more
-        message, _, self._received = self._received.partition(b"\0")
-        return json.loads(message)
-
-    def open(self, page: Path, *, width: int, scheme: str = "light", media: str = "screen") -> tuple[str, Seen]:
-        """Open a page in a new tab of this width; returns the tab's session and what was seen."""
-        if self._tab:
-            self.ask("Target.closeTarget", targetId=self._tab)
-        self._events = []
-        self._tab = self.ask("Target.createTarget", url="about:blank")["targetId"]
-        session = self.ask("Target.attachToTarget", targetId=self._tab, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.ask(f"{domain}.enable", session=session)
-        self.ask("Emulation.setDeviceMetricsOverride", session=session, width=width, height=844, deviceScaleFactor=1,
-                 mobile=False)  # fmt: skip
-        self.ask("Emulation.setEmulatedMedia", session=session, media=media,
-                 features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
-        self.ask("Page.navigate", session=session, url=page.as_uri())
-        self._wait_for("Page.loadEventFired", session)
-        figures = self.value(session, DRAWN)
-        scroll_width = self.value(session, "document.scrollingElement.scrollWidth")
-        return session, Seen(self._errors(), self._requests(page), figures, scroll_width)
-
-    def value(self, session: str, expression: str) -> Any:
-        """What a JavaScript expression comes to."""
-        answer = self.ask(
-            "Runtime.evaluate", session=session, expression=expression, returnByValue=True, awaitPromise=True
-        )
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"]["value"]
-
-    def _of(self, method: str) -> list[dict[str, Any]]:
-        return [event["params"] for event in self._events if event.get("method") == method]
-
-    def _errors(self) -> list[str]:
-        return [
-            *(json.dumps(event["args"]) for event in self._of("Runtime.consoleAPICalled")),
-            *(event["exceptionDetails"]["text"] for event in self._of("Runtime.exceptionThrown")),
-            *(event["entry"]["text"] for event in self._of("Log.entryAdded")),
-            *(event["errorText"] for event in self._of("Network.loadingFailed")),
-        ]
-
-    def _requests(self, page: Path) -> list[str]:
-        urls = [event["request"]["url"] for event in self._of("Network.requestWillBeSent")]
-        return [url for url in urls if url != page.as_uri() and not url.startswith("data:")]
-
-    def close(self) -> None:
-        """End the browser."""
-        try:
-            self.ask("Browser.close")
-            self._process.wait(PATIENCE)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            os.close(self._write)
-            os.close(self._read)
+# Texts of figures that reach beyond their figure, and whatever reaches beyond the page.
+CUT = """[...document.querySelectorAll('svg.figure text, main *, header *')].filter(it => {
+    const box = it.getBoundingClientRect();
+    const room = it.matches('text') ? it.closest('svg').getBoundingClientRect() : {left: 0, right: innerWidth};
+    return box.width > 0 && (box.left < room.left - 1 || box.right > room.right + 1 ||
+        it.matches('text') && (box.top < room.top - 1 || box.bottom > room.bottom + 1));
+}).map(it => it.tagName + ': ' + it.textContent.trim().slice(0, 60))"""
+# What scrolls sideways within the page.
+SCROLLS = """[...document.querySelectorAll('main *, header *')].filter(it =>
+    it.scrollWidth > it.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(it).overflowX)
+).map(it => it.tagName + '.' + it.className)"""
+# axe-core's complaints, in words.
+COMPLAINTS = """axe.run({resultTypes: ['violations']}).then(found => found.violations.map(it =>
+    it.id + ': ' + it.nodes.slice(0, 3).map(node => node.html.slice(0, 99) + ' ' + node.failureSummary).join(' | ')))"""
 
 
 @pytest.fixture(scope="module")
@@ -191,20 +80,24 @@ VERDICTS = [
 
 
 def complete(folder: Path, trials: Sequence[Trial]) -> None:
-    """Finish these trials, with AutoAttack."""
+    """Finish these trials, with AutoAttack; every method lies elsewhere on the plane."""
     for trial in trials:
         run = make_run(folder, trial)
         finish(run)
         result = run.result()
         assert result is not None
-        run.write_result(replace(result, autoattack=Autoattacked(images=1000, correct=512, seconds=9.0)))
+        place = [*METHODS, *RIVALS].index(trial.method) if trial.method in (*METHODS, *RIVALS) else 0
+        natural = 0.92 - 0.02 * place + 0.004 * trial.seed
+        attacked = Autoattacked(images=100, correct=48 + 2 * (place % 7) + trial.seed, seconds=9.0)
+        run.write_result(replace(result, autoattack=attacked, natural_accuracy=natural))
+    assert {entry.state for entry in read_entries(folder)} == {"finished"}
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Everything that a report can show: seeds, radii, variations, trials that failed or are not finished."""
+    """Everything that a report can show: seeds, radii, rivals, variations, trials that failed or are not finished."""
     folder = tmp_path_factory.mktemp("grid")
-    complete(folder, [make_trial(method, seed=seed) for method in METHODS for seed in (0, 1)])
+    complete(folder, [make_trial(method, seed=seed) for method in (*METHODS, *RIVALS) for seed in (0, 1)])
     once = make_trial(setting="digits-a-once-certified-and-never-again")
     complete(folder, [replace(once, epochs=2, natural_epochs=1, split_every=50, optimizer="sgd", lr=0.01)])
     complete(folder, [make_trial("natural", eps=8 / 255, setting="digits-b")])
@@ -216,62 +109,170 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(folder, verdicts=VERDICTS, title="smoke", command=command, expected=expected, notice=notice)
 
 
-def check(seen: Seen, *, width: int, figures: int) -> list[str]:
+@pytest.fixture(scope="module")
+def paper_short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    expected = expected_folder()
+    folder = expected / REFERENCE / "paper-short"
+    entries = read_entries(folder)
+    verdicts = verdicts_on(folder, entries, expected=expected)
+    return write_page(folder, entries, verdicts, expected=expected, out=tmp_path_factory.mktemp("paper-short"))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    for name, seeds in (("a", (0, 1)), ("b", (1, 2))):
+        complete(folder / name, [make_trial(method, seed=seed) for method in METHODS for seed in seeds])
+    complete(folder / "a", [make_trial("random")])
+    return write_comparison(folder / "a", folder / "b", names=("a", "b"))
+
+
+def check(browser: Browser, session: str, seen: Seen, *, width: int) -> list[str]:
     """What is wrong with a page, in words."""
     wrong = [f"error: {error}" for error in seen.errors]
     wrong += [f"request: {url}" for url in seen.requests]
-    wrong += [f"not drawn: {figure['alt']}" for figure in seen.figures if not figure["width"] > 0]
-    if len(seen.figures) != figures:
-        wrong.append(f"{len(seen.figures)} figures instead of {figures}")
     if seen.scroll_width > width:
         wrong.append(f"{seen.scroll_width} pixels wide")
+    wrong += [f"cut: {what}" for what in browser.value(session, CUT)]
+    wrong += [f"scrolls: {what}" for what in browser.value(session, SCROLLS)]
     return wrong
 
 
+def unfold(browser: Browser, session: str) -> int:
+    return browser.value(session, "[...document.querySelectorAll('details')].map(it => it.open = true).length")
+
+
+@pytest.mark.parametrize("which", ["page", "compared"])
 @pytest.mark.parametrize("width", [PHONE, DESK])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_page_opens_without_fault(browser: Browser, page: Path, width: int, scheme: str) -> None:
-    session, seen = browser.open(page, width=width, scheme=scheme)
-    assert check(seen, width=width, figures=len(list(page.parent.glob("*.png")))) == []
-    assert browser.value(session, "[...document.querySelectorAll('details')].map(d => d.open = true).length") > 0
-    assert browser.value(session, "document.scrollingElement.scrollWidth") <= width  # unfolded, too
+def test_a_page_opens_without_fault(
+    browser: Browser, request: pytest.FixtureRequest, which: str, width: int, scheme: str
+) -> None:
+    session, seen = browser.open(request.getfixturevalue(which), width=width, scheme=scheme)
+    assert check(browser, session, seen, width=width) == []
+    unfold(browser, session)
+    assert check(browser, session, seen, width=width) == []  # unfolded, too
+    assert browser.value(session, f"{AXE.read_text()}; typeof axe") == "object"
+    assert browser.value(session, COMPLAINTS) == []
     paper = browser.value(session, "getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, paper.removeprefix("rgb(").removesuffix(")").split(","))) / 3
     assert (light > 200) == (scheme == "light")
 
 
-def test_the_page_fits_on_paper_and_is_black_on_white(browser: Browser, page: Path) -> None:
+def test_the_first_screen_has_the_question_the_answer_and_the_picture(browser: Browser, paper_short: Path) -> None:
+    session, _ = browser.open(paper_short, width=DESK)
+    bottoms = "['h1', '.answer', '.counts', 'header figure .drawn'].map(it => document.querySelector(it)"
+    found = browser.value(session, f"{bottoms}.getBoundingClientRect().bottom)")
+    assert found == sorted(found)
+    assert found[-1] <= 800
+    line = "parseFloat(getComputedStyle(document.querySelector('.answer')).lineHeight)"
+    assert browser.value(session, f"Math.round(document.querySelector('.answer').offsetHeight / {line})") <= 2
+    counts = browser.value(session, "document.querySelector('.counts').textContent")
+    assert "The paper’s claims 1 holds, 14 not run" in counts
+
+
+def test_a_figure_says_its_values(browser: Browser, page: Path) -> None:
+    session, _ = browser.open(page, width=DESK)
+    said = "(tip => tip.hidden ? '' : tip.textContent)(document.getElementById('tip'))"
+    panel = "document.querySelector('#accuracy svg[aria-label^=Natural]')"
+    # From the keyboard: the figure in focus shows its last values, and the arrow keys go on from there.
+    browser.value(session, f"{panel}.focus({{focusVisible: true}})")
+    assert "epoch 2" in browser.value(session, said)
+    key = "dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true}))"
+    browser.value(session, f"document.activeElement.{key}")
+    assert "epoch 1" in browser.value(session, said)
+    browser.value(session, "document.activeElement.blur()")
+    assert browser.value(session, said) == ""
+    pointed = f"{panel}.querySelector('.hit').dispatchEvent(new PointerEvent('pointerenter'))"
+    assert browser.value(session, f"{pointed}, {said}").startswith("Natural training, epoch 1: natural 80.00%")
+
+
+def test_a_table_sorts_and_is_copied_as_csv(browser: Browser, page: Path) -> None:
+    session, _ = browser.open(page, width=DESK)
+    table = "document.querySelector('#results table')"
+    rows = list(csv.DictReader(browser.value(session, f"csv({table})").splitlines()))
+    assert [row["Method"] for row in rows if row["Seeds"] == "2"][:3] == ["Natural", "Adversarial", "Soft"]
+    assert rows[0]["Setting"].startswith("Digits")
+    assert set(rows[0]) >= {"Seeds", "Natural (%)", "PGD (%)", "AutoAttack (%)", "Certified, DeepPoly (%)"}
+    sort = f"{table}.tHead.rows[0].cells[2].querySelector('button').click()"
+    browser.value(session, sort)
+    first = [row for row in csv.DictReader(browser.value(session, f"csv({table})").splitlines()) if row["Seeds"] == "2"]
+    natural = [float(row["Natural (%)"].split()[0]) for row in first]
+    assert natural == sorted(natural)
+    assert len(natural) == len(METHODS) + len(RIVALS)
+    assert browser.value(session, f"{table}.tHead.rows[0].cells[2].ariaSort") == "ascending"
+    right = f"[...{table}.querySelectorAll('th:not(:first-child), td:not(.lacking)')]"
+    assert browser.value(session, f"{right}.every(it => getComputedStyle(it).textAlign === 'right')")
+
+
+def test_every_estimate_has_a_place_in_a_plot(browser: Browser, page: Path) -> None:
+    session, _ = browser.open(page, width=PHONE)
+    count = sum(len(verdict.estimates) for verdict in VERDICTS)
+    assert browser.value(session, "document.querySelectorAll('.claim .hit').length") == count
+    sizes = browser.value(
+        session, "[...document.querySelectorAll('.claim svg')].map(it => it.getBoundingClientRect().width)"
+    )
+    assert len(sizes) == 3
+    assert min(sizes) > 300
+
+
+def test_a_page_fits_on_paper_black_on_white_with_its_commands(browser: Browser, page: Path) -> None:
     session, seen = browser.open(page, width=PAPER, scheme="dark", media="print")
-    assert check(seen, width=PAPER, figures=len(list(page.parent.glob("*.png")))) == []
+    assert check(browser, session, seen, width=PAPER) == []
     colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
     assert browser.value(session, colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
     assert browser.value(session, "document.querySelector('nav').offsetHeight") == 0  # links lead nowhere on paper
+    seen_on_paper = "it.checkVisibility({contentVisibilityAuto: true}) && it.getBoundingClientRect().height > 5"
+    commands = f"[...document.querySelectorAll('.command > pre')].filter(it => {seen_on_paper}).length"
+    assert browser.value(session, commands) == len(list(page.parent.parent.glob("*/spec.json")))
 
 
-def test_every_estimate_has_a_bar(browser: Browser, page: Path) -> None:
-    session, _ = browser.open(page, width=PHONE)
-    count = sum(len(verdict.estimates) for verdict in VERDICTS)
-    sizes = browser.value(
-        session, "[...document.querySelectorAll('.estimates svg')].map(s => s.getBoundingClientRect().width)"
-    )
-    assert len(sizes) == count
-    assert min(sizes) > 50
+def test_paper_short_takes_eight_pages_none_of_them_blank(browser: Browser, paper_short: Path) -> None:
+    session, _ = browser.open(paper_short, width=PAPER, media="print")
+    answer = browser.ask("Page.printToPDF", session=session, preferCSSPageSize=True, printBackground=True)
+    shown = letters(base64.b64decode(answer["data"]))
+    assert 0 < len(shown) <= 8
+    assert min(shown) > 100, shown
+
+
+def letters(pdf: bytes) -> list[int]:
+    """How many glyphs each page of a PDF by Skia shows."""
+    objects = dict(re.findall(rb"\n(\d+) 0 obj\n(.*?)\nendobj", pdf, re.DOTALL))
+    counts = []
+    for content in objects.values():
+        drawn = re.search(rb"/Contents (\d+) 0 R", content)
+        if drawn:
+            stream = objects[drawn[1]].partition(b"stream\n")[2].rpartition(b"\nendstream")[0]
+            text = zlib.decompress(stream)
+            counts.append(sum(len(glyphs) // 4 for glyphs in re.findall(rb"<([0-9A-Fa-f]+)> ?T[jJ]", text)))
+    return counts
 
 
 @pytest.mark.parametrize(
     ("addition", "complaint"),
     [
         ('<img src="http://example.org/a.png" alt="theirs">', "request: http://example.org/a.png"),
-        ('<img src="data:image/png;base64,AAAA" alt="theirs">', "not drawn: theirs"),
         ("<script>throw new Error('no')</script>", "error: Uncaught"),
         ("<script>console.error('no')</script>", "error: "),
         ("<link rel='stylesheet' href='other.css'>", "request: file://"),
         ("<p style='width: 391px'>wide</p>", "pixels wide"),
+        ("<svg class='figure' viewBox='0 0 50 20'><text x='40' y='10'>too long</text></svg>", "cut: text: too long"),
+        ("<div style='overflow-x: auto; width: 99px'><p style='width: 199px'>x</p></div>", "scrolls: DIV"),
     ],
 )
 def test_a_fault_is_found(browser: Browser, page: Path, tmp_path: Path, addition: str, complaint: str) -> None:
     broken = tmp_path / "index.html"
     broken.write_text(page.read_text().replace("</main>", f"{addition}</main>"))
-    _, seen = browser.open(broken, width=PHONE)
-    found = check(seen, width=PHONE, figures=len(list(page.parent.glob("*.png"))) + ("<img" in addition))
+    session, seen = browser.open(broken, width=PHONE)
+    found = check(browser, session, seen, width=PHONE)
     assert any(complaint in text for text in found), found
+
+
+def test_faint_text_is_found(browser: Browser, page: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "index.html"
+    faint = "<p style='color: #aaa; background: #fff'>faint</p>"
+    broken.write_text(page.read_text().replace("</main>", f"{faint}</main>"))
+    session, _ = browser.open(broken, width=DESK)
+    browser.value(session, f"{AXE.read_text()}; typeof axe")
+    found: list[Any] = browser.value(session, COMPLAINTS)
+    assert [text for text in found if text.startswith("color-contrast")], found

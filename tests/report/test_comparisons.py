@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,7 +17,7 @@ from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import METHODS, Trial, load_grid
 from softadv.experiments.spec_text import Series
 from softadv.report.comparisons import Comparison, compare, families
-from softadv.report.interval_bars import WIDTH, bar_groups, bars
+from softadv.report.intervals import amount_text, interval_plot, kind_of, shared_scale
 from softadv.report.sensitivity import sensitivities
 from softadv.report.summary import answer
 from tests.report.test_page import finish, make_run, make_trial
@@ -69,15 +70,17 @@ def test_one_setting_is_answered_in_a_word_and_figures(natural: Estimate, begins
         ((-1.5, -2.0), "No: after 2 epochs, in all 2 settings"),
         (
             (1.5, 0.1),
-            "In 1 of 2 settings: after 2 epochs, soft adversarial training ends with more natural accuracy on A (",
+            "In 1 of 2 settings: after 2 epochs, soft training ends with more natural accuracy than adversarial "
+            "training on A (+1.50 points); no clear difference on B (+0.10); its adversarial accuracy differs "
+            "by −0.25 points.",
         ),
         (
             (-1.5, 0.1),
-            "No: after 2 epochs, soft adversarial training ends with less natural accuracy on A (−1.50); no clear",
+            "No: after 2 epochs, soft training ends with less natural accuracy than adversarial training on A (−1.50 ",
         ),
         (
             (0.1, 0.2),
-            "Not shown: after 2 epochs, soft adversarial training ends with no clear difference on A (+0.10) and ",
+            "Not shown: after 2 epochs, soft training ends with no clear difference on A (+0.10 points) and B (+0.20)",
         ),
     ],
 )
@@ -92,46 +95,69 @@ def test_epochs_are_told_where_all_have_as_many() -> None:
     assert answer([one, longer]).startswith("Yes: in all 2 settings, soft")
 
 
+def test_a_data_set_is_named_once_for_all_its_radii() -> None:
+    places = [f"CIFAR-10 at ε {count}/255" for count in (2, 4, 8)]
+    gains = (0.1, 1.5, 2.0)
+    compared = [comparison(estimate(g), estimate(-0.25), title=t) for g, t in zip(gains, places, strict=True)]
+    assert "on CIFAR-10 at ε 4/255 (+1.50 points) and 8/255 (+2.00); no" in answer(compared)
+
+
 def test_what_was_not_run_is_not_answered() -> None:
     assert answer([]).startswith("Not answered yet")
     assert answer([comparison(None, None)]).startswith("Not answered yet")
 
 
-def test_bars_of_a_unit_share_a_scale_that_holds_zero_and_every_end() -> None:
+WORDS = {"a": "Digits, ε 0.1", "b": "Digits, ε 0.2"}
+
+
+def test_a_plot_has_an_axis_zero_the_interval_and_the_claimed_range() -> None:
     infinite = float("inf")
-    one, other, none = bars([estimate(1.0, claimed=(0.0, infinite)), estimate(3.0, spread=None), None])
-    assert one is not None
-    assert other is not None
-    assert none is None
-    assert one.zero == other.zero
-    assert one.ends is not None
-    assert 0 < one.zero < one.ends[0] < one.point < one.ends[1] < other.point < WIDTH  # type: ignore[operator]
-    assert one.claimed == (one.zero, WIDTH)
-    assert other.ends is None
-    assert (other.text, other.seeds) == ("+3.00 points", "1 seed")
-    assert (one.text, one.seeds) == ("+1.00 points (+0.50 to +1.50)", "5 seeds")
-
-
-def test_a_bar_without_width_has_a_place() -> None:
-    (bar,) = bars([Estimate(label="x", unit="%", seeds=5, mean=0.0, low=0.0, high=0.0, claimed=(-float("inf"), 0.0))])
-    assert bar is not None
-    assert bar.point == bar.zero == WIDTH / 2
-    assert (bar.text, bar.seeds) == ("0.00% (0.00 to 0.00)", "5 seeds")
-
-
-def test_estimates_are_grouped_by_what_was_measured() -> None:
-    infinite = float("inf")
-    one = replace(estimate(1.0, claimed=(0.0, infinite)), label="a: natural accuracy")
-    two = replace(estimate(2.0, claimed=(0.0, infinite)), label="b: natural accuracy")
-    certified = replace(estimate(30.0), label="a: certified accuracy", unit="%")
-    most = replace(estimate(0.0, claimed=(-infinite, 1.5)), label="most verified", unit="%")
-    groups = bar_groups([one, certified, two, most])
-    assert [(group.quantity, group.claimed) for group in groups] == [
-        ("natural accuracy", "from 0 up"),
-        ("certified accuracy", ""),
-        ("most verified", "up to 1.5%"),
+    found = [
+        replace(estimate(1.0, claimed=(0.0, infinite)), label="a: natural accuracy, soft - adversarial"),
+        replace(estimate(3.0, spread=None), label="b: natural accuracy, soft - adversarial"),
     ]
-    assert [[bar.name for bar in group.bars] for group in groups] == [["a", "b"], ["a"], [""]]
+    limits = shared_scale(found)
+    assert limits[0] < 0
+    assert limits[1] > 3
+    drawn = ElementTree.fromstring(interval_plot(found, limits=limits, words=WORDS))
+    texts = [text.text for text in drawn.iter("text")]
+    heading, *rest = texts
+    assert heading == "Natural accuracy, soft − adversarial"  # once for both
+    assert rest[:4] == ["Digits, ε 0.1", "+1.00", "Digits, ε 0.2", "+3.00"]
+    assert rest[4:] == ["0 points", "+1", "+2", "+3"]
+    said = [title.text for title in drawn.iter("title")]
+    assert said == [
+        "Digits, ε 0.1: +1.00 points (+0.50 to +1.50), 5 seeds",
+        "Digits, ε 0.2: +3.00 points, 1 seed",
+    ]
+    (claimed,) = [rect for rect in drawn.iter("rect") if rect.get("class") == "claimed"]
+    zero = next(line for line in drawn.iter("line") if "zero" in line.get("class", ""))
+    assert float(claimed.get("x", 0)) == float(zero.get("x1", 0))
+    assert float(claimed.get("x", 0)) + float(claimed.get("width", 0)) == 340  # to the edge: it has no end
+    points = [float(point.get("cx", 0)) for point in drawn.iter("circle")]
+    assert float(zero.get("x1", 0)) < points[0] < points[1] < 340
+    assert len([path for path in drawn.iter("path") if path.get("class") == "range"]) == 1  # one seed has no interval
+
+
+def test_an_estimate_without_width_has_a_place() -> None:
+    found = Estimate(label="x", unit="%", seeds=5, mean=0.0, low=0.0, high=0.0, claimed=(-float("inf"), 0.0))
+    drawn = ElementTree.fromstring(interval_plot([found], limits=shared_scale([found]), words={}))
+    (point,) = drawn.iter("circle")
+    assert float(point.get("cx", 0)) == 170
+    assert amount_text(found) == "0.00% (0.00 to 0.00), 5 seeds"
+
+
+def test_what_is_on_one_scale_is_of_one_kind() -> None:
+    labels = {
+        "a: natural accuracy, soft - adversarial": ("points", "methods"),
+        "b: accuracy under AutoAttack, soft - adversarial": ("points", "methods"),
+        "a to b: adversarial accuracy, soft": ("points", "radii"),
+        "a: verified test images, deeppoly - box": ("points", "domains"),
+    }
+    for label, kind in labels.items():
+        assert kind_of(replace(estimate(1.0), label=label)) == kind
+    found = replace(estimate(1.0), label="a to b: adversarial accuracy, soft")
+    assert "Digits, ε 0.1 to 0.2: +1.00" in interval_plot([found], limits=(-2, 2), words=WORDS)
 
 
 @pytest.mark.parametrize(
@@ -184,9 +210,9 @@ def test_variations_name_what_differs_and_soft_only_ones_borrow_the_base(varied:
     assert [(row.setting, row.changes, row.borrowed) for row in table.rows] == [
         ("digits-a", "", False),
         ("digits-sgd", "optimizer: sgd", False),
-        ("digits-split5", "split_every: 5", True),
+        ("digits-split5", "split every: 5", True),
     ]
-    assert all(row.natural is not None and row.natural.bar.estimate.seeds == 3 for row in table.rows)
+    assert all(row.natural is not None and row.natural.estimate.seeds == 3 for row in table.rows)
 
 
 def claims(*rules: Rule) -> Expectations:
@@ -218,7 +244,7 @@ def test_each_variation_is_asked_what_the_claims_ask_of_its_base(varied: Path) -
     )
     answers = [(row.natural and row.natural.answer, row.adversarial and row.adversarial.answer) for row in table.rows]
     assert answers == [("holds", "holds"), ("fails", "holds"), ("holds", "holds")]
-    assert table.told == "A verdict changes with optimizer: sgd. No verdict changes with split_every: 5."
+    assert table.told == "A verdict changes with optimizer: sgd. No verdict changes with split every: 5."
 
 
 def test_what_settles_nothing_is_not_said_to_change_a_verdict(varied: Path) -> None:
@@ -226,7 +252,7 @@ def test_what_settles_nothing_is_not_said_to_change_a_verdict(varied: Path) -> N
     for seed in (0, 1):  # one seed of SGD is left
         shutil.rmtree(varied / f"digits-sgd-soft-seed{seed}")
     (table,) = sensitivities(read_entries(varied), [claims(judged_gain())])
-    assert table.told == "No verdict changes with split_every: 5. Not decided: optimizer: sgd."
+    assert table.told == "No verdict changes with split every: 5. Not decided: optimizer: sgd."
     for seed in (0, 1):
         shutil.rmtree(varied / f"digits-a-soft-seed{seed}")
     (table,) = sensitivities(read_entries(varied), [claims(judged_gain())])

@@ -112,7 +112,7 @@ def write_page(
     title = _name(folder)
     with Display(output.console(silent=silent), work=None) as display:
         display.advance(title, "drawing figures", 0)
-        from softadv.report.page import write_report  # noqa: PLC0415 (brings matplotlib, which most commands do without)
+        from softadv.report.page import write_report  # noqa: PLC0415 (brings what most commands do without)
 
         return write_report(
             folder,
@@ -124,6 +124,25 @@ def write_page(
             out=out,
             report=display.of(title),
         )
+
+
+def write_two(first: Path, second: Path, *, out: Path | None) -> Path:
+    """Write the page that compares two run folders or references; returns its path.
+
+    They are called by their grids, or, of one grid, by their folders. Raises SoftadvError as write_comparison does.
+    """
+    from softadv.report.two_runs import write_comparison  # noqa: PLC0415 (brings what most commands do without)
+
+    names = _name(first), _name(second)
+    if names[0] == names[1]:
+        names = _folder_name(first), _folder_name(second)
+    if names[0] == names[1]:
+        names = f"{names[0]} (first)", f"{names[1]} (second)"
+    return write_comparison(first, second, names=names, out=out)
+
+
+def _folder_name(folder: Path) -> str:
+    return folder.resolve().name
 
 
 def _grid(folder: Path) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from softadv.claims.judge import judge
 from softadv.cli import output
-from softadv.cli.finish import close, close_part, verdicts_on, write_page
+from softadv.cli.finish import close, close_part, verdicts_on, write_page, write_two
 from softadv.cli.options import (
     AllowDirty,
     AsJson,
@@ -33,6 +33,7 @@ from softadv.cli.options import (
     GridOut,
     Jobs,
     Methods,
+    OtherFolder,
     OtherImages,
     PageOut,
     Quiet,
@@ -214,11 +215,14 @@ def compare(
     return close(folder, expected=chosen_expected(expected), out=out, detail=detail)
 
 
-def report(folder: FinishedFolder, out: PageOut = None, expected: Expected = None) -> None:
-    """Write the report's page and figures.
+def report(folder: FinishedFolder, other: OtherFolder = None, out: PageOut = None, expected: Expected = None) -> None:
+    """Write the report's page and figures, or, given two folders, a page that compares them.
 
-    From a run folder or a reference alone.
+    From run folders or references alone.
     """
+    if other is not None:
+        output.say(f"Report: {write_two(folder, other, out=out)}")
+        return
     entries = read_entries(folder)
     expected = chosen_expected(expected)
     verdicts = verdicts_on(folder, entries, expected=expected)

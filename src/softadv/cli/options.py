@@ -58,6 +58,10 @@ GridFolder = Annotated[Path, path_argument("The folder of a grid's runs, such as
 FinishedFolder = Annotated[
     Path, path_argument("The folder of a grid's runs, such as runs/smoke, or of its reference results.")
 ]
+OtherFolder = Annotated[
+    Path | None,
+    typer.Argument(help="Another such folder, to compare with the first.", show_default=False, parser=_path),
+]
 GridOut = Annotated[Path | None, path_option("--out", "Folder for the runs; else runs/GRID.")]
 Seeds = Annotated[int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.")]
 Epochs = Annotated[int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.")]

@@ -10,6 +10,7 @@ runs/<grid>/<trial>/spec.json               what was asked for
                     examples.safetensors    a few test images, attacked
                     result.json             the outcome; there only once everything else is
                     traceback.txt           why the trial failed, if it did
+runs/<grid>/report/                         the page, its figures and tables, and a list of these
 
 One process at a time writes a trial's folder, and a grid's: it holds the file .lock there. Reading needs none.
 Several may run parts of one grid: each then holds a file .lock-K-of-N in the grid's folder instead.
@@ -24,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from softadv._io import (
+    delete_file,
     file_sha256,
     is_partial,
     list_folder,
@@ -47,6 +49,7 @@ from softadv.experiments.records import (
     read_result,
     result_to_table,
 )
+from softadv.experiments.report_files import PAGES, delete_page
 from softadv.experiments.spec import Trial, check_name, trial_from_table, trial_to_table
 from softadv.training.records import EpochMetrics
 
@@ -197,7 +200,7 @@ class RunFolder:
         with self.held():
             remove_partials(self.path, _OF_A_TRIAL)
             for name in _OF_A_TRIAL[:-1] if but_spec else _OF_A_TRIAL:
-                _delete(self.path / name)
+                delete_file(self.path / name)
         left = [path for path in list_folder(self.path) if path.name != SPEC]
         if not but_spec and not left:
             with suppress(OSError):  # a disk of its own stays, empty
@@ -318,7 +321,8 @@ def clear_grid(folder: Path, *, but: Set[str] = frozenset(), only: Set[str] | No
     for run in ours:
         left += run.clear(but_spec=run.path.name in but)
     if only is None and not (folder / REPORT).is_symlink():
-        _delete(folder / REPORT / "index.html")
+        for page in PAGES:
+            delete_page(folder / REPORT, page)
     return left
 
 
@@ -332,13 +336,6 @@ def _is_trial(folder: Path) -> bool:
         except SoftadvError:
             continue
     return False
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise SoftadvError(f"{path}: cannot be deleted ({error.strerror or error})") from error
 
 
 def _difference(recorded: Trial, asked: Trial) -> str:

@@ -1,44 +1,37 @@
 """A grid's run folder as one self-contained HTML page, with its figures and their numbers as files beside it.
 
-index.html, and for each figure NAME.png, NAME.svg and NAME.csv: accuracy-<setting>,
-verified-<dataset>, partition-<setting>, trade-off, time, examples. Everything comes from the run folder,
-so a report can be made of any state of a grid. No path of the machine that makes it is on the page.
+index.html; for each figure NAME.svg and NAME.csv: accuracy-<setting>, verified-<dataset>, partition-<setting>,
+trade-off, time, examples; results.csv and results.tex. Everything comes from the run folder, so a report can be made
+of any state of a grid. No path of the machine that makes it is on the page.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import get_args
 
-import jinja2
-
-from softadv._io import make_folder, write_bytes, write_text
 from softadv._progress import Report, silent
-from softadv.claims.judge import Expectations, Outcome, Verdict
+from softadv.claims.judge import Expectations, Verdict
+from softadv.experiments.run_folder import REPORT
 from softadv.experiments.runs import Entry, State, all_series, finished_runs, read_entries
 from softadv.experiments.spec import Trial, trial_to_table
 from softadv.experiments.spec_text import DOMAIN_TITLES, by_setting, spec_value
 from softadv.report import commands as rerun
-from softadv.report.comparisons import Comparison, comparisons
+from softadv.report.claims_table import claim_groups
+from softadv.report.comparison_plots import comparison_groups
+from softadv.report.comparisons import comparisons
 from softadv.report.costs import cost_groups
 from softadv.report.figures.gallery import page_figures
-from softadv.report.interval_bars import HEIGHT, WIDTH, Bar, bar_groups, bars
 from softadv.report.provenance import commit_remarks
+from softadv.report.results_files import results_csv, results_tex
 from softadv.report.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.report.sensitivity import sensitivities
 from softadv.report.summary import QUESTION, WITHOUT_SOFT, answer
-
-
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A row under the answer: one method against another."""
-
-    title: str
-    natural: Bar | None
-    adversarial: Bar | None
+from softadv.report.words import setting_words
+from softadv.report.writing import render, write_page
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,68 +72,45 @@ def write_report(
     Raises SoftadvError when the folder holds no trial, or the report cannot be written.
     """
     entries = read_entries(folder)
-    drawn = []
-    for figure in page_figures(entries):
-        drawn.append(figure)
+    words = setting_words(all_series(entries), expected)
+    figures = []
+    for figure in page_figures(entries, words):
+        figures.append(figure)
         report(f"drawing figures: {figure.stem}", 1)
     compared = comparisons(entries)
-    soft = any(entry.trial and entry.trial.method == "soft" for entry in entries)
-    question = QUESTION if soft else WITHOUT_SOFT
-    page = _template().render(
+    question = QUESTION if any(e.trial and e.trial.method == "soft" for e in entries) else WITHOUT_SOFT
+    groups = result_groups(entries)
+    page = render(
+        "report.html",
         title=title,
         notice=notice,
         question=question,
         answer=answer(compared, question=question),
-        differences=_differences(compared),
+        claims=claim_groups(verdicts, words),
+        comparisons=comparison_groups(compared, words),
         command=rerun.grid_command(command),
-        verdicts=[(verdict, bar_groups(verdict.estimates)) for verdict in verdicts],
-        counts={outcome: sum(v.outcome == outcome for v in verdicts) for outcome in get_args(Outcome)},
         entries=entries,
         states={state: sum(e.state == state for e in entries) for state in get_args(State)},
         troubled=[(entry, rerun.without_paths(entry.note)) for entry in entries if entry.note],
-        domains=certified_domains(entries),
+        domains=[DOMAIN_TITLES.get(domain, domain) for domain in certified_domains(entries)],
         autoattack=has_autoattack(entries),
         attack_title=attack_title(entries),
-        domain_titles=DOMAIN_TITLES,
-        groups=result_groups(entries),
+        groups=groups,
         remarks=commit_remarks(finished_runs(entries)),
-        sensitivities=sensitivities(entries, expected),
+        sensitivities=sensitivities(entries, expected, words),
         costs=cost_groups(entries),
-        figures=drawn,
-        bar_width=WIDTH,
-        bar_height=HEIGHT,
+        figures=figures,
         reruns=_reruns(entries),
-        spec_table=_spec_table(entries),
+        spec_table=_spec_table(entries, words),
         environment=_environment(entries),
         data=_data(entries),
         sources=_sources(entries),
     )
-    place = folder / "report" if out is None else out
-    make_folder(place)
-    for figure in drawn:
-        for name, data in figure.files.items():
-            write_bytes(place / name, data)
-    write_text(place / "index.html", page)
-    return place / "index.html"
-
-
-def _differences(compared: Sequence[Comparison]) -> list[tuple[str, str, list[Difference]]]:
-    """The comparisons of each setting, after what it is and its name."""
-    rows: dict[int, Difference] = {}
-    # One scale for each column, so that its bars can be compared; another one for natural training, which is so much
-    # less robust that the other differences could not be seen beside it.
-    for with_natural in (False, True):
-        places = [i for i, c in enumerate(compared) if ("natural" in (c.method, c.over)) == with_natural]
-        natural, adversarial = (
-            bars([compared[i].natural for i in places]),
-            bars([compared[i].adversarial for i in places]),
-        )
-        for i, one, other in zip(places, natural, adversarial, strict=True):
-            rows[i] = Difference(title=compared[i].title, natural=one, adversarial=other)
-    groups: dict[tuple[str, str], list[Difference]] = {}
-    for i, comparison in enumerate(compared):
-        groups.setdefault((comparison.place, comparison.trial.setting), []).append(rows[i])
-    return [(place, setting, its_rows) for (place, setting), its_rows in groups.items()]
+    files = {name: data for figure in figures for name, data in figure.files.items()}
+    if any(entry.result for entry in entries):
+        files["results.csv"] = results_csv(entries).encode()
+        files["results.tex"] = results_tex(groups, entries).encode()
+    return write_page(folder / REPORT if out is None else out, "index.html", page, files)
 
 
 def _reruns(entries: Sequence[Entry]) -> list[Rerun]:
@@ -155,7 +125,7 @@ def _reruns(entries: Sequence[Entry]) -> list[Rerun]:
     ]
 
 
-def _spec_table(entries: Sequence[Entry]) -> SpecTable:
+def _spec_table(entries: Sequence[Entry], words: Mapping[str, str]) -> SpecTable:
     groups = by_setting(all_series(entries))
     keys = [field.name for field in fields(Trial) if field.name not in ("setting", "method", "seed")]
     values = {key: [_joined(spec_value(run.trial, key) for run in runs) for runs in groups.values()] for key in keys}
@@ -163,7 +133,10 @@ def _spec_table(entries: Sequence[Entry]) -> SpecTable:
     return SpecTable(
         shared=tuple((key, found[0]) for key, found in values.items() if found and key not in differing),
         differing=differing,
-        rows=tuple((setting, tuple(values[key][i] for key in differing)) for i, setting in enumerate(groups)),
+        rows=tuple(
+            (words.get(setting, setting), tuple(values[key][i] for key in differing))
+            for i, setting in enumerate(groups)
+        ),
     )
 
 
@@ -200,14 +173,3 @@ def _source(text: str) -> str:
 
 def _joined(values: Iterator[str]) -> str:
     return " / ".join(dict.fromkeys(values))
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("softadv.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from softadv.claims.judge import Claim, Expectations
@@ -12,7 +12,7 @@ from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import ASSUMPTIONS, setting_title, spec_value
 from softadv.report.comparisons import Comparison, compare, families
-from softadv.report.interval_bars import Bar, bars, in_range
+from softadv.report.intervals import in_range, interval_plot, shared_scale
 
 JudgedClaim = tuple[Claim, Gain | Comparable]
 
@@ -21,7 +21,7 @@ JudgedClaim = tuple[Claim, Gain | Comparable]
 class Judged:
     """A difference, soft - adversarial in points, and what it says of the claim that its column asks about."""
 
-    bar: Bar
+    estimate: Estimate
     answer: Answer | None  # None where no claim speaks of the base setting
 
 
@@ -43,6 +43,7 @@ class Sensitivity:
     title: str
     asked: tuple[str, str]  # what claim each of the two columns asks about; "" for none
     rows: tuple[Variation, ...]
+    plots: tuple[str, ...]  # the same as SVG, a plot for each figure that any row has
 
     @property
     def told(self) -> str:
@@ -61,10 +62,12 @@ class Sensitivity:
 _SAID = ("A verdict changes with", "No verdict changes with", "Not decided:")
 
 
-def sensitivities(entries: Sequence[Entry], expected: Sequence[Expectations] = ()) -> list[Sensitivity]:
+def sensitivities(
+    entries: Sequence[Entry], expected: Sequence[Expectations] = (), words: Mapping[str, str] | None = None
+) -> list[Sensitivity]:
     """A table for each base setting of soft training that has variations of it.
 
-    expected: whose claims are asked of each by itself.
+    expected: whose claims are asked of each by itself. words: what the settings are called.
     """
     found = []
     soft = {entry.trial.setting for entry in entries if entry.trial and entry.trial.method == "soft"}
@@ -74,11 +77,13 @@ def sensitivities(entries: Sequence[Entry], expected: Sequence[Expectations] = (
             base = family.base.trial
             compared = [compare(entries, run, base=family.base) for run in members]
             asked = [_asked(expected, base, figure) for figure in ("natural_accuracy", "adversarial_accuracy")]
+            rows = _rows(compared, base, asked)
             found.append(
                 Sensitivity(
                     title=setting_title(family.base),
                     asked=(_in_words(asked[0]), _in_words(asked[1])),
-                    rows=_rows(compared, base, asked),
+                    rows=rows,
+                    plots=tuple(_plots(rows, words or {})),
                 )
             )
     return found
@@ -129,10 +134,25 @@ def _rows(compared: Sequence[Comparison], base: Trial, asked: Sequence[JudgedCla
 def _judged(column: Sequence[Estimate | None], asked: JudgedClaim | None) -> list[Judged | None]:
     rule = None if asked is None else asked[1]
     claimed = None if rule is None else rule.claimed
-    # One scale for each column, so that its bars can be compared.
-    drawn = bars([found and replace(found, claimed=claimed) for found in column])
-    answers = [rule.answer(found) if rule is not None and found is not None else None for found in column]
-    return [Judged(bar=bar, answer=answer) if bar else None for bar, answer in zip(drawn, answers, strict=True)]
+    return [
+        Judged(estimate=replace(found, claimed=claimed), answer=None if rule is None else rule.answer(found))
+        if found is not None
+        else None
+        for found in column
+    ]
+
+
+def _plots(rows: Sequence[Variation], words: Mapping[str, str]) -> Iterator[str]:
+    for title in ("Natural accuracy", "Adversarial accuracy"):
+        there = [
+            (row, judged)
+            for row in rows
+            if (judged := row.natural if title.startswith("Natural") else row.adversarial) is not None
+        ]
+        if there:
+            shown = [judged.estimate for _, judged in there]
+            names = [row.changes or "base setting" for row, _ in there]
+            yield interval_plot(shown, limits=shared_scale(shown), words=words, names=names, title=title)
 
 
 def _decided(base: Variation, row: Variation) -> list[tuple[Answer, Answer]]:
@@ -155,4 +175,8 @@ def _against(base: Variation, row: Variation) -> str:
 def changes(trial: Trial, base: Trial) -> list[str]:
     """The keys in which a setting differs from its base, such as "update: two-pass"."""
     keys = ("epochs", *ASSUMPTIONS)
-    return [f"{key}: {spec_value(trial, key)}" for key in keys if getattr(trial, key) != getattr(base, key)]
+    return [
+        f"{key.replace('_', ' ')}: {spec_value(trial, key)}"
+        for key in keys
+        if getattr(trial, key) != getattr(base, key)
+    ]

@@ -1,16 +1,22 @@
 """The report's figures, and the words in them; their files are tested with the report."""
 
+import base64
+import io
 from dataclasses import replace
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import pytest
 import torch
+from PIL import Image
 
 from softadv.experiments.names import names_of
-from softadv.experiments.spec import METHODS
+from softadv.experiments.records import Autoattacked, Result
+from softadv.experiments.spec import METHODS, Trial
 from softadv.experiments.spec_text import Series, by_setting, fraction, setting_title
+from softadv.report.dominance import plane
 from softadv.report.figures import accuracy, examples, trade_off, verified
-from softadv.report.figures.style import wrapped
+from softadv.report.figures.svg import Panel, Scale, apart
 from tests.report.test_page import make_epoch, make_trial
 
 
@@ -29,26 +35,74 @@ def test_settings_are_ordered_by_eps_and_titled_as_in_the_paper() -> None:
     assert setting_title(runs[1]) == "Digits   Epochs: 2   ε: 2/255   Steps: 3   α: 0.01"
 
 
+def texts(panel: Panel) -> list[str]:
+    return [text.text or "" for text in ElementTree.fromstring(panel.svg()).iter("text")]
+
+
+def said(panel: Panel) -> list[str]:
+    return [title.text or "" for title in ElementTree.fromstring(panel.svg()).iter("title")]
+
+
 def test_accuracy_panels_share_their_axis_and_hold_percent() -> None:
     runs = [Series(trial=t, epochs=(make_epoch(t, epoch=1), make_epoch(t, epoch=2))) for t in map(make_trial, METHODS)]
-    panels = accuracy.draw(runs).axes
-    assert [axes.get_title() for axes in panels] == [
-        "Natural training",
-        "Adversarial training",
-        "Soft adversarial training",
+    panels = accuracy.draw(runs)
+    titles = ["Natural training", "Adversarial training", "Soft adversarial training"]
+    assert [texts(panel)[0] for panel in panels] == titles
+    assert len({tuple(texts(panel)[1:-2]) for panel in panels}) == 1  # the ticks
+    assert texts(panels[0])[-2:] == ["natural 90.0", "attacked 60.0"]  # at the ends of the lines
+    assert said(panels[0]) == [
+        f"Natural training, epoch {epoch}: natural {natural:.2f}%, attacked {attacked:.2f}%"
+        for epoch, natural, attacked in ((1, 80, 50), (2, 90, 60))
     ]
-    assert len({axes.get_ylim() for axes in panels}) == 1
-    assert list(panels[0].lines[0].get_ydata()) == pytest.approx([80, 90])
-    assert {axes.get_xlabel() for axes in panels} == {"Epoch"}
 
 
-def test_trade_off_has_a_panel_per_setting() -> None:
+def finished(trial: Trial, natural: float, adversarial: float) -> Series:
+    result = Result(
+        trial=trial, natural_accuracy=natural, adversarial_accuracy=adversarial, certified=(), parity=None, neurons=1,
+        train_images=10, test_images=1000, data_fingerprint="", data_source="", weights_sha256="", environment={},
+        autoattack=Autoattacked(images=1000, correct=round(1000 * adversarial) - 10, seconds=1.0),
+    )  # fmt: skip
+    return Series(trial=trial, epochs=(make_epoch(trial, epoch=1), make_epoch(trial, epoch=2)), result=result)
+
+
+def test_the_plane_has_a_panel_per_setting_under_autoattack() -> None:
     trials = [make_trial(eps=k / 255, setting=f"eps{k}", seed=seed) for k in (1, 2, 4, 8) for seed in (0, 1)]
-    figure = trade_off.draw([Series(trial=t, epochs=(make_epoch(t, epoch=1),)) for t in trials])
-    shown = [axes for axes in figure.axes if axes.axison]
-    assert len(shown) == 4
-    assert {axes.get_xlabel() for axes in shown} == {"Natural accuracy (%)"}
-    assert {axes.get_ylabel() for axes in shown} == {"Adversarial accuracy (%)"}
+    panels = trade_off.draw([finished(trial, 0.8 + 0.02 * trial.seed, 0.5) for trial in trials])
+    assert [texts(panel)[0] for panel in panels] == [f"Digits, ε {k}/255" for k in (1, 2, 4, 8)]
+    for panel in panels:
+        assert {"Natural accuracy (%)", "Accuracy under AutoAttack (%)", "Soft"} <= set(texts(panel))
+        assert said(panel) == [
+            "Soft: natural 81.00% (68.29 to 93.71), under AutoAttack 49.00% (49.00 to 49.00); 2 seeds"
+        ]
+
+
+def test_the_plane_joins_the_settings_of_a_method_and_says_what_lies_beyond() -> None:
+    places: dict[str, tuple[float, float]] = {
+        "natural": (0.95, 0.02), "adversarial": (0.80, 0.52), "soft": (0.82, 0.51), "trades(beta=6)": (0.79, 0.54),
+        "trades(beta=1)": (0.84, 0.48), "adversarial(train_eps=6/255)": (0.83, 0.49),
+    }  # fmt: skip
+    (panel,) = trade_off.draw([finished(make_trial(method), *place) for method, place in places.items()])
+    labels = {"Adversarial", "Soft", "trades β 6", "trades β 1", "Adversarial ε 6/255", "Natural, beyond: 95.0, 1.0"}
+    assert labels <= set(texts(panel))
+    drawn = ElementTree.fromstring(panel.svg())
+    assert len([path for path in drawn.iter("path") if path.get("class", "").startswith("link")]) == 2
+
+
+def test_a_dominated_method_is_named_with_what_dominates_it() -> None:
+    ends = {"adversarial": (0.80, 0.50), "soft": (0.82, 0.50), "trades(beta=6)": (0.81, 0.49)}
+    runs = [
+        finished(make_trial(method, seed=seed), natural + 0.001 * seed, robust)
+        for method, (natural, robust) in ends.items()
+        for seed in (0, 1, 2)
+    ]
+    found = plane(runs)
+    assert found is not None
+    assert found.under == "AutoAttack"
+    assert found.dominated() == {"adversarial": ["soft"], "trades(beta=6)": ["soft"]}
+    assert plane(runs[::3]).compares is False  # type: ignore[union-attr]  # one seed of each tells nothing
+    noisy = [replace(run, result=replace(run.result, natural_accuracy=value)) for run, value in zip(  # type: ignore[type-var]
+        runs, (0.7, 0.8, 0.9, 0.9, 0.8, 0.71, 0.8, 0.8, 0.8), strict=True)]  # fmt: skip
+    assert "adversarial" not in plane(noisy).dominated()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("eps", "gain"), [(0.1, 5), (8 / 255, 15), (0.0, 1), (1.0, 1)])
@@ -63,34 +117,46 @@ def soft_runs(*settings: str, epochs: int = 2) -> list[Series]:
 
 def test_verified_lines_that_end_alike_have_labels_apart() -> None:
     names = [f"s{index}" for index in range(6)]
-    (axes,) = verified.draw({name: soft_runs(name) for name in names}, title="x").axes
-    places = sorted(text.xy[1] for text in axes.texts)
-    assert len(places) == 6
-    assert min(later - earlier for earlier, later in pairwise(places)) > 1
-    assert axes.get_ylim()[0] < places[0] < places[-1] <= axes.get_ylim()[1]
+    (panel,) = verified.draw({name: soft_runs(name) for name in names}, title="x")
+    labels = [text for text in ElementTree.fromstring(panel.svg()).iter("text") if (text.text or "").startswith("s")]
+    places = sorted(float(text.get("y", 0)) for text in labels)
+    assert [text.text for text in labels] == [f"{name}: 25.0" for name in names]
+    assert min(later - earlier for earlier, later in pairwise(places)) > 12
+    assert panel.top < places[0] < places[-1] < panel.height - panel.bottom + 5
 
 
 def test_many_verified_lines_have_a_legend() -> None:
     names = [f"s{index:02}" for index in range(16)]
-    figure = verified.draw({name: soft_runs(name) for name in names}, title="x")
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == [f"{name}: 25.0" for name in names]
+    (panel,) = verified.draw({name: soft_runs(name) for name in names}, title="x")
+    labels = [text for text in ElementTree.fromstring(panel.svg()).iter("text") if (text.text or "").startswith("s")]
+    assert [text.text for text in labels] == [f"{name}: 25.0" for name in names]
+    assert all(panel.height - panel.bottom < float(text.get("y", 0)) < panel.height for text in labels)
 
 
 def test_lines_begin_with_the_first_split() -> None:
     (run,) = soft_runs("s", epochs=4)
     late = replace(run, trial=replace(run.trial, natural_epochs=2, epochs=4))
-    (axes,) = verified.draw({"s": [late]}, title="x").axes
-    assert list(axes.lines[0].get_xdata()) == [3, 4]
+    (panel,) = verified.draw({"s": [late]}, title="x")
+    assert [text.split(":")[0] for text in said(panel)] == ["Epoch 3", "Epoch 4"]
 
 
-def test_a_title_is_broken_between_its_parts() -> None:
-    title = setting_title(Series(trial=replace(make_trial(), optimizer="sgd", batch_size=64)))
-    assert wrapped(title, inches=2.5, size=9).replace("\N{NO-BREAK SPACE}", " ").splitlines() == [
-        "Digits   Epochs: 2   ε: 0.1   Steps: 3",
-        "α: 0.01   optimizer: sgd",
-        "batch_size: 64",
-    ]
+def test_places_are_moved_apart_and_stay_within() -> None:
+    assert apart([10, 11, 50], gap=15, low=0, high=100) == [10, 25, 50]
+    assert apart([99, 98], gap=15, low=0, high=100) == [100, 85]
+    assert apart([-5], gap=15, low=0, high=100) == [0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 100, [0, 20, 40, 60, 80, 100]),
+        (-2.2, 2.1, [-2, -1, 0, 1, 2]),
+        (30.1, 33.9, [31, 32, 33]),
+        (1, 6, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_ticks_are_round_numbers(low: float, high: float, ticks: list[float]) -> None:
+    assert Scale(low, high, 0, 100).ticks() == ticks
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
@@ -100,9 +166,12 @@ def test_examples_name_their_classes_whatever_the_channels(channels: int) -> Non
         "image": image, "attacked": image, "label": torch.tensor([0, 1, 2]), "predicted": torch.tensor([0, 1, 2]),
         "predicted_attacked": torch.tensor([1, 2, 0]), "verified": torch.tensor([False] * 3),
     }  # fmt: skip
-    figure = examples.draw(make_trial(), tensors, class_names=("rose", "a very long flower's name"))
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["label rose", "label a very long…", "label 2"]
-    assert figure.axes[3].get_xlabel() == "a very long… ✗"
+    panels = examples.draw(make_trial(), tensors, class_names=("rose", "a very long flower's name"))
+    assert [texts(panel)[0] for panel in panels] == ["is rose", "is a very …", "is 2"]
+    assert texts(panels[0])[1:] == ["model: rose ✓", "attacked: a very … ✗", "unverified"]
+    pictures = [image.get("href", "") for image in ElementTree.fromstring(panels[0].svg()).iter("image")]
+    shown = Image.open(io.BytesIO(base64.b64decode(pictures[0].partition(",")[2])))
+    assert (shown.size, shown.mode) == ((8, 8), "RGB" if channels == 3 else "L")
 
 
 @pytest.mark.parametrize(

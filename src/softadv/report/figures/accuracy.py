@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-
 from softadv.experiments.names import within_sentence
-from softadv.experiments.spec_text import Series, by_method, per_epoch, setting_title
+from softadv.experiments.spec_text import Series, by_method, per_epoch
 from softadv.report.figures.page_figure import (
     RUN_COLUMNS,
     FigureInput,
@@ -22,18 +17,9 @@ from softadv.report.figures.page_figure import (
     run_cells,
     settings_in_order,
 )
-from softadv.report.figures.style import (
-    SOFT_INK,
-    epoch_axis,
-    legend,
-    new_figure,
-    style,
-    suptitle,
-    within_percent,
-    wrapped,
-)
+from softadv.report.figures.svg import DASHES, Panel, around, hit, label_width, within_percent
 
-_MOST_COLUMNS = 3  # of panels, so that they are not too small on a page
+Curve = dict[int, tuple[float, float | None]]  # mean and deviation in %, by epoch
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
@@ -50,83 +36,78 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
         )
 
 
-def draw(runs: Sequence[Series]) -> Figure:
+def draw(runs: Sequence[Series]) -> list[Panel]:
     """Natural and adversarial accuracy against epochs, one panel per method, for the runs of one setting."""
-    methods = by_method(runs)
-    rows = -(-len(methods) // _MOST_COLUMNS)
-    columns = -(-len(methods) // rows)
-    figure = new_figure(width=max(3.3 * columns, 4.8), height=2.7 * rows + 0.9)
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
-    used = panels[: len(methods)]
-    for axes, its_runs in zip(used, methods.values(), strict=True):
-        style(axes)
-        _draw_curves(axes, its_runs)
-        names = its_runs[0].names
-        title = wrapped(names.method_title, inches=figure.get_figwidth() / columns - 0.3, size=10)
-        axes.set_title(title, fontsize=10, color=names.method_color, fontweight="bold")
-        epoch_axis(axes, runs)
-    for axes in used[::columns]:
-        axes.set_ylabel("Accuracy on test images (%)")
-    used[0].set_ylim(*within_percent(used[0].get_ylim()))
-    for axes in used:
-        _label_ends(axes)
-    for axes in panels[len(methods) :]:
-        axes.set_axis_off()
-    suptitle(figure, setting_title(runs[0]))
-    styles = {"Natural accuracy": "-", "Adversarial accuracy": (0, (4, 2))}
-    legend(figure, [Line2D([], [], color=SOFT_INK, lw=2, ls=ls, label=label) for label, ls in styles.items()])
-    return figure
-
-
-def _draw_curves(axes: Axes, runs: Sequence[Series]) -> None:
-    colour = runs[0].names.method_color
-    curves = [
-        (per_epoch(runs, lambda m: _percent(m.natural_accuracy)), "-"),
-        (per_epoch(runs, lambda m: _percent(m.adversarial_accuracy)), (0, (4, 2))),
+    methods = {method: (same, _curves(same)) for method, same in by_method(runs).items()}
+    values = [
+        mean + sign * (deviation or 0)
+        for _, curves in methods.values()
+        for curve in curves
+        for mean, deviation in curve.values()
+        for sign in (-1, 1)
     ]
-    for curve, dashes in curves:
-        if not curve:
-            continue
-        epochs = list(curve)
-        means = [mean for mean, _ in curve.values()]
-        deviations = [deviation or 0.0 for _, deviation in curve.values()]
-        axes.plot(epochs, means, color=colour, lw=2, ls=dashes, marker="o" if len(curve) == 1 else None, ms=4)
-        if any(deviations):
-            low, high = np.subtract(means, deviations), np.add(means, deviations)
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.18, lw=0)
+    limits = within_percent(around(values, least=5))
+    longest = max(len(run.epochs) for run in runs)
+    return [_panel(same, curves, limits=limits, epochs=longest) for same, curves in methods.values()]
+
+
+def _curves(runs: Sequence[Series]) -> tuple[Curve, Curve]:
+    return (
+        per_epoch(runs, lambda m: _percent(m.natural_accuracy)),
+        per_epoch(runs, lambda m: _percent(m.adversarial_accuracy)),
+    )
+
+
+def _panel(runs: Sequence[Series], curves: Sequence[Curve], *, limits: tuple[float, float], epochs: int) -> Panel:
+    names = runs[0].names
+    parts = [
+        (f"{what} {list(curve.values())[-1][0]:.1f}", curve, dashes)
+        for what, curve, dashes in zip(("natural", "attacked"), curves, DASHES, strict=False)
+        if curve
+    ]
+    ends = f": after the last epoch {' and '.join(said for said, _, _ in parts)}" if parts else ""
+    panel = Panel(f"{names.method_title}{ends}", right=label_width(["attacked 99.9"]))
+    x, y = panel.across(*((1, epochs) if epochs > 1 else (0.5, 1.5))), panel.upward(*limits)
+    panel.title(names.method_title)
+    panel.axes(x, y, x_name="Epoch", y_name="Accuracy (%)", whole=True)
+    for _, curve, dashes in parts:
+        upper, lower = (
+            [(x(epoch), y(mean + sign * (deviation or 0))) for epoch, (mean, deviation) in curve.items()]
+            for sign in (1, -1)
+        )
+        if len(curve) > 1 and upper != lower:
+            panel.shade(upper, lower, names.method_color)
+        panel.line([(x(epoch), y(mean)) for epoch, (mean, _) in curve.items()], names.method_color, dashes=dashes)
+    panel.end_labels([(said, y(list(curve.values())[-1][0]), names.method_color) for said, curve, _ in parts])
+    width = (x.end - x.start) / max(epochs - 1, 1)
+    for epoch in dict.fromkeys(epoch for _, curve, _ in parts for epoch in curve):
+        said = ", ".join(
+            f"{what} {_shown(curve[epoch])}"
+            for what, curve in zip(("natural", "attacked"), curves, strict=True)
+            if epoch in curve
+        )
+        left, right = max(x(epoch) - width / 2, x.start), min(x(epoch) + width / 2, x.end)
+        panel.add(hit(f"{names.method_title}, epoch {epoch}: {said}", left, y.end, right - left, y.start - y.end))
+    return panel
+
+
+def _shown(value: tuple[float, float | None]) -> str:
+    mean, deviation = value
+    return f"{mean:.2f}%" if deviation is None else f"{mean:.2f} ± {deviation:.2f}%"
 
 
 def _percent(accuracy: float | None) -> float | None:
     return None if accuracy is None else 100 * accuracy
 
 
-def _label_ends(axes: Axes) -> None:
-    """Write the last value beside each curve, apart where two would touch."""
-    low, high = axes.get_ylim()
-    ends = [(x[-1], y[-1]) for x, y in (np.asarray(curve.get_data()) for curve in axes.lines)]
-    near = len(ends) > 1 and abs(ends[0][1] - ends[1][1]) < 0.07 * (high - low)
-    for (x, y), side, curve in zip(ends, ("bottom", "top"), axes.lines, strict=False):
-        axes.annotate(
-            f"{y:.1f}",
-            (x, y),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va=side if near else "center",
-            color=curve.get_color(),
-            fontsize=9,
-            annotation_clip=False,
-        )
-
-
 def _caption(runs: Sequence[Series]) -> str:
     parts = []
     for same in by_method(runs).values():
-        natural = per_epoch(same, lambda m: m.natural_accuracy)
-        adversarial = per_epoch(same, lambda m: m.adversarial_accuracy)
+        natural, adversarial = _curves(same)
         if natural and adversarial:
-            ends = [100 * list(curve.values())[-1][0] for curve in (natural, adversarial)]
+            ends = [list(curve.values())[-1][0] for curve in (natural, adversarial)]
             parts.append(f"{within_sentence(same[0].names.method_title)} {ends[0]:.1f}% and {ends[1]:.1f}%")
-    caption = f"Natural and adversarial accuracy after the last epoch: {'; '.join(parts)}."
+    caption = f"Natural (solid) and adversarial accuracy (dashed) after the last epoch: {'; '.join(parts)}."
     every = {run.trial.evaluate_every for run in runs}
     if every != {1}:
         caption += f" Measured every {' or '.join(map(str, sorted(every)))} epochs, and after the last."

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+import torch
+from PIL import Image
 from torch import Tensor
 
 from softadv._io import read_tensors
@@ -16,11 +18,12 @@ from softadv.experiments.run_folder import EXAMPLES
 from softadv.experiments.runs import all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import DOMAIN_TITLES, fraction
+from softadv.report.figures.colors import PARTITION, stroke
 from softadv.report.figures.page_figure import FigureInput, PageFigure, csv_text, page_figure
-from softadv.report.figures.style import GRID, INK, PARTITION_COLOURS, literal, new_figure
+from softadv.report.figures.svg import Panel, tag, text
 
-_TIMES = "\N{MULTIPLICATION SIGN}"
-_LETTERS = 12  # of a class's name that its column has room for
+_SIDE = 104.0  # pixels of an image
+_LETTERS = 8  # of a class's name that its column has room for
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
@@ -38,10 +41,9 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
         except (SoftadvError, KeyError):
             continue  # another trial's will do, and a page without examples is still a report
         caption = (
-            f"The first {len(tensors['image'])} test images, by {entry.name}. Under each image the model's prediction "
-            f"(✓ right, ✗ wrong); at the foot, the verdict of {DOMAIN_TITLES[trial.domain]} at ε = "
-            f"{fraction(trial.eps)}. The difference attacked minus original is amplified "
-            f"{difference_gain(trial)} times around mid-grey."
+            f"The first {len(tensors['image'])} test images, by {entry.name}: as they are, attacked, and the change "
+            f"amplified {difference_gain(trial)} times around mid-grey. Below, the model's prediction (✓ right, ✗ "
+            f"wrong), and the verdict of {DOMAIN_TITLES[trial.domain]} at ε {fraction(trial.eps)}."
         )
         yield page_figure("examples", "examples", figure, [run], caption=caption, csv=csv)
         return
@@ -52,54 +54,58 @@ def difference_gain(trial: Trial) -> int:
     return max(int(0.5 / trial.eps + 1e-6), 1) if trial.eps else 1
 
 
-def draw(trial: Trial, examples: Mapping[str, Tensor], *, class_names: Sequence[str]) -> Figure:
-    """Test images, their attacks and the differences, with predictions and verdicts.
+def draw(trial: Trial, examples: Mapping[str, Tensor], *, class_names: Sequence[str]) -> list[Panel]:
+    """Test images, their attacks and the differences, with predictions and verdicts: a panel an image.
 
     examples: what examples.safetensors holds. class_names: a class without a name there is shown by its number.
     """
-    image, attacked = examples["image"], examples["attacked"]
-    gain, count = difference_gain(trial), len(image)
-    shown = (image, attacked, (0.5 + gain * (attacked - image)).clamp(0, 1))
-    figure = new_figure(width=1.2 * count + 0.7, height=4.7)
-    panels = figure.subplots(3, count, squeeze=False)
-    for row, (name, images) in enumerate(
-        zip(("Original", "Attacked", f"Difference {_TIMES} {gain}"), shown, strict=True)
-    ):
-        for axes, pixels in zip(panels[row], images, strict=True):
-            drawn = pixels if len(pixels) == 3 else pixels.mean(0, keepdim=True)  # other channels than RGB: as grey
-            axes.imshow(drawn.permute(1, 2, 0).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_color(GRID)
-        panels[row][0].set_ylabel(name, fontsize=10, color=INK)
     names = dict(enumerate(class_names))
-    for column in range(count):
-        _label_example(list(panels[:, column]), {key: value[column] for key, value in examples.items()}, names)
-    return figure
+    return [
+        _panel({key: value[place] for key, value in examples.items()}, names, gain=difference_gain(trial))
+        for place in range(len(examples["image"]))
+    ]
 
 
-def _label_example(panels: Sequence[Axes], example: Mapping[str, Tensor], names: Mapping[int, str]) -> None:
+def _panel(example: Mapping[str, Tensor], names: Mapping[int, str], *, gain: int) -> Panel:
     label, verdict = int(example["label"]), "unverified"
     if int(example["predicted"]) != label:
         verdict = "misclassified"
     elif bool(example["verified"]):
         verdict = "verified"
-    panels[0].set_title(f"label {_short(names, label)}", fontsize=9, color=INK)
-    for axes, key in zip(panels, ("predicted", "predicted_attacked"), strict=False):
-        right = int(example[key]) == label
-        text = f"{_short(names, int(example[key]))} {'✓' if right else '✗'}"
-        axes.set_xlabel(text, fontsize=9.5, color=INK, fontweight="normal" if right else "bold")
-    panels[2].set_xlabel(
-        verdict,
-        fontsize=8.5,
-        color=INK,
-        bbox={"boxstyle": "round,pad=0.25", "facecolor": PARTITION_COLOURS[verdict], "alpha": 0.45, "lw": 0},
-    )
+    said = [_predicted(example, key, names) for key in ("predicted", "predicted_attacked")]
+    panel = Panel(f"{_short(names, label)}: predicted {said[0]}, attacked {said[1]}; {verdict}", width=_SIDE + 16)
+    image, attacked = example["image"], example["attacked"]
+    panel.add(text(f"is {_short(names, label)}", 8, 13, class_="title"))
+    y = 20.0
+    shown = (image, attacked, (0.5 + gain * (attacked - image)).clamp(0, 1))
+    for pixels, below in zip(shown, (f"model: {said[0]}", f"attacked: {said[1]}", verdict), strict=True):
+        place = {"x": 8, "y": y, "width": _SIDE, "height": _SIDE}
+        panel.add(tag("image", href=_uri(pixels), **place), tag("rect", class_="frame", **place))
+        panel.add(text(below, 8, y + _SIDE + 13, class_="small"))
+        y += _SIDE + 20
+    color = PARTITION[verdict]
+    panel.add(tag("line", x1=8, x2=8 + _SIDE, y1=y - 2, y2=y - 2, class_=f"line {stroke(color)}"))
+    panel.height = y + 4
+    return panel
+
+
+def _predicted(example: Mapping[str, Tensor], key: str, names: Mapping[int, str]) -> str:
+    found = int(example[key])
+    return f"{_short(names, found)} {'✓' if found == int(example['label']) else '✗'}"
+
+
+def _uri(pixels: Tensor) -> str:
+    """An image, float (C, H, W) in [0, 1], as a PNG in a data: URI; other channels than RGB as grey."""
+    drawn = pixels if len(pixels) == 3 else pixels.mean(0, keepdim=True)
+    bytes_of = (255 * drawn).round().to(torch.uint8).cpu().permute(1, 2, 0).squeeze(2).numpy()
+    png = io.BytesIO()
+    Image.fromarray(bytes_of).save(png, format="png")
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 
 def _short(names: Mapping[int, str], label: int) -> str:
     name = names.get(label, str(label))
-    return literal(name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…")
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}…"
 
 
 def _class_names(names: Names, about: Mapping[str, str]) -> Sequence[str]:

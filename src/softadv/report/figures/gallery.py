@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from softadv.experiments.runs import Entry
 from softadv.report.figures import accuracy, examples, partition, time, trade_off, verified
@@ -11,8 +11,11 @@ from softadv.report.figures.page_figure import PageFigure, figure_input
 _MODULES = (accuracy, verified, partition, trade_off, time, examples)
 
 
-def page_figures(entries: Sequence[Entry]) -> Iterator[PageFigure]:
-    """Every figure, by section; within it the settings as the paper has them first, then their variations."""
-    source = figure_input(entries)
+def page_figures(entries: Sequence[Entry], words: Mapping[str, str]) -> Iterator[PageFigure]:
+    """Every figure, by section; within it the settings as the paper has them first, then their variations.
+
+    words: what the settings are called.
+    """
+    source = figure_input(entries, words)
     for module in _MODULES:
         yield from module.page_figures(source)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-from matplotlib.figure import Figure
 
 from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec_text import Series, by_method, by_setting, fraction, setting_title
 from softadv.report.comparisons import Family, families
-from softadv.report.figures.style import png, svg
+from softadv.report.figures.colors import stylesheet
+from softadv.report.figures.svg import LETTER, LINE, Panel, tag, text
 
+_FILE_WIDTH = 1040.0  # of an SVG file: three panels
+_XMLNS = "http://www.w3.org/2000/svg"
 RUN_COLUMNS = ("setting", "dataset", "eps", "method", "seed")  # the first columns of every table of runs
 
 
@@ -27,21 +28,42 @@ class PageFigure:
     stem: str  # of its files' names
     title: str
     caption: str
-    width: int  # in CSS pixels, so that the text of every figure has the same size
+    panels: tuple[Panel, ...]
     variation: bool  # whether it is of settings that vary an assumption
-    png: bytes
-    svg: bytes
     csv: str
+    notes: tuple[str, ...] = ()  # sentences below the caption
 
     @property
-    def uri(self) -> str:
-        """The PNG as a data: URI."""
-        return "data:image/png;base64," + base64.b64encode(self.png).decode()
+    def drawn(self) -> list[str]:
+        """The panels as SVG elements of the page."""
+        return [panel.svg() for panel in self.panels]
 
     @property
     def files(self) -> dict[str, bytes]:
         """What lies beside the page, by name."""
-        return {f"{self.stem}.png": self.png, f"{self.stem}.svg": self.svg, f"{self.stem}.csv": self.csv.encode()}
+        return {f"{self.stem}.svg": standalone(self).encode(), f"{self.stem}.csv": self.csv.encode()}
+
+
+def standalone(figure: PageFigure) -> str:
+    """A figure as an SVG file of its own, light or dark as its reader is: its title, and the panels in rows."""
+    rows: list[list[Panel]] = [[]]
+    for panel in figure.panels:
+        if rows[-1] and sum(other.width for other in rows[-1]) + panel.width > _FILE_WIDTH:
+            rows.append([])
+        rows[-1].append(panel)
+    width = max(sum(panel.width for panel in row) for row in rows)
+    lines = textwrap.wrap(figure.title, max(int(width / LETTER), 20))
+    parts = [text(line, 2, LINE * (place + 1), class_="title") for place, line in enumerate(lines)]
+    y = LINE * (len(lines) + 0.6)
+    for row in rows:
+        x = 0.0
+        for panel in row:
+            parts.append(tag("g", *panel.parts, transform=f"translate({x:g} {y:g})"))
+            x += panel.width
+        y += max(panel.height for panel in row)
+    drawn = "".join(parts)
+    size = {"viewBox": f"0 0 {width:g} {y:g}", "width": width, "height": y}
+    return tag("svg", tag("style", stylesheet([drawn])), drawn, xmlns=_XMLNS, class_="figure", **size) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +74,11 @@ class FigureInput:
     families: tuple[Family, ...]  # settings and their variations, in the order of the page
     finished: tuple[Series, ...]  # runs with a result
     shown: tuple[Series, ...]  # those; and where a method of a setting has none, its runs with an epoch
+    words: Mapping[str, str]  # what the settings are called
 
 
-def figure_input(entries: Sequence[Entry]) -> FigureInput:
-    """What the runs of a folder give to draw."""
+def figure_input(entries: Sequence[Entry], words: Mapping[str, str]) -> FigureInput:
+    """What the runs of a folder give to draw. words: what the settings are called."""
     begun = [run for run in all_series(entries) if run.epochs]
     finished = [run for run in begun if run.result]
     covered = {(run.trial.setting, run.trial.method) for run in finished}
@@ -65,20 +88,26 @@ def figure_input(entries: Sequence[Entry]) -> FigureInput:
         families=tuple(families(all_series(entries))),
         finished=tuple(finished),
         shown=tuple(shown),
+        words=words,
     )
 
 
 def page_figure(
     section: str,
     stem: str,
-    figure: Figure,
+    panels: Sequence[Panel],
     runs: Sequence[Series],
     *,
     caption: str,
     csv: str,
+    title: str = "",
     variation: bool = False,
+    notes: Sequence[str] = (),
 ) -> PageFigure:
-    """A finished figure of the page. stem: of its files' names. csv: the numbers behind it, of the same runs."""
+    """A finished figure of the page. stem: of its files' names. csv: the numbers behind it, of the same runs.
+
+    title: else what its settings are.
+    """
     short = sorted({run.names.method_title for run in runs if not run.result and len(run.epochs) < run.trial.epochs})
     if short:
         caption += f" {' and '.join(short)}: not every trial has finished, the epochs so far are shown."
@@ -86,13 +115,12 @@ def page_figure(
     return PageFigure(
         section=section,
         stem=stem,
-        title="; ".join(titles),
+        title=title or "; ".join(titles),
         caption=caption,
-        width=round(100 * figure.get_figwidth()),
+        panels=tuple(panels),
         variation=variation,
-        png=png(figure),
-        svg=svg(figure),
         csv=csv,
+        notes=tuple(notes),
     )
 
 

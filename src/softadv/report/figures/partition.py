@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from matplotlib.figure import Figure
-
-from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_method, per_epoch, setting_title
+from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_method, per_epoch
+from softadv.report.figures.colors import PARTITION, area
 from softadv.report.figures.page_figure import (
     RUN_COLUMNS,
     FigureInput,
@@ -17,7 +16,7 @@ from softadv.report.figures.page_figure import (
     run_cells,
     settings_in_order,
 )
-from softadv.report.figures.style import PARTITION_COLOURS, epoch_axis, legend, new_figure, style, suptitle, swatch
+from softadv.report.figures.svg import Panel, hit, label_width, path, tag
 from softadv.training.records import EpochMetrics
 
 
@@ -27,7 +26,7 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
         for method, runs in by_method(its_runs).items():
             stem = f"partition-{setting}" if method == "soft" else f"partition-{setting}-{file_name(method)}"
             yield page_figure(
-                "partition", stem, draw(runs), runs,
+                "partition", stem, draw(runs, title=source.words.get(setting, setting)), runs,
                 caption=_caption(runs), csv=counts_csv(runs), variation=variation,
             )  # fmt: skip
 
@@ -37,34 +36,41 @@ def split_runs(source: FigureInput) -> list[Series]:
     return [run for run in source.shown if run.epochs[-1].verified is not None]
 
 
-def draw(runs: Sequence[Series]) -> Figure:
-    """How the training images split at the start of each epoch, for runs of one method in one setting."""
+def draw(runs: Sequence[Series], *, title: str) -> list[Panel]:
+    """How the training images split at the start of each epoch, for runs of one method in one setting.
+
+    title: what the setting is called.
+    """
     shares = shares_by_class(runs)
-    epochs = list(range(1, len(shares["verified"]) + 1))
-    figure = new_figure(width=7.6, height=3.6)
-    axes = figure.subplots()
-    style(axes)
-    if len(epochs) > 1:
-        axes.stackplot(epochs, *shares.values(), colors=PARTITION_COLOURS.values(), edgecolor="white", lw=0.8)
-    else:
-        bottom = 0.0
-        for name, (share,) in shares.items():
-            axes.bar(epochs, share, 0.5, bottom=bottom, color=PARTITION_COLOURS[name], edgecolor="white", lw=0.8)
-            bottom += share
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("Share of training images (%)")
-    epoch_axis(axes, runs)
-    axes.margins(x=0)
-    axes.grid(visible=False)
-    title = setting_title(runs[0])
-    suptitle(figure, title if runs[0].trial.method == "soft" else f"{runs[0].names.method_title}   {title}")
-    legend(figure, [swatch(name.capitalize(), colour) for name, colour in PARTITION_COLOURS.items()])
-    return figure
+    epochs = len(shares["verified"])
+    if runs[0].trial.method != "soft":
+        title = f"{runs[0].names.method_title}, {title}"
+    last = [f"{name} {share[-1]:.1f}" for name, share in shares.items()]
+    panel = Panel(f"{title}: training images in the last epoch, in %: {', '.join(last)}", right=label_width(last))
+    x, y = panel.across(*((1, epochs) if epochs > 1 else (0.5, 1.5))), panel.upward(0, 100)
+    panel.title(title)
+    panel.axes(x, y, x_name="Epoch", y_name="Share of training images (%)", whole=True)
+    at = [x.start, x.end] if epochs == 1 else [x(epoch) for epoch in range(1, epochs + 1)]
+    floor, labels = [0.0] * len(at), []
+    for (name, found), said in zip(shares.items(), last, strict=True):
+        share = found * 2 if epochs == 1 else found
+        top = [low + more for low, more in zip(floor, share, strict=True)]
+        upper, lower = ([(place, y(value)) for place, value in zip(at, edge, strict=True)] for edge in (top, floor))
+        panel.add(tag("path", d=path([*upper, *reversed(lower)]) + "Z", class_=area(PARTITION[name])))
+        labels.append((said, y((floor[-1] + top[-1]) / 2), PARTITION[name]))
+        floor = top
+    panel.end_labels(labels)
+    width = (x.end - x.start) / max(epochs - 1, 1)
+    for place_of, epoch in zip(at, range(1, epochs + 1), strict=False):
+        said = ", ".join(f"{name} {share[epoch - 1]:.2f}%" for name, share in shares.items())
+        left, right = max(place_of - width / 2, x.start), min(place_of + width / 2, x.end)
+        panel.add(hit(f"Epoch {epoch}: {said}", left, y.end, right - left, y.start - y.end))
+    return [panel]
 
 
 def shares_by_class(runs: Sequence[Series]) -> dict[str, list[float]]:
     """Mean share in % of each class of the partition, per epoch, from the bottom of the figure to its top."""
-    return {name: [100 * mean for mean, _ in per_epoch(runs, share_of(name)).values()] for name in PARTITION_COLOURS}
+    return {name: [100 * mean for mean, _ in per_epoch(runs, share_of(name)).values()] for name in PARTITION}
 
 
 _COUNTS = ("misclassified", "unverified", "verified", "certified", "stale", "oldest_verdict_epochs")
@@ -74,7 +80,7 @@ def share_of(name: str) -> Callable[[EpochMetrics], float]:
     """A function from an epoch to the share of this class of the partition, in [0, 1]; 0 where nothing was split."""
 
     def share(metrics: EpochMetrics) -> float:
-        counts = {key: getattr(metrics, key) or 0 for key in PARTITION_COLOURS}
+        counts = {key: getattr(metrics, key) or 0 for key in PARTITION}
         return float(counts[name] / max(sum(counts.values()), 1))
 
     return share

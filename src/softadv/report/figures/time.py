@@ -5,11 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from softadv.experiments.spec_text import Series, by_method, by_setting, setting_title
-from softadv.report.costs import PARTS
+from softadv.experiments.spec_text import Series, by_method, by_setting
+from softadv.report.figures.colors import PARTS, area
 from softadv.report.figures.page_figure import (
     RUN_COLUMNS,
     FigureInput,
@@ -20,9 +17,9 @@ from softadv.report.figures.page_figure import (
     run_cells,
     with_variations,
 )
-from softadv.report.figures.style import INK, PART_COLOURS, SOFT_INK, legend, new_figure, style, swatch, wrapped
+from softadv.report.figures.svg import Panel, hit, plain, shortened, tag, text
 
-_LABEL = 2.0  # inches that a method's title may take before it is broken
+_ROW = 42.0  # pixels of a method: its title, and its bar below that
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
@@ -31,54 +28,62 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
     caption = "Mean over epochs and seeds, wall-clock; comparable between bars that were timed on the same machine."
     bases = of_settings(runs, [family.base.trial.setting for family in source.families])
     if bases:
-        yield page_figure("time", "time", draw(bases), bases, caption=caption,
-                       csv=_csv(bases))  # fmt: skip
+        yield page_figure("time", "time", draw(bases, source.words), bases, caption=caption,
+                          csv=_csv(bases), title="Seconds per epoch")  # fmt: skip
     for family, its_runs in with_variations(runs, source.families):
         yield page_figure(
-            "time", f"time-variations-{family.base.trial.setting}", draw(its_runs), its_runs,
-            caption=caption, csv=_csv(its_runs), variation=True,
+            "time", f"time-variations-{family.base.trial.setting}", draw(its_runs, source.words), its_runs,
+            caption=caption, csv=_csv(its_runs), title="Seconds per epoch", variation=True,
         )  # fmt: skip
 
 
-def draw(runs: Sequence[Series]) -> Figure:
-    """Seconds of an epoch's parts, a stacked bar per method, a panel per setting."""
+def draw(runs: Sequence[Series], words: Mapping[str, str]) -> list[Panel]:
+    """Seconds of an epoch's parts, a stacked bar per method, a panel per setting, all on one scale.
+
+    words: what the settings are called.
+    """
     settings = by_setting(runs)
-    counts = [len(by_method(its_runs)) for its_runs in settings.values()]
-    figure = new_figure(width=8.2, height=0.36 * sum(counts) + 0.55 * len(counts) + 1.0)
-    panels = figure.subplots(len(settings), 1, sharex=True, squeeze=False, height_ratios=counts)[:, 0]
-    for axes, its_runs in zip(panels, settings.values(), strict=True):
-        style(axes)
-        axes.grid(visible=False, axis="y")
-        _draw_bars(axes, by_method(its_runs))
-        title = wrapped(setting_title(its_runs[0]), inches=figure.get_figwidth() - 2, size=9.5)
-        axes.set_title(title, fontsize=9.5, loc="left", color=INK)
-    panels[-1].set_xlabel("Seconds per epoch")
-    panels[-1].margins(x=0.1)
-    panels[-1].set_xlim(left=0)
-    legend(figure, [swatch(name.capitalize(), colour) for name, colour in PART_COLOURS.items()])
-    return figure
+    longest = max(_whole(same) for its_runs in settings.values() for same in by_method(its_runs).values())
+    return [
+        _panel(its_runs, title=words.get(setting, setting), longest=longest or 1.0)
+        for setting, its_runs in settings.items()
+    ]
 
 
-def _draw_bars(axes: Axes, methods: Mapping[str, Sequence[Series]]) -> None:
-    titles = [wrapped(runs[0].names.method_title, inches=_LABEL, size=9) for runs in methods.values()]
-    axes.set_yticks(range(len(methods)), titles)
-    axes.set_ylim(len(methods) - 0.45, -0.55)
-    axes.tick_params(axis="y", length=0, labelsize=9)
-    for row, runs in enumerate(methods.values()):
-        left = 0.0
-        for part, colour in PART_COLOURS.items():
-            seconds = _mean_seconds(runs, part)
-            axes.barh(row, seconds, 0.66, left=left, color=colour, edgecolor=SOFT_INK, lw=0.5)
-            left += seconds
-        axes.annotate(
-            f"{left:,.{2 if left < 1 else 1 if left < 100 else 0}f}",
-            (left, row),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=9,
-            color=INK,
-        )
+def _panel(runs: Sequence[Series], *, title: str, longest: float) -> Panel:
+    methods = by_method(runs)
+    said = "; ".join(f"{same[0].names.method_title} {_whole(same):.3g}" for same in methods.values())
+    panel = Panel(f"{title}: seconds per epoch: {said}", left=8, right=58, top=22, bottom=54)
+    panel.height = panel.top + panel.bottom + _ROW * len(methods)
+    panel.title(title)
+    x = panel.across(0, longest)
+    foot = panel.height - panel.bottom
+    for value in x.ticks(4):
+        panel.add(tag("line", x1=x(value), x2=x(value), y1=panel.top, y2=foot, class_="thin"))
+        panel.add(text(plain(value), x(value), foot + 15, anchor="middle", class_="soft small"))
+    panel.add(text("s per epoch", panel.width - 2, foot + 15, anchor="end", class_="soft small"))
+    for row, same in enumerate(methods.values()):
+        top, seconds = panel.top + _ROW * row, 0.0
+        panel.add(text(shortened(same[0].names.method_title, panel.width - 12), panel.left, top + 13))
+        for part, color in PARTS.items():
+            took = _mean_seconds(same, part)
+            bar = {"x": x(seconds), "width": x(seconds + took) - x(seconds), "y": top + 18, "height": _ROW - 24}
+            panel.add(tag("rect", class_=area(color), **bar))
+            seconds += took
+        total = f"{seconds:,.{2 if seconds < 1 else 1 if seconds < 100 else 0}f}"
+        panel.add(text(total, x(seconds) + 5, top + (_ROW + 20) / 2))
+        parts = ", ".join(f"{part} {_mean_seconds(same, part):.3g} s" for part in PARTS)
+        panel.add(hit(f"{same[0].names.method_title}: {parts}", 0, top, panel.width, _ROW))
+    left = 8.0
+    for part, color in PARTS.items():
+        panel.add(tag("rect", x=left, y=panel.height - 22, width=10, height=10, class_=area(color)))
+        panel.add(text(part, left + 14, panel.height - 13, class_="small"))
+        left += 30 + 5.9 * len(part)
+    return panel
+
+
+def _whole(runs: Sequence[Series]) -> float:
+    return sum(_mean_seconds(runs, part) for part in PARTS)
 
 
 def _mean_seconds(runs: Sequence[Series], part: str) -> float:

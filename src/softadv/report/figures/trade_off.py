@@ -1,20 +1,17 @@
-"""Natural against adversarial accuracy after the last epoch: a panel per setting, a point per seed."""
+"""The plane of natural against robust accuracy: a panel per setting, each method's mean, interval and line."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from softadv.experiments.spec_text import (
-    Series,
-    by_method,
-    by_setting,
-    choices,
-    mean_and_deviation,
-    setting_title,
-)
+from softadv.claims.stats import interval
+from softadv.experiments.spec_text import Series, by_method, by_setting
+from softadv.report.dominance import RULE, Pair, Plane, plane
+from softadv.report.figures.colors import fill, stroke
+from softadv.report.figures.labels import Box, Crowd
 from softadv.report.figures.page_figure import (
     RUN_COLUMNS,
     FigureInput,
@@ -27,110 +24,218 @@ from softadv.report.figures.page_figure import (
     run_cells,
     with_variations,
 )
-from softadv.report.figures.style import (
-    INK,
-    legend,
-    legend_rows,
-    new_figure,
-    style,
-    swatch,
+from softadv.report.figures.svg import (
+    MARKERS,
+    Panel,
+    Scale,
+    around,
+    hit,
+    marker,
+    path,
+    shortened,
+    tag,
     within_percent,
-    wrapped,
 )
+from softadv.report.words import method_family, method_label, setting_words
 
-_OWN = {"natural": "o", "adversarial": "s", "soft": "D"}
-_OTHER = ("^", "v", "P", "X", "<", ">", "p", "h", "*")
+_OWN = {"natural": "circle", "adversarial": "square", "soft": "diamond"}
+_FAR = 0.4  # a method is beyond the frame where the others would have less than this share of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spot:
+    """One method on the plane, in %."""
+
+    method: str
+    label: str
+    color: str
+    seeds: tuple[Pair, ...]
+
+    @property
+    def mean(self) -> Pair:
+        return fmean(x for x, _ in self.seeds), fmean(y for _, y in self.seeds)
+
+    def ends(self, axis: int) -> Pair | None:
+        """The 95% interval of the mean of an axis."""
+        return interval([pair[axis] for pair in self.seeds])
+
+    def reach(self, axis: int) -> list[float]:
+        """All that a frame has to hold."""
+        return [pair[axis] for pair in self.seeds] + list(self.ends(axis) or ())
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
     """One figure for all settings as the paper has them, then one for each that varies its assumptions."""
     runs = source.finished
-    spread = (
-        "Small points: seeds. Large points and bars: mean ± standard deviation over them."
-        if has_seeds(runs)
-        else "One seed per method, so no spread is shown."
-    )
-    caption = f"After the last epoch, finished trials only. {spread}"
     bases = of_settings(runs, [family.base.trial.setting for family in source.families])
     if bases:
-        yield page_figure("trade-off", "trade-off", draw(bases), bases, caption=caption,
-                       csv=_csv(bases))  # fmt: skip
+        yield _figure("trade-off", bases, source.words)
     for family, its_runs in with_variations(runs, source.families):
-        yield page_figure(
-            "trade-off", f"trade-off-variations-{family.base.trial.setting}", draw(its_runs), its_runs,
-            caption=caption, csv=_csv(its_runs), variation=True,
-        )  # fmt: skip
+        yield _figure(f"trade-off-variations-{family.base.trial.setting}", its_runs, source.words, variation=True)
 
 
-def draw(runs: Sequence[Series]) -> Figure:
-    """Natural against adversarial accuracy after the last epoch: a panel per setting, a point per seed."""
-    settings = by_setting(runs)
-    columns = min(len(settings), 3)
-    rows = -(-len(settings) // columns)
-    # A setting that varies assumptions has them in its title, which takes a third line.
-    longest = max(len(choices(its_runs[0].trial)) for its_runs in settings.values())
-    height = 3.5 + 0.15 * min(longest, 3)
-    methods = by_method(runs)
-    markers = _markers(list(methods))
-    handles = [
-        swatch(same[0].names.method_title, same[0].names.method_color, marker=markers[method])
-        for method, same in methods.items()
-    ]
-    width = max(3.3 * columns, 6.2)
-    figure = new_figure(width=width, height=height * rows + 0.3 + 0.2 * legend_rows(handles, width=width))
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, its_runs in zip(panels, settings.values(), strict=False):
-        style(axes)
-        for method, same in by_method(its_runs).items():
-            _draw_seeds(axes, same, marker=markers[method])
-        panel = figure.get_figwidth() / columns - 0.9
-        axes.set_title(wrapped(setting_title(its_runs[0]), inches=panel, size=9), fontsize=9, color=INK)
-        axes.set_xlabel("Natural accuracy (%)")
-        axes.set_ylabel("Adversarial accuracy (%)")
-        axes.margins(0.15)
-        axes.set_xlim(*within_percent(axes.get_xlim()))
-        axes.set_ylim(*within_percent(axes.get_ylim()))
-    for axes in panels[len(settings) :]:
-        axes.set_axis_off()
-    legend(figure, handles)
-    return figure
-
-
-def _markers(methods: Sequence[str]) -> dict[str, str]:
-    """A marker for each method: beside the colour, so that they can be told apart in grey."""
-    others = [method for method in methods if method not in _OWN]
-    return _OWN | {method: _OTHER[index % len(_OTHER)] for index, method in enumerate(others)}
-
-
-def _draw_seeds(axes: Axes, runs: Sequence[Series], *, marker: str) -> None:
-    ends = [end for run in runs if (end := run.accuracies) is not None]
-    if not ends:
-        return
-    x, y = [100 * natural for natural, _ in ends], [100 * adversarial for _, adversarial in ends]
-    (x_mean, x_deviation), (y_mean, y_deviation) = mean_and_deviation(x), mean_and_deviation(y)
-    colour = runs[0].names.method_color
-    if len(ends) > 1:
-        axes.scatter(x, y, s=16, color=colour, marker=marker, alpha=0.45, lw=0)
-    axes.errorbar(
-        [x_mean],
-        [y_mean],
-        xerr=None if x_deviation is None else [x_deviation],
-        yerr=None if y_deviation is None else [y_deviation],
-        color=colour,
-        marker=marker,
-        ms=7,
-        mec="white",
-        mew=0.8,
-        elinewidth=1.4,
-        capsize=3,
+def _figure(
+    stem: str, runs: Sequence[Series], words: Mapping[str, str], *, variation: bool = False
+) -> PageFigure:  # fmt: skip
+    spread = (
+        "Large marks: means with 95% intervals; small ones: seeds." if has_seeds(runs) else "One seed of each method."
     )
+    lines = " A line joins the settings of one method." if _has_lines(runs) else ""
+    return page_figure(
+        "trade-off", stem, draw(runs, words), runs,
+        caption=f"After the last epoch; further right and up is better. {spread}{lines}",
+        csv=_csv(runs), title="Natural against robust accuracy", variation=variation, notes=_notes(runs, words),
+    )  # fmt: skip
+
+
+def draw(runs: Sequence[Series], words: Mapping[str, str] | None = None) -> list[Panel]:
+    """Natural against robust accuracy after the last epoch: a panel per setting.
+
+    Robust is under AutoAttack where every run of the setting has it. words: what the settings are called.
+    """
+    called = setting_words(runs) if words is None else words
+    marks = _marks(list(by_method(runs)))
+    return [
+        _panel(its_runs, found, title=called.get(setting, setting), marks=marks)
+        for setting, its_runs in by_setting(runs).items()
+        if (found := plane(its_runs)) is not None
+    ]
+
+
+def _panel(runs: Sequence[Series], found: Plane, *, title: str, marks: Mapping[str, str]) -> Panel:
+    names = {run.trial.method: run.names for run in runs}
+    spots = [
+        _Spot(method=method, label=shortened(method_label(method, names[method]), 180),
+              color=names[method].method_color, seeds=tuple(its.values()))
+        for method, its in found.points.items()
+    ]  # fmt: skip
+    said = "; ".join(f"{spot.label} {spot.mean[0]:.1f} and {spot.mean[1]:.1f}" for spot in spots)
+    panel = Panel(f"{title}: natural accuracy and accuracy under {found.under}, in %: {said}", height=280, left=36)
+    inside = _inside(spots)
+    x, y = (
+        scale(*within_percent(around([value for spot in inside for value in spot.reach(axis)], room=0.14, least=2)))
+        for axis, scale in ((0, panel.across), (1, panel.upward))
+    )
+    panel.title(title)
+    panel.axes(x, y, x_name="Natural accuracy (%)", y_name=f"Accuracy under {found.under} (%)")
+    for members in _lines(inside, runs[0].trial.eps):
+        at = [(x(spot.mean[0]), y(spot.mean[1])) for spot in members]
+        panel.add(tag("path", d=path(at), class_=f"link {stroke(members[0].color)}", stroke_dasharray="4 3"))
+    for spot in inside:
+        _draw(panel, spot, x, y, mark=marks[spot.method])
+    crowd = Crowd(panel, marks=[_around(x(spot.mean[0]), y(spot.mean[1]), 7) for spot in inside])
+    crowd.drawn += [_around(x(a), y(b), 3) for spot in inside for a, b in spot.seeds]
+    for spot in inside:
+        (left, right), (low, high) = (spot.ends(axis) or (spot.mean[axis],) * 2 for axis in (0, 1))
+        at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
+        crowd.drawn += [(x(left), at_y - 1, x(right), at_y + 1), (at_x - 1, y(high), at_x + 1, y(low))]
+    for spot in spots:
+        said = spot.label if spot in inside else f"{spot.label}, beyond: {spot.mean[0]:.1f}, {spot.mean[1]:.1f}"
+        mean = x(spot.mean[0]), y(spot.mean[1])
+        if spot not in inside:
+            panel.add(marker(marks[spot.method], *mean, 5, class_=f"point {fill(spot.color)}"))
+        crowd.label(said, *mean)
+    for spot in spots:
+        at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
+        panel.add(hit(_values(spot, found.under), at_x - 9, at_y - 9, 18, 18))
+    return panel
+
+
+def _inside(spots: Sequence[_Spot]) -> list[_Spot]:
+    """The methods that the frame is for: without natural training where it would press the others into a corner."""
+    rest = [spot for spot in spots if spot.method != "natural"]
+    if len(rest) < 2 or len(rest) == len(spots):
+        return list(spots)
+    for axis in (0, 1):
+        alone, whole = (_span([v for spot in group for v in spot.reach(axis)]) for group in (rest, spots))
+        if alone < _FAR * whole:
+            return rest
+    return list(spots)
+
+
+def _span(values: Sequence[float]) -> float:
+    return max(values) - min(values)
+
+
+def _draw(panel: Panel, spot: _Spot, x: Scale, y: Scale, *, mark: str) -> None:
+    if len(spot.seeds) > 1:
+        panel.add(*(marker(mark, x(a), y(b), 2.4, class_=f"seed {stroke(spot.color)}") for a, b in spot.seeds))
+    at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
+    for axis, (scale, ends) in enumerate(((x, spot.ends(0)), (y, spot.ends(1)))):
+        if ends is not None:
+            low, high = scale(ends[0]), scale(ends[1])
+            line = {"x1": low, "x2": high, "y1": at_y, "y2": at_y} if axis == 0 else {
+                "x1": at_x, "x2": at_x, "y1": low, "y2": high}  # fmt: skip
+            panel.add(tag("line", class_=f"line {stroke(spot.color)}", **line))
+    panel.add(marker(mark, at_x, at_y, 5, class_=f"point {fill(spot.color)}"))
+
+
+def _around(x: float, y: float, size: float) -> Box:
+    return x - size, y - size, x + size, y + size
+
+
+def _values(spot: _Spot, under: str) -> str:
+    shown = []
+    for axis, what in ((0, "natural"), (1, f"under {under}")):
+        ends = spot.ends(axis)
+        span = "" if ends is None else f" ({ends[0]:.2f} to {ends[1]:.2f})"
+        shown.append(f"{what} {spot.mean[axis]:.2f}%{span}")
+    count = len(spot.seeds)
+    return f"{spot.label}: {', '.join(shown)}; {count} seed{'s' * (count != 1)}"
+
+
+def _marks(methods: Sequence[str]) -> dict[str, str]:
+    """A mark for each method, of one family the same: beside the colour, so that they can be told apart in grey."""
+    families = list(dict.fromkeys(method_family(method)[0] for method in methods))
+    others = [family for family in families if family not in _OWN]
+    rest = [mark for mark in MARKERS if mark not in _OWN.values()]
+    marks = _OWN | {family: rest[index % len(rest)] for index, family in enumerate(others)}
+    return {method: marks[method_family(method)[0]] for method in methods}
+
+
+def _lines(spots: Sequence[_Spot], eps: float) -> list[list[_Spot]]:
+    """Methods that differ in one setting alone, such as TRADES by its weight, in the order of that setting."""
+    families: dict[tuple[str, tuple[str, ...]], list[tuple[float, _Spot]]] = {}
+    for spot in spots:
+        family, settings = method_family(spot.method)
+        if family == "adversarial" and not settings:
+            settings = {"train_eps": eps}  # the end of the line of smaller radii
+        if len(settings) == 1:
+            families.setdefault((family, tuple(settings)), []).append((next(iter(settings.values())), spot))
+    return [[spot for _, spot in sorted(its, key=lambda p: p[0])] for its in families.values() if len(its) > 1]
+
+
+def _has_lines(runs: Sequence[Series]) -> bool:
+    methods = [method_family(method) for method in by_method(runs)]
+    return any(one[0] == other[0] for one, other in pairwise(sorted(methods, key=lambda method: method[0])))
+
+
+def _notes(runs: Sequence[Series], words: Mapping[str, str]) -> list[str]:
+    """Which methods are dominated, setting by setting, and what that means."""
+    notes = []
+    for setting, its_runs in by_setting(runs).items():
+        found = plane(its_runs)
+        if found is None or not found.compares:
+            continue
+        labels = {run.trial.method: method_label(run.trial.method, run.names) for run in its_runs}
+        dominated = [
+            f"{labels[method]} is dominated by {' and '.join(labels[other] for other in others)}"
+            for method, others in found.dominated().items()
+        ]
+        notes.append(f"{words.get(setting, setting)}: {'; '.join(dominated) or 'no method is dominated'}.")
+    return [*notes, RULE] if notes else []
 
 
 def _csv(runs: Sequence[Series]) -> str:
     """Accuracies on the test images after the last epoch, in %."""
     rows = [
-        (*run_cells(run), run.trial.epochs, *map(percent_text, ends))
+        (*run_cells(run), run.trial.epochs, *map(percent_text, ends), percent_text(_autoattack(run)))
         for run in runs
         if (ends := run.accuracies) is not None
     ]
-    return csv_text((*RUN_COLUMNS, "epochs", "natural_accuracy_percent", "adversarial_accuracy_percent"), rows)
+    header = ("epochs", "natural_accuracy_percent", "adversarial_accuracy_percent", "autoattack_accuracy_percent")
+    return csv_text((*RUN_COLUMNS, *header), rows)
+
+
+def _autoattack(run: Series) -> float | None:
+    return run.result.autoattack.accuracy if run.result and run.result.autoattack else None

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import matplotlib
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from softadv.experiments.names import short_title, within_sentence
 from softadv.experiments.spec_text import Series, by_method, by_setting, fraction, per_epoch
 from softadv.report.comparisons import place
+from softadv.report.figures.colors import ramp
 from softadv.report.figures.page_figure import (
     FigureInput,
     PageFigure,
@@ -22,11 +18,11 @@ from softadv.report.figures.page_figure import (
     with_variations,
 )
 from softadv.report.figures.partition import counts_csv, share_of, split_runs
-from softadv.report.figures.style import epoch_axis, legend, literal, new_figure, style, suptitle
+from softadv.report.figures.svg import DASHES, LINE, Panel, hit, label_width, shortened, text
 from softadv.training.records import EpochMetrics
 
 _DIRECT = 6  # so many lines have their labels beside their ends
-_LINES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))  # so that neighbours differ in grey, too
+_WIDEST = 150.0  # pixels that these labels may take
 
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
@@ -40,21 +36,22 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
             title = its_runs[0].names.dataset_title
             radii = [base.eps for base in bases]
             labels = {
-                base.setting: f"ε {fraction(base.eps)}" if radii.count(base.eps) == 1 else base.setting
+                base.setting: f"ε {fraction(base.eps)}" if radii.count(base.eps) == 1 else source.words[base.setting]
                 for base in bases
             }
             caption = f"{title}: share of the training images verified before each epoch{_whose(its_runs)}. {spread}"
             yield page_figure(
                 "verified", f"verified-{file_name(dataset)}", draw(_lines(its_runs, labels), title=title), its_runs,
-                caption=caption, csv=counts_csv(its_runs),
+                caption=caption, csv=counts_csv(its_runs), title=f"Verified training images, {title}",
             )  # fmt: skip
     for family, its_runs in with_variations(runs, source.families):
-        names = {run.trial.setting: run.trial.setting for run in its_runs}
+        names = {run.trial.setting: source.words.get(run.trial.setting, run.trial.setting) for run in its_runs}
         caption = f"{place(family.base)}: the same, for each variation of what the paper leaves open. {spread}"
         yield page_figure(
             "verified", f"verified-variations-{family.base.trial.setting}",
             draw(_lines(its_runs, names), title=place(family.base)), its_runs,
-            caption=caption, csv=counts_csv(its_runs), variation=True,
+            caption=caption, csv=counts_csv(its_runs), title=f"Verified training images, {place(family.base)}",
+            variation=True,
         )  # fmt: skip
 
 
@@ -72,67 +69,51 @@ def _whose(runs: Sequence[Series]) -> str:
     return " of soft training" if list(by_method(runs)) == ["soft"] else ""
 
 
-def draw(lines: Mapping[str, Sequence[Series]], *, title: str) -> Figure:
+def draw(lines: Mapping[str, Sequence[Series]], *, title: str) -> list[Panel]:
     """The share of the training images that is verified at the start of each epoch.
 
     lines: by label, the runs of one method in one setting. Bands are the standard deviation over seeds.
     """
-    shades = [tuple(rgba) for rgba in matplotlib.colormaps["viridis"](np.linspace(0, 0.82, len(lines)))]
-    figure = new_figure(width=7.6, height=3.6 + 0.1 * max(len(lines) - _DIRECT, 0))
-    axes = figure.subplots()
-    style(axes)
-    for index, (label, runs) in enumerate(lines.items()):
-        first = 1 + runs[0].trial.natural_epochs  # before it nothing is certified
-        curve = {epoch: found for epoch, found in per_epoch(runs, _verified_percent).items() if epoch >= first}
-        means, deviations = [m for m, _ in curve.values()], [d or 0.0 for _, d in curve.values()]
-        axes.plot(
-            list(curve),
-            means,
-            color=shades[index],
-            lw=2,
-            ls=_LINES[index % len(_LINES)],
-            marker="o" if len(curve) == 1 else None,
-            ms=4,
-            label=f"{label}: {means[-1]:.1f}",
-        )
-        low, high = np.subtract(means, deviations), np.add(means, deviations)
-        axes.fill_between(list(curve), low, high, color=shades[index], alpha=0.18, lw=0)
-    axes.set_ylabel("Verified training images (%)")
-    epoch_axis(axes, [run for runs in lines.values() for run in runs])
-    axes.set_ylim(0, max(min(axes.get_ylim()[1], 100), 1))
-    last = {np.asarray(line.get_xdata())[-1] for line in axes.lines}
-    if len(last) == 1 and len(lines) <= _DIRECT:
-        _label_lines(axes, inches=figure.get_figheight() - 1.2)
-    else:
-        legend(figure, axes.lines, columns=2)
-    suptitle(figure, title)
-    return figure
+    curves = {label: _curve(runs) for label, runs in lines.items()}
+    colors = dict(zip(lines, ramp(len(lines)), strict=True))
+    ends = {label: f"{label}: {list(curve.values())[-1][0]:.1f}" for label, curve in curves.items() if curve}
+    top = max((mean + (sd or 0) for curve in curves.values() for mean, sd in curve.values()), default=0)
+    epochs = max(len(run.epochs) for runs in lines.values() for run in runs)
+    said = f"{title}: share of the training images verified before the last epoch, in %: {'; '.join(ends.values())}"
+    # Beside the ends there is room for so many labels; more, or long ones, stand below.
+    beside = len(ends) <= _DIRECT and label_width(list(ends.values())) <= _WIDEST
+    rows = 0 if beside else len(ends)
+    panel = Panel(said, right=label_width(list(ends.values())) if beside else 12)
+    panel.height += LINE * rows
+    panel.bottom += LINE * rows
+    x, y = panel.across(*((1, epochs) if epochs > 1 else (0.5, 1.5))), panel.upward(0, min(max(1.06 * top, 1), 100))
+    panel.title(title)
+    panel.axes(x, y, x_name="Epoch", y_name="Verified training images (%)", whole=True)
+    for index, (label, curve) in enumerate(curves.items()):
+        if not curve:
+            continue
+        upper, lower = ([(x(e), y(mean + sign * (sd or 0))) for e, (mean, sd) in curve.items()] for sign in (1, -1))
+        if len(curve) > 1 and upper != lower:
+            panel.shade(upper, lower, colors[label])
+        dashes = DASHES[index % len(DASHES)]
+        panel.line([(x(e), y(mean)) for e, (mean, _) in curve.items()], colors[label], dashes=dashes)
+        if not beside:
+            foot = panel.height - LINE * (rows - index) + LINE / 2
+            panel.line([(4, foot), (34, foot)], colors[label], dashes=dashes)
+            panel.add(text(shortened(ends[label], panel.width - 44), 42, foot + 4))
+    if beside:
+        panel.end_labels([(ends[name], y(list(curves[name].values())[-1][0]), colors[name]) for name in ends])
+    width = (x.end - x.start) / max(epochs - 1, 1)
+    for epoch in sorted({epoch for curve in curves.values() for epoch in curve}):
+        values = ", ".join(f"{name} {curve[epoch][0]:.2f}%" for name, curve in curves.items() if epoch in curve)
+        left, right = max(x(epoch) - width / 2, x.start), min(x(epoch) + width / 2, x.end)
+        panel.add(hit(f"Epoch {epoch}: {values}", left, y.end, right - left, y.start - y.end))
+    return [panel]
 
 
-def _label_lines(axes: Axes, *, inches: float) -> None:
-    """Write each line's label beside its end, apart where two would touch. inches: the axis's height."""
-    low, high = axes.get_ylim()
-    apart = 0.17 / inches * (high - low)  # a line of text takes 0.17 inches
-    lines = sorted(axes.lines, key=lambda line: float(np.asarray(line.get_ydata())[-1]))
-    heights: list[float] = []
-    for line in lines:
-        end = float(np.asarray(line.get_ydata())[-1])
-        heights.append(max([end, *(height + apart for height in heights[-1:])]))
-    highest = high
-    for index in reversed(range(len(heights))):  # those that were pushed beyond the top come down again
-        heights[index] = min(heights[index], highest)
-        highest = heights[index] - apart
-    for line, height in zip(lines, heights, strict=True):
-        axes.annotate(
-            literal(str(line.get_label())),
-            (axes.get_xlim()[1], height),
-            xytext=(5, 0),
-            textcoords="offset points",
-            va="center",
-            color=line.get_color(),
-            fontsize=9,
-            annotation_clip=False,
-        )
+def _curve(runs: Sequence[Series]) -> dict[int, tuple[float, float | None]]:
+    first = 1 + runs[0].trial.natural_epochs  # before it nothing is certified
+    return {epoch: found for epoch, found in per_epoch(runs, _verified_percent).items() if epoch >= first}
 
 
 def _verified_percent(metrics: EpochMetrics) -> float:

@@ -1,0 +1,65 @@
+"""Which methods are dominated: another is at least as accurate on natural images, and as robust, on the same seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from softadv.claims.stats import interval
+from softadv.experiments.spec_text import Series, by_method
+
+RULE = (
+    "Dominated: another method's mean is at least as high in both accuracies over the seeds that both have, and one of "
+    "the two differences has a 95% interval above zero."
+)
+Pair = tuple[float, float]  # natural and robust accuracy of one run, in %
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """The finished runs of one setting, by method and seed, on the plane of natural against robust accuracy."""
+
+    under: str  # what the robust accuracy is under: "AutoAttack", where every run has it, else the training's attack
+    points: Mapping[str, Mapping[int, Pair]]
+
+    def dominated(self) -> dict[str, list[str]]:
+        """The methods that are dominated, each with those that dominate it."""
+        found = {
+            method: [other for other in self.points if other != method and self._dominates(other, method)]
+            for method in self.points
+        }
+        return {method: others for method, others in found.items() if others}
+
+    @property
+    def compares(self) -> bool:
+        """Whether any two methods have two seeds in common, so that something can be said."""
+        seeds = [set(its) for its in self.points.values()]
+        return any(len(one & other) > 1 for place, one in enumerate(seeds) for other in seeds[:place])
+
+    def _dominates(self, one: str, other: str) -> bool:
+        seeds = self.points[one].keys() & self.points[other].keys()
+        differences = [
+            # Rounded as in the claims, so that equal differences of fractions are equal numbers.
+            [round(self.points[one][seed][axis] - self.points[other][seed][axis], 9) for seed in sorted(seeds)]
+            for axis in (0, 1)
+        ]
+        if len(seeds) < 2 or any(fmean(values) < 0 for values in differences):
+            return False
+        return any(ends is not None and ends[0] > 0 for ends in map(interval, differences))
+
+
+def plane(runs: Sequence[Series]) -> Plane | None:
+    """The plane of the finished runs of one setting; None where there is none."""
+    finished = [(run, run.result) for run in runs if run.result]
+    if not finished:
+        return None
+    autoattacked = all(result.autoattack for _, result in finished)
+    pgd = all(run.trial.attack == "pgd" for run, _ in finished)
+    points: dict[str, dict[int, Pair]] = {
+        method: {} for method in by_method([run for run, _ in finished])
+    }  # fmt: skip
+    for run, result in finished:
+        robust = result.autoattack.accuracy if autoattacked and result.autoattack else result.adversarial_accuracy
+        points[run.trial.method][run.trial.seed] = 100 * result.natural_accuracy, 100 * robust
+    return Plane(under="AutoAttack" if autoattacked else "PGD" if pgd else "attack", points=points)

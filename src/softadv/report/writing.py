@@ -1,0 +1,50 @@
+"""Pages from templates, and files from pages: what every page of softadv has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+
+from softadv._io import make_folder, write_all, write_json
+from softadv.claims.stats import Estimate
+from softadv.experiments.report_files import delete_page, files_list
+from softadv.report.figures.colors import stylesheet, variables
+from softadv.report.intervals import amount_text, ends_text, signed
+
+
+def render(template: str, **content: object) -> str:
+    """A page from a template of this package. Figures' SVG is put in as it is, all other text is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("softadv.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"signed": _mean, "ends": _ends, "amount": amount_text}
+    page = environment.get_template(template).render(content, variables=variables())
+    # The rules of the colours that the page turned out to use.
+    return page.replace("/* figures */", stylesheet([page]), 1)
+
+
+def write_page(folder: Path, name: str, page: str, files: Mapping[str, bytes]) -> Path:
+    """Write a page with the files beside it, and delete those that the page of this name had before.
+
+    Returns the page's path. Raises SoftadvError where the folder cannot be written.
+    """
+    make_folder(folder)
+    delete_page(folder, name, but={name, *files})
+    # First, so that a page that is cut off is known, too.
+    write_json(folder / files_list(name), {"files": sorted({name, *files})})
+    write_all({folder / file: data for file, data in {**files, name: page.encode()}.items()})
+    return folder / name
+
+
+def _mean(estimate: Estimate | None) -> str:
+    return "\N{EN DASH}" if estimate is None else signed(estimate.mean)
+
+
+def _ends(estimate: Estimate | None) -> str:
+    return "\N{EN DASH}" if estimate is None else ends_text(estimate) or "one seed"

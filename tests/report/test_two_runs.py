@@ -1,0 +1,102 @@
+"""The page that compares two run folders."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from softadv.errors import SoftadvError
+from softadv.experiments.expected import expected_folder
+from softadv.experiments.reference import REFERENCE
+from softadv.experiments.run_folder import GRID
+from softadv.experiments.spec import METHODS, Trial
+from softadv.report.two_runs import write_comparison
+from tests.cli.test_app import run
+from tests.report.test_page import finish, make_run, make_trial
+
+
+def complete(folder: Path, trial: Trial, *, natural: float, weights: str = "a") -> None:
+    made = make_run(folder, trial)
+    finish(made)
+    result = made.result()
+    assert result is not None
+    made.write_result(replace(result, natural_accuracy=natural, weights_sha256=weights * 64))
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> tuple[Path, Path]:
+    """The second is a point better at natural accuracy, and a half more for seed 1; random is in the first alone."""
+    for method in METHODS:
+        for seed in (0, 1):
+            complete(tmp_path / "a", make_trial(method, seed=seed), natural=0.8 + 0.1 * seed)
+            complete(tmp_path / "b", make_trial(method, seed=seed), natural=0.81 + 0.105 * seed, weights="b")
+    complete(tmp_path / "a", make_trial("random"), natural=0.7)
+    return tmp_path / "a", tmp_path / "b"
+
+
+def rows(page: Path) -> list[list[str]]:
+    table = page.read_text().partition('<section id="numbers">')[2].partition("</table>")[0]
+    found = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", table)]
+    return [row for row in found if "Method" not in row]
+
+
+def test_differences_are_by_seed(two: tuple[Path, Path]) -> None:
+    page = write_comparison(*two, names=("first", "second"))
+    assert page == two[0] / "report" / "compare.html"
+    soft = [row for row in rows(page) if row[0] == "Soft"]
+    half = 12.7062 * 0.25  # t for one degree of freedom, times the standard error
+    ends = f"−{half - 1.25:.2f} to +{half + 1.25:.2f}"
+    assert soft[0] == ["Soft", "natural accuracy", "85.00", "86.25", "+1.25", ends, "2"]
+    assert {row[1] for row in soft} == {
+        "natural accuracy", "adversarial accuracy", "certified accuracy", "verified share",
+    }  # fmt: skip
+    text = page.read_text()
+    assert "0 of 2 shared seeds end with the same weights" in text
+    assert "Only in first: Digits, ε 0.1 (random)." in text
+    assert "<h1>How does second differ from first?</h1>" in text
+    assert str(two[0].parent) not in text
+    assert (page.parent / "compare.svg").exists()
+
+
+def test_the_same_runs_do_not_differ(two: tuple[Path, Path]) -> None:
+    text = write_comparison(two[0], two[0], names=("a", "b")).read_text()
+    assert "Every mean is the same" in text
+    assert "2 of 2 shared seeds end with the same weights" in text
+
+
+def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
+    for name, seeds, natural in (("a", (0, 1), 0.8), ("b", (2, 3, 4), 0.9)):
+        for seed in seeds:
+            complete(tmp_path / name, make_trial(seed=seed), natural=natural + 0.01 * seed)
+    page = write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b"))
+    assert "other seeds, 2 against 3; the interval is Welch’s" in page.read_text()
+    # scipy.stats.ttest_ind([92, 93, 94], [80, 81], equal_var=False): the interval is 12.5 ± 2.4876
+    assert rows(page)[0] == ["Soft", "natural accuracy", "80.50", "93.00", "+12.50", "+10.01 to +14.99", "2"]
+
+
+def test_other_training_is_said(tmp_path: Path) -> None:
+    complete(tmp_path / "a", make_trial(), natural=0.8)
+    complete(tmp_path / "b", replace(make_trial(), lr=0.5), natural=0.9)
+    text = write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b")).read_text()
+    assert "Soft: not trained alike, with lr 0.5 instead of 0.001." in text
+
+
+def test_nothing_in_common_is_refused(two: tuple[Path, Path], tmp_path: Path) -> None:
+    complete(tmp_path / "c", make_trial(setting="other"), natural=0.8)
+    with pytest.raises(SoftadvError, match="no setting and method has finished in both"):
+        write_comparison(two[0], tmp_path / "c", names=("a", "c"))
+    assert not (two[0] / "report").exists()
+
+
+def test_the_command_takes_two_folders(
+    two: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in two:
+        (folder / GRID).write_text('{"name": "mine", "command": "x"}')
+    assert run("report", *map(str, two), "--out", str(tmp_path / "page")) == 0
+    assert "compare.html" in capsys.readouterr().out
+    assert "<title>softadv · a and b</title>" in (tmp_path / "page" / "compare.html").read_text()
+    reference = expected_folder() / REFERENCE / "mnist"
+    assert run("report", str(reference), str(two[1])) == 2
+    assert "a report is not written into a reference" in capsys.readouterr().err
