@@ -1,4 +1,7 @@
-"""What the documents show of the code and of the reference, written into them: python -m benchmarks.documents
+"""What the documents show of the code and of the reference, written into them.
+
+python -m benchmarks.documents            their tables, and the schema of grid files
+python -m benchmarks.documents figures    the pictures in docs/figures, from the reference, too
 
 A document has a line `<!-- made: NAME -->` where a part begins that is made here, and `<!-- end -->` below it. A test
 holds every such part to the code and the reference.
@@ -7,15 +10,31 @@ holds every such part to the code and the reference.
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks import command_tables, module_tables, reference_table
+from softadv.cli.finish import verdicts_on, write_page
 from softadv.cli.listing import schema_text
+from softadv.experiments.expected import expected_folder
+from softadv.experiments.reference import REFERENCE
+from softadv.experiments.runs import read_entries
 
 ROOT = Path(__file__).parents[1]
 _PAGES = {"paper-short": "results-short"}  # of the grids that docs/results.md has no room for
+# The pictures in docs/figures: of which grid's report each is, and what it is called there.
+FIGURES = {
+    "accuracy-mnist-eps0.1.svg": ("mnist", "accuracy-mnist-eps0.1"),
+    "verified-mnist.svg": ("mnist", "verified-mnist"),
+    "accuracy-cifar10-eps4-short.svg": ("paper-short", "accuracy-cifar10-eps4-short"),
+    "accuracy-cifar10-eps8-short.svg": ("paper-short", "accuracy-cifar10-eps8-short"),
+    "verified-cifar10.svg": ("paper-short", "verified-cifar10"),
+    "trade-off-paper-short.svg": ("paper-short", "trade-off"),
+}
 _PART = re.compile(r"<!-- made: (.+?) -->\n+(.*?)\n*<!-- end -->", re.DOTALL)
 
 
@@ -36,13 +55,29 @@ def makers() -> Mapping[tuple[str, str], Callable[[], str]]:
     }
 
 
+def figures() -> None:
+    """Draw the pictures of docs/figures, as the reports on the reference have them."""
+    expected = expected_folder()
+    for grid in sorted({grid for grid, _ in FIGURES.values()}):
+        folder = expected / REFERENCE / grid
+        entries = read_entries(folder)
+        with TemporaryDirectory() as place:
+            verdicts = verdicts_on(folder, entries, expected=expected)
+            write_page(folder, entries, verdicts, expected=expected, out=Path(place), silent=True)
+            for name, (its_grid, stem) in FIGURES.items():
+                if its_grid == grid:
+                    shutil.copy(Path(place, f"{stem}.svg"), ROOT / "docs" / "figures" / name)
+
+
 def parts(document: str) -> dict[str, str]:
     """The made parts of a document, as they stand in it, by name."""
     return dict(_PART.findall((ROOT / document).read_text(encoding="utf-8")))
 
 
-def main() -> None:
-    """Write every part anew, and the schema of grid files."""
+def main(what: str = "") -> None:
+    """Write every part anew, and the schema of grid files. what: "figures" draws those, too."""
+    if what == "figures":
+        figures()
     for document in sorted({document for document, _ in makers()}):
         path = ROOT / document
         text = path.read_text(encoding="utf-8")
@@ -56,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 from benchmarks import reference_table
-from benchmarks.documents import ROOT, makers, parts
+from benchmarks.documents import FIGURES, ROOT, makers, parts
 
 from softadv.certify.domains import CERTIFIER_DOMAINS
 from softadv.cli.app import app
@@ -190,3 +190,9 @@ def test_every_grid_of_the_reference_has_its_results_in_a_page() -> None:
     stored = {path.name for path in (ROOT / "expected_results" / REFERENCE).iterdir() if path.is_dir()}
     shown = {name for _, name in makers()}
     assert all(f"results {grid}" in shown for grid in stored - {"smoke"})
+
+
+def test_every_picture_can_be_made_again_and_is_shown() -> None:
+    shown = "".join(map(text_of, DOCUMENTS))
+    assert {path.name for path in (ROOT / "docs" / "figures").iterdir()} == FIGURES.keys()
+    assert all(f"figures/{name})" in shown for name in FIGURES)
