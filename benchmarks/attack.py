@@ -39,7 +39,7 @@ def main() -> None:
             compare_attacks(dataset, batch=batch, device=device)
 
 
-def compare_attacks(dataset: str, *, batch: int, device: torch.device) -> None:
+def compare_attacks(dataset: str, *, batch: int, device: torch.device, rounds: int = ROUNDS) -> None:
     """Print the rates of Torchattacks and of softadv for one network."""
     eps, alpha, steps = SETTINGS[dataset]
     model = conv_small(dataset, seed=0).to(device)
@@ -57,7 +57,7 @@ def compare_attacks(dataset: str, *, batch: int, device: torch.device) -> None:
     if device.type == "cuda":
         climb = partial(PGD(alpha=alpha, steps=steps, random_start=False).climb, model, eps=eps)
         contenders["softadv as a CUDA graph"] = partial(Replays.on(device).run, "attack", climb, x, y, x.clone())
-    seconds = take_turns(contenders, rounds=ROUNDS, device=device)
+    seconds = take_turns(contenders, rounds=rounds, device=device)
     whole = matrix_rate(device)
     print(f"PGD on the {dataset} network, batch {batch}, {work / 1e6:.2f} MFLOP for a step of one image")
     for name, value in seconds.items():

@@ -275,25 +275,3 @@ def test_the_warning_of_an_optimizer_that_is_not_yet_recorded_is_not_shown(fake_
         warnings.simplefilter("always")
         Replays.on(torch.device("cuda")).run("warn", warn, torch.zeros(2))
     assert [str(warning.message) for warning in shown] == ["another"]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("method", ["adversarial", "soft"])
-@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_on_a_gpu_graphs_train_as_plain_calls_do(images, method, optimizer, caplog):
-    device = torch.device("cuda")
-    x, y = (part.to(device) for part in images)
-    config = train_config(replace(TRIAL, method=method, optimizer=optimizer))
-    models, losses = [], []
-    for graphs in (True, False):
-        state = new_state(conv_small("digits", seed=3).to(device), config)
-        if not graphs:
-            state.replays = Replays()
-        told = {"config": config, "on_progress": lambda *_: None}
-        losses.append([train_epoch(state, x, y, epoch=epoch, **told).loss for epoch in (1, 2, 3)])
-        models.append(state.model)
-    assert caplog.records == []  # nothing was refused
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-2, atol=1e-2)
-    with torch.no_grad():
-        agree = (models[0](x).argmax(1) == models[1](x).argmax(1)).double().mean()
-    assert agree > 0.95
