@@ -16,6 +16,7 @@ from softadv.certify.domains import CERTIFIER_DOMAINS
 from softadv.cli.app import app
 from softadv.experiments.reference import REFERENCE
 from softadv.experiments.spec import Trial, load_grid, packaged_grids
+from softadv.report.figures.colors import contrast
 
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").glob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", *PAGES]
@@ -196,3 +197,18 @@ def test_every_picture_can_be_made_again_and_is_shown() -> None:
     shown = "".join(map(text_of, DOCUMENTS))
     assert {path.name for path in (ROOT / "docs" / "figures").iterdir()} == FIGURES.keys()
     assert all(f"figures/{name})" in shown for name in FIGURES)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_picture_can_be_read_on_light_and_dark(name: str) -> None:
+    """The files follow their reader's scheme, which need not be that of the page around them: each has a ground."""
+    drawn = (ROOT / "docs" / "figures" / name).read_text(encoding="utf-8")
+    _, style, dark = re.split(r"<style>|prefers-color-scheme: dark", drawn.partition("</style>")[0])
+    assert drawn.partition("</style>")[2].startswith('<rect class="ground" width="')
+    for scheme in (style, dark):
+        (ground,) = re.findall(r"\.figure \.ground { fill: (#\w{6}); }", scheme)
+        (ink,) = re.findall(r"\.figure { color: (#\w{6}); }", scheme)
+        assert contrast(ink, ground) >= 4.5
+        lines = re.findall(r"\.s-\w{6} { stroke: (#\w{6}); }", scheme)
+        assert lines
+        assert all(contrast(line, ground) >= 3 for line in lines)

@@ -109,6 +109,7 @@ def _scheme(colors: Mapping[str, str]) -> str:
     ink, soft, line = colors["ink"], colors["soft"], colors["line"]
     return "\n".join((
         f".figure {{ color: {ink}; }}",
+        f".figure .ground {{ fill: {colors['card']}; }}",
         f".figure .soft {{ color: {soft}; }}",
         f".figure .thin, .figure .frame {{ stroke: {line}; fill: none; }}",
         f".figure .axis, .figure .zero {{ stroke: {soft}; stroke-width: 1; fill: none; }}",

@@ -45,7 +45,10 @@ class PageFigure:
 
 
 def standalone(figure: PageFigure) -> str:
-    """A figure as an SVG file of its own, light or dark as its reader is: its title, and the panels in rows."""
+    """A figure as an SVG file of its own: its title, and the panels in rows.
+
+    It is light or dark as its reader is, and brings its own ground: whoever shows it may be the other.
+    """
     rows: list[list[Panel]] = [[]]
     for panel in figure.panels:
         if rows[-1] and sum(other.width for other in rows[-1]) + panel.width > _FILE_WIDTH:
@@ -61,7 +64,7 @@ def standalone(figure: PageFigure) -> str:
             parts.append(tag("g", *panel.parts, transform=f"translate({x:g} {y:g})"))
             x += panel.width
         y += max(panel.height for panel in row)
-    drawn = "".join(parts)
+    drawn = "".join([tag("rect", class_="ground", width=width, height=y), *parts])
     size = {"viewBox": f"0 0 {width:g} {y:g}", "width": width, "height": y}
     return tag("svg", tag("style", stylesheet([drawn])), drawn, xmlns=_XMLNS, class_="figure", **size) + "\n"
 
