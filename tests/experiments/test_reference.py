@@ -344,7 +344,7 @@ def test_no_report_is_written_into_a_reference(reference: Path, capsys: pytest.C
 
 def test_a_run_folders_report_can_lie_elsewhere(tiny: Path, tmp_path: Path) -> None:
     assert run("report", str(tiny), "--out", str(tmp_path / "page")) == 0
-    assert (tmp_path / "page" / "examples.png").exists()
+    assert (tmp_path / "page" / "examples.svg").exists()
 
 
 def test_the_reference_of_the_checkout_is_whole() -> None:
