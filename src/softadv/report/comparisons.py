@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from softadv.claims.stats import Estimate, estimate
-from softadv.experiments.names import method_rank, short_title, within_sentence
+from softadv.experiments.names import method_rank, within_sentence
 from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_setting, choices, fraction
+from softadv.report.words import method_label
 
 Accuracy = Literal["natural_accuracy", "adversarial_accuracy"]
 
@@ -97,7 +98,7 @@ def compare(
     """
     runs = all_series(entries)
     partner = run if base is None or over in _methods(runs, run.trial.setting) else base
-    titles: dict[str, str] = {it.trial.method: short_title(it.trial.method, it.names) for it in runs}
+    titles: dict[str, str] = {it.trial.method: method_label(it.trial.method, it.names) for it in runs}
     one, other = titles.get(method, method.capitalize()), within_sentence(titles.get(over, over))
     natural, adversarial = (
         _difference(runs, figure, run, partner, method=method, over=over)

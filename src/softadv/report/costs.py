@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from softadv.experiments.names import short_title
 from softadv.experiments.records import Result
 from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_method, by_setting, setting_title
+from softadv.report.words import method_label
 from softadv.training.records import EpochMetrics
 
 PARTS = ("attack", "certification", "update", "evaluation")
@@ -60,7 +60,7 @@ def _cost(runs: Sequence[Series]) -> Cost:
     ]
     asked = [images for run in runs for images in certified_images(run.trial, run.epochs)]
     return Cost(
-        title=short_title(trial.method, names),
+        title=method_label(trial.method, names),
         color=names.method_color,
         trials=len(runs),
         seconds=tuple(seconds_text(value) for value in (*parts, sum(parts))),

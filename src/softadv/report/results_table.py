@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from softadv._decimals import spread
-from softadv.experiments.names import short_title
 from softadv.experiments.records import Result
 from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec_text import DOMAIN_TITLES, Series, by_method, by_setting, setting_title
+from softadv.report.words import method_label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def result_groups(entries: Sequence[Entry]) -> list[Group]:
 
 
 def _row(asked: Sequence[Series], domains: Sequence[str]) -> MethodResults:
-    title, color = short_title(asked[0].trial.method, asked[0].names), asked[0].names.method_color
+    title, color = method_label(asked[0].trial.method, asked[0].names), asked[0].names.method_color
     done = [(run.result, run.epochs) for run in asked if run.result and run.epochs]
     seeds = str(len(done)) if len(done) == len(asked) else f"{len(done)} of {len(asked)}"
     if not done:

@@ -72,16 +72,16 @@ def write_comparison(first: Path, second: Path, *, names: tuple[str, str], out: 
 
 
 def _shared(first: Sequence[Run], second: Sequence[Run], *, words: Mapping[str, str]) -> list[Shared]:
-    found: dict[str, tuple[list[str], list[Difference]]] = {}
+    found: dict[str, tuple[dict[str, list[str]], list[Difference]]] = {}
     for (setting, method), mine in _by_kind(first).items():
         theirs = _by_kind(second).get((setting, method))
         if theirs is None:
             continue
-        remarks, rows = found.setdefault(setting, ([], []))
+        remarks, rows = found.setdefault(setting, ({}, []))
         label = method_label(method, mine[0].names)
         remark = _remark(mine, theirs)
         if remark:
-            remarks.append(f"{label}: {remark}.")
+            remarks.setdefault(remark, []).append(label)  # what is said of several methods is said once
         for figure, title in FIGURES.items():
             one, other = _values(mine, figure), _values(theirs, figure)
             if one and other:
@@ -89,10 +89,14 @@ def _shared(first: Sequence[Run], second: Sequence[Run], *, words: Mapping[str, 
     every = [row.found for _, rows in found.values() for row in rows]
     limits = shared_scale(every) if every else (-1.0, 1.0)
     return [
-        Shared(title=words.get(setting, setting), remarks=tuple(remarks), rows=tuple(rows),
-               plots=tuple(_plots(rows, limits, words)))
+        Shared(
+            title=words.get(setting, setting),
+            remarks=tuple(f"{', '.join(methods)}: {said}." for said, methods in remarks.items()),
+            rows=tuple(rows),
+            plots=tuple(_plots(rows, limits, words)),
+        )
         for setting, (remarks, rows) in found.items()
-    ]  # fmt: skip
+    ]
 
 
 def _plots(rows: Sequence[Difference], limits: tuple[float, float], words: Mapping[str, str]) -> list[str]:
@@ -169,7 +173,7 @@ def _answer(shared: Sequence[Shared], names: tuple[str, str]) -> str:
     apart = [row for row in rows if _excludes_zero(row.found)]
     largest = max(rows, key=lambda row: abs(row.found.mean))
     if largest.found.mean == 0:
-        return f"Every mean is the same: {len(rows)} figures in {len(shared)} settings."
+        return f"Every mean is the same, in all {len(rows)} comparisons."
     most = f"The largest is {decimal(abs(largest.found.mean))} points ({largest.method}, {largest.figure})."
     if not apart:
         count = f"None of {len(rows)} differences is shown"

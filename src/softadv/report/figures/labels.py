@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
-from softadv.report.figures.svg import LETTER, LINE, Panel, text
+from softadv.report.figures.svg import LETTER, LINE, Panel, path, tag, text
+
+_NEAR = 12.0  # pixels from a mark within which its label needs no line to it
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -26,6 +29,10 @@ class Crowd:
             if cost < best:
                 best, chosen = cost, place
         self.marks.append(_box(*chosen, width))
+        left, top, right, bottom = _box(*chosen, width)
+        nearest = min(max(x, left), right), min(max(y, top), bottom)
+        if math.dist((x, y), nearest) > _NEAR:
+            self.panel.add(tag("path", d=path([(x, y), nearest]), class_="thin"))
         self.panel.add(text(said, chosen[0], chosen[1], anchor=chosen[2]))
 
     def _outside(self, box: Box) -> bool:

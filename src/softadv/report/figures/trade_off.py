@@ -219,11 +219,17 @@ def _notes(runs: Sequence[Series], words: Mapping[str, str]) -> list[str]:
             continue
         labels = {run.trial.method: method_label(run.trial.method, run.names) for run in its_runs}
         dominated = [
-            f"{labels[method]} is dominated by {' and '.join(labels[other] for other in others)}"
+            f"{labels[method]} is dominated by {_some([labels[other] for other in others])}"
             for method, others in found.dominated().items()
         ]
         notes.append(f"{words.get(setting, setting)}: {'; '.join(dominated) or 'no method is dominated'}.")
     return [*notes, RULE] if notes else []
+
+
+def _some(names: Sequence[str]) -> str:
+    """Up to three names, or two and how many more."""
+    shown = list(names) if len(names) <= 3 else [*names[:2], f"{len(names) - 2} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
 
 
 def _csv(runs: Sequence[Series]) -> str:

@@ -27,7 +27,8 @@ def two_runs_figure(
     ]
     if not panels:
         return None
-    caption = f"Means after the last epoch. Hollow: {names[0]}; filled: {names[1]}. Further right and up is better."
+    where = f"Hollow: {names[0]}; filled: {names[1]}."
+    caption = f"Means after the last epoch, over the seeds that both have. {where} Further right and up is better."
     rows = [
         (name, *run_cells(run), *map(percent_text, run.accuracies or ()))
         for name, runs in zip(names, (first, second), strict=True)
@@ -45,9 +46,7 @@ def _panel(first: Sequence[Series], second: Sequence[Series], *, title: str, nam
         return None
     called = {run.trial.method: run.names for run in first}
     means = {
-        method: (_mean(list(one.points[method].values())), _mean(list(other.points[method].values())))
-        for method in one.points
-        if method in other.points
+        method: _means(one.points[method], other.points[method]) for method in one.points if method in other.points
     }
     if not means:
         return None
@@ -76,6 +75,13 @@ def _panel(first: Sequence[Series], second: Sequence[Series], *, title: str, nam
     for method, (_, (a, b)) in means.items():
         crowd.label(shortened(method_label(method, called[method]), 150), x(a), y(b))
     return panel
+
+
+def _means(one: Mapping[int, Pair], other: Mapping[int, Pair]) -> tuple[Pair, Pair]:
+    """The means over the seeds that both have; over each one's own where there are none."""
+    both = one.keys() & other.keys()
+    first, second = ([pair for seed, pair in points.items() if seed in both or not both] for points in (one, other))
+    return _mean(first), _mean(second)
 
 
 def _mean(points: Sequence[Pair]) -> Pair:
