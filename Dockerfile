@@ -23,9 +23,9 @@ RUN --mount=type=secret,id=apt.conf --mount=type=secret,id=pip.conf --mount=type
 COPY . /opt/softadv
 ENV PATH=/opt/venv/bin:$PATH
 RUN bash /opt/softadv/docker/finish.sh
-# The volumes are beside the working directory's own "data" and "runs". A cache for the certifier's kernel and for
-# matplotlib, which lasts as long as the volume does.
-ENV SOFTADV_DATA=/data XDG_CACHE_HOME=/runs/.cache MPLCONFIGDIR=/runs/.cache/matplotlib
+# The volumes are beside the working directory's own "data" and "runs". A cache for the
+# compiled kernels, which lasts as long as the volume does.
+ENV SOFTADV_DATA=/data XDG_CACHE_HOME=/runs/.cache
 ARG COMMIT=unknown
 ENV SOFTADV_COMMIT=$COMMIT
 LABEL org.opencontainers.image.title="softadv, on a CPU" \
@@ -59,7 +59,7 @@ RUN bash /opt/softadv/docker/finish.sh
 # Where ERAN's Python and the worker are; and what "reproduce" means here: the paper's grids, certified by GPUPoly.
 ENV SOFTADV_ERAN=/opt/eran
 ENV SOFTADV_GRID=paper SOFTADV_CERTIFIER=gpupoly
-ENV SOFTADV_DATA=/data XDG_CACHE_HOME=/runs/.cache MPLCONFIGDIR=/runs/.cache/matplotlib
+ENV SOFTADV_DATA=/data XDG_CACHE_HOME=/runs/.cache
 ARG COMMIT=unknown
 ENV SOFTADV_COMMIT=$COMMIT
 LABEL org.opencontainers.image.title="softadv, with ERAN and GPUPoly" \
