@@ -18,7 +18,7 @@ from softadv import ImageData, certify, conv_small, count_neurons, load_dataset
 from softadv.certify import DOMAINS, Rounding
 from softadv.certify import backsub_cpp as native
 from softadv.certify.backsub_cpp import NativeEngine
-from softadv.certify.bounds import Engine, Relaxed, lower_bounds
+from softadv.certify.bounds import Engine, Relaxed, Sides, lower_bounds
 from softadv.certify.graph import Network
 from softadv.certify.linear_forms import Patches
 from softadv.certify.ops import Conv, Dense, Interval, Relu
@@ -132,17 +132,16 @@ def _timed(stages: defaultdict[str, float]) -> type[Engine]:
 
     class Timed(NativeEngine):
         @staticmethod
-        def bounds(relaxed: Relaxed, activation: int, asked: Tensor, known: Interval) -> Interval:
+        def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
             started = time.perf_counter()
             found = NativeEngine.bounds(relaxed, activation, asked, known)
-            name = f"bounds of {relaxed.network.nodes[activation - 1].name} ({asked.float().mean():.0%} asked)"
-            stages[name] += time.perf_counter() - started
+            stages[f"bounds of {relaxed.network.nodes[activation - 1].name}"] += time.perf_counter() - started
             return found
 
         @staticmethod
-        def minimum(relaxed: Relaxed, forms: Tensor) -> Tensor:
+        def minimum(relaxed: Relaxed, forms: Tensor, asked: Tensor) -> Tensor:
             started = time.perf_counter()
-            found = NativeEngine.minimum(relaxed, forms)
+            found = NativeEngine.minimum(relaxed, forms, asked)
             stages["margins"] += time.perf_counter() - started
             return found
 

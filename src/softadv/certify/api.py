@@ -17,6 +17,7 @@ from softadv.certify.backsub_cpp import NativeEngine
 from softadv.certify.backsub_torch import TorchEngine
 from softadv.certify.bounds import FLOATS_PER_NEURON, Engine, lower_bounds
 from softadv.certify.boxes import Boxes, Radius, make_boxes
+from softadv.certify.counterexample import broken
 from softadv.certify.domains import DOMAINS, Domain
 from softadv.certify.graph import Network
 from softadv.certify.ops import Conv
@@ -27,6 +28,8 @@ from softadv.errors import SoftadvError
 
 Rounding = Literal["sound", "none"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
+Effort = Literal["least", "exact"]
+EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 # On a CPU more images at once are no faster: this much keeps all cores busy.
 _CPU_BUDGET = 2**28
@@ -62,6 +65,7 @@ def certify(
     lower: Tensor | None = None,
     upper: Tensor | None = None,
     margins: bool = True,
+    effort: Effort = "least",
     memory_budget: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Certificates:
@@ -81,7 +85,10 @@ def certify(
     rounding: "sound" proves the verdict for the model as PyTorch or onnxruntime evaluates it in its
         floating-point type, in any summation order (the theorem and what it covers: rounding.py);
         "none" leaves rounding errors unbounded.
-    margins: False computes no margin for misclassified images, which cannot be verified.
+    margins: False asks for verdicts alone: no margin is computed where none is needed, and one that is need not be
+        the domain's, only a lower bound with the verdict's sign. With margins, everything is the domain's own.
+    effort: of verdicts alone. "least" stops at the proof (early_proof.py): it verifies all images that the whole pass
+        of the domain verifies, and now and then one more. "exact" verifies the domain's own images.
     memory_budget: bytes the analysis may use for tensors; the images are split into chunks that fit.
         Default: 256 MiB on a CPU, half of the free memory on a GPU. Where memory runs out all the same,
         the chunk is halved.
@@ -93,7 +100,11 @@ def certify(
     eval mode, and left in the mode it was in. Raises SoftadvError for a model that cannot be read, inputs out of
     range, or an arithmetic that sound mode does not cover.
     """
-    for name, value, known in (("domain", domain, DOMAINS), ("rounding", rounding, ROUNDINGS)):
+    for name, value, known in (
+        ("domain", domain, DOMAINS),
+        ("rounding", rounding, ROUNDINGS),
+        ("effort", effort, EFFORTS),
+    ):
         if value not in known:
             raise SoftadvError(f"{name}: unknown name {value!r}, expected one of {', '.join(known)}")
     check_images(x, y)
@@ -101,7 +112,7 @@ def certify(
     like = next(model.parameters(), x)
     network = read_network(model, tuple(x.shape[1:]), like=like)
     check_labels(y, classes=network.classes)
-    question = _Question(model, network, boxes, domain, rounding, margins, like)
+    question = _Question(model, network, boxes, domain, rounding, margins, effort, like)
     budget = memory_budget or _default_budget(question.like.device)
     chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
 
@@ -136,6 +147,7 @@ class _Question:
     domain: Domain
     rounding: Rounding
     margins: bool
+    effort: Effort
     like: Tensor
 
     def __post_init__(self) -> None:
@@ -179,11 +191,16 @@ class _Question:
         margin = self.like.new_full((len(x),), torch.nan)
         wanted = torch.ones_like(correct) if self.margins else correct
         (rows,) = wanted.nonzero(as_tuple=True)
+        if not len(rows):
+            return correct, margin
+        sound = self.rounding == "sound"
+        lower, upper = self.boxes.bounds(x[rows], part.start + rows, dtype=self.like.dtype, sound=sound)
+        if sound and not self.margins:
+            whole = ~broken(self.model, x[rows].to(self.like.dtype), labels[rows], lower, upper)
+            rows, lower, upper = rows[whole], lower[whole], upper[whole]
         if len(rows):
-            sound = self.rounding == "sound"
-            bounds = self.boxes.bounds(x[rows], part.start + rows, dtype=self.like.dtype, sound=sound)
-            lower, upper = map(self.network.as_planes, bounds)
-            margin[rows] = self._margin(lower, upper, labels[rows], scores[rows])
+            lower, upper = self.network.as_planes(lower), self.network.as_planes(upper)
+            margin[rows] = native.in_parts(self._margin, lower, upper, labels[rows], scores[rows])
         return correct, margin
 
     def _margin(self, lower: Tensor, upper: Tensor, y: Tensor, scores: Tensor) -> Tensor:
@@ -198,6 +215,7 @@ class _Question:
             rounding=sound,
             engine=self.engine,
             scores=scores,
+            stop_at_proof=not self.margins and self.effort == "least",
         )
         # Row y is zero by definition and not a competitor.
         return bounds.scatter(1, y[:, None], float("inf")).amin(1)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ SOURCE = Path(__file__).parents[1] / "kernels" / "cpp" / "certify" / "kernel.cpp
 # As in the kernel.
 _ADDENDS = 16
 _DEPTH = 32
+
+# A part of fewer images takes longer to be begun than it saves.
+_LEAST_IMAGES = 32
 
 # Certify in PyTorch even where the compiled kernel is available, to compare the two.
 disabled = compiled.disabled
@@ -56,6 +60,27 @@ def threads_of_its_own() -> Iterator[None]:
         _threads.reset(token)
 
 
+def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """function(*tensors), for some images in each of the kernel's threads: PyTorch's own work, too, is shared then.
+
+    tensors: (N, ...) each. Outside of threads_of_its_own, or for a few images, there is one part.
+    """
+    threads, count = _threads.get() or 1, len(tensors[0])
+    parts = min(threads, count // _LEAST_IMAGES)
+    if parts < 2 or torch.is_autocast_enabled("cpu"):  # a thread of its own would not see it
+        return function(*tensors)
+
+    def run(part: tuple[Tensor, ...]) -> Tensor:
+        torch.set_num_threads(1)  # of this thread's
+        _threads.set(-(-threads // parts))
+        with torch.no_grad():
+            return function(*part)
+
+    chunks = zip(*(tensor.tensor_split(parts) for tensor in tensors), strict=True)
+    with ThreadPoolExecutor(parts) as pool:
+        return torch.cat([done.result() for done in [pool.submit(copy_context().run, run, c) for c in chunks]])
+
+
 def available() -> bool:
     """Whether the compiled kernel is used for models on the CPU."""
     return compiled.available(SOURCE)
@@ -68,6 +93,8 @@ def missing() -> str | None:
 
 class NativeEngine(Engine):
     """Blocks of forms, one in each SIMD lane, spread over the threads that PyTorch uses."""
+
+    sparing = True
 
     @staticmethod
     def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:

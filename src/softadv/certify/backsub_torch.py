@@ -19,6 +19,8 @@ _ROWS_ALIVE = 5
 class TorchEngine(Engine):
     """Tensors of forms, a patch of coefficients for each neuron (linear_forms.py)."""
 
+    sparing = False
+
     @staticmethod
     def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
         # Constants are summed in float64, in an order that PyTorch chooses; so are coefficients, in dtype.

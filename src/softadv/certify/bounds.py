@@ -18,12 +18,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from softadv.certify.activations import Activation
 from softadv.certify.domains import Domain
+from softadv.certify.early_proof import last_hidden, prove, unstable
 from softadv.certify.graph import Ending, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
@@ -65,7 +67,9 @@ class Relaxed:
 
 
 class Engine(ABC):
-    """Substitutes linear forms back to the input box."""
+    """Substitutes linear forms back to the input box. sparing: whether it takes less time where less is asked."""
+
+    sparing: ClassVar[bool]
 
     @staticmethod
     @abstractmethod
@@ -97,25 +101,29 @@ def lower_bounds(
     rounding: Arithmetic | None,
     engine: type[Engine],
     scores: Tensor,
+    stop_at_proof: bool = False,
 ) -> Tensor:
     """Lower bounds of linear functions of the network's outputs over boxes.
 
     box: lower and upper bounds, (N, C, H, W). objective: (N, R, K), R functions of the K outputs.
     rounding: None leaves rounding errors unbounded. scores: (N, K), what the model itself returns for a
-    point of each box. Returns (N, R); NaN for a box where anything overflows, since nothing follows then.
+    point of each box. stop_at_proof: a positive bound need not be the largest (early_proof.py); the functions
+    are then differences of two outputs, or zero. Returns (N, R); NaN for a box where anything overflows, since
+    nothing follows then.
     Raises SoftadvError where sound bounds do not hold for the scores: then the model computes something
     else than was read.
     """
-    analysis = _Analysis(network, box, domain, rounding, engine)
-    for at, node in enumerate(network.nodes, 1):
+    analysis = Analysis(network, box, domain, rounding, engine)
+    hidden = last_hidden(network) if stop_at_proof and engine.sparing and domain != "box" else None
+    for at, node in enumerate(network.nodes[: None if hidden is None else hidden - 1], 1):
         analysis.pass_through(at, node)
-    least = (
-        analysis.box_minimum(objective)
-        if domain == "box"
-        else engine.minimum(analysis.relaxed, objective, torch.ones_like(objective[:, :, 0], dtype=torch.bool))
-    )
+    if hidden is not None:
+        least = prove(analysis, hidden, objective)
+    elif domain == "box":
+        least = analysis.box_minimum(objective)
+    else:
+        least = analysis.minimum(objective, torch.ones_like(objective[:, :, 0], dtype=torch.bool))
     if rounding is not None:
-        least = least - rounding.flat(analysis.largest)[:, None]
         analysis.finite &= analysis.largest < overflow_limit(rounding.dtype)
         lower, upper = (bound.flatten(1) for bound in analysis.bounds[-1])
         outside = _outside(scores, lower, upper, network.ending) & analysis.finite
@@ -124,7 +132,9 @@ def lower_bounds(
     return least.masked_fill(~analysis.finite[:, None], torch.nan)
 
 
-class _Analysis:
+class Analysis:
+    """One pass through a network. bounds: of each activation so far, the box first."""
+
     def __init__(
         self, network: Network, box: Interval, domain: Domain, rounding: Arithmetic | None, engine: type[Engine]
     ) -> None:
@@ -134,7 +144,7 @@ class _Analysis:
         self.relaxed = Relaxed(network, *_centered(box, rounding))
         self.finite = torch.ones(len(box[0]), dtype=torch.bool, device=box[0].device)
         self.largest = _largest(box).flatten(1).amax(1)
-        self._exact = {0}  # activations whose intervals are what back-substitution would give
+        self._exact = {0}  # activations whose bounds back-substitution would not better, or need not
 
     def pass_through(self, at: int, node: Node) -> None:
         """Bound activation `at`, which a node makes."""
@@ -154,6 +164,18 @@ class _Analysis:
                     self._exact.add(at)
         self._note(*self.bounds[at])
 
+    def minimum(self, objective: Tensor, asked: Tensor) -> Tensor:
+        """Lower bounds (N, R) of the objective by back-substitution; asked: bool (N, R), else -inf."""
+        least = self.engine.minimum(self.relaxed, objective, asked)
+        return least if self.rounding is None else least - self.rounding.flat(self.largest)[:, None]
+
+    def finish(self, hidden: int) -> None:
+        """Pass from a ReLU to the network's end, with what is known by now of its neurons; again, if need be."""
+        del self.bounds[hidden:]
+        self._exact.update(self.network.nodes[hidden - 1].inputs)
+        for at, node in enumerate(self.network.nodes[hidden - 1 :], hidden):
+            self.pass_through(at, node)
+
     def box_minimum(self, objective: Tensor) -> Tensor:
         """Lower bounds of the objective by intervals alone.
 
@@ -166,14 +188,15 @@ class _Analysis:
         if isinstance(last.step, Dense):
             forms = last.step.backward(forms.plus(last.step.bias, self.relaxed.errors.get(at)))
             (at,) = last.inputs
-        return forms.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)
+        least = forms.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)
+        return least if self.rounding is None else least - self.rounding.flat(self.largest)[:, None]
 
     def _relax(self, at: int, node: Node, step: Relu | MaxPool | Activation) -> Interval:
         """The lines of a ReLU, an activation or max pooling, and the bounds that follow from them."""
         assert self.relaxation is not None
         (entering,) = node.inputs
         if isinstance(step, Relu):
-            lower, upper = self._refined(entering, _unstable)
+            lower, upper = self._refined(entering, unstable)
             lines = self.relaxation(lower, upper, self.rounding)
             least = lines.lower_slope * lower
             bounds = (least if lines.lower_offset is None else least + lines.lower_offset), upper.clamp(min=0)
@@ -209,7 +232,18 @@ class _Analysis:
             lower, upper = self._refined(node.inputs[0], undecided)
             return lower.reshape(shape), upper.reshape(shape)
         asked = undecided(lower, upper)
-        lower, upper = self.engine.bounds(self.relaxed, at, (asked, asked), (lower, upper))
+        if undecided is unstable and self.engine.sparing and isinstance(node.step, Dense):
+            # The lower bound of a neuron that is dead enters nothing. (Neurons of a plane share their way back.)
+            likely = asked & (upper < -lower)
+            self.ask(at, (asked & ~likely, asked))
+            self.ask(at, (likely & (self.bounds[at][1] > 0), torch.zeros_like(asked)))
+        else:
+            self.ask(at, (asked, asked))
+        return self.bounds[at]
+
+    def ask(self, at: int, sides: Sides) -> None:
+        """Refine bounds of an activation's neurons by back-substitution."""
+        lower, upper = self.engine.bounds(self.relaxed, at, sides, self.bounds[at])
         if self.rounding is not None:
             flat = self.rounding.flat(self.largest)[:, None, None, None]
             # What a ReLU returns is at least 0, and exactly 0 where it is dead; max pooling compares such bounds.
@@ -218,7 +252,6 @@ class _Analysis:
             upper = torch.where((upper == 0) & (most == 0), upper, upper + flat)
         self._note(lower, upper)
         self.bounds[at] = lower, upper
-        return lower, upper
 
     def _note(self, lower: Tensor, upper: Tensor) -> None:
         """Keep in mind which boxes overflow, and how large activations get."""
@@ -266,11 +299,6 @@ def _outside(scores: Tensor, lower: Tensor, upper: Tensor, ending: Ending | None
         lower, upper = (lower.exp(), upper.exp()) if ending == "softmax" else (lower, upper)
         lower, upper = lower - room, upper + room
     return ((scores < lower) | (scores > upper)).any(1)
-
-
-def _unstable(lower: Tensor, upper: Tensor) -> Tensor:
-    """The neurons whose ReLU is neither a line nor zero."""
-    return (lower < 0) & (upper > 0)
 
 
 def _everything(lower: Tensor, upper: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from softadv._ranges import UNIT, Clip, check_radius
 from softadv._versions import package_version
-from softadv.certify import Certificates, Domain, Rounding
+from softadv.certify import Certificates, Domain, Effort, Rounding
 from softadv.certify import certify as certify_natively
 from softadv.certify.boxes import Radius
 from softadv.certify.domains import CERTIFIER_DOMAINS, CERTIFIERS, Certifier
@@ -53,6 +53,7 @@ def certify(
     lower: Tensor | None = None,
     upper: Tensor | None = None,
     margins: bool = True,
+    effort: Effort = "least",
     memory_budget: int | None = None,
     seconds_per_image: float = 60.0,
     on_progress: Callable[[int], None] | None = None,
@@ -61,16 +62,16 @@ def certify(
 
     engine: "native", softadv's own (softadv.certify.api.certify says what it takes); or, in the container, or
     wherever SOFTADV_ERAN names a worker, "gpupoly", and "eran" for the domains deeppoly and deepzono. Those
-    give no margins (NaN), take one radius for all pixels, answer only for models that softadv can export, and count
-    an image that takes longer than seconds_per_image (of the engine's own time, not what it waits for a processor)
-    as unverified.
+    give no margins (NaN), know one effort, take one radius for all pixels, answer only for models that softadv can
+    export, and count an image that takes longer than seconds_per_image (of the engine's own time, not what it waits
+    for a processor) as unverified.
     memory_budget, in bytes, is then the size past which the engine's process is started anew between two
     images. Raises SoftadvError where an engine cannot be asked.
     """
     with CertifierSession(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as session:
         return session.certify(
             model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, lower=lower, upper=upper,
-            margins=margins, memory_budget=memory_budget, on_progress=on_progress,
+            margins=margins, effort=effort, memory_budget=memory_budget, on_progress=on_progress,
         )[0]  # fmt: skip
 
 
@@ -132,6 +133,7 @@ class CertifierSession:
         lower: Tensor | None = None,
         upper: Tensor | None = None,
         margins: bool = True,
+        effort: Effort = "least",
         memory_budget: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Certificates, Provenance]:
@@ -139,7 +141,7 @@ class CertifierSession:
         if self._bridge is None:
             found = certify_natively(
                 model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, lower=lower, upper=upper,
-                margins=margins, memory_budget=memory_budget, on_progress=on_progress,
+                margins=margins, effort=effort, memory_budget=memory_budget, on_progress=on_progress,
             )  # fmt: skip
             return found, _native(rounding)
         if lower is not None or upper is not None or x.ndim != 4:

@@ -96,7 +96,7 @@ def certified_accuracy(
     started = time.perf_counter()
     with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
         certificates, provenance = session.certify(
-            model, x, y, eps=eps, domain=domain, margins=False, on_progress=on_progress
+            model, x, y, eps=eps, domain=domain, margins=False, effort="exact", on_progress=on_progress
         )
     verified = int(certificates.verified.sum())
     return Certified(

@@ -68,7 +68,15 @@ def partition(
     """
     with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
         certificates, provenance = session.certify(
-            model, x, y, eps=eps, domain=domain, clip=clip, margins=False, on_progress=on_progress
+            model,
+            x,
+            y,
+            eps=eps,
+            domain=domain,
+            clip=clip,
+            margins=False,
+            effort="exact",
+            on_progress=on_progress,
         )
     return Partition(
         misclassified=~certificates.correct,
