@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 from safetensors.torch import load_file, save_file
 
-from softadv.cli.app import main
+from softadv.cli.app import app, main
 from softadv.models import conv_small
 from tests.experiments.test_grid import TINY
 
@@ -154,7 +155,7 @@ def test_doctor_gives_advice_for_what_is_missing(
     monkeypatch.setenv("SOFTADV_ERAN", str(tmp_path / "nowhere"))
     assert run("doctor") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "dataset mnist not found in data" in told
+    assert "data sets: mnist not found in data" in told
     assert "name its folder with --data or SOFTADV_DATA" in told
     assert "correct SOFTADV_ERAN" in told
 
@@ -349,6 +350,18 @@ def test_a_model_that_diverged_has_no_accuracy_and_makes_no_file(
 def test_the_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out.startswith("softadv 0.")
+
+
+@pytest.mark.parametrize("command", typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+def test_a_help_fits_a_screen_and_has_an_example(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    assert run(command, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 120
+    assert lines[-1].startswith(f"  Example: softadv {command}")
 
 
 @pytest.mark.parametrize("command", ["reproduce", "train", "certify"])

@@ -48,3 +48,18 @@ def test_a_data_folder_that_cannot_be_read_is_a_line(locked) -> None:
         finding = doctor._dataset(name, locked)
         assert "Permission denied" in finding.found
         assert finding.advice
+
+
+def test_what_is_alike_and_lacks_nothing_is_one_line() -> None:
+    kept = "compiled, kept in a folder"
+    findings = [doctor.Finding("a", kept), doctor.Finding("b", "plain", "get a compiler"), doctor.Finding("c", kept)]
+    assert doctor._together("kernels", findings) == [
+        doctor.Finding("kernels", "a, c compiled, kept in a folder"),
+        doctor.Finding("kernels: b", "plain", "get a compiler"),
+    ]
+
+
+def test_what_works_takes_ten_lines_at_most() -> None:
+    subjects = [finding.subject for finding in doctor.examine(None) if finding.advice is None]
+    assert len(subjects) <= 10
+    assert subjects[:4] == ["softadv", "Python", "packages", "processor"]

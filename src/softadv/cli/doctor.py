@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -36,18 +37,32 @@ def examine(data_root: Path | None) -> list[Finding]:
     return [
         Finding("softadv", f"{package_version('softadv')}, commit {environment.commit()}"),
         Finding("Python", environment.python_version()),
-        *(_package(name) for name in environment.PACKAGES),
+        *_together("packages", [_package(name) for name in environment.PACKAGES]),
         _processor(),
-        _kernel("certifier", native.SOURCE, "about 8 times"),
-        _kernel("attack", compiled_attack.SOURCE, "about 3 times"),
-        _kernel("update", compiled_update.SOURCE, "about twice"),
+        *_together("kernels", [
+            _kernel("certifier", native.SOURCE, "about 8 times"),
+            _kernel("attack", compiled_attack.SOURCE, "about 3 times"),
+            _kernel("update", compiled_update.SOURCE, "about twice"),
+        ]),
         _gpu(),
-        Finding("dataset digits", "bundled with scikit-learn"),
         *_data_folder(data_root),
-        _dataset("mnist", data_root),
-        _dataset("cifar10", data_root),
+        *_together("data sets", [
+            Finding("digits", "bundled with scikit-learn"),
+            *(_dataset(name, data_root) for name in ("mnist", "cifar10")),
+        ]),
         *_eran(),
-    ]
+    ]  # fmt: skip
+
+
+def _together(subject: str, findings: Sequence[Finding]) -> list[Finding]:
+    """Those that lack nothing in one line; the others in a line each, with their advice."""
+    fine: dict[str, list[str]] = {}  # what was found of several alike is said once
+    for finding in findings:
+        if finding.advice is None:
+            fine.setdefault(finding.found, []).append(finding.subject)
+    told = "; ".join(f"{', '.join(subjects)} {found}" for found, subjects in fine.items())
+    lacking = [replace(finding, subject=f"{subject}: {finding.subject}") for finding in findings if finding.advice]
+    return [*([Finding(subject, told)] if fine else []), *lacking]
 
 
 def _package(name: str) -> Finding:
@@ -103,14 +118,14 @@ def _dataset(name: str, root: Path | None) -> Finding:
         place = find_dataset(name, root)
         if place is not None:
             check_files(name, place)
-            return Finding(f"dataset {name}", f"in {place}")
+            return Finding(name, f"in {place}")
     except SoftadvError as error:
         unreadable = isinstance(error.__cause__, OSError)
         advice = _OTHER_FOLDER if unreadable else "replace that file, or name another folder with --data"
-        return Finding(f"dataset {name}", str(error), advice)
+        return Finding(name, str(error), advice)
     searched = ", ".join(str(place) for place in search_places(root))
     return Finding(
-        f"dataset {name}",
+        name,
         f"not found in {searched}",
         "name its folder with --data or SOFTADV_DATA"
         + ("" if root else "; without, it is downloaded into ./data when it is needed"),

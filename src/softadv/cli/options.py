@@ -69,7 +69,10 @@ Methods = Annotated[str | None, typer.Option("--methods", help="Only these, such
 GridCertifier = Annotated[
     Certifier | None,
     typer.Option(
-        "--certifier", help="Who certifies: softadv itself (native), GPUPoly or ERAN.", envvar="SOFTADV_CERTIFIER"
+        "--certifier",
+        metavar="NAME",
+        help="Who certifies: native (softadv itself), gpupoly, eran-deeppoly or eran-deepzono.",
+        envvar="SOFTADV_CERTIFIER",
     ),
 ]
 FromWeights = Annotated[
@@ -115,7 +118,8 @@ CertifierName = Annotated[
     Certifier | None,
     typer.Option(
         "--certifier",
-        help="Who certifies: softadv itself (native), GPUPoly or ERAN; else the run's or the grid's own.",
+        metavar="NAME",
+        help="native (softadv itself), gpupoly, eran-deeppoly or eran-deepzono; else the run's or the grid's own.",
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1, max=MOST_IMAGES)]
