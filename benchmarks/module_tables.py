@@ -9,8 +9,8 @@ from pathlib import Path
 import softadv
 
 SOURCE = Path(softadv.__file__).parent
-UPPER = ("cli", "report", "claims", "experiments", "training")  # packages, as the layers stand
-LOWER = ("attacks", "certify", "kernels", "_onnx", "_data", "")  # "": the modules beside the packages
+UPPER = ("cli", "report", "claims", "experiments")  # packages, as the layers stand
+LOWER = ("training", "attacks", "certify", "kernels", "_onnx", "_data", "")  # "": the modules beside the packages
 
 
 def modules(packages: Sequence[str]) -> str:
