@@ -35,8 +35,8 @@ class _Step:
 class OnnxModel(nn.Module):
     """A network from an ONNX file: float (N, ...) of the shape that the file says to what the file returns.
 
-    path: of the file. shape: of one input. batch: how many the file takes at once, None for any number; this module
-    takes any number in any case.
+    path: of the file. shape: of one input, dtype: its type. batch: how many the file takes at once, None for any
+    number; this module takes any number in any case.
     """
 
     file_sha256: Tensor
@@ -44,6 +44,7 @@ class OnnxModel(nn.Module):
     def __init__(self, file: OnnxFile) -> None:
         super().__init__()
         self.path, self.shape, self.batch = file.path, file.shape, file.batch
+        self.dtype: torch.dtype = getattr(torch, file.dtype)
         self.operators = nn.ModuleDict()
         self.register_buffer("file_sha256", torch.tensor(list(file.sha256), dtype=torch.uint8))
         self._input, self._output = file.input, file.output

@@ -38,11 +38,14 @@ from softadv.errors import SoftadvError
 from softadv.models import Normalize
 
 
-def read_network(model: nn.Module, dims: tuple[int, ...], *, like: Tensor | None = None) -> Network:
+def read_network(
+    model: nn.Module, dims: tuple[int, ...], *, like: Tensor | None = None, least_outputs: int = 2
+) -> Network:
     """Read a module of the operations named in SUPPORTED, as layers or as functions, in any order.
 
     dims: the shape of one input, without the batch: (C, H, W) of an image, (D,) of a vector. like: a tensor of the
     floating-point type and device of the steps; default: the model's first parameter.
+    least_outputs: a classification has two scores at least.
     Weights are shared with the model where they can be. Raises SoftadvError that names the first operation that is of
     another kind, has an option that is not supported, or does not fit its input.
     """
@@ -64,7 +67,7 @@ def read_network(model: nn.Module, dims: tuple[int, ...], *, like: Tensor | None
         shape = reader.dims[output]
         raise SoftadvError(f"model: ends in shape {shape}, not in a vector of class scores; is a Flatten missing?")
     (classes,) = reader.dims[output]
-    if classes < 2:
+    if classes < least_outputs:
         raise SoftadvError("model: has one output, classification needs at least two")
     in_shape = as_plane(reader.dims[0])
     nodes = tuple(_with_copies(reader.nodes[:output], in_shape))

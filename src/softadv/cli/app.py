@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from softadv._versions import package_version
-from softadv.cli import grid_commands, listing, model_commands, output
+from softadv.cli import grid_commands, listing, model_commands, output, verify_commands
 from softadv.cli.doctor import examine
 from softadv.cli.options import DataRoot
 from softadv.errors import DivergedError, SoftadvError
@@ -35,6 +35,8 @@ for name, command, example in (
     ("parity", model_commands.parity, f"softadv parity {_RUN} --images 10"),
     ("attack", model_commands.attack, f"softadv attack {_RUN} --attack torchattacks:FGSM --limit 100"),
     ("export", model_commands.export, f"softadv export {_RUN} --out model.onnx"),
+    ("verify", verify_commands.verify, "softadv verify property.vnnlib --network N=net.onnx --timeout 60"),
+    ("supports", verify_commands.supports, "softadv supports --onnx-operators"),
     ("compare", grid_commands.compare, "softadv compare runs/smoke"),
     ("report", grid_commands.report, "softadv report runs/smoke --out page"),
     ("keep", grid_commands.keep, "softadv keep runs/smoke"),

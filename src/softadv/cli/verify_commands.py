@@ -1,0 +1,94 @@
+"""The commands of the VNN-LIB standard: answer a property of an ONNX file, and say what is supported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from softadv.cli import output
+from softadv.cli.options import path_argument
+from softadv.errors import SoftadvError
+
+
+def verify(
+    property: Annotated[Path, path_argument("A VNN-LIB file, of version 1.0 or 2.0.")],
+    network: Annotated[
+        list[str], typer.Option("--network", metavar="NAME=FILE", help="The network's name in it, and its ONNX file.")
+    ],
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds after which the answer is timed-out.", min=0)
+    ] = 600.0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the search for an assignment.", min=0)] = 0,
+) -> None:
+    """Answer a VNN-LIB property of an ONNX file.
+
+    unsat is proven for the network as float32 evaluates it, sat comes with an assignment that onnxruntime confirms;
+    else unknown or timed-out.
+    """
+    from softadv._onnx import read_onnx  # noqa: PLC0415 (brings onnx, which other commands do without)
+    from softadv.certify.verify import verify as answer  # noqa: PLC0415
+    from softadv.certify.vnnlib import read_property  # noqa: PLC0415
+
+    asked = read_property(property)
+    if len(network) != 1:
+        raise SoftadvError(f"--network: one network is read, got {len(network)}")
+    name, equals, file = network[0].partition("=")
+    if not equals or not file:
+        raise SoftadvError(f"--network {network[0]}: expected NAME=FILE, such as N=net.onnx")
+    if asked.network not in (None, name):
+        raise SoftadvError(f"--network {network[0]}: the property is about {asked.network}")
+    found = answer(read_onnx(Path(file)), asked, timeout=timeout, seed=seed)
+    output.say(found.status)
+    if found.status == "sat":
+        output.say(_assignment(asked, found.inputs, found.outputs))
+
+
+def _assignment(asked: Any, inputs: Any, outputs: Any) -> str:
+    """((X_0 0.5) (Y_0 1.0)), a line each: the numbers that say exactly what was evaluated."""
+    from softadv.certify.vnnlib import Variable  # noqa: PLC0415
+
+    lines = [
+        f"({asked.name(Variable(output, at))} {float(value)!r})"
+        for output, values in ((False, inputs), (True, outputs))
+        for at, value in enumerate(values)
+    ]
+    return "(" + "\n ".join(lines) + ")"
+
+
+def _flag(name: str, text: str) -> Any:
+    return typer.Option(name, help=text)
+
+
+def supports(
+    onnx_operators: Annotated[bool, _flag("--onnx-operators", "The ONNX operators that are read.")] = False,
+    onnx_opset_versions: Annotated[bool, _flag("--onnx-opset-versions", "The oldest and the newest opset.")] = False,
+    vnnlib_versions: Annotated[bool, _flag("--vnnlib-versions", "The oldest and the newest VNN-LIB.")] = False,
+    arithmetic: Annotated[
+        bool, _flag("--arithmetic-complexity-theories", "How numbers may be combined: bounds and linear sums.")
+    ] = False,
+    networks: Annotated[bool, _flag("--multiple-network-theories", "How many networks: one.")] = False,
+    tensors: Annotated[bool, _flag("--multiple-input-output-theories", "How many inputs and outputs: one.")] = False,
+    hidden: Annotated[bool, _flag("--hidden-node-theories", "Whether hidden nodes may be named: no.")] = False,
+    element_types: Annotated[bool, _flag("--element-types", "The types that answers are sound for.")] = False,
+    serialise_assignments: Annotated[
+        bool, _flag("--serialise-assignments", "Whether an assignment follows sat: yes.")
+    ] = False,
+) -> None:
+    """What the verify command supports, a line each; one option says of what."""
+    from softadv._onnx.calls import OPERATORS  # noqa: PLC0415
+    from softadv._onnx.file import OPSETS  # noqa: PLC0415
+    from softadv._onnx.model import read_onnx  # noqa: F401, PLC0415 (with it all operators are registered)
+    from softadv.certify.vnnlib import SOUND_TYPES, VERSIONS  # noqa: PLC0415
+
+    said = [
+        (onnx_operators, sorted(OPERATORS)), (onnx_opset_versions, [str(OPSETS[0]), str(OPSETS[-1])]),
+        (vnnlib_versions, list(VERSIONS)), (arithmetic, ["BND", "OUTC", "LIN"]), (networks, ["SNET"]),
+        (tensors, ["SIO"]), (hidden, []), (element_types, list(SOUND_TYPES)), (serialise_assignments, ["true"]),
+    ]  # fmt: skip
+    chosen = [lines for asked, lines in said if asked]
+    if len(chosen) != 1:
+        raise SoftadvError("supports: one option says of what, such as --onnx-operators")
+    for line in chosen[0]:
+        output.say(line)

@@ -1,0 +1,246 @@
+"""VNN-LIB properties: read as they are written, answered soundly, and damaged ones refused in one line."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import softadv
+from softadv.certify import certify
+from softadv.certify.verify import verify
+from softadv.certify.vnnlib import PropertyError, Variable, read_property
+from softadv.cli import app
+from softadv.errors import SoftadvError
+from tests.onnx.graphs import Graph
+
+TWO = """(vnnlib-version <2.0>) ; a comment
+(declare-network N (declare-input X {type} [1,3]) (declare-output Y {type} [1,2]))
+{asserts}
+"""
+ONE = """(declare-const X_0 Real) (declare-const X_1 Real) (declare-const X_2 Real)
+(declare-const Y_0 Real) (declare-const Y_1 Real)
+{asserts}
+"""
+
+
+def box(*ends, names="X[0,{}]"):
+    lines = []
+    for at, (low, high) in enumerate(ends):
+        name = names.format(at)
+        lines.append(f"(assert (and (>= {name} {low}) (<= {name} {high})))")
+    return "\n".join(lines)
+
+
+UNIT = box((0, 1), (0, 1), (0, 1))
+
+
+def write(path, asserts, *, template=TWO, type="float32"):
+    path = path / "property.vnnlib"
+    path.write_text(template.format(asserts=asserts, type=type))
+    return path
+
+
+def net(path, *, seed=0, hidden=6, act="Relu"):
+    """A network of three inputs and two outputs."""
+    graph = Graph((3,), seed=seed).gemm(3, hidden).then(act).gemm(hidden, 2)
+    return softadv.load_model(graph.write(path / "net.onnx"))
+
+
+def answered(path, asserts, model, **options):
+    return verify(model, read_property(write(path, asserts)), timeout=60, **options)
+
+
+def sampled(model, count=20_000, seed=0):
+    x = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed))
+    return x, model(x)
+
+
+def test_a_property_is_read_exactly(tmp_path):
+    asserts = UNIT + "(assert (or (< (+ (* 2 Y[0,0]) (- Y[0,1]) 0.1) 1e-3) (and (== Y[0,0] 1) (!= X[0,1] 0.5))))"
+    found = read_property(write(tmp_path, asserts))
+    assert (found.version, found.type, found.network, found.sizes) == ("2.0", "float32", "N", (3, 2))
+    assert len(found.cases) == 2
+    first = found.cases[0][-1]
+    assert first.strict
+    assert first.sum.terms == {Variable(True, 0): 2, Variable(True, 1): -1}
+    assert first.sum.constant == Fraction(1, 10) - Fraction(1, 1000)
+    assert len(found.cases[1]) == 6 + 3  # an equality is two
+    assert found.name(Variable(False, 2)) == "X[0,2]"
+
+
+def test_version_1_is_read_too(tmp_path):
+    asserts = box((0, 1), (0, 1), (0, 1), names="X_{}") + "(assert (or (and (<= Y_0 Y_1)) (and (>= Y_1 3.0))))"
+    found = read_property(write(tmp_path, asserts, template=ONE))
+    assert (found.version, found.sizes, len(found.cases)) == ("1.0", (3, 2), 2)
+    assert found.name(Variable(True, 1)) == "Y_1"
+
+
+@pytest.mark.parametrize("act", ["Relu", "Tanh", "LeakyRelu"])
+def test_what_cannot_be_reached_is_unsat_and_what_can_is_sat(tmp_path, act):
+    model = net(tmp_path, act=act)
+    _, outputs = sampled(model)
+    top = outputs[:, 0].max().item()
+    for limit, expected in ((top - 0.01, "sat"), (top + 0.1, "unsat")):
+        found = answered(tmp_path, UNIT + f"(assert (>= Y[0,0] {limit!r}))", model)
+        assert found.status == expected
+        if expected == "sat":
+            session = ort.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
+            assert session.run(None, {"x": found.inputs[None]})[0][0, 0] >= limit
+            assert ((found.inputs >= 0) & (found.inputs <= 1)).all()
+
+
+def test_inputs_and_outputs_meet_in_one_comparison(tmp_path):
+    model = net(tmp_path)
+    x, outputs = sampled(model)
+    most = (outputs[:, 0] - 2 * x[:, 1]).max().item()
+    asked = UNIT + "(assert (>= (- Y[0,0] (* 2.0 X[0,1])) {!r}))"
+    assert answered(tmp_path, asked.format(most + 0.1), model).status == "unsat"
+    assert answered(tmp_path, asked.format(most - 0.01), model).status == "sat"
+
+
+def test_coefficients_that_are_no_floats_are_paid_for(tmp_path):
+    """0.1 is no float32: a bound that takes it for one is off by 1e-9 of the output."""
+    graph = Graph((3,)).then("Gemm", *[])
+    graph.nodes[-1].input.extend([graph.constant(np.zeros((2, 3))), graph.constant([2.0**20, 0.0])])
+    graph.nodes[-1].attribute.add(name="transB", i=1, type=2)
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    reached = Fraction(1, 10) * 2**20
+    asked = UNIT + "(assert (>= (* 0.1 Y[0,0]) {}))"
+    assert answered(tmp_path, asked.format(f"{float(reached):.10f}"[:-2]), model).status == "sat"
+    assert answered(tmp_path, asked.format("104860"), model).status == "unsat"
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), share=st.floats(0, 1), kind=st.tuples(st.booleans(), st.booleans(), st.booleans()))
+def test_no_instance_with_a_known_counterexample_is_unsat(tmp_path_factory, seed, share, kind):
+    strict, real, split = kind
+    folder = tmp_path_factory.mktemp("verify")
+    model = net(folder, seed=seed)
+    x, outputs = sampled(model, 2_000, seed)
+    at = int(outputs[:, 0].argsort()[int(share * 1_999)])
+    session = ort.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
+    value = float(session.run(None, {"x": x[at : at + 1].numpy()})[0][0, 0])
+    ends = [(float(v) - 0.01 * split, float(v) + 0.1 * split) for v in x[at]]
+    operator = ("<" if strict else "<=", np.nextafter(np.float32(value), np.float32(np.inf)) if strict else value)
+    asserts = box(*((repr(a), repr(b)) for a, b in ends)) + f"(assert ({operator[0]} Y[0,0] {float(operator[1])!r}))"
+    path = write(folder, asserts, type="real" if real else "float32")
+    assert verify(model, read_property(path), timeout=2).status != "unsat"
+
+
+def test_a_proof_that_needs_splitting_is_found_and_time_is_kept(tmp_path):
+    model = net(tmp_path, hidden=24, seed=3)
+    _, outputs = sampled(model, 200_000)
+    asked = UNIT + f"(assert (>= (+ Y[0,0] Y[0,1]) {outputs.sum(1).max().item() + 0.05!r}))"
+    found = answered(tmp_path, asked, model)
+    assert found.status == "unsat"
+    assert found.boxes > 1
+    assert verify(model, read_property(write(tmp_path, asked)), timeout=0).status == "timed-out"
+
+
+def test_many_inputs_are_not_split(tmp_path):
+    graph = Graph((20,), seed=1).gemm(20, 30).then("Relu").gemm(30, 30).then("Relu").gemm(30, 2)
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    names = "".join(f"(declare-const {name} Real)\n" for name in [*(f"X_{at}" for at in range(20)), "Y_0", "Y_1"])
+    path = tmp_path / "p.vnnlib"
+    lowest = certify(model, torch.full((1, 20), 0.5), torch.tensor([0]), eps=0.5).margin.item()  # of Y_0 - Y_1
+    met = (model(torch.rand(20_000, 20)) @ torch.tensor([1.0, -1.0])).min().item()
+    asked = f"(assert (<= (- Y_0 Y_1) {(lowest + met) / 2!r}))"  # below what is met, above what is proven
+    path.write_text(names + box(*[(0, 1)] * 20, names="X_{}") + asked)
+    found = verify(model, read_property(path), timeout=60)
+    assert found.status in ("unknown", "sat")
+    assert found.boxes <= 1
+
+
+def test_boxes_that_are_empty_are_unsat_and_an_input_alone_may_be_sat(tmp_path):
+    model = net(tmp_path)
+    assert answered(tmp_path, box((0, 1), (1, 0), (0, 1)), model).status == "unsat"
+    assert answered(tmp_path, UNIT, model).status == "sat"
+    assert answered(tmp_path, UNIT + "(assert (>= (+ X[0,0] X[0,1]) 2.5))", model).status == "unsat"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("(assert (<= X[0,0] 1)", "cut off"),
+        ("(assert (<= X[0,0] 1)))", "not open"),
+        ("(" * 300 + ")" * 300, "nests"),
+        (UNIT + "(assert (<= (* Y[0,0] Y[0,1]) 1))", "multiplies variables"),
+        (UNIT + "(assert (<= Y[0,7] 1))", "Y[0,7]"),
+        (UNIT + "(assert (<= Y[0,-1] 1))", "no whole numbers"),
+        (UNIT + "(assert (<= Z[0] 1))", "does not declare"),
+        (UNIT + "(assert (=> true false))", "not read"),
+        (UNIT + "(assert (<= Y[0,0] 1e999999999))", "not declare"),
+        (UNIT + "(declare-network M (declare-input A float32 [1]) (declare-output B float32 [1]))", "one network"),
+        ("(check-sat)", "check-sat"),
+        (UNIT + "(assert (or {}))".format(" ".join(["(<= Y[0,0] 1)"] * 200)) * 3, "cases"),
+    ],
+)  # fmt: skip
+def test_a_damaged_property_is_one_line_and_exit_code_2(tmp_path, capsys, text, named):
+    path = write(tmp_path, text)
+    with pytest.raises(PropertyError) as caught:
+        read_property(path)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    net(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}"])
+    assert ended.value.code == 2
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("type", ["float16", "bfloat16", "int8", "float8e4m3fn"])
+def test_types_that_answers_would_not_be_sound_for_are_an_error(tmp_path, type):
+    with pytest.raises(PropertyError, match="not be sound"):
+        read_property(write(tmp_path, UNIT, type=type))
+
+
+def test_a_property_of_another_network_is_named(tmp_path):
+    model = net(tmp_path)
+    path = tmp_path / "p.vnnlib"
+    path.write_text("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 1))(assert (>= X_0 0))")
+    with pytest.raises(PropertyError, match="the network"):
+        verify(model, read_property(path))
+    with pytest.raises(SoftadvError, match="not bounded"):
+        verify(model, read_property(write(tmp_path, "(assert (<= X[0,0] 1))")))
+    with pytest.raises(PropertyError, match="float64"):
+        verify(model, read_property(write(tmp_path, UNIT, type="float64")))
+
+
+def test_the_command_says_the_answer_first_and_then_the_assignment(tmp_path, capsys):
+    model = net(tmp_path)
+    _, outputs = sampled(model)
+    path = write(tmp_path, UNIT + f"(assert (>= Y[0,0] {outputs[:, 0].median().item()!r}))")
+    with pytest.raises(SystemExit) as ended:
+        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}", "--timeout", "60"])
+    assert ended.value.code == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "sat"
+    values = dict(re.findall(r"\(([XY]\[0,\d\]) ([-\d.e+]+)\)", "\n".join(rest)))
+    assert list(values) == ["X[0,0]", "X[0,1]", "X[0,2]", "Y[0,0]", "Y[0,1]"]
+    x = torch.tensor([[float(values[f"X[0,{at}]"]) for at in range(3)]], dtype=torch.float64)
+    assert torch.equal(x.float().double(), x)
+    with pytest.raises(SystemExit) as ended:
+        app.main(["verify", str(path), "--network", f"M={tmp_path / 'net.onnx'}"])
+    assert ended.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "lines"),
+    [
+        ("--vnnlib-versions", ["1.0", "2.0"]),
+        ("--onnx-opset-versions", ["8", "21"]),
+        ("--serialise-assignments", ["true"]),
+    ],
+)
+def test_what_is_supported_is_said_a_line_each(capsys, option, lines):
+    with pytest.raises(SystemExit) as ended:
+        app.main(["supports", option])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.splitlines() == lines
