@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import command_tables, module_tables, reference_table
+from benchmarks import command_tables, module_tables, operator_tables, reference_table
 from softadv.cli.finish import verdicts_on, write_page
 from softadv.cli.listing import schema_text
 from softadv.experiments.expected import expected_folder
@@ -50,8 +50,11 @@ def makers() -> Mapping[tuple[str, str], Callable[[], str]]:
         ("docs/reviewers.md", "claims"): reference_table.claims,
         ("docs/commands.md", "commands"): command_tables.commands,
         ("docs/commands.md", "options"): command_tables.options,
+        ("docs/networks.md", "layers"): operator_tables.layers,
+        ("docs/networks.md", "onnx"): operator_tables.onnx,
         ("docs/modules.md", "modules"): partial(module_tables.modules, module_tables.UPPER),
         ("docs/modules-core.md", "modules"): partial(module_tables.modules, module_tables.LOWER),
+        ("docs/modules-ground.md", "modules"): partial(module_tables.modules, module_tables.GROUND),
     }
 
 

@@ -1,4 +1,4 @@
-"""Each module of softadv with its job, as tables of docs/modules.md and docs/modules-core.md."""
+"""Each module of softadv with its job, as tables of docs/modules.md, docs/modules-core.md and docs/modules-ground.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import softadv
 
 SOURCE = Path(softadv.__file__).parent
 UPPER = ("cli", "report", "claims", "experiments")  # packages, as the layers stand
-LOWER = ("training", "attacks", "certify", "kernels", "_onnx", "_data", "")  # "": the modules beside the packages
+LOWER = ("training", "attacks", "certify", "kernels")
+GROUND = ("_onnx", "_data", "")  # "": the modules beside the packages
 
 
 def modules(packages: Sequence[str]) -> str:

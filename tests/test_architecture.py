@@ -22,7 +22,8 @@ def test_a_spec_knows_the_certifiers_domains() -> None:
 
 def test_the_documents_name_every_module_with_its_job() -> None:
     documents = SOURCE.parents[1] / "docs"
-    text = "\n".join((documents / name).read_text(encoding="utf-8") for name in ("modules.md", "modules-core.md"))
+    pages = ("modules.md", "modules-core.md", "modules-ground.md")
+    text = "\n".join((documents / name).read_text(encoding="utf-8") for name in pages)
     rows = dict(re.findall(r"^\| `([\w/]+\.py)` \| (.*) \|$", text, re.MULTILINE))
     jobs = {}
     for path in SOURCE.rglob("*.py"):

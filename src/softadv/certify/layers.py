@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -84,6 +84,11 @@ def is_torchvision_normalize(layer: nn.Module) -> bool:
     """Whether a layer is torchvision.transforms.Normalize, without loading torchvision."""
     kind = type(layer)
     return kind.__name__ == "Normalize" and kind.__module__ == "torchvision.transforms.transforms"
+
+
+def builders() -> Mapping[type[nn.Module], Builder]:
+    """The layers that are read, beside those that change nothing and those that were registered."""
+    return _BUILDERS
 
 
 def layer_steps(where: str, layer: nn.Module, shape: Shape, *, like: Tensor) -> list[Step]:
