@@ -107,6 +107,8 @@ class TrainConfig:
     evaluate_every: epochs from one evaluation to the next; the last epoch always has one. No weight depends on it, but
     stopping early is decided after epochs that are evaluated.
     clip: the lowest and the highest pixel that the certifier reckons with; the attack has its own.
+    known_broken: do not certify images that their adversarial example of the epoch before still breaks; the split is
+    the same either way.
     tf32: let a GPU round the factors of float32 products to 10 bits.
     Raises SoftadvError for what is out of range or does not fit together.
     """
@@ -132,6 +134,7 @@ class TrainConfig:
     patience: int | None = None
     evaluate_every: int = 1
     clip: Clip = UNIT
+    known_broken: bool = True
     tf32: bool = False
 
     def __post_init__(self) -> None:
@@ -142,6 +145,11 @@ class TrainConfig:
         split = "rolling" if getattr(self.method, "split", None) == "rolling" else "full"
         check_settings(self, split_every=getattr(self.method, "split_every", 1), split=split)
         self.method.train_attack(self.attack)  # a method may refuse the attack: better now than in the first epoch
+
+    @property
+    def keeps_examples(self) -> bool:
+        """Whether an epoch's adversarial examples are of use to the next: where it certifies the very same images."""
+        return self.known_broken and self.method.certifies and self.augment == "none"
 
     @property
     def train_attack(self) -> Attack:

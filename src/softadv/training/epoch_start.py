@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from softadv.certify.domains import Certifier, Domain
 from softadv.training.config import TrainConfig
-from softadv.training.evaluation import attack_images
+from softadv.training.evaluation import attack_images, predictions
 from softadv.training.partition import Partition, partition
 from softadv.training.state import TrainState
 from softadv.training.timing import Seconds
@@ -59,19 +58,41 @@ class EpochStart:
         last = self._state.partition
         with self._seconds.spent_on("certification"):
             if share == 1 or last is None or last.made_in is None:
-                self._state.partition = self._certified(self.x, self.y, domain=domain, certifier=certifier)
+                everyone = torch.arange(len(self.y), device=self.y.device)
+                self._state.partition = self._certified(everyone, domain=domain, certifier=certifier)
             else:
                 oldest = self._oldest(last.made_in, share=share)
-                renewed = self._certified(self.x[oldest], self.y[oldest], domain=domain, certifier=certifier)
+                renewed = self._certified(oldest, domain=domain, certifier=certifier)
                 self._state.partition = last.renewed(oldest, renewed)
         return self._state.partition
 
-    def _certified(self, x: Tensor, y: Tensor, *, domain: Domain, certifier: Certifier) -> Partition:
+    def _certified(self, images: Tensor, *, domain: Domain, certifier: Certifier) -> Partition:
+        """The split of some images, int64 (K,); those that are known to be broken are not certified."""
+        x, y = self.x[images], self.y[images]
+        broken = self._broken(images, x, y, certifier=certifier)
+        asked = (~broken).nonzero()[:, 0]
         found = partition(
-            self.model, x, y, eps=self.eps, domain=domain, engine=certifier, clip=self._config.clip,
-            on_progress=lambda done: self._on_progress("certifying", done),
+            self.model, x[asked], y[asked], eps=self.eps, domain=domain, engine=certifier, clip=self._config.clip,
+            on_progress=lambda done: self._on_progress("certifying", len(images) - len(asked) + done),
         )  # fmt: skip
-        return replace(found, made_in=torch.full_like(y, self.number, dtype=torch.int32))
+        misclassified, verified = torch.zeros_like(broken), torch.zeros_like(broken)
+        misclassified[asked], verified[asked] = found.misclassified, found.verified
+        if len(asked) < len(images):
+            misclassified[broken] = predictions(self.model, x[broken]) != y[broken]
+        self._state.known_broken = int((broken & ~misclassified).sum())
+        return Partition(
+            misclassified, ~misclassified & ~verified, verified, found.certifier,
+            made_in=torch.full_like(y, self.number, dtype=torch.int32),
+        )  # fmt: skip
+
+    def _broken(self, images: Tensor, x: Tensor, y: Tensor, *, certifier: Certifier) -> Tensor:
+        """Which of some images cannot be verified, bool (K,), by a certifier that bounds its rounding."""
+        examples = self._state.examples
+        if examples is None or certifier != "native":
+            return torch.zeros_like(images, dtype=torch.bool)
+        broken = examples.breaking(self.model, images, x, y, eps=self.eps, clip=self._config.clip)
+        broken[:1] = False  # somebody is asked, so that the record says who answers
+        return broken
 
     def _oldest(self, made_in: Tensor, *, share: float) -> Tensor:
         """The images whose verdicts are oldest, int64 (K,), in their order; of equally old ones, some at random.

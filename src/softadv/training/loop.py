@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,9 @@ from softadv.training.batches import attacked_in, augmented, plan_epoch
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
 from softadv.training.epoch_start import EpochStart
+from softadv.training.known_broken import Examples
 from softadv.training.methods import Loss
+from softadv.training.precision import rounding_to_tf32
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState
 from softadv.training.timing import Seconds
@@ -60,6 +61,7 @@ def train_epoch(
     seconds = Seconds(x.device)
     x = augmented(config, epoch, x)
     attacked = images_to_attack(state, x, y, config=config, epoch=epoch, seconds=seconds, on_progress=on_progress)
+    examples = _examples(state, x, config=config)
     set_learning_rate(state.optimizer, learning_rate(config, epoch))
     starts = config.generator(epoch, "attack", x.device)
     attack = replayed(config.train_attack, state, eps=config.radius(epoch), most=config.batch_size, tf32=config.tf32)
@@ -81,7 +83,10 @@ def train_epoch(
                 if len(step.attacked):
                     with seconds.spent_on("attack"):
                         chosen, theirs = clean[step.attacked], labels[step.attacked]
-                        inputs[step.attacked] = attack(state.model, chosen, theirs, generator=starts)
+                        found = attack(state.model, chosen, theirs, generator=starts)
+                        inputs[step.attacked] = found
+                        if examples is not None:
+                            examples.keep(step.images[step.attacked], chosen, found)
                 with seconds.spent_on("update"):
                     loss = _update(state, config, clean, inputs, labels, loss_of=loss_of)
                     total += loss * len(inputs)
@@ -94,6 +99,17 @@ def train_epoch(
     if (failed := diverged()) is not None:
         raise failed
     return TrainedEpoch(float(total) / len(x), attacked_in(plan), seconds)
+
+
+def _examples(state: TrainState, x: Tensor, *, config: TrainConfig) -> Examples | None:
+    """Where an epoch keeps its adversarial examples for the next one, empty; None where they are of no use."""
+    if not config.keeps_examples:
+        state.examples = None
+    elif state.examples is None:
+        state.examples = Examples(x)
+    else:
+        state.examples.forget()
+    return state.examples
 
 
 def images_to_attack(
@@ -131,20 +147,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-
-
-@contextmanager
-def rounding_to_tf32(allowed: bool) -> Iterator[None]:
-    """Let a GPU round the factors of float32 products to TF32 for a while, or forbid it."""
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
 
 
 def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: bool = False) -> Callable[..., Tensor]:

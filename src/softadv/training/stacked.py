@@ -26,10 +26,10 @@ from softadv.training.loop import (
     TrainedEpoch,
     drawing,
     images_to_attack,
-    rounding_to_tf32,
     set_learning_rate,
 )
 from softadv.training.methods import Adversarial, Natural
+from softadv.training.precision import rounding_to_tf32
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState, new_optimizer
 from softadv.training.timing import Seconds

@@ -12,17 +12,25 @@ from softadv.kernels import pgd as pgd_kernel
 from softadv.kernels import weight_gradients
 from softadv.kernels.cuda_graphs import Replays
 from softadv.training.config import TrainConfig
+from softadv.training.known_broken import Examples
 from softadv.training.partition import Partition
 
 
 @dataclass
 class TrainState:
-    """A model in training, on its device. partition: the last split of the training images; None before the first."""
+    """A model in training, on its device.
+
+    partition: the last split of the training images; None before the first. examples: the last epoch's, of methods that
+    certify; a checkpoint has none, since splits are the same without. known_broken: how many images the last split
+    would have certified without them.
+    """
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     partition: Partition | None = None
     replays: Replays = field(default_factory=Replays)  # of attacks and updates, on a GPU
+    examples: Examples | None = None
+    known_broken: int = 0
 
 
 def new_state(model: nn.Module, config: TrainConfig) -> TrainState:
