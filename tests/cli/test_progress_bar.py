@@ -133,3 +133,21 @@ def test_a_name_of_control_characters_moves_no_cursor() -> None:
     with display:
         display.advance("\x1b[2J\nmodel", "certifying", 1)
     assert log.getvalue() == "\\x1b[2J\\nmodel  certifying\n"
+
+
+def test_a_terminal_shows_all_that_run_side_by_side_with_their_rates() -> None:
+    stream, clock = io.StringIO(), Clock()
+    console = Console(file=stream, force_terminal=True, width=120, highlight=False)
+    with Display(console, work=100, trials=["trial-a", "trial-b"], clock=clock) as display:
+        display.advance("trial-a", "epoch 1/9: training", 10)
+        display.advance("trial-b", "epoch 1/9: training", 10)
+        clock.now += 20
+        display.advance("trial-a", "epoch 2/9: certifying", 10)
+        display.advance("trial-b", "epoch 1/9: evaluating", 1)
+        both = list(display._bar.lines)
+        display.advance("trial-b", "finished", 0)
+        assert display._bar.lines == ()
+    assert both == [
+        "  trial 1 of 2, trial-a  epoch 2/9: certifying, 20 s an epoch",
+        "  trial 2 of 2, trial-b  epoch 1/9: evaluating",
+    ]

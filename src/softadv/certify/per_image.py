@@ -67,6 +67,13 @@ class Summary:
     median_margin: float | None
 
 
+def chunk_size(device: torch.device, session: CertifierSession) -> int:
+    """How many images are certified together: the last bits of a margin hang on that."""
+    if not session.native:
+        return _ENGINE_CHUNK
+    return _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
+
+
 def certify_rows(
     model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, start: int
 ) -> Iterator[list[ImageResult]]:
@@ -76,21 +83,19 @@ def certify_rows(
     """
     if start >= len(x):
         return
-    size = _CPU_CHUNK if x.device.type == "cpu" else _GPU_CHUNK
-    if not session.native:
-        size = _ENGINE_CHUNK
-    # The last bits of a margin hang on which images are computed together: chunks lie where they would
-    # without an interruption, so that the rows are the same ones.
+    size = chunk_size(x.device, session)
+    # Chunks lie where they would without an interruption, so that the rows are the same ones.
     for begin in range(start - start % size, len(x), size):
-        rows = _chunk(
+        rows = certify_chunk(
             model, x[begin : begin + size], y[begin : begin + size], question=question, session=session, first=begin
         )
         yield rows[max(0, start - begin) :]
 
 
-def _chunk(
+def certify_chunk(
     model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, first: int
 ) -> list[ImageResult]:
+    """The rows of images that are certified together; first: the number of the first one."""
     started = time.perf_counter()
     found, _ = session.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
     verified, margin = found.verified.tolist(), found.margin.tolist()  # a GPU has finished when they are here

@@ -14,19 +14,18 @@ import dataclasses
 import io
 import math
 import os
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor, nn
-
 from softadv._io import read_json, write_bytes, write_json, write_text
 from softadv._locks import held
 from softadv._progress import Report
-from softadv.certify.certifiers import CertifierSession
-from softadv.certify.per_image import STANDINGS, ImageResult, Question, Standing, certify_rows, summarize
+from softadv.certify import Domain
+from softadv.certify.per_image import STANDINGS, ImageResult, Question, Standing, summarize
 from softadv.errors import SoftadvError
 
 _COLUMNS = [field.name for field in dataclasses.fields(ImageResult)]
@@ -144,37 +143,36 @@ class VerdictFile:
 
 
 def answer(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
+    count: int,
+    rows_from: Callable[[int], Iterator[list[ImageResult]]],
     *,
-    question: Question,
-    session: CertifierSession,
+    domain: Domain,
     file: VerdictFile | None,
     report: Report,
 ) -> list[ImageResult]:
-    """The rows of all N images, from the file as far as it has them; what is missing is computed and added.
+    """The rows of so many images, from the file as far as it has them; what is missing is computed and added.
 
-    x: float (N, C, H, W); y: int64 (N,); both on the model's device. Raises what certify and the file raise.
+    rows_from: the rows of images from a number on, in order, some at a time.
+    Raises what rows_from and the file raise.
     """
     rows = [] if file is None else file.rows
-    what = f"certifying with {question.domain}"
-    if 0 < len(rows) < len(x):
+    what = f"certifying with {domain}"
+    if 0 < len(rows) < count:
         report(what, len(rows), before=True)
     counts = Counter(row.verdict for row in rows)
-    images, seconds = 0, 0.0  # of this run
-    for new in certify_rows(model, x, y, question=question, session=session, start=len(rows)):
+    images, began = 0, time.perf_counter()  # of this run
+    for new in rows_from(len(rows)):
         if file is None:
             rows += new
         else:
             file.append(new)  # to rows, too
         counts.update(row.verdict for row in new)
-        images, seconds = images + len(new), seconds + sum(row.seconds for row in new)
+        images += len(new)
         told = ", ".join(f"{counts[standing]:,} {standing}" for standing in reversed(STANDINGS))
-        report(what, len(new), note=f"{images / seconds:.0f} images/s, {told}")
+        report(what, len(new), note=f"{images / (time.perf_counter() - began):.0f} images/s, {told}")
     if file is not None:
         file.finish()
-    return rows[: len(x)]
+    return rows[:count]
 
 
 def _short(value: object) -> str:

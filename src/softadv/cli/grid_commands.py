@@ -37,6 +37,7 @@ from softadv.cli.options import (
     OtherImages,
     PageOut,
     Quiet,
+    RayAddress,
     Redo,
     ReferenceFolder,
     Seeds,
@@ -88,6 +89,7 @@ def reproduce(
     jobs: Jobs = None,
     threads: Threads = None,
     gpus_per_trial: GpusPerTrial = None,
+    ray: RayAddress = None,
     shard: ShardOf = None,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -103,10 +105,10 @@ def reproduce(
         raise SoftadvError(
             "--autoattack and --other-images are for --from-weights; where a grid trains, it says it all"
         )
-    running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial)
+    running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial, ray=ray)
     part = None if shard is None else parse_shard(shard)
     if from_weights and (running.elsewhere or part is not None or dry_run):
-        raise SoftadvError("--jobs, --shard and --dry-run are for training, not for --from-weights")
+        raise SoftadvError("--jobs, --ray, --shard and --dry-run are for training, not for --from-weights")
     detail = chosen_detail(quiet=quiet, verbose=verbose, as_json=as_json)
     if as_json and (dry_run or part is not None):
         raise SoftadvError("--json is of a whole grid's verdicts: --dry-run and --shard have none")
@@ -121,8 +123,10 @@ def reproduce(
         "--data": data, "--out": out, "--seeds": seeds, "--epochs": epochs, "--methods": methods,
         "--certifier": certifier, "--from-weights": from_weights, "--autoattack": autoattack,
         "--other-images": other_images, "--jobs": jobs, "--threads": threads, "--gpus-per-trial": gpus_per_trial,
+        "--ray": ray,
     }  # fmt: skip
-    where = environment.pick_device(device)
+    here, elsewhere = running.place(device)
+    where = torch.device(elsewhere or here)
     stored = None
     if from_weights:
         stored = stored_trials(chosen, records, data_root=data, autoattack=autoattack, other_images=other_images)
@@ -134,12 +138,12 @@ def reproduce(
         say_estimate(estimate(trials, folder=folder, records=records, anew=anew), running=running, device=where)
         return 0
     prepared = prepare(
-        chosen, folder=folder, data_root=data, device=torch.device("cpu") if running.elsewhere else where,
+        chosen, folder=folder, data_root=data, device=here,
         fresh=fresh, redo=redo or (), command=given_command(_program(), grid, options), shard=part,
-        elsewhere=where.type if running.elsewhere else None,
+        elsewhere=elsewhere,
     )  # fmt: skip
     count = f"{len(prepared.trials)} trial{'' if len(prepared.trials) == 1 else 's'}"
-    output.say(f"{chosen.name}: {count} on {environment.device_name(where)}, into {folder}", on=screen)
+    output.say(f"{chosen.name}: {count} on {_machine(running, where)}, into {folder}", on=screen)
     _say_left(prepared.left, on=screen)
     for line in stored.remarks if stored else ():
         output.say(line, on=screen)
@@ -153,7 +157,7 @@ def reproduce(
         if stored is not None:
             ran = evaluate_grid(prepared, stored, report=report)
         else:
-            with ended_by_sigterm(), running.opened(where) as (executor, each):
+            with ended_by_sigterm(), running.opened(elsewhere, prepared.images) as (executor, each):
                 ran = run_grid(prepared, report=report, executor=executor, threads=each)
     if part is not None:
         return close_part(folder, part, ran)
@@ -240,6 +244,10 @@ def keep(folder: GridFolder, reference: ReferenceFolder = None, allow_dirty: All
             raise SoftadvError("--reference is needed where softadv does not run from a checkout")
         reference = own / REFERENCE
     output.show_kept(keep_runs(folder, reference=reference, allow_dirty=allow_dirty))
+
+
+def _machine(running: Chosen, where: torch.device) -> str:
+    return environment.device_name(where) if running.ray is None else f"Ray ({running.ray})"
 
 
 def _program() -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ from softadv.certify import Rounding
 from softadv.certify.certifiers import CertifierSession, check_certifier
 from softadv.certify.eran import ENGINES
 from softadv.certify.onnx import check_judge, check_parity, export_onnx
-from softadv.certify.per_image import Question, Split, summarize
+from softadv.certify.per_image import ImageResult, Question, Split, certify_rows, chunk_size, summarize
 from softadv.certify.results_file import answer, check_name, opened
 from softadv.cli import output
 from softadv.cli.options import (
@@ -31,11 +31,14 @@ from softadv.cli.options import (
     DomainName,
     EpsText,
     Fresh,
+    Jobs,
     Limit,
     Model,
     ModelName,
+    RayAddress,
     Seed,
     Steps,
+    Threads,
     check_target,
     chosen_attack,
     chosen_certifier,
@@ -47,8 +50,13 @@ from softadv.cli.options import (
     test_images_for,
 )
 from softadv.cli.progress_bar import Display
-from softadv.experiments import environment
+from softadv.cli.running import ended_by_sigterm
+from softadv.experiments.certify_jobs import Sharded
 from softadv.experiments.compare_certifiers import compare_engines, parity_tables
+from softadv.experiments.executors.choose import Chosen
+from softadv.experiments.executors.images import Source
+from softadv.experiments.executors.jobs import pinned_threads
+from softadv.experiments.load_model import known_or_loaded
 from softadv.experiments.run_folder import MODEL
 from softadv.training.evaluation import attack_images, certified_accuracy, natural_accuracy
 
@@ -115,6 +123,9 @@ def certify(
     out: Annotated[Path | None, path_option("--out", "Write a row an image here (.csv or .parquet).")] = None,
     fresh: Fresh = False,
     device: DeviceName = "auto",
+    jobs: Jobs = None,
+    threads: Threads = None,
+    ray: RayAddress = None,
 ) -> None:
     """Split images into misclassified, unverified and verified.
 
@@ -126,10 +137,12 @@ def certify(
     chosen, computed = chosen_certifier(saved, certifier, domain)
     radius = chosen_radius(saved, eps)
     check_certifier(chosen)
-    network = on_device(saved, device, name=network_name, data=data)
+    running = Chosen(jobs=jobs, threads=threads, ray=ray)
+    here, elsewhere = running.place(device)
+    network = saved.model(known_or_loaded(saved.dataset or "", data), device=here, name=network_name)
     images = images_for(saved, data)
     x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
-    x, y = (part[:limit].to(environment.pick_device(device)) for part in (x, y))
+    x, y = (part[:limit].to(here) for part in (x, y))
     check_judge(network, x)
     with CertifierSession(chosen) as session:
         question = Question(
@@ -137,10 +150,27 @@ def certify(
             split=split, eps=radius, domain=computed, rounding=rounding,
             certifier=str(session.provenance(rounding=rounding)),
         )  # fmt: skip
+        sharded = Sharded(
+            saved=saved, model=network_name, certifier=chosen, question=question, count=len(x), device=elsewhere or "",
+            source=Source(saved.dataset or "", data, None, None, images.fingerprint),
+            size=chunk_size(torch.device(elsewhere or here), session),
+        )  # fmt: skip
         file = nullcontext() if out is None else opened(out, question, fresh=fresh)
-        with file as there, Display(output.console(), work=len(x)) as display:
+        with (
+            file as there,
+            Display(output.console(), work=len(x)) as display,
+            ended_by_sigterm(),
+            running.opened(elsewhere, lambda _source: images) as (executor, each),
+        ):
+
+            def rows_from(start: int) -> Iterator[list[ImageResult]]:
+                if executor is not None:
+                    return sharded.rows_from(start, executor=executor, threads=each)
+                return certify_rows(network, x, y, question=question, session=session, start=start)
+
             report = display.of(str(model))
-            rows = answer(network, x, y, question=question, session=session, file=there, report=report)
+            with pinned_threads(None if elsewhere else each):
+                rows = answer(len(x), rows_from, domain=computed, file=there, report=report)
     about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"
     output.show_certification(f"{model}: {about}", summarize(rows), out=out)
 

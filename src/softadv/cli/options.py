@@ -147,6 +147,10 @@ Threads = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", help="CPU threads of each job; else the cores divided by --jobs.", min=1),
 ]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Run on Ray: local starts it here, auto or an address joins one."),
+]
 GpusPerTrial = Annotated[
     float | None,
     typer.Option("--gpus-per-trial", metavar="X", help="A part of a GPU for each trial, such as 0.5: two on each."),

@@ -16,19 +16,53 @@ from softadv._progress import Report
 from softadv.cli.output import plain
 
 _LOG_SECONDS = 60
+_ENDS = ("finished", "finished before", "failed", "refused")  # what a trial is told to be doing at its end
 _MEMORY_SECONDS = 300  # for about so long a pace is remembered: a trial's stages differ in theirs
 _LEAST_SECONDS, _LEAST_SHARE, _ENOUGH_SECONDS = 5.0, 0.02, 60.0
 
 
 class _Bar(Progress):
-    """A bar with a note below it, where it takes no room from the bar."""
+    """A bar with a note below it, where it takes no room from the bar, and the lines of trials side by side."""
 
     note = ""
+    lines: Sequence[str] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield from super().get_renderables()
         if self.note:
             yield self.note
+        yield from self.lines
+
+
+class Running:
+    """The trials under way: what each is doing, and how long its epochs have taken."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._what: dict[str, str] = {}
+        self._epochs: dict[str, tuple[str, float, int]] = {}  # the one under way, when the first began, epochs since
+
+    def told(self, trial: str, what: str) -> None:
+        """A trial is doing something else, or has ended."""
+        if what in _ENDS:
+            self._what.pop(trial, None)
+            self._epochs.pop(trial, None)
+            return
+        self._what[trial] = what
+        if not what.startswith("epoch "):
+            return
+        epoch, now = what.partition(":")[0], self._clock()
+        last, since, count = self._epochs.get(trial, (epoch, now, 0))
+        self._epochs[trial] = (epoch, since, count + (epoch != last))
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For each trial its name, and what it is doing at what rate."""
+        found = []
+        for trial, what in self._what.items():
+            _, since, count = self._epochs.get(trial, ("", 0.0, 0))
+            rate = f", {duration((self._clock() - since) / count)} an epoch" if count else ""
+            found.append((trial, what + (rate if what.startswith("epoch ") else "")))
+        return found
 
 
 class Pace:
@@ -84,7 +118,7 @@ class Display:
         self._work = work
         self._numbers = {name: f"trial {number} of {len(trials)}" for number, name in enumerate(trials, start=1)}
         self._done = 0.0
-        self._clock, self._pace = clock, Pace(clock)
+        self._clock, self._pace, self._running = clock, Pace(clock), Running(clock)
         self._printed: dict[str, tuple[str, float]] = {}  # for each trial its last line, and when
         self._bar = _Bar(
             TextColumn("{task.description}"),
@@ -117,13 +151,21 @@ class Display:
         elif not before:
             self._done += work
             self._pace.add(work)
-        name = plain(", ".join(part for part in (self._numbers.get(trial), trial) if part))
+        name = self._name(trial)
         if self._console.is_terminal:
+            self._running.told(trial, what)
+            running = self._running.lines()
+            self._bar.lines = [f"  {escape(self._name(other))}  {escape(doing)}" for other, doing in running]
+            if len(running) < 2:  # the bar says it all
+                self._bar.lines = ()
             text = f"[bold]{escape(name)}[/]  {escape(what)}"
             self._bar.note = escape(note)
             self._bar.update(self._task, description=text, total=self._work, completed=self._done, left=self._left())
         else:
             self._log(trial, f"{name}  {what.partition(':')[0]}", note, often=not what.startswith("epoch "))
+
+    def _name(self, trial: str) -> str:
+        return plain(", ".join(part for part in (self._numbers.get(trial), trial) if part))
 
     def of(self, trial: str) -> Report:
         """A report for one trial alone."""

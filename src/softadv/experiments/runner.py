@@ -6,9 +6,6 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from softadv.experiments.environment import pick_device
 from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.grid import GridRun, prepare
 from softadv.experiments.run_grid import run_grid
@@ -36,6 +33,7 @@ def run(
     jobs: int | None = None,
     threads: int | None = None,
     gpus_per_trial: float | None = None,
+    ray: str | None = None,
     shard: str | None = None,
 ) -> Ran:
     """Train every trial of a grid that has not finished yet.
@@ -45,26 +43,27 @@ def run(
     fresh: delete what is in the folder first, if a grid is.
     jobs: in so many processes side by side, which a script asks for below `if __name__ == "__main__":`; None: in this
     one, one after another. threads: of each trial; None: the cores divided by jobs, or those that this process uses.
-    gpus_per_trial: a part of a GPU, such as 0.5 for two trials on each. shard: "K/N" runs the K-th of N parts.
+    gpus_per_trial: a part of a GPU, such as 0.5 for two trials on each. ray: "local", "auto" or an
+    address: on a Ray cluster. shard: "K/N" runs the K-th of N parts.
     Called again after an interruption, it goes on where it stopped.
     Raises SoftadvError, before anything is written, for a grid, data or a folder that cannot be had; a trial that
     fails later never stops another, and is named in the outcome.
     """
     chosen = grid if isinstance(grid, Grid) else load_grid(str(grid))
-    running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial)
-    where = pick_device(device)
+    running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial, ray=ray)
+    here, elsewhere = running.place(device)
     folder = Path(out) if out is not None else Path("runs") / chosen.name
     prepared = prepare(
         chosen,
         folder=folder,
         data_root=None if data is None else Path(data),
-        device=torch.device("cpu") if running.elsewhere else where,
+        device=here,
         command=f"softadv reproduce {shlex.quote(chosen.name if isinstance(grid, Grid) else str(grid))}",
         fresh=fresh,
         shard=None if shard is None else parse_shard(shard),
-        elsewhere=where.type if running.elsewhere else None,
+        elsewhere=elsewhere,
     )
-    with running.opened(where) as (executor, each):
+    with running.opened(elsewhere, prepared.images) as (executor, each):
         outcome = run_grid(prepared, report=_silent, executor=executor, threads=each)
     return Ran(folder, outcome, tuple(finished_runs(read_entries(folder))))
 

@@ -1,0 +1,161 @@
+"""Kills of workers, drivers and nodes: python -m benchmarks.kills [--kills 50] [--nodes 0]
+
+A small grid with soft training, and a control that replays it, runs with --jobs 2. At random moments a worker
+(SIGKILL) or the driver (SIGKILL, SIGTERM) is killed, and a driver that was killed is given again, until the grid is
+done; then the next one begins. With --nodes so many nodes of a Ray cluster on this machine are taken away, too,
+without notice. Every trial must end once, with the bits of a run that was never disturbed; only seconds may differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.campaign import bits
+
+GRID = """
+name = "kills"
+methods = ["random", "soft", "adversarial"]
+seeds = [0]
+
+[[setting]]
+setting = "digits-kills"
+dataset = "digits"
+eps = 0.03
+alpha = 0.01
+steps = 5
+epochs = 6
+batch_size = 32
+train_images = 512
+test_images = 128
+"""
+LATEST = 25.0  # seconds after a driver's start at which the last kills come, at first
+
+
+def command(work: Path, out: Path, *more: str) -> list[str]:
+    """The words that run the grid."""
+    words = ["reproduce", str(work / "kills.toml"), "--out", str(out), "--threads", "1", "--device", "cpu"]
+    return [sys.executable, "-m", "softadv", *words, *more]
+
+
+def workers(driver: int) -> list[int]:
+    """The processes below a driver that run jobs, without those that only look after the others."""
+    try:
+        children = [int(word) for word in Path(f"/proc/{driver}/task/{driver}/children").read_text().split()]
+        return [child for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    except OSError:
+        return []
+
+
+def check(done: int, work: Path, out: Path, whole: dict[str, str]) -> int:
+    """How many of a folder's ends differ from the undisturbed run's: 0 or 1."""
+    differs = done not in (0, 1) or bits(out) != whole
+    if differs:
+        print(f"differs (exit code {done}): kept in {out}", file=sys.stderr)
+    else:
+        shutil.rmtree(out)
+    return int(differs)
+
+
+def process_kills(work: Path, whole: dict[str, str], *, wanted: int, rng: random.Random) -> tuple[dict[str, int], int]:
+    """Kill workers and drivers. Returns how many of each, and how many grids ended otherwise."""
+    kills = {"worker": 0, "driver": 0}
+    differing = grids = 0
+    latest = LATEST
+    while sum(kills.values()) < wanted:
+        out = work / f"jobs-{grids}"
+        grids += 1
+        code = None
+        while code is None:
+            started = time.monotonic()
+            nowhere = subprocess.DEVNULL
+            with subprocess.Popen(command(work, out, "--jobs", "2"), stdout=nowhere, stderr=nowhere) as driver:
+                while driver.poll() is None and sum(kills.values()) < wanted:
+                    time.sleep(rng.uniform(0, latest / 2))
+                    if driver.poll() is not None:
+                        break
+                    victims = workers(driver.pid)
+                    if victims and rng.random() < 0.7:
+                        os.kill(rng.choice(victims), signal.SIGKILL)
+                        kills["worker"] += 1
+                    elif rng.random() < 0.5:
+                        driver.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
+                        kills["driver"] += 1
+                        driver.wait()
+                ended = driver.wait()
+            if ended not in (-signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM):
+                code = ended
+                latest = time.monotonic() - started
+        differing += check(code, work, out, whole)
+    return kills, differing
+
+
+def node_kills(work: Path, whole: dict[str, str], *, wanted: int, rng: random.Random) -> tuple[int, int]:
+    """Take away nodes of a Ray cluster, and add others. Returns how many, and how many grids ended otherwise."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    from ray.cluster_utils import Cluster  # noqa: PLC0415 (an extra)
+
+    store = 100 * 1024**2
+    cluster: Any = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": store, "include_dashboard": False}
+    )
+    nodes = [cluster.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
+    kills = differing = grids = 0
+    try:
+        while kills < wanted:
+            out = work / f"nodes-{grids}"
+            grids += 1
+            words = command(work, out, "--ray", cluster.address)
+            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
+                while driver.poll() is None and kills < wanted:
+                    time.sleep(rng.uniform(5, LATEST))
+                    if driver.poll() is None:
+                        cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
+                        kills += 1
+                        nodes.append(cluster.add_node(num_cpus=1, object_store_memory=store))
+                code = driver.wait()
+            differing += check(code, work, out, whole)
+    finally:
+        cluster.shutdown()
+    return kills, differing
+
+
+def main() -> None:
+    """Run the campaign, and print what it counted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="of workers and drivers (default: 50)")
+    parser.add_argument("--nodes", type=int, default=0, help="of Ray to take away (default: none)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="softadv-kills-"))
+    (work / "kills.toml").write_text(GRID, encoding="utf-8")
+    done = subprocess.run(command(work, work / "whole"), capture_output=True, text=True, check=False)
+    if done.returncode not in (0, 1):
+        raise SystemExit(done.stderr)
+    whole = bits(work / "whole")
+    rng = random.Random(arguments.seed)
+    failed = 0
+    if arguments.kills:
+        kills, differing = process_kills(work, whole, wanted=arguments.kills, rng=rng)
+        print(f"{kills['worker']} workers and {kills['driver']} drivers killed: {differing} grids ended otherwise")
+        failed += differing
+    if arguments.nodes:
+        taken, differing = node_kills(work, whole, wanted=arguments.nodes, rng=rng)
+        print(f"{taken} nodes taken away: {differing} grids ended otherwise")
+        failed += differing
+    if failed:
+        raise SystemExit(1)
+    shutil.rmtree(work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""About how long trials take, by stored costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from softadv.experiments.estimate import estimate
+from softadv.experiments.expected import expected_folder
+from softadv.experiments.reference import REFERENCE, read_reference
+from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.spec import load_grid
+from tests.cli.test_app import run
+
+
+def test_costs_are_those_of_the_reference(tmp_path: Path) -> None:
+    grid = load_grid("smoke")
+    records = read_reference(expected_folder() / REFERENCE, grid="smoke")
+    whole = estimate(grid.trials, folder=tmp_path, records=records)
+    assert (whole.left, whole.known) == (6, 6)
+    assert whole.seconds > whole.longest > 0
+    assert whole.spread(1) == whole.seconds
+    assert whole.spread(1000) == whole.longest
+    assert whole.machines
+    half = estimate([replace(trial, epochs=3) for trial in grid.trials], folder=tmp_path, records=records)
+    assert (half.left, half.known, half.seconds) == (6, 0, 0)  # another training: nothing is known of it
+
+
+def test_costs_of_the_folder_itself_come_first_and_what_is_finished_costs_nothing(tiny: Path) -> None:
+    trials = [run.trial() for run in map(RunFolder, sorted(tiny.glob("digits-*")))]
+    assert estimate(trials, folder=tiny, records=[]).left == 0
+    others = [replace(trial, seed=1) for trial in trials]
+    found = estimate([*trials, *others], folder=tiny, records=[])
+    assert (found.left, found.known) == (3, 3)
+    again = estimate([*trials, *others], folder=tiny, records=[], anew={trials[0].name})
+    assert again.left == 4
+    assert again.seconds > found.seconds
+
+
+def test_a_dry_run_says_how_many_and_how_long_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    assert run("reproduce", "smoke", "--dry-run", "--jobs", "2", "--out", str(out), "--device", "cpu") == 0
+    assert not out.exists()
+    assert capsys.readouterr().out.startswith("6 trials to run: about ")
+    assert run("reproduce", "smoke", "--dry-run", "--epochs", "2", "--out", str(out), "--device", "cpu") == 0
+    assert capsys.readouterr().out == "6 trials to run; no costs of such trials are stored\n"
+
+
+def test_what_is_for_training_is_refused_for_stored_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in (["--jobs", "2"], ["--shard", "1/2"], ["--dry-run"]):
+        assert run("reproduce", "smoke", "--from-weights", "--out", str(tmp_path / "r"), *option) == 2
+        assert "not for --from-weights" in capsys.readouterr().err
+    assert run("reproduce", "smoke", "--jobs", "2", "--ray", "local") == 2
+    assert "only one of them" in capsys.readouterr().err
+
+
+def test_a_part_ends_without_a_page(tmp_path: Path, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    grid = tiny.parent / "tiny.toml"
+    words = ["reproduce", str(grid), "--out", str(tmp_path), "--device", "cpu", "--shard"]
+    for part in ("1/2", "2/2"):
+        assert run(*words, part) == 0
+    told = capsys.readouterr().out
+    assert f"part 1/2: 2 finished; when all parts are done: softadv compare {tmp_path}" in told
+    assert not (tmp_path / "report").exists()
+    assert run("compare", str(tmp_path)) == 0
