@@ -111,5 +111,10 @@ def method_label(method: str, names: Names) -> str:
     return f"{title} {shown}"
 
 
+def method_title(method: str, names: Names) -> str:
+    """A method's title above a panel: as it is recorded, but with symbols where it names settings."""
+    return method_label(method, names) if method_family(method)[1] else names.method_title
+
+
 def _value(key: str, value: float) -> str:
     return fraction(value) if key.endswith("eps") else f"{value:g}"

@@ -18,6 +18,7 @@ from softadv.report.figures.page_figure import (
     settings_in_order,
 )
 from softadv.report.figures.svg import DASHES, Panel, around, hit, label_width, within_percent
+from softadv.report.words import method_title
 
 Curve = dict[int, tuple[float, float | None]]  # mean and deviation in %, by epoch
 
@@ -59,16 +60,16 @@ def _curves(runs: Sequence[Series]) -> tuple[Curve, Curve]:
 
 
 def _panel(runs: Sequence[Series], curves: Sequence[Curve], *, limits: tuple[float, float], epochs: int) -> Panel:
-    names = runs[0].names
+    title, color = method_title(runs[0].trial.method, runs[0].names), runs[0].names.method_color
     parts = [
         (f"{what} {list(curve.values())[-1][0]:.1f}", curve, dashes)
         for what, curve, dashes in zip(("natural", "attacked"), curves, DASHES, strict=False)
         if curve
     ]
     ends = f": after the last epoch {' and '.join(said for said, _, _ in parts)}" if parts else ""
-    panel = Panel(f"{names.method_title}{ends}", right=label_width(["attacked 99.9"]))
+    panel = Panel(f"{title}{ends}", right=label_width(["attacked 99.9"]))
     x, y = panel.across(*((1, epochs) if epochs > 1 else (0.5, 1.5))), panel.upward(*limits)
-    panel.title(names.method_title)
+    panel.title(title)
     panel.axes(x, y, x_name="Epoch", y_name="Accuracy (%)", whole=True)
     for _, curve, dashes in parts:
         upper, lower = (
@@ -76,9 +77,9 @@ def _panel(runs: Sequence[Series], curves: Sequence[Curve], *, limits: tuple[flo
             for sign in (1, -1)
         )
         if len(curve) > 1 and upper != lower:
-            panel.shade(upper, lower, names.method_color)
-        panel.line([(x(epoch), y(mean)) for epoch, (mean, _) in curve.items()], names.method_color, dashes=dashes)
-    panel.end_labels([(said, y(list(curve.values())[-1][0]), names.method_color) for said, curve, _ in parts])
+            panel.shade(upper, lower, color)
+        panel.line([(x(epoch), y(mean)) for epoch, (mean, _) in curve.items()], color, dashes=dashes)
+    panel.end_labels([(said, y(list(curve.values())[-1][0]), color) for said, curve, _ in parts])
     width = (x.end - x.start) / max(epochs - 1, 1)
     for epoch in dict.fromkeys(epoch for _, curve, _ in parts for epoch in curve):
         said = ", ".join(
@@ -87,7 +88,7 @@ def _panel(runs: Sequence[Series], curves: Sequence[Curve], *, limits: tuple[flo
             if epoch in curve
         )
         left, right = max(x(epoch) - width / 2, x.start), min(x(epoch) + width / 2, x.end)
-        panel.add(hit(f"{names.method_title}, epoch {epoch}: {said}", left, y.end, right - left, y.start - y.end))
+        panel.add(hit(f"{title}, epoch {epoch}: {said}", left, y.end, right - left, y.start - y.end))
     return panel
 
 
@@ -106,7 +107,8 @@ def _caption(runs: Sequence[Series]) -> str:
         natural, adversarial = _curves(same)
         if natural and adversarial:
             ends = [list(curve.values())[-1][0] for curve in (natural, adversarial)]
-            parts.append(f"{within_sentence(same[0].names.method_title)} {ends[0]:.1f}% and {ends[1]:.1f}%")
+            title = within_sentence(method_title(same[0].trial.method, same[0].names))
+            parts.append(f"{title} {ends[0]:.1f}% and {ends[1]:.1f}%")
     caption = f"Natural (solid) and adversarial accuracy (dashed) after the last epoch: {'; '.join(parts)}."
     every = {run.trial.evaluate_every for run in runs}
     if every != {1}:

@@ -32,7 +32,7 @@ class Crowd:
         left, top, right, bottom = _box(*chosen, width)
         nearest = min(max(x, left), right), min(max(y, top), bottom)
         if math.dist((x, y), nearest) > _NEAR:
-            self.panel.add(tag("path", d=path([(x, y), nearest]), class_="thin"))
+            self.panel.add(tag("path", d=path([(x, y), nearest]), class_="axis"))
         self.panel.add(text(said, chosen[0], chosen[1], anchor=chosen[2]))
 
     def _outside(self, box: Box) -> bool:

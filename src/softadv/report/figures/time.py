@@ -18,6 +18,7 @@ from softadv.report.figures.page_figure import (
     with_variations,
 )
 from softadv.report.figures.svg import Panel, hit, plain, shortened, tag, text
+from softadv.report.words import method_title
 
 _ROW = 42.0  # pixels of a method: its title, and its bar below that
 
@@ -52,7 +53,7 @@ def draw(runs: Sequence[Series], words: Mapping[str, str]) -> list[Panel]:
 
 def _panel(runs: Sequence[Series], *, title: str, longest: float) -> Panel:
     methods = by_method(runs)
-    said = "; ".join(f"{same[0].names.method_title} {_whole(same):.3g}" for same in methods.values())
+    said = "; ".join(f"{_title(same)} {_whole(same):.3g}" for same in methods.values())
     panel = Panel(f"{title}: seconds per epoch: {said}", left=8, right=58, top=22, bottom=54)
     panel.height = panel.top + panel.bottom + _ROW * len(methods)
     panel.title(title)
@@ -64,7 +65,7 @@ def _panel(runs: Sequence[Series], *, title: str, longest: float) -> Panel:
     panel.add(text("s per epoch", panel.width - 2, foot + 15, anchor="end", class_="soft small"))
     for row, same in enumerate(methods.values()):
         top, seconds = panel.top + _ROW * row, 0.0
-        panel.add(text(shortened(same[0].names.method_title, panel.width - 12), panel.left, top + 13))
+        panel.add(text(shortened(_title(same), panel.width - 12), panel.left, top + 13))
         for part, color in PARTS.items():
             took = _mean_seconds(same, part)
             bar = {"x": x(seconds), "width": x(seconds + took) - x(seconds), "y": top + 18, "height": _ROW - 24}
@@ -73,13 +74,17 @@ def _panel(runs: Sequence[Series], *, title: str, longest: float) -> Panel:
         total = f"{seconds:,.{2 if seconds < 1 else 1 if seconds < 100 else 0}f}"
         panel.add(text(total, x(seconds) + 5, top + (_ROW + 20) / 2))
         parts = ", ".join(f"{part} {_mean_seconds(same, part):.3g} s" for part in PARTS)
-        panel.add(hit(f"{same[0].names.method_title}: {parts}", 0, top, panel.width, _ROW))
+        panel.add(hit(f"{_title(same)}: {parts}", 0, top, panel.width, _ROW))
     left = 8.0
     for part, color in PARTS.items():
         panel.add(tag("rect", x=left, y=panel.height - 22, width=10, height=10, class_=area(color)))
         panel.add(text(part, left + 14, panel.height - 13, class_="small"))
         left += 30 + 5.9 * len(part)
     return panel
+
+
+def _title(runs: Sequence[Series]) -> str:
+    return method_title(runs[0].trial.method, runs[0].names)
 
 
 def _whole(runs: Sequence[Series]) -> float:
