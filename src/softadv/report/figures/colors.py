@@ -91,7 +91,7 @@ def variables() -> str:
 
 _RULES = """\
 .figure text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-.figure text { fill: currentColor; font-variant-numeric: tabular-nums; }
+.figure text { fill: currentColor; font-variant-numeric: tabular-nums; text-rendering: geometricPrecision; }
 .figure .title { font-weight: 600; }
 .figure .small { font-size: 11px; }
 .figure .thin { stroke-width: 1; }
