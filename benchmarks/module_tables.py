@@ -1,4 +1,4 @@
-"""Each module of softadv with its job, as tables of docs/modules.md, docs/modules-core.md and docs/modules-ground.md."""
+"""Each module of softadv with its job, as tables of docs/modules.md, modules-core.md and modules-ground.md there."""
 
 from __future__ import annotations
 
