@@ -15,6 +15,7 @@ from softadv.experiments.spec_text import Series
 from softadv.experiments.trial import TrialRun, expected_work, run_trial
 from softadv.report.figures import accuracy
 from softadv.training.records import EpochMetrics
+from tests.report.figures.test_figures import said
 
 TRIAL = Trial(
     setting="seldom", dataset="digits", method="adversarial", seed=1, eps=0.05, alpha=0.03, steps=2, epochs=5,
@@ -81,10 +82,19 @@ def test_the_estimate_of_the_time_left_knows_it(data: ImageData) -> None:
 
 
 def test_the_page_leaves_out_what_was_not_measured(seldom: Series) -> None:
-    assert list(accuracy.draw([seldom]).axes[0].lines[0].get_xdata()) == [2, 4, 5]
+    (panel,) = accuracy.draw([seldom])
+    assert [text.split(":")[0] for text in said(panel)] == [f"Adversarial training, epoch {n}" for n in (2, 4, 5)]
     rows = [line.split(",")[-3:] for line in accuracy._csv([seldom]).splitlines()]
     assert [row[0] for row in rows if row[1:] == ["", ""]] == ["1", "3"]
     assert accuracy._caption([seldom]).endswith("Measured every 2 epochs, and after the last. One seed.")
+
+
+def test_a_page_of_a_trial_that_was_not_evaluated_yet_can_be_drawn(seldom: Series) -> None:
+    begun = replace(seldom, epochs=seldom.epochs[:1], result=None)
+    (panel,) = accuracy.draw([begun])
+    assert said(panel) == []
+    assert begun.accuracies is None
+    assert "no epoch was evaluated yet" in accuracy._caption([begun])
 
 
 def test_loggers_hear_only_of_what_was_measured(seldom: Series) -> None:

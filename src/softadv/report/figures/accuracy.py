@@ -110,6 +110,8 @@ def _caption(runs: Sequence[Series]) -> str:
             title = within_sentence(method_title(same[0].trial.method, same[0].names))
             parts.append(f"{title} {ends[0]:.1f}% and {ends[1]:.1f}%")
     caption = f"Natural (solid) and adversarial accuracy (dashed) after the last epoch: {'; '.join(parts)}."
+    if not parts:
+        caption = "Natural and adversarial accuracy; no epoch was evaluated yet."
     every = {run.trial.evaluate_every for run in runs}
     if every != {1}:
         caption += f" Measured every {' or '.join(map(str, sorted(every)))} epochs, and after the last."
