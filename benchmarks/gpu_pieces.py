@@ -21,6 +21,7 @@ from benchmarks.attack import SETTINGS, compare_attacks
 from benchmarks.measure import print_machine
 from softadv import PGD, Certificates, certify, load_dataset
 from softadv.data import ImageData
+from softadv.experiments.environment import pick_device
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.load_model import find_saved
 from softadv.kernels.cuda_graphs import Replays
@@ -49,7 +50,7 @@ def tests(device: str, out: Path, data: Path | None) -> None:
 
 def attack(device: str, out: Path, data: Path | None) -> None:
     """PGD against Torchattacks' PGD, both networks, three sizes of batches: the smallest first."""
-    on = torch.device(device)
+    on = pick_device(device)  # which also forbids TF32
     print_machine(on)
     for batch in (128, 512, 2048) if device == "cuda" else (128,):
         for dataset in SETTINGS:
@@ -58,7 +59,7 @@ def attack(device: str, out: Path, data: Path | None) -> None:
 
 def certification(device: str, out: Path, data: Path | None) -> None:
     """Verdicts on training images against the CPU's; images where they differ are listed with their margins."""
-    on = torch.device(device)
+    on = pick_device(device)  # which also forbids TF32
     print_machine(on)
     count = 10_000 if device == "cuda" else 100
     for dataset, eps in RADII.items():
@@ -82,7 +83,7 @@ def certification(device: str, out: Path, data: Path | None) -> None:
 
 def epochs(device: str, out: Path, data: Path | None) -> None:
     """Adversarial and soft epochs, each network, by part; ways to ask for updates and attacks, one against another."""
-    on = torch.device(device)
+    on = pick_device(device)  # which also forbids TF32
     print_machine(on)
     for dataset in SETTINGS:
         images = load_dataset(dataset, data).first(train=None if device == "cuda" else 256)

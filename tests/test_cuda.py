@@ -17,6 +17,7 @@ from torch import Tensor, nn
 import softadv
 from softadv.attacks import PGD, DivergencePGD, FriendlyPGD
 from softadv.data import ImageData
+from softadv.experiments.environment import pick_device
 from softadv.kernels.cuda_graphs import WARM_UP, Replays
 from softadv.models import conv_small
 from softadv.training.config import TrainConfig
@@ -35,7 +36,7 @@ EPS = 0.03
 
 @pytest.fixture
 def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return pick_device("auto")  # which also forbids TF32
 
 
 @pytest.fixture
