@@ -78,7 +78,7 @@ class Scale:
         share = (min(max(value, self.low), self.high) - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def ticks(self, count: int = 5, *, whole: bool = False) -> list[float]:
+    def ticks(self, count: int = 6, *, whole: bool = False) -> list[float]:
         """Round values on the scale, about so many."""
         step = _step((self.high - self.low) / count)
         step = max(round(step), 1) if whole else step
