@@ -87,7 +87,7 @@ def process_kills(work: Path, whole: dict[str, str], *, wanted: int, rng: random
                     if victims and rng.random() < 0.7:
                         os.kill(rng.choice(victims), signal.SIGKILL)
                         kills["worker"] += 1
-                    elif rng.random() < 0.5:
+                    elif victims or rng.random() < 0.1:  # seldom while it is still starting
                         driver.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
                         kills["driver"] += 1
                         driver.wait()
