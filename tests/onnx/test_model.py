@@ -124,6 +124,24 @@ def test_two_files_with_the_same_weights_are_not_the_same_model(tmp_path):
     assert not torch.equal(first["file_sha256"], second["file_sha256"])
 
 
+def test_a_network_without_a_batch_computes_the_same_of_each_row(tmp_path):
+    graph = Graph(()).then("MatMul", "w").then("Add", "b").then("Relu").then("Neg").then("Mul", "s")
+    graph.batch = 4
+    for name, values in (("w", np.ones((4, 3)) * 0.3), ("b", np.array([-0.5, 0.1, 0.2])), ("s", np.array(2.0))):
+        graph.constants.append(onnx.numpy_helper.from_array(values.astype(np.float32), name))
+    proto = graph.proto()
+    del proto.graph.output[0].type.tensor_type.shape.dim[1:]
+    path = tmp_path / "net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    model, x = softadv.load_model(path), torch.rand(5, 4)
+    theirs = [session(path.read_bytes()).run(None, {"x": row})[0] for row in x.numpy()]
+    np.testing.assert_allclose(model(x).numpy(), np.stack(theirs), rtol=1e-6)
+    proto.graph.node.append(helper.make_node("Softmax", [proto.graph.output[0].name], ["last"], axis=0))
+    proto.graph.output[0].name = "last"
+    path.write_bytes(proto.SerializeToString())
+    assert "without a batch" in refusal(path)
+
+
 def refusal(path, **options) -> str:
     with pytest.raises(SoftadvError) as caught:
         softadv.load_model(path, **options)

@@ -28,6 +28,8 @@ _TYPES = {1: "float32", 11: "float64"}
 class OnnxFile:
     """What stands in a file. shape: of one input, without the batch; batch: its literal size, or None.
 
+    unbatched: the input is one vector (D,), without a batch.
+
     constants: the initializers. nodes: in the order of computation. sha256: of the file's bytes.
     """
 
@@ -41,6 +43,7 @@ class OnnxFile:
     dtype: str
     opset: int
     sha256: bytes
+    unbatched: bool
 
 
 def read_file(path: Path) -> OnnxFile:
@@ -75,6 +78,8 @@ def read_file(path: Path) -> OnnxFile:
         name = onnx.TensorProto.DataType.Name(kind.elem_type).lower()
         raise SoftadvError(f"{path}: its input {value.name} is of type {name}; float and double are read")
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+    unbatched = len(dims) == 1
+    dims = [None, *dims] if unbatched else dims
     if len(dims) < 2 or any(dim is None for dim in dims[1:]):
         raise SoftadvError(f"{path}: its input {value.name} has shape {dims}; all but the batch must be known")
     shape = tuple(dim for dim in dims[1:] if dim is not None)
@@ -82,7 +87,7 @@ def read_file(path: Path) -> OnnxFile:
         raise SoftadvError(f"{path}: its input {value.name} has shape {dims}, of no size that is read")
     return OnnxFile(
         path, tuple(graph.node), constants, value.name, graph.output[0].name, shape, dims[0] or None,
-        _TYPES[kind.elem_type], opset, sha256(data).digest(),
+        _TYPES[kind.elem_type], opset, sha256(data).digest(), unbatched,
     )  # fmt: skip
 
 

@@ -124,6 +124,11 @@ def _batch_norm(call: Call) -> Modules:
     return [_loaded(layer, **weights, num_batches_tracked=torch.tensor(0))]
 
 
+@operator("Neg")
+def _negative(call: Call) -> Modules:
+    return [Arithmetic("Mul", torch.tensor(-1.0, dtype=call.dtype), first=True)]
+
+
 @operator("Relu")
 def _relu(call: Call) -> Modules:
     return [nn.ReLU()]

@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import onnx
 
 _MOST_NEURONS = 100 * MOST_INPUTS
+# What computes the same of a vector (D,) as of each row of (N, D).
+_WITHOUT_AXES = {
+    "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Identity", "Dropout", "Cast", "Neg", "Add", "Sub", "Mul",
+    "Div", "Sum", "MatMul",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class OnnxModel(nn.Module):
     """A network from an ONNX file: float (N, ...) of the shape that the file says to what the file returns.
 
     path: of the file. shape: of one input, dtype: its type. batch: how many the file takes at once, None for any
-    number; this module takes any number in any case.
+    number; this module takes any number in any case, also where the file takes one vector alone (unbatched).
     """
 
     file_sha256: Tensor
@@ -45,6 +50,7 @@ class OnnxModel(nn.Module):
         super().__init__()
         self.path, self.shape, self.batch = file.path, file.shape, file.batch
         self.dtype: torch.dtype = getattr(torch, file.dtype)
+        self.unbatched = file.unbatched
         self.operators = nn.ModuleDict()
         self.register_buffer("file_sha256", torch.tensor(list(file.sha256), dtype=torch.uint8))
         self._input, self._output = file.input, file.output
@@ -105,6 +111,9 @@ class _Reader:
         if node.domain not in ("", "ai.onnx"):
             raise UnreadError(f"is of the domain {node.domain!r}; the standard's operators are read")
         inputs, options = list(node.input), attributes(node)
+        if self.file.unbatched and node.op_type not in _WITHOUT_AXES and any(name in self.shapes for name in inputs):
+            names = ", ".join(sorted(_WITHOUT_AXES))
+            raise UnreadError(f"takes an activation without a batch; operators that are read there: {names}")
         if node.op_type == "Shape" and inputs[0] in self.shapes:
             sizes = [1, *self._shape(inputs[0])]  # the batch is left as it is wherever a shape is put together
             self.constants[node.output[0]] = np.array(sizes[slice(options.get("start"), options.get("end"))])

@@ -245,7 +245,8 @@ class _Solver:
         point = torch.minimum(torch.maximum(point.to(self.like.dtype), low), high)
         name = self.session.get_inputs()[0].name
         inputs: Any = point.numpy()
-        (found,) = self.session.run(None, {name: inputs.reshape(1, *self.model.shape)})
+        shape = self.model.shape if self.model.unbatched else (1, *self.model.shape)
+        (found,) = self.session.run(None, {name: inputs.reshape(shape)})
         outputs: Any = np.asarray(found).reshape(-1)
         if not np.isfinite(outputs).all() or not all(c.holds(inputs, outputs) for c in case):
             return None
