@@ -2,17 +2,21 @@
 
 Contenders take turns in one process. Useful arithmetic is what back-substitution of all neurons that feed
 a ReLU takes when receptive fields are exploited; the share is of the machine's float32 matrix product.
+
+--against REV compares with a revision of softadv instead (against.py).
 """
 
 from __future__ import annotations
 
 import time
+from argparse import ArgumentParser
 from collections import defaultdict
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.against import compare
 from benchmarks.measure import matrix_rate, peak_memory, print_machine, take_turns
 from softadv import ImageData, certify, conv_small, count_neurons, load_dataset
 from softadv.certify import DOMAINS, Rounding
@@ -44,7 +48,13 @@ BUDGET = 2**28
 
 
 def main() -> None:
-    """Print every table."""
+    """Print every table, or the comparison with a revision."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("--against", metavar="REV", help="compare with this revision, as git names it")
+    revision = parser.parse_args().against
+    if revision is not None:
+        compare(revision)
+        return
     print_machine()
     there = {name: setting for name, setting in SETTINGS.items() if find_dataset(name) is not None}
     for dataset, (eps, alpha, steps, epochs, batch_size) in (there or WITHOUT_DATA).items():
