@@ -73,14 +73,16 @@ def zonotope_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) ->
 
 def _upper_line(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> tuple[Tensor, Tensor]:
     """The chord through (l, 0) and (u, u): slope u / (u - l), offset -slope * l; exact where stable."""
-    unstable = (lower < 0) & (upper > 0)
-    width = torch.where(unstable, upper - lower, torch.ones_like(upper))
-    slope = torch.where(unstable, upper / width, (lower >= 0).to(upper.dtype))
-    offset = -slope * lower
+    slope, offset = (lower >= 0).to(upper.dtype), torch.zeros_like(upper)
+    # Most neurons are stable: the chords are computed for the others alone.
+    at = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+    low, high = lower[at], upper[at]
+    chord = high / (high - low)
+    height = -chord * low
     if rounding is not None:
         # Whatever the rounded slope is, this line lies above both corners of the chord.
-        offset = rounding.offset(torch.maximum(offset, (1 - slope) * upper), _largest(lower, upper))
-    return slope, _where_unstable(lower, upper, offset)
+        height = rounding.offset(torch.maximum(height, (1 - chord) * high), _largest(low, high))
+    return slope.index_put_(at, chord), offset.index_put_(at, height)
 
 
 def _where_unstable(lower: Tensor, upper: Tensor, values: Tensor) -> Tensor:

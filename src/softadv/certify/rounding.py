@@ -186,7 +186,8 @@ class Arithmetic:
     def sum_errors(self, terms: Terms, bias: Tensor | None, *, back: tuple[int, int]) -> Errors:
         """The errors of sums. back: terms and taps of a coefficient on the way back through the step."""
         whole = terms.positive + terms.negative
-        whole = whole.masked_fill(~(whole < overflow_limit(self.dtype)), torch.inf)
+        if not whole.amax() < overflow_limit(self.dtype):  # NaN is not
+            whole = whole.masked_fill(~(whole < overflow_limit(self.dtype)), torch.inf)
         additions = terms.count * self.unit * (_SECOND_ORDER * (1 + 2 * self.gamma(terms.most)))
         evaluation = additions * torch.maximum(terms.positive, terms.negative) + self.gamma(4) * whole
         of_forms = evaluation + self.gamma(self.depth_of_sum(*back) + 2) * whole
