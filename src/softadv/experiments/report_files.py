@@ -26,18 +26,46 @@ def files_list(page: str) -> str:
     return f"{page}.files.json"
 
 
+def refuse_foreign(folder: Path, page: str, files: Set[str]) -> None:
+    """Raise SoftadvError naming a file that a page would overwrite, where softadv did not write it.
+
+    files: the names of those that come with the page. A page is softadv's if the list beside it names it, or, as
+    before there were lists, if it names softadv in its head; then so are the figures beside it.
+    """
+    if files_of(folder, page) or _is_page(folder / page):
+        return
+    for name in sorted({page, *files}):
+        if (folder / name).exists():
+            raise SoftadvError(f"{folder / name}: is there already, and softadv did not write it; name another folder")
+
+
+def _is_page(path: Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return b"softadv" in file.read(4096)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SoftadvError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def files_of(folder: Path, page: str) -> frozenset[str]:
+    """The names in the list beside a page; none without one, or where it cannot be read."""
+    listed = folder / files_list(page)
+    if listed.is_file():
+        with suppress(SoftadvError):
+            return frozenset(build(PageFiles, read_json(listed), where=str(listed)).files)
+    return frozenset()
+
+
 def delete_page(folder: Path, page: str, *, but: Set[str] = frozenset()) -> None:
     """Delete a page and the files that were written with it, by the list beside it; without a list, the page alone.
 
     but: files that stay. Raises SoftadvError where something cannot be deleted.
     """
-    listed = folder / files_list(page)
-    names = {page}
-    if listed.is_file():
-        with suppress(SoftadvError):  # a list that cannot be read names nothing
-            names |= set(build(PageFiles, read_json(listed), where=str(listed)).files)
+    names = {page, *files_of(folder, page)}
     for name in sorted(names - but, key=lambda name: name != page):  # the page first: it may not outlive its figures
         if name == Path(name).name and not (folder / name).is_dir():
             delete_file(folder / name)
     if not but:
-        delete_file(listed)
+        delete_file(folder / files_list(page))
