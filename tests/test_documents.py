@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import typer.main
+
 from benchmarks import reference_table
 from benchmarks.documents import FIGURES, ROOT, makers, parts
-
 from softadv.certify.domains import CERTIFIER_DOMAINS
 from softadv.cli.app import app
 from softadv.experiments.reference import REFERENCE

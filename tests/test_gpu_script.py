@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from benchmarks.gpu import MOST_SECONDS, SHARES, run_piece, run_pieces
 from benchmarks.gpu_pieces import PIECES
 

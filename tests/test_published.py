@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks.published import ROWS, counted, network
 
+from benchmarks.published import ROWS, counted, network
 from softadv import certify
 from softadv.data import KNOWN
 from softadv.errors import SoftadvError

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
-
-import onnx
-import softadv
 from onnx import helper
+
+import softadv
 from softadv.certify import certify
 from softadv.cli import app
 from softadv.errors import SoftadvError

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from benchmarks.documents import makers, parts
 from benchmarks.reference_table import (
     GRIDS,
@@ -15,7 +16,6 @@ from benchmarks.reference_table import (
     table,
     verdicts,
 )
-
 from softadv.claims.judge import load_expectations
 from softadv.experiments.runs import read_entries
 from softadv.report.results_table import result_groups
