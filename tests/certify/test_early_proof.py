@@ -24,8 +24,7 @@ api = importlib.import_module("softadv.certify.api")
 
 def dense(hidden, *, seed=0, dtype=torch.float32):
     """A network with some neurons in the last hidden layer, and its answers to random images as labels."""
-    body = (nn.Conv2d(1, 3, 3, 2), nn.ReLU())
-    model = seeded(seed, lambda: with_head((1, 9, 9), *body, hidden=hidden)).to(dtype)
+    model = seeded(seed, lambda: with_head((1, 9, 9), nn.Conv2d(1, 3, 3, 2), nn.ReLU(), hidden=hidden)).to(dtype)
     x, _ = random_images((1, 9, 9), 67, seed=seed)
     x = x.to(dtype)
     return model, x, model(x).argmax(1)
