@@ -103,6 +103,8 @@ class Browser:
                  mobile=False)  # fmt: skip
         self.ask("Emulation.setEmulatedMedia", session=session, media=media,
                  features=[{"name": "prefers-color-scheme", "value": scheme}])  # fmt: skip
+        # On a busy machine the window may not have the focus yet.
+        self.ask("Emulation.setFocusEmulationEnabled", session=session, enabled=True)
         self.ask("Page.navigate", session=session, url=page.as_uri())
         self._wait_for("Page.loadEventFired", session)
         scroll_width = self.value(session, "document.scrollingElement.scrollWidth")

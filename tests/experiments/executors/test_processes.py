@@ -37,13 +37,15 @@ def ready(grid: Grid, folder: Path) -> Prepared:
 
 
 @pytest.fixture
-def two() -> Iterator[Processes]:
-    """Two workers of one thread."""
+def two(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Processes]:
+    """Two workers of one thread, with temporary files where no other test has any."""
+    temporary = tmp_path_factory.mktemp("temporary")
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     executor = Processes(Dealt(2, 1))
     yield executor
     executor.close()
     assert multiprocessing.active_children() == []
-    assert list(Path(tempfile.gettempdir()).glob("softadv-worker-*")) == []
+    assert list(temporary.glob("softadv-worker-*")) == []
 
 
 @pytest.fixture(scope="module")
