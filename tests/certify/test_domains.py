@@ -91,6 +91,10 @@ def test_margins_of_any_network_are_those_of_the_definition(engine, network, eps
     model, shape = network
     domain = "deeppoly" if has_max_pool(model) and domain == "deepzono" else domain
     x, y = random_images(shape, 2, seed=seed)
+    if has_max_pool(model):
+        # Where the ball is cut, bounds of several pixels are equal, and a pooling may take any of them for the largest.
+        eps = min(eps, 0.4)
+        x = eps + (1 - 2 * eps) * x
     margin = certify(model, x, y, eps=eps, domain=domain, rounding="none").margin
     expected = margins_by_definition(model, x, y, eps=eps, domain=domain)
     np.testing.assert_allclose(margin.numpy(), expected, rtol=1e-5, atol=1e-5)

@@ -48,9 +48,20 @@ def alive(processes: set[int]) -> set[int]:
     return {process for process, state in states.items() if state != "Z"}
 
 
+def _heed_interrupts() -> None:
+    """A shell starts what it runs in the background with interrupts ignored, and Python then goes on ignoring them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def end_by(number: signal.Signals, words: list[str], *, at: str) -> int:
     """Send a command a signal when it prints this, and wait until it and all that it has started are gone."""
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as driver:
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 (no threads here)
+    ) as driver:
         assert driver.stdout is not None
         for line in driver.stdout:
             if at in line:
