@@ -136,3 +136,17 @@ def test_a_soft_trial_beside_comes_before_the_stored_one(tmp_path: Path) -> None
         run.write_metrics([replace(epoch, attacked=number) for number, epoch in enumerate(stored.epochs)])
         config = train_config(replace(stored.trial, method="random"), beside=tmp_path)
     assert config.method == Random(counts=tuple(range(len(stored.epochs))))
+
+
+def test_the_stored_controls_attacked_as_many_as_the_stored_soft_trials() -> None:
+    records = read_reference(expected_folder() / REFERENCE, grid="controls")
+    counts = {
+        (record.trial.setting, record.trial.seed, record.trial.method): attacked_counts(
+            record.epochs, train_images=50_000
+        )
+        for record in records
+    }
+    replayed = [key for key in counts if key[2] in ("random", "confident")]
+    assert replayed
+    for setting, seed, method in replayed:
+        assert counts[setting, seed, method] == counts[setting, seed, "soft"]
