@@ -1,4 +1,4 @@
-"""Certification: is every point of this box classified as y?"""
+"""Certification: proof that a model classifies every point of a box as the label y."""
 
 from softadv.certify.activations import Activation
 from softadv.certify.api import EFFORTS, ROUNDINGS, Certificates, Effort, Rounding, certify

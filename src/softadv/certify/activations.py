@@ -1,4 +1,4 @@
-"""Activations beside ReLU: functions of one neuron, each with interval, lines and rounding error in one class.
+"""Activations other than ReLU: each class holds one function's interval, linear bounds and rounding error.
 
 For a slope of any line, the offset that makes it hold is the extreme value of f(x) - slope x over the bounds of x. It
 lies at an end of the bounds or at a point that the function names, so that a line is sound whatever its slope is:
@@ -25,9 +25,10 @@ _FLOAT64_ERROR = 2.0**-40
 
 @dataclass(frozen=True)
 class Activation(ABC):
-    """y = f(x), neuron by neuron. For one of your own, write these methods and register it (layers.register).
+    """An elementwise activation y = f(x). For one of your own, write these methods and register it
+    (layers.register_activation).
 
-    Tensors x, lower and upper are float64 (N, C, H, W), and so is what is returned, or it broadcasts to that.
+    The tensors x, lower and upper are float64 (N, C, H, W). The methods return float64 that broadcasts to that shape.
     """
 
     in_shape: Shape
@@ -37,30 +38,30 @@ class Activation(ABC):
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
-        """f(x), at most 2**-42 of it off."""
+        """f(x), with a relative error of at most 2**-42."""
 
     @abstractmethod
     def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The slopes of the line below and of the line above f between two bounds. Any are sound."""
+        """The slopes of the lower and the upper line between two bounds. Any slope is sound; good ones are tight."""
 
     @abstractmethod
     def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
-        """All points but the ends of the bounds where f(x) - slope x may be least or largest; NaN for none."""
+        """The points strictly between the bounds where f(x) - slope x may be extreme; NaN where there is none."""
 
     def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
-        """The most that an evaluated f(x) may be off, in the arithmetic's type. Zero: comparisons alone are exact."""
+        """The largest error of an evaluated f(x), in the arithmetic's type. Zero where f only compares numbers."""
         return torch.zeros_like(lower)
 
     def parallel_slope(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The one slope of both lines of a zonotope: that of the chord."""
+        """The slope that both lines of a zonotope share: the chord's."""
         return self.chord(lower, upper)
 
     def undecided(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """Where narrower bounds would give better lines, bool; here everywhere."""
+        """bool: the neurons whose lines would be tighter with narrower bounds; by default all."""
         return torch.ones_like(lower, dtype=torch.bool)
 
     def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
-        """The slope between the ends, 0 where they are one point."""
+        """The slope between the two bounds; 0 where they are equal."""
         width = upper - lower
         return torch.where(width > 0, (self.value(upper) - self.value(lower)) / width.clamp(min=1e-300), 0.0)
 
@@ -72,7 +73,7 @@ class Activation(ABC):
         return outwards(*ends, lower.dtype)
 
     def lines(self, lower: Tensor, upper: Tensor, rounding: Arithmetic | None, *, parallel: bool) -> Lines:
-        """Lines that hold what is evaluated. parallel: with one slope, as a zonotope has them."""
+        """Lines that bound the evaluated f(x). parallel: both lines share one slope, as a zonotope needs it."""
         low, high, dtype = lower.double(), upper.double(), lower.dtype
         if parallel:
             below = above = self.parallel_slope(low, high)
@@ -101,7 +102,7 @@ class Activation(ABC):
         return patches
 
     def _extreme(self, slope: Tensor, lower: Tensor, upper: Tensor, *, sign: int) -> Tensor:
-        """The least (sign -1) or largest (1) f(x) - slope x between bounds, at most as near as float64 knows it."""
+        """The minimum (sign -1) or maximum (sign 1) of f(x) - slope x between the bounds, rounded outwards."""
         found = None
         for x in (lower, upper, *self.stationary(slope)):
             point = torch.minimum(torch.maximum(torch.where(x.isnan(), lower, x), lower), upper)
@@ -115,7 +116,7 @@ class Activation(ABC):
 
 @dataclass(frozen=True)
 class LeakyRelu(Activation):
-    """x where it is positive, else negative_slope x. The slope: (1,) or (C,), float64, exactly as it is evaluated."""
+    """x where x > 0, else negative_slope * x. negative_slope: float64, (1,) or (C,), with the evaluated value."""
 
     negative_slope: Tensor
 
@@ -123,7 +124,7 @@ class LeakyRelu(Activation):
         return torch.where(x >= 0, x, x * self._slope)
 
     def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The chord on the side where it holds; on the other the side of the bend that leaves the smaller area."""
+        """The chord on the side where it is sound; on the other side, the branch that leaves the smaller area."""
         one = torch.ones_like(lower)
         slope = self._slope.expand_as(lower)
         bent = (lower < 0) & (upper > 0)
@@ -141,7 +142,7 @@ class LeakyRelu(Activation):
         return (torch.zeros_like(slope),)
 
     def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
-        """One product, of a negative number."""
+        """One rounded product, for negative x only."""
         return self._slope.abs() * (-lower).clamp(min=0) * (2 * arithmetic.unit) + torch.finfo(arithmetic.dtype).tiny
 
     def undecided(self, lower: Tensor, upper: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ class LeakyRelu(Activation):
 
 @dataclass(frozen=True)
 class Clip(Activation):
-    """x between two numbers, of which one may be infinite: ReLU6, Hardtanh, clamp. low and high as evaluated."""
+    """x clipped to [low, high]; one of them may be infinite. ReLU6, Hardtanh and clamp. Both as evaluated."""
 
     low: float
     high: float
@@ -163,7 +164,9 @@ class Clip(Activation):
         return x.clamp(self.low, self.high)
 
     def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """The chord where one bend holds it; a line through the nearer end where it leaves the smaller area, else 0."""
+        """The chord where only one bend lies between the bounds; else a line through the nearer end, or slope 0,
+        whichever leaves the smaller area.
+        """
         zero, one = torch.zeros_like(lower), torch.ones_like(lower)
         starts, ends = (lower < self.low) & (upper > self.low), (lower < self.high) & (upper > self.high)
         below = above = torch.where((upper <= self.low) | (lower >= self.high), zero, one)
@@ -188,7 +191,7 @@ class Clip(Activation):
 
 
 class _SShaped(Activation):
-    """Convex below 0 and concave above, with a slope that falls away from 0 on both sides.
+    """Convex below 0 and concave above; the derivative is largest at 0 and falls on both sides.
 
     Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), section 4.3; the zonotope's slope
     after Singh et al., Fast and Effective Robustness Certification (NeurIPS 2018), section 3.
@@ -242,12 +245,12 @@ class Tanh(_SShaped):
         return x, -x
 
     def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
-        """Relative to the largest |x|, which |tanh x| does not exceed: near 0 the libraries are as exact there."""
+        """Relative to the largest |x|, since |tanh x| <= |x|, and libraries keep the relative error small near 0."""
         largest = torch.maximum(-lower, upper).clamp(0, 1)
         return largest * (TANH_ERROR * arithmetic.unit) + torch.finfo(arithmetic.dtype).tiny
 
 
-# What PyTorch and onnxruntime are off, in units u of their type: test_activations.py asks them over all of float32 in
-# steps. Their largest errors there are below a quarter of these.
+# The errors of PyTorch and onnxruntime, in units u of their type. test_activations.py measures them in steps over the
+# whole float32 range; the largest errors found are below a quarter of these.
 SIGMOID_ERROR = 16.0
 TANH_ERROR = 128.0

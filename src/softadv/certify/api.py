@@ -1,4 +1,4 @@
-"""Is every point of this box classified as y?"""
+"""softadv.certify with the native certifier: prove that a model classifies every point of a box as the label."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
 Effort = Literal["least", "exact"]
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
-# On a CPU more images at once are no faster: this much keeps all cores busy.
+# Bytes. Larger chunks are no faster on a CPU: these keep all cores busy.
 _CPU_BUDGET = 2**28
-# So that progress is shown, and an interrupted run loses little.
+# Images. Small enough that progress is shown often and an interrupted run loses little.
 _MOST_AT_ONCE = 512
 
 
@@ -43,8 +43,8 @@ class Certificates:
 
     correct: bool (N,), the model classifies the image itself as y, with scores that are all finite.
     verified: bool (N,), correct, and every point of the box is classified as y.
-    margin: float (N,), the lower bound of the minimum over j != y of o_y - o_j over the box; NaN where
-        it was not asked for.
+    margin: float (N,), a lower bound over the box of the minimum of o_y - o_j over j != y; NaN where no margin was
+        requested.
     """
 
     correct: Tensor
@@ -85,10 +85,10 @@ def certify(
     rounding: "sound" proves the verdict for the model as PyTorch or onnxruntime evaluates it in its
         floating-point type, in any summation order (the theorem and what it covers: rounding.py);
         "none" leaves rounding errors unbounded.
-    margins: False asks for verdicts alone: no margin is computed where none is needed, and one that is need not be
-        the domain's, only a lower bound with the verdict's sign. With margins, everything is the domain's own.
-    effort: of verdicts alone. "least" stops at the proof (early_proof.py): it verifies all images that the whole pass
-        of the domain verifies, and now and then one more. "exact" verifies the domain's own images.
+    margins: True computes the margins exactly as the domain defines them. False computes verdicts only: margins
+        that no verdict needs are skipped, and the others may be any lower bound with the verdict's sign.
+    effort: for verdicts only. "least" stops as soon as an image is proven (early_proof.py): it verifies every image
+        that the domain's whole pass verifies, and now and then one more. "exact" verifies only those.
     memory_budget: bytes the analysis may use for tensors; the images are split into chunks that fit.
         Default: 256 MiB on a CPU, half of the free memory on a GPU. Where memory runs out all the same,
         the chunk is halved.
@@ -133,13 +133,13 @@ def certify(
         done = part.stop
         if on_progress is not None:
             on_progress(done)
-    # Positive proof is asked for: NaN and infinity are not one.
+    # Only a finite positive margin is a proof: NaN and infinity are not.
     return Certificates(correct, correct & (margin > _gap(network, question.like.dtype)) & margin.isfinite(), margin)
 
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of every chunk of images."""
+    """The settings that all chunks of images share."""
 
     model: nn.Module
     network: Network
@@ -157,12 +157,12 @@ class _Question:
 
     @property
     def engine(self) -> type[Engine]:
-        """The engine that substitutes back; Box needs none."""
+        """The engine for back-substitution; Box needs none."""
         compiled = self.like.device.type == "cpu" and self.like.dtype in (torch.float32, torch.float64)
         return NativeEngine if compiled and self.domain != "box" and native.available() else TorchEngine
 
     def threads(self) -> AbstractContextManager[None]:
-        """What sees to it that threads wait without spinning, while an answer is computed."""
+        """A context in which the engine's threads sleep, rather than spin, while they wait."""
         return native.threads_of_its_own() if self.engine is NativeEngine else nullcontext()
 
     @property
@@ -173,9 +173,9 @@ class _Question:
 
     @torch.no_grad()
     def answer(self, x: Tensor, y: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        """correct, bool (N,), and margin, float (N,), NaN where it is not asked for; on the model's device.
+        """correct, bool (N,), and margin, float (N,), NaN where none is requested; on the model's device.
 
-        part: which of the images are asked about.
+        part: the positions of these images among all images.
         """
         x, labels = x[part].to(self.like.device), y[part].to(self.like.device)
         # A copy: a model that begins with an in-place layer would change the images.
@@ -186,7 +186,7 @@ class _Question:
                 f"model: returns {scores.dtype} of shape {tuple(scores.shape)}, where {self.like.dtype} of shape "
                 f"{(len(x), self.network.classes)} was read"
             )
-        # Scores that are no numbers rank no class: argmax would call the first NaN the largest.
+        # NaN scores rank no class, but argmax would return the first NaN.
         correct = (scores.argmax(1) == labels) & scores.isfinite().all(1)
         margin = self.like.new_full((len(x),), torch.nan)
         wanted = torch.ones_like(correct) if self.margins else correct
@@ -242,7 +242,7 @@ def _check_convolutions(network: Network, device: torch.device) -> None:
 
 
 def _gap(network: Network, dtype: torch.dtype) -> float:
-    """How far scores must be apart to be different numbers still behind a softmax.
+    """How far two scores must be apart so that a softmax, too, returns two different numbers.
 
     The largest score's exponential is 1, another's is at most 1 - gap / 2, and each is off by a few units; a
     log_softmax subtracts one number from both, which is less than 1,000 times as large as they are apart.

@@ -31,7 +31,7 @@ SOURCE = Path(__file__).parents[1] / "kernels" / "cpp" / "certify" / "kernel.cpp
 _ADDENDS = 16
 _DEPTH = 32
 
-# A part of fewer images takes longer to be begun than it saves.
+# Images. Starting a smaller part costs more time than it saves.
 _LEAST_IMAGES = 32
 
 # Certify in PyTorch even where the compiled kernel is available, to compare the two.
@@ -46,9 +46,9 @@ _threads: ContextVar[int | None] = ContextVar("softadv_threads", default=None)
 def threads_of_its_own() -> Iterator[None]:
     """Leave PyTorch one thread, and the kernel as many as PyTorch had.
 
-    An analysis has hundreds of small operations of PyTorch's, and at the end of each OpenMP's threads wait for one
-    another, spinning: on a busy machine, where one of them does not run, that takes far longer than the work itself.
-    The kernel's threads sleep until their work is done.
+    An analysis runs hundreds of small PyTorch operations. After each of them OpenMP's threads wait for one another and
+    spin. On a busy machine, where one of the threads has to wait for a processor, that takes far longer than the work
+    itself. The kernel's own threads sleep instead.
     """
     before = torch.get_num_threads()
     token = _threads.set(_threads.get() or before)
@@ -61,13 +61,13 @@ def threads_of_its_own() -> Iterator[None]:
 
 
 def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """function(*tensors), for some images in each of the kernel's threads: PyTorch's own work, too, is shared then.
+    """function(*tensors), with the images split over the kernel's threads, so that PyTorch's own work is shared, too.
 
-    tensors: (N, ...) each. Outside of threads_of_its_own, or for a few images, there is one part.
+    tensors: (N, ...) each. Outside of threads_of_its_own, or for few images, there is one part.
     """
     threads, count = _threads.get() or 1, len(tensors[0])
     parts = min(threads, count // _LEAST_IMAGES)
-    if parts < 2 or torch.is_autocast_enabled("cpu"):  # a thread of its own would not see it
+    if parts < 2 or torch.is_autocast_enabled("cpu"):  # a new thread would not inherit autocast
         return function(*tensors)
 
     def run(part: tuple[Tensor, ...]) -> Tensor:
@@ -142,7 +142,7 @@ _KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, Max
 
 
 def _kind(step: Step) -> int:
-    """A step's number in the kernel, which knows of an activation nothing but its lines, as of a ReLU."""
+    """A step's number in the kernel. Every activation counts as a ReLU: the kernel only reads its lines."""
     return _KINDS[Relu if isinstance(step, Activation) else type(step)]
 
 
@@ -173,7 +173,7 @@ class _CProgram(ctypes.Structure):
 
 
 class _Program:
-    """The network and what is known of the boxes, as the kernel reads them; holds the memory meanwhile."""
+    """The network and the bounds so far, as the kernel reads them. Keeps their memory alive during the call."""
 
     def __init__(self, relaxed: Relaxed) -> None:
         self._held: list[Any] = []
@@ -226,7 +226,7 @@ class _Program:
         return self._memo[id(key)][1]
 
     def _used(self, relaxed: Relaxed, at: int) -> int | None:
-        """What an activation's forms are made for: neurons that a dead ReLU makes are left out. None: all of them."""
+        """A mask of an activation's neurons that matter: outputs of dead ReLUs are left out. None: all of them."""
         maker = at
         while maker and isinstance(relaxed.network.nodes[maker - 1].step, Flatten):
             (maker,) = relaxed.network.nodes[maker - 1].inputs
@@ -266,7 +266,7 @@ class _Program:
 
 
 def _passes(lines: Lines) -> Tensor:
-    """bool (N, C, H, W): the neurons of which a ReLU's output depends on at all."""
+    """bool (N, C, H, W): the neurons that the output of a ReLU depends on."""
     passes = (lines.lower_slope != 0) | (lines.upper_slope != 0) | (lines.upper_offset != 0)
     return passes if lines.lower_offset is None else passes | (lines.lower_offset != 0)
 

@@ -12,7 +12,7 @@ from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.ops import Add, Interval, MaxPool, Relu
 from softadv.certify.rounding import Arithmetic
 
-# Of the largest forms, so many are alive at once at the peak (measured on the paper's networks: 2.6 to 3.9).
+# How many copies of the largest forms are in memory at the peak (measured on the paper's networks: 2.6 to 3.9).
 _ROWS_ALIVE = 5
 
 

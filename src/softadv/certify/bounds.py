@@ -5,11 +5,11 @@ pooling: its bounds come from substituting linear forms back to the input box, a
 come the lines that bound the ReLU (relu.py). Substituting back is what an engine does: the compiled one
 (backsub_cpp.py) or the one in PyTorch (backsub_torch.py).
 
-Only neurons that the intervals leave unstable are refined, and no answer changes by it: an interval
-that starts from the ReLU's lower and upper lines is what back-substitution would give if it were
-stopped one layer back, and going on is never worse. Proof: a form c becomes c+ times the lower line
-plus c- times the upper line, which is concave and positively homogeneous in c, hence superadditive;
-so the bound of a sum of forms is at least the sum of the bounds of its terms, which is the interval.
+Only neurons that the intervals leave unstable are refined. This changes no verdict: an interval that
+starts from the ReLU's lower and upper lines is what back-substitution gives if it stops one layer
+back, and continuing is never worse. Proof: a form c becomes c+ times the lower line plus c- times the
+upper line. This is concave and positively homogeneous in c, hence superadditive. So the bound of a
+sum of forms is at least the sum of the bounds of its terms, which is the interval.
 A stable neuron's lines do not depend on its bounds.
 """
 
@@ -34,10 +34,10 @@ from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lin
 from softadv.certify.rounding import Arithmetic, Errors, outwards, overflow_limit
 from softadv.errors import SoftadvError
 
-# Bounds, lines and errors, and what their computation holds for a while.
+# Bounds, lines and errors, with the temporary tensors of their computation.
 FLOATS_PER_NEURON = 32
 
-# Whose lower bounds are asked for, and whose upper bounds: bool (N, C, H, W) each.
+# The neurons whose lower bounds, and those whose upper bounds, are to be refined: bool (N, C, H, W) each.
 Sides = tuple[Tensor, Tensor]
 
 _RELAXATIONS: dict[Domain, Relaxation] = {"deepzono": zonotope_lines, "deeppoly": deeppoly_lines}
@@ -47,10 +47,10 @@ _RELAXATIONS: dict[Domain, Relaxation] = {"deepzono": zonotope_lines, "deeppoly"
 class Relaxed:
     """What back-substitution needs to know of a network on a batch of boxes; grows with the pass.
 
-    center, radius: (N, C, H, W), the boxes are center +- radius, or a little less.
-    lines: of each ReLU and max pooling, by its activation. errors: of each linear step that rounds,
-    (N, C, H, W), by its activation; none where rounding is not bounded. memo: what an engine made of these
-    before, by the id of what it was made from, which it keeps alive.
+    center, radius: (N, C, H, W). center +- radius contains the box, and is hardly larger.
+    lines: of each ReLU and max pooling, by the number of its activation. errors: (N, C, H, W), of each linear step
+    that rounds, by the number of its activation; empty where rounding is not bounded. memo: an engine's cache of
+    converted tensors, by the id of the original, which the cache keeps alive.
     """
 
     network: Network
@@ -62,19 +62,19 @@ class Relaxed:
 
     @property
     def sums(self) -> torch.dtype:
-        """The type that constants are summed in: a longer one where the rounding of sums is paid for."""
+        """The dtype that constants are summed in: float64 where rounding is bounded, to keep that bound small."""
         return torch.float64 if self.errors else self.center.dtype
 
 
 class Engine(ABC):
-    """Substitutes linear forms back to the input box. sparing: whether it takes less time where less is asked."""
+    """Substitutes linear forms back to the input box. sparing: whether fewer requested bounds take less time."""
 
     sparing: ClassVar[bool]
 
     @staticmethod
     @abstractmethod
     def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
-        """How rounding adds up in the sums that this engine takes."""
+        """How rounding errors accumulate in the sums of this engine."""
 
     @staticmethod
     @abstractmethod
@@ -84,7 +84,7 @@ class Engine(ABC):
     @staticmethod
     @abstractmethod
     def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
-        """Bounds of an activation's neurons, (N, C, H, W); what is not asked for keeps what is known."""
+        """Bounds of an activation's neurons, (N, C, H, W); bounds that are not asked for stay as known."""
 
     @staticmethod
     @abstractmethod
@@ -107,11 +107,11 @@ def lower_bounds(
 
     box: lower and upper bounds, (N, C, H, W). objective: (N, R, K), R functions of the K outputs.
     rounding: None leaves rounding errors unbounded. scores: (N, K), what the model itself returns for a
-    point of each box. stop_at_proof: a positive bound need not be the largest (early_proof.py); the functions
-    are then differences of two outputs, or zero. Returns (N, R); NaN for a box where anything overflows, since
-    nothing follows then.
-    Raises SoftadvError where sound bounds do not hold for the scores: then the model computes something
-    else than was read.
+    point of each box. stop_at_proof: return any positive bound as soon as there is one (early_proof.py); the functions
+    must then be differences of two outputs, or zero. Returns (N, R); NaN for a box where anything overflows, since
+    nothing is proven there.
+    Raises SoftadvError where the scores lie outside of sound bounds: the model then computes something other than
+    the network that was read.
     """
     analysis = Analysis(network, box, domain, rounding, engine)
     hidden = last_hidden(network) if stop_at_proof and engine.sparing and domain != "box" else None
@@ -144,10 +144,10 @@ class Analysis:
         self.relaxed = Relaxed(network, *_centered(box, rounding))
         self.finite = torch.ones(len(box[0]), dtype=torch.bool, device=box[0].device)
         self.largest = _largest(box).flatten(1).amax(1)
-        self._exact = {0}  # activations whose bounds back-substitution would not better, or need not
+        self._exact = {0}  # activations whose bounds back-substitution cannot improve, or need not
 
     def pass_through(self, at: int, node: Node) -> None:
-        """Bound activation `at`, which a node makes."""
+        """Compute the bounds of activation `at`, the output of a node."""
         match node.step:
             case Relu() | MaxPool() | Activation() if self.relaxation is not None:
                 self.bounds.append(self._relax(at, node, node.step))
@@ -170,7 +170,7 @@ class Analysis:
         return least if self.rounding is None else least - self.rounding.flat(self.largest)[:, None]
 
     def finish(self, hidden: int) -> None:
-        """Pass from a ReLU to the network's end, with what is known by now of its neurons; again, if need be."""
+        """Compute the bounds from a ReLU to the end of the network, and replace earlier ones."""
         del self.bounds[hidden:]
         self._exact.update(self.network.nodes[hidden - 1].inputs)
         for at, node in enumerate(self.network.nodes[hidden - 1 :], hidden):
@@ -214,7 +214,7 @@ class Analysis:
         return bounds
 
     def _activated(self, step: Activation, lower: Tensor, upper: Tensor) -> Interval:
-        """Bounds of what is evaluated of an activation."""
+        """Bounds of the evaluated values of an activation."""
         least, most = step.interval(lower, upper)
         if self.rounding is None:
             return least, most
@@ -254,13 +254,13 @@ class Analysis:
         self.bounds[at] = lower, upper
 
     def _note(self, lower: Tensor, upper: Tensor) -> None:
-        """Keep in mind which boxes overflow, and how large activations get."""
+        """Record which boxes overflow, and how large activations get."""
         least, most = lower.flatten(1).amin(1), upper.flatten(1).amax(1)  # NaN if any is
         self.finite &= least.isfinite() & most.isfinite()
         self.largest = torch.maximum(self.largest, torch.maximum(-least, most))
 
     def _evaluated(self, at: int) -> Interval:
-        """What an activation may be; after a ReLU that is less than its lines leave open."""
+        """Bounds of an activation's evaluated values; after a ReLU they are narrower than its lines."""
         lower, upper = self.bounds[at]
         maker = at
         while maker > 0 and isinstance(self.network.nodes[maker - 1].step, Flatten | Copy):
@@ -269,7 +269,7 @@ class Analysis:
         return (lower.clamp(min=0), upper) if follows_relu else (lower, upper)
 
     def _errors(self, at: int, step: Step, rounding: Arithmetic) -> Errors | None:
-        """How far an activation may be off, and a form through its step; None where neither may be."""
+        """The rounding errors of an activation and of forms substituted through its step; None where both are exact."""
         match step:
             case Conv() | Dense() | Scale() | Add():
                 return step.errors(rounding, terms(self.network, at, rounding, self._evaluated))
@@ -278,7 +278,7 @@ class Analysis:
         return None
 
     def _is_exact(self, node: Node) -> bool:
-        """Whether an interval is all there is to know: one linear layer over the box, and any scaling."""
+        """Whether intervals are already exact: one linear layer over the box, and any scaling."""
         if not self._exact.issuperset(node.inputs):
             return False
         if isinstance(node.step, Scale | Flatten | Copy):
@@ -288,11 +288,11 @@ class Analysis:
 
 
 def _outside(scores: Tensor, lower: Tensor, upper: Tensor, ending: Ending | None) -> Tensor:
-    """Whether scores (N, K) are what bounds of the network's outputs leave no room for, bool (N,)."""
+    """bool (N,): whether scores (N, K) lie outside of the bounds of the network's outputs."""
     if ending is not None:
         low, high = lower.double(), upper.double()
         own = torch.eye(low.shape[1], dtype=torch.bool, device=low.device)
-        # Of each class: the least it may be beside the largest others, and the other way round.
+        # A class's lowest log-softmax: its own lower bound with all others at their upper bounds; and the reverse.
         lower = low - torch.where(own, low[:, :, None], high[:, None, :]).logsumexp(2)
         upper = high - torch.where(own, high[:, :, None], low[:, None, :]).logsumexp(2)
         room = 1e-3 * (1 + scores.abs())

@@ -1,4 +1,4 @@
-"""The boxes that a question is about: balls of one radius or of many, or bounds as they are given."""
+"""The boxes to certify: L-infinity balls of one radius or of several, or given bounds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ Interval = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Boxes:
-    """One box for each of N inputs. Either eps and clip, or lower and upper; a tensor has a row an input, or one."""
+    """One box for each of N inputs: either eps and clip, or lower and upper. A tensor has one row per input, or one row
+    for all.
+    """
 
     eps: Radius = 0.0
     clip: Clip = UNIT
@@ -26,7 +28,7 @@ class Boxes:
     upper: Tensor | None = None
 
     def bounds(self, x: Tensor, part: Tensor, *, dtype: torch.dtype, sound: bool) -> Interval:
-        """The lower and upper bounds of the boxes of inputs x; part: int64 (N,), their numbers."""
+        """The lower and upper bounds of the boxes of inputs x; part: int64 (N,), their positions among all inputs."""
         if self.lower is None or self.upper is None:
             eps = _part(self.eps, part, x.device) if isinstance(self.eps, Tensor) else self.eps
             return box(x, eps=eps, clip=self.clip, dtype=dtype, sound=sound)
@@ -42,8 +44,8 @@ def make_boxes(
     """The boxes of inputs x, checked.
 
     x: float (N, ...). eps: a number, or a tensor that broadcasts to x: (C, 1, 1), or (N, 1, 1, 1). lower, upper:
-    instead of eps, bounds that broadcast to x and hold it; clip does not concern them.
-    Raises SoftadvError that says which of them does not fit, and where.
+    instead of eps, bounds that broadcast to x and contain it; clip does not apply to them.
+    Raises SoftadvError that names the argument that does not fit, and the input.
     """
     clip = check_clip(clip)
     if lower is None and upper is None:

@@ -1,4 +1,4 @@
-"""Whom to ask for a certificate: softadv's own certifier, GPUPoly or ERAN."""
+"""The choice of a certifier: softadv's own, GPUPoly or ERAN."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Engine = Certifier | Literal["eran"]
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Who gave verdicts, and what they are worth.
+    """Which certifier gave the verdicts, and what they hold for.
 
-    soundness: the arithmetic that they hold for. timeouts, failed: images that are unverified for that reason.
+    soundness: the arithmetic that they hold for. timeouts, failed: how many images are unverified for that reason.
     """
 
     certifier: Certifier
@@ -60,13 +60,14 @@ def certify(
 ) -> Certificates:
     """Certify that a model classifies every point of an L-infinity ball as the image's label.
 
-    engine: "native", softadv's own (softadv.certify.api.certify says what it takes); or, in the container, or
-    wherever SOFTADV_ERAN names a worker, "gpupoly", and "eran" for the domains deeppoly and deepzono. Those
-    give no margins (NaN), know one effort, take one radius for all pixels, answer only for models that softadv can
-    export, and count an image that takes longer than seconds_per_image (of the engine's own time, not what it waits
-    for a processor) as unverified.
-    memory_budget, in bytes, is then the size past which the engine's process is started anew between two
-    images. Raises SoftadvError where an engine cannot be asked.
+    engine: "native" is softadv's own certifier; softadv.certify.api.certify documents its arguments. "gpupoly", and
+    "eran" for the domains deeppoly and deepzono, run in the container or wherever SOFTADV_ERAN names a worker. They
+    give no margins (NaN), ignore effort, take one radius for all pixels, and certify only models that softadv can
+    export.
+    seconds_per_image: for gpupoly and eran. An image that takes longer counts as unverified. Time during which the
+    engine waits for a processor does not count.
+    memory_budget: bytes; for gpupoly and eran, the resident size at which the engine's process is restarted between
+    two images. Raises SoftadvError where an engine is not available.
     """
     with CertifierSession(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as session:
         return session.certify(
@@ -76,7 +77,7 @@ def certify(
 
 
 def chosen_certifier(engine: Engine, *, domain: Domain) -> Certifier:
-    """The certifier that an engine's name and a domain mean. Raises SoftadvError where it computes another domain."""
+    """The certifier for an engine's name and a domain. Raises SoftadvError where the engine lacks that domain."""
     name = f"eran-{domain}" if engine == "eran" else engine
     if name not in CERTIFIERS:
         known = ", ".join(dict.fromkeys((*CERTIFIERS, "eran")))
@@ -89,10 +90,10 @@ def chosen_certifier(engine: Engine, *, domain: Domain) -> Certifier:
 
 
 class CertifierSession:
-    """A certifier that is asked again and again: an engine is started once. A context manager, which ends it."""
+    """A certifier for many calls: an engine is started once. A context manager; leaving it stops the engine."""
 
     def __init__(self, certifier: Certifier, *, seconds_per_image: float = 60.0) -> None:
-        """Raises SoftadvError where the certifier cannot be asked on this machine."""
+        """Raises SoftadvError where the certifier is not available on this machine."""
         self._certifier = certifier
         self._bridge: Bridge | None = None
         if certifier != "native":
@@ -109,11 +110,11 @@ class CertifierSession:
 
     @property
     def native(self) -> bool:
-        """Whether it is softadv's own."""
+        """Whether this is softadv's own certifier."""
         return self._bridge is None
 
     def provenance(self, *, rounding: Rounding) -> Provenance:
-        """Who it is. Raises SoftadvError where an engine does not answer."""
+        """The certifier's name, version and soundness. Raises SoftadvError where an engine does not answer."""
         if self._bridge is None:
             return _native(rounding)
         offer = self._bridge.offer()
@@ -137,7 +138,7 @@ class CertifierSession:
         memory_budget: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Certificates, Provenance]:
-        """What softadv.certify answers, and who says so; an engine computes one domain, its own."""
+        """The certificates of softadv.certify, and which certifier gave them. An engine has only one domain."""
         if self._bridge is None:
             found = certify_natively(
                 model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, lower=lower, upper=upper,
@@ -156,7 +157,7 @@ class CertifierSession:
 
 
 def check_certifier(certifier: Certifier) -> None:
-    """Raise SoftadvError where a certifier cannot be asked on this machine."""
+    """Raise SoftadvError where a certifier is not available on this machine."""
     with CertifierSession(certifier) as session:
         session.provenance(rounding="sound")
 

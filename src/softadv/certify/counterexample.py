@@ -1,7 +1,7 @@
-"""What is broken needs no proof: one step of gradient ascent comes before a certification, which costs far more.
+"""A cheap attack before certification: one gradient step finds images that cannot be verified.
 
-By the theorem in rounding.py no image with a point in its box that the model misclassifies is verified in sound mode.
-So leaving such images out changes no verdict.
+By the theorem in rounding.py, no image is verified in sound mode if the model misclassifies a point of its box. So
+skipping such images changes no verdict, and certification costs far more than the step.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from softadv.kernels.pgd import climb
 
 
 def broken(model: nn.Module, x: Tensor, y: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """bool (N,): images whose boxes hold a corner that the model, as it is evaluated here, does not classify as y.
+    """bool (N,): images with a corner of their box that the model, as evaluated here, does not classify as y.
 
-    x, lower, upper: (N, C, H, W), of the model's floating-point type: images within their boxes. y: int64 (N,). None is
-    found where the compiled kernel cannot tell the gradient.
+    x, lower, upper: (N, C, H, W), in the model's dtype: images within their boxes. y: int64 (N,). All False where the
+    compiled kernel cannot compute the model's gradient.
     """
     nothing = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if x.ndim != 4 or not len(x):

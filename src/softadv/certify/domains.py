@@ -1,4 +1,4 @@
-"""The names of abstract domains, and of who computes which."""
+"""The names of the abstract domains, and which certifier computes which."""
 
 from __future__ import annotations
 

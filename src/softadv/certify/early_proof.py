@@ -1,10 +1,10 @@
-"""Stop at the proof: where verdicts alone are wanted, the last hidden layer is refined only as far as it takes.
+"""Stop at the proof: where only verdicts are needed, refine the last hidden layer only as far as a proof needs.
 
-Any bounds of neurons that hold make a relaxation that proves what it proves, by the same theorem (rounding.py). A
-neuron that was not asked about has its interval. So neurons are asked about in order of what they weigh in the margins,
-the side that is nearer to zero first, and the margins in between. What is not proven by then gets the rest of
-DeepPoly's own pass, and with it DeepPoly's own bounds. A pass that stopped early may prove what the whole one does not:
-a lower line is chosen by its area, and narrower bounds may choose a worse one.
+Any sound bounds of neurons give a sound relaxation (rounding.py); a neuron that is not refined keeps its interval. So
+neurons are refined in the order of their weight in the margins, first the bound nearer to zero, and the margins are
+tried in between. Images that are not proven by then get the rest of DeepPoly's pass, and with it DeepPoly's bounds.
+A pass that stops early can prove an image that the whole pass does not: a lower line is chosen by its area, and with
+narrower bounds that choice can be worse.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from torch import Tensor
 from softadv.certify.graph import Network
 from softadv.certify.ops import Dense, Interval, Relu
 
-# As measured on the paper's networks: with so few neurons to refine, the margins are asked first; and so many at once.
+# Neurons, as measured on the paper's networks: with at most _FEW to refine, the margins are tried first; _FIRST of
+# them are refined in the first step.
 _FEW, _FIRST = 16, 32
 
 
 class Analysis(Protocol):
-    """What bounds.Analysis is, as far as it is used here."""
+    """The part of bounds.Analysis that is used here."""
 
     network: Network
     bounds: list[Interval]
@@ -35,7 +36,7 @@ class Analysis(Protocol):
 
 
 def last_hidden(network: Network) -> int | None:
-    """The ReLU's activation where a network ends in Linear, ReLU, Linear; None where it ends in another way."""
+    """The number of the ReLU's activation if a network ends in Linear, ReLU, Linear; else None."""
     nodes, at = network.nodes, len(network.nodes) - 1
     if at < 2 or nodes[at].inputs != (at,) or nodes[at - 1].inputs != (at - 1,):
         return None
@@ -48,15 +49,15 @@ def last_hidden(network: Network) -> int | None:
 
 
 def unstable(lower: Tensor, upper: Tensor) -> Tensor:
-    """The neurons whose ReLU is neither a line nor zero."""
+    """The neurons whose ReLU is neither the identity nor zero on their bounds."""
     return (lower < 0) & (upper > 0)
 
 
 def prove(analysis: Analysis, at: int, objective: Tensor) -> Tensor:
     """Lower bounds (N, R) of the objective (N, R, K), a row of zeros or the difference of two outputs each.
 
-    at: the last hidden ReLU, which the analysis has come to. A bound is positive as soon as that is proven; where it is
-    not, the image's bounds are DeepPoly's, or larger. -inf for a row of zeros.
+    at: the last hidden ReLU; the analysis has just reached it. A proven row has some positive bound. An image that is
+    not proven has DeepPoly's bounds, or larger ones. -inf for a row of zeros.
     """
     (before,) = analysis.network.nodes[at - 1].inputs
     last = analysis.network.nodes[at].step
@@ -81,7 +82,7 @@ def prove(analysis: Analysis, at: int, objective: Tensor) -> Tensor:
             torch.maximum(least, found, out=least)
 
     ask_margins(asked.flatten(1).sum(1) <= _FEW)
-    # What an unstable neuron costs a margin at most: the height of its triangle, where the margin falls with it.
+    # The most that an unstable neuron can cost a margin: the height of its triangle, if its coefficient is negative.
     height = torch.where(asked, -lower * upper / (upper - lower), torch.zeros_like(lower)).flatten(1)
     weight = (objective @ last.weight).clamp(max=0).neg().amax(1)
     heaviest = (height * weight).topk(min(_FIRST, height.shape[1]), dim=1).indices
@@ -89,7 +90,7 @@ def prove(analysis: Analysis, at: int, objective: Tensor) -> Tensor:
     ask(first, nearer=True)
     ask_margins(open_images())
     ask(asked & ~first, nearer=True)
-    # Of a dead neuron nothing else matters; of one that is not, how large it can be matters to rounding.
+    # A dead neuron needs no second bound. For the others the upper bound enters the rounding errors.
     ask(asked & (analysis.bounds[before][1] > 0), nearer=False)
     analysis.finish(at)
     ask_margins(open_images())

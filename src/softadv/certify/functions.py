@@ -1,4 +1,4 @@
-"""PyTorch's functions and methods, as torch.fx records them, as the layers that do the same."""
+"""PyTorch's functions and methods, as torch.fx records them, translated to the layers that do the same."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _is_batch_size(node: fx.Node) -> bool:
 
 
 def as_layer(where: str, node: fx.Node) -> nn.Module | None:
-    """The layer that computes a function of one activation; None where there is none that the certifier knows.
+    """The layer that computes a function of one activation; None where the certifier knows none.
 
     Raises SoftadvError for arguments that no layer has.
     """
@@ -53,13 +53,13 @@ def is_view(node: fx.Node) -> bool:
     return any(node.target in names for names, build in _FUNCTIONS if build in _VIEWS)
 
 
-# What is computed from weights and buffers alone, before any image is there.
+# Functions of weights and buffers alone, computed once, before any image.
 OF_CONSTANTS: tuple[object, ...] = (
     operator.getitem, "view", "reshape", "unsqueeze", "squeeze", "expand", "flatten", "detach", "to", "float", "double",
     torch.unsqueeze, torch.reshape, torch.flatten, operator.neg,
 )  # fmt: skip
 
-# What is done with an activation and a constant.
+# Operations on an activation and a constant.
 ARITHMETIC: dict[object, str] = {
     operator.add: "add", torch.add: "add", "add": "add", operator.iadd: "add", operator.sub: "sub", torch.sub: "sub",
     "sub": "sub", operator.mul: "mul", torch.mul: "mul", "mul": "mul", operator.truediv: "div", torch.div: "div",
@@ -235,7 +235,7 @@ _VIEWS = (_as_flatten, _as_reshape, _as_dropout)
 
 
 def constant_value(node: fx.Node, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
-    """What a node of OF_CONSTANTS makes of constants."""
+    """The value of a node of OF_CONSTANTS."""
     if node.op == "call_method":
         found = getattr(arguments[0], str(node.target))(*arguments[1:], **keywords)
     else:
@@ -248,7 +248,7 @@ def constant_value(node: fx.Node, arguments: tuple[Any, ...], keywords: dict[str
 def constant_plane(
     where: str, value: object, dims: tuple[int, ...], constants: Mapping[fx.Node, Tensor], dtype: torch.dtype
 ) -> Tensor:
-    """A number or a constant beside an activation of a shape: float64, and broadcasts to (C, H, W)."""
+    """A number or a constant that is combined with an activation of shape dims: float64, broadcasts to (C, H, W)."""
     found = constants.get(value) if isinstance(value, fx.Node) else value
     if isinstance(found, int | float) and not isinstance(found, bool):
         found = torch.tensor(float(found), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A network in the form the abstract domains read: a graph of steps, in the order they are computed."""
+"""The network as the abstract domains read it: a graph of steps, in the order of computation."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Ending = Literal["softmax", "log_softmax"]
 
 
 def as_plane(dims: tuple[int, ...]) -> Shape:
-    """The shape (C, H, W) that an activation of any shape is kept in; its neurons stay in their order."""
+    """The shape (C, H, W) in which an activation of any shape is stored; its neurons keep their order."""
     return (dims[0], dims[1] if len(dims) == 3 else prod(dims[1:]), dims[2] if len(dims) == 3 else 1)
 
 
 @dataclass(frozen=True)
 class Node:
-    """A step and the activations it takes.
+    """A step and its input activations.
 
-    inputs: numbers of activations: 0 is the image, k + 1 is what node k makes.
+    inputs: numbers of activations: 0 is the image, k + 1 is the output of node k.
     name: where the step stands in the model, for messages.
     """
 
@@ -34,10 +34,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Network:
-    """Nodes in the order they are computed; the last makes the scores of `classes` classes.
+    """Nodes in the order of computation; the last one's output is the scores of `classes` classes.
 
-    ending: what the model makes of the scores at last; it keeps their order. axes: where the model begins with a
-    permutation of an image's dimensions, that permutation; the nodes see its result.
+    ending: a softmax or the like after the scores, which keeps their order. axes: if the model begins by permuting an
+    image's dimensions, that permutation; the nodes see its result.
     """
 
     nodes: tuple[Node, ...]
@@ -47,7 +47,7 @@ class Network:
     axes: tuple[int, ...] | None = None
 
     def as_planes(self, x: Tensor) -> Tensor:
-        """Inputs (N, ...) as the model takes them, as the nodes do: (N, C, H, W)."""
+        """Convert inputs (N, ...) from the model's layout to the nodes' layout, (N, C, H, W)."""
         if self.axes is not None:
             x = x.permute(0, *(axis + 1 for axis in self.axes))
         return x.reshape(-1, *self.in_shape)
@@ -63,5 +63,5 @@ class Network:
         return sum(prod(shape) for shape in self.shapes)
 
     def backwards(self, *, start: int) -> Iterator[tuple[int, Node]]:
-        """The activations that can lie between an activation and the image, with their nodes, last one first."""
+        """The activations up to number `start`, without the image, with their nodes; the last one first."""
         return ((at, self.nodes[at - 1]) for at in range(start, 0, -1))

@@ -1,4 +1,4 @@
-"""PyTorch's layers as the steps that compute them."""
+"""PyTorch's layers, translated to the steps that compute them."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _INSTEAD: dict[type[nn.Module], str] = {
 }  # fmt: skip
 
 
-# An evaluator may multiply a product of matrices by a number that its input is multiplied by; nothing that may
-# underflow there is out of proportion then.
+# An evaluator may move a factor of the input behind the matrix product. With factors from here to the reciprocal, the
+# theorem's allowance for underflow covers that.
 _LEAST = 2.0**-20
 
 
 class Reshape(nn.Flatten):
-    """A flattening to a number of features that the model states."""
+    """Flatten to a number of features that the model's code states."""
 
     def __init__(self, features: object) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def register_activation(
 
 
 def is_one_layer(layer: nn.Module) -> bool:
-    """Whether a layer is read as a whole, beside those of PyTorch: torch.fx is not to look into it."""
+    """Whether a layer outside of torch.nn is read as a whole, so that torch.fx must not trace into it."""
     return type(layer) in _REGISTERED or type(layer) is Normalize or is_torchvision_normalize(layer)
 
 
@@ -87,7 +87,7 @@ def is_torchvision_normalize(layer: nn.Module) -> bool:
 
 
 def builders() -> Mapping[type[nn.Module], Builder]:
-    """The layers that are read, beside those that change nothing and those that were registered."""
+    """The layers that are read, except for those that change nothing and registered ones."""
     return _BUILDERS
 
 

@@ -1,9 +1,9 @@
-"""Linear forms over an activation, one for each neuron whose bound is sought.
+"""Linear forms over an activation, one for each neuron that is to be bounded.
 
 Back-substitution carries "this neuron is at least coefs · activation + const" from layer to layer.
-A neuron of a convolution depends on a small patch of each earlier layer, so the coefficients are
-kept for that patch alone, position by position; a neuron of a linear layer has one patch that is
-the whole plane. Both are the same tensor.
+A neuron of a convolution depends on a small patch of each earlier layer, so only that patch's
+coefficients are stored, position by position. A neuron of a linear layer has one patch, the whole
+plane. Both use the same tensor layout.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Patches:
         )
 
     def union(self, other: Patches) -> Patches:
-        """The least patches that hold these and the other ones. Raises SoftadvError where they do not step alike."""
+        """The smallest patches that contain both. Raises SoftadvError where their strides differ."""
         if any(
             count > 1 and stride != theirs
             for count, stride, theirs in zip(self.positions, self.stride, other.stride, strict=True)
@@ -62,7 +62,7 @@ class Patches:
         return Patches(self.positions, self.stride, padding, size)
 
     def inside(self, height: int, width: int) -> bool:
-        """Whether no patch reaches over the plane's edge."""
+        """Whether no patch extends beyond the plane's edge."""
         return all(
             padding == 0 and (count - 1) * stride + size <= side
             for padding, count, stride, size, side in zip(
@@ -90,7 +90,7 @@ class LinearForms:
     """Lower linear bounds: neuron r at position p of image n is at least coefs · patch + const.
 
     coefs: (N or 1, P or 1, R, h, w, C), channels last because convolutions are fastest so.
-    const: (N or 1, P or 1, R), in the type that its many terms are to be summed in.
+    const: (N or 1, P or 1, R), in the dtype that its terms are summed in.
     """
 
     coefs: Tensor

@@ -1,4 +1,4 @@
-"""The sums that an evaluator may take at once: layers that it merges into one (rounding.py says which, and why)."""
+"""The terms of sums that an evaluator may merge from several layers into one (rounding.py says which, and why)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from softadv.certify.graph import Network
 from softadv.certify.ops import Add, Conv, Dense, Flatten, Interval, Scale
 from softadv.certify.rounding import Arithmetic, Terms, overflow_limit
 
-# What an activation may be in the evaluation, by its number.
+# From an activation's number to the bounds of its evaluated values.
 Evaluated = Callable[[int], Interval]
 
-# A folded weight is a quotient by the root of a sum and two products, its bias two sums more; counted as additions,
-# of which two are as much as one rounding of every term of either sign.
+# A folded weight takes a sum, a root, a quotient and two products, its bias two more sums. They are counted as
+# additions; two additions cost as much as one rounding of all terms.
 _OF_FOLDING = 16
 
 
 def terms(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluated) -> Terms:
-    """All terms whose sum is activation `at`, made by an addition or by a linear layer that rounds."""
+    """All terms whose sum is activation `at`, the output of an addition or of a linear layer that rounds."""
     node = network.nodes[at - 1]
     match node.step:
         case Add():
@@ -40,7 +40,7 @@ def terms(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluate
 
 
 def _operand(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluated) -> Terms:
-    """What an operand brings into an addition: the terms of the linear layer that makes it, else itself."""
+    """An operand's terms in an addition: those of the linear layer that computes it, else the operand itself."""
     match network.nodes[at - 1].step if at else None:
         case Conv() | Dense() | Scale():
             return terms(network, at, arithmetic, evaluated)
@@ -50,9 +50,9 @@ def _operand(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evalu
 
 
 def _folded(network: Network, at: int, arithmetic: Arithmetic) -> tuple[Conv | Dense, Tensor, int] | None:
-    """A layer with the scalings behind it folded into its weight, and without a bias; None where there is none.
+    """A linear layer with the scalings after it folded into its weight, without a bias; None where there is none.
 
-    Beside it: how large the terms of its constant are, (C,), and the activation that it reads.
+    Also returns the magnitude of the constant's terms, (C,), and the number of the activation that the layer reads.
     """
     node = network.nodes[at - 1] if at else None
     match node.step if node else None:
@@ -65,7 +65,7 @@ def _folded(network: Network, at: int, arithmetic: Arithmetic) -> tuple[Conv | D
             layer, constant, entering = before
             factor, shape = scale.factor[:, 0, 0], (-1, *[1] * (layer.weight.ndim - 1))
             size, sign = arithmetic.raised(factor.abs()), torch.where(factor < 0, -1.0, 1.0).to(factor.dtype)
-            # The parts of the factor come into the weight one by one: what may underflow on the way, and overflow.
+            # The parts of the factor are multiplied in one by one: what may underflow on the way, or overflow.
             lost = layer.weight.sign() * (scale.stretch * arithmetic.least).reshape(shape)
             weight = sign.reshape(shape) * (layer.weight * size.reshape(shape) + lost)
             between = torch.maximum(layer.weight.abs().flatten(1).amax(1), constant) * scale.stretch

@@ -1,4 +1,4 @@
-"""A model as an ONNX file that onnxruntime, ERAN and GPUPoly read alike."""
+"""Export of a model to an ONNX file that onnxruntime, ERAN and GPUPoly read as the same network."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from softadv.errors import SoftadvError
 if TYPE_CHECKING:
     import onnx
 
-# The newest that ERAN's reader, written for onnx 1.5 to 1.8, takes.
+# The newest opset that ERAN's reader, written for onnx 1.5 to 1.8, accepts.
 _OPSET = 13
-# Of outputs that two programs compute in another order; on how many images they are compared.
+# The largest difference of outputs that two orders of summation explain.
 _LARGEST_DIFFERENCE = 1e-4
 _JUDGED = 100
 _IR_VERSION = 7
 
 
 class NotExportedError(SoftadvError):
-    """A model is none that softadv writes as ONNX."""
+    """The model has an operation that softadv does not write as ONNX."""
 
 
 @in_eval_mode
@@ -82,9 +82,9 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
 
 
 def check_judge(model: nn.Module, x: Tensor) -> None:
-    """Where a model was read from an ONNX file, let onnxruntime judge the reading, on the first 100 images.
+    """If a model was read from an ONNX file, compare it with onnxruntime on the first 100 images.
 
-    Raises SoftadvError where the two differ by more than rounding does.
+    Raises SoftadvError where the outputs differ by more than rounding explains.
     """
     if not isinstance(model, OnnxModel):
         return
@@ -112,7 +112,7 @@ def _graph(network: Network) -> onnx.GraphProto:
 
 
 def _append(layer: Node, at: int, entering: str, nodes: list[onnx.NodeProto], constants: list[onnx.TensorProto]) -> str:
-    """Add the nodes of one step; returns the name of the value that leaves it."""
+    """Add the nodes of one step; returns the name of its output."""
     from onnx import helper, numpy_helper  # noqa: PLC0415
 
     def constant(name: str, tensor: Tensor) -> str:

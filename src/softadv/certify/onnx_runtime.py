@@ -1,6 +1,6 @@
-"""onnxruntime, told before it is loaded to report nothing to its maker.
+"""Import onnxruntime with its telemetry switched off.
 
-Loaded without that it starts a thread that sends events, and keeps them in the temporary and the cache folder.
+Otherwise onnxruntime starts a thread that sends events, and stores them in the temporary and the cache folder.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _SWITCH = "ORT_DISABLE_TELEMETRY"  # read once, when the library is loaded
 
 
 def load() -> Any:
-    """The module onnxruntime, with its telemetry switched off, also where somebody has loaded it before."""
+    """The module onnxruntime, with its telemetry switched off, even if it was imported before."""
     if "onnxruntime" not in sys.modules:
         before = os.environ.get(_SWITCH)
         os.environ[_SWITCH] = "1"

@@ -1,7 +1,7 @@
-"""The operators of a network, each with its rules in one place.
+"""The operators of a network, each with all its rules in one class.
 
-A step knows how intervals go forward through it, how large its outputs can be (rounding.py needs it),
-and how linear forms go backward. ReLU and max pooling are the steps that are not linear; their
+A step propagates intervals forwards, bounds the magnitude of its outputs (rounding.py needs it), and
+substitutes linear forms backwards. ReLU and max pooling are the steps that are not linear; their
 relaxations are in relu.py and pooling.py.
 
 An activation is (N, C, H, W); a vector is C channels of one pixel.
@@ -33,7 +33,7 @@ Interval = tuple[Tensor, Tensor]
 class Conv:
     """y = weight * x + bias, a convolution with zero padding.
 
-    selects: each output is one of its inputs, or zero: nothing rounds, whatever the number of its terms.
+    selects: each output equals one of the inputs, or zero, so nothing rounds.
     """
 
     weight: Tensor  # (O, C / groups, kh, kw)
@@ -48,7 +48,7 @@ class Conv:
 
     @property
     def reach(self) -> Pair:
-        """How many pixels high and wide the kernel is, with its gaps."""
+        """The kernel's extent in pixels, height and width, including the gaps of a dilation."""
         _, _, kh, kw = self.weight.shape
         return ((kh - 1) * self.dilation[0] + 1, (kw - 1) * self.dilation[1] + 1)
 
@@ -134,10 +134,10 @@ class Dense:
 class Scale:
     """y = factor * x + bias: Normalize, a batch normalisation, the mean of a pooling window's edge.
 
-    parts: (mean, std) of a Normalize layer, which an exporter writes as it stands; else None.
-    stretch: the most that anything on the way from x to y is larger than x and 1, in whatever order the
-        parts of the factor are multiplied, (C,); infinite where nothing can be said. None for a pooling's
-        edge, whose factor is one number for each neuron.
+    parts: (mean, std) of a Normalize layer, which an exporter writes as two nodes; else None.
+    stretch: (C,), a bound on every intermediate value between x and y, relative to max(|x|, 1), for any order in
+        which the parts of the factor are multiplied; infinite where there is none. None for a pooling's edge, which
+        has one factor per neuron.
     """
 
     factor: Tensor  # (C, H, W)
@@ -195,9 +195,9 @@ class Flatten:
 
 @dataclass(frozen=True)
 class Copy:
-    """y = x: one for each use of an activation that is used more than once.
+    """y = x, for an activation that is used more than once.
 
-    Here, and nowhere else, forms that went separate ways are added up again.
+    Only here are forms that went back through different branches added up again.
     """
 
     uses: int
@@ -273,7 +273,7 @@ class MaxPool:
         return self.windows(lower).amax(4), self.windows(upper).amax(4)
 
     def lines(self, lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
-        # A form's coefficients of overlapping windows that choose the same input are added up.
+        # If overlapping windows choose the same input, a form's coefficients for them are added.
         meeting = prod(-(-size // stride) for size, stride in zip(self.kernel, self.stride, strict=True))
         lower = lower.clamp(min=torch.finfo(lower.dtype).min)  # else -inf may tie with the padding, and lose to it
         return maximum_lines(self.windows(lower), self.windows(upper), rounding, meeting=meeting)
@@ -304,7 +304,7 @@ Step = Affine | Relu | MaxPool | Activation
 
 
 def _terms(step: Conv | Dense, arithmetic: Arithmetic, lower: Tensor, upper: Tensor, *, live: Tensor) -> Terms:
-    """The terms of sums of weighted inputs, from bounds of the evaluated ones; live: how many may differ from zero."""
+    """The terms of weighted sums, from bounds of the evaluated inputs; live: how many terms may differ from zero."""
     raised = arithmetic.raised
     plus, minus, high = raised(step.weight), raised(-step.weight), raised(upper)
     positive, negative = step._apply(high, plus, raised(step.bias)), step._apply(high, minus, raised(-step.bias))
@@ -324,7 +324,7 @@ def _largest(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def _inside(coefs: Tensor, patches: Patches, shape: Shape) -> Tensor:
-    """Coefficients without those over the edge: what lies there is padding, not a neuron."""
+    """The coefficients with those beyond the plane's edge set to zero: padding is no neuron."""
     _, height, width = shape
     if patches.inside(height, width):
         return coefs

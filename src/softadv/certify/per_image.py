@@ -1,4 +1,4 @@
-"""What the certifier says of each image, as rows, and what the rows add up to."""
+"""Certification results image by image, and their summary."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Split = Literal["train", "test"]
 Standing = Literal["misclassified", "unverified", "verified"]
 STANDINGS: tuple[Standing, ...] = get_args(Standing)
 
-# A few seconds of work: what an interruption may cost, and how often the display moves.
+# Images that take a few seconds: an interruption loses at most that, and the display is updated as often.
 _CPU_CHUNK, _GPU_CHUNK, _ENGINE_CHUNK = 512, 4096, 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """All that a verdict depends on. weights and data are SHA-256 digests, eps is in units of [0, 1] pixels."""
+    """Everything that verdicts depend on. weights, data: SHA-256 digests. eps: for pixels in [0, 1]."""
 
     weights: str
     dataset: str
@@ -41,8 +41,8 @@ class Question:
 class ImageResult:
     """One image; index is its place in the split.
 
-    margin: the certifier's lower bound, NaN where it has none. seconds: those of its chunk, divided by
-    the images in it.
+    margin: the certifier's lower bound of the margin, NaN where it has none. seconds: the time of the image's chunk,
+    divided by the number of images in it.
     """
 
     index: int
@@ -55,7 +55,7 @@ class ImageResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What rows add up to. The margins are those of verified images, None where there is none."""
+    """Counts and rates over all rows. The margins are those of verified images, None where there is none."""
 
     images: int
     misclassified: int
@@ -68,7 +68,7 @@ class Summary:
 
 
 def chunk_size(device: torch.device, session: CertifierSession) -> int:
-    """How many images are certified together: the last bits of a margin hang on that."""
+    """How many images are certified together. The last bits of a margin depend on it."""
     if not session.native:
         return _ENGINE_CHUNK
     return _CPU_CHUNK if device.type == "cpu" else _GPU_CHUNK
@@ -84,7 +84,7 @@ def certify_rows(
     if start >= len(x):
         return
     size = chunk_size(x.device, session)
-    # Chunks lie where they would without an interruption, so that the rows are the same ones.
+    # Chunks begin where they would without an interruption, so that the margins have the same bits.
     for begin in range(start - start % size, len(x), size):
         rows = certify_chunk(
             model, x[begin : begin + size], y[begin : begin + size], question=question, session=session, first=begin

@@ -19,10 +19,10 @@ def pooled_windows(
 
 
 def maximum_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None, *, meeting: int) -> Lines:
-    """Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), section 4.4.
+    """Lines of max pooling, after Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), 4.4.
 
-    An input that is never below another is the output itself; else the output is at least the input
-    with the largest lower bound, and at most the largest upper bound.
+    If one input is never below another, it is the output. Otherwise the lower line is the input with the largest
+    lower bound, and the upper line is the constant largest upper bound.
 
     lower, upper: (N, C, H', W', K), bounds of the inputs of each window, -inf in the padding. meeting:
     how many windows may choose the same input; slopes are 0 or 1, so this addition alone rounds.
@@ -36,7 +36,7 @@ def maximum_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None, *, 
         return Lines(torch.ones_like(slope), slope, offset, choice=choice)
     largest = torch.maximum(-least, upper.gather(4, choice[..., None]).squeeze(4)).clamp(min=0)
     cost = largest * (rounding.gamma(meeting) if meeting > 1 else 0.0)
-    # Of either sign, so that the cost of summing is relative to the magnitude.
+    # The offset has either sign, so the cost of summing is relative to its magnitude.
     offset = offset + offset.abs() * rounding.gamma(rounding.depth + 2)
     cost = cost * (1 + rounding.gamma(rounding.depth + 2))
     return Lines(torch.ones_like(slope), slope, offset + cost, -cost, choice)

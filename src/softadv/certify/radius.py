@@ -1,4 +1,4 @@
-"""How large a ball around each image can be proven: the certified radius, by bisection."""
+"""The certified radius of each image, by bisection."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def certified_radius(
     rounding: Rounding = "sound",
     clip: Clip = UNIT,
 ) -> Tensor:
-    """The largest L-infinity radius that was proven for each image, float64 (N,) on the device of x.
+    """The largest L-infinity radius proven for each image, float64 (N,) on the device of x.
 
-    Each returned radius has been certified, as softadv.certify does it; it is at most upper / 2**halvings below one
-    that was not. 0 is an image of which no more than itself is proven, NaN one of which not even that is.
+    softadv.certify has verified each returned radius, and refused one that is at most upper / 2**halvings larger,
+    except at upper itself. 0: only the image itself is verified. NaN: not even that.
 
-    x: float (N, ...) within clip. y: int64 (N,). upper: where the search begins, in the units of x: an image that is
-    proven there gets it. halvings: how often the interval is halved, 0 to 60; all images of a step are one batch,
-    each with a radius of its own. domain, rounding, clip: as softadv.certify takes them, which says what is raised.
+    x: float (N, ...) within clip. y: int64 (N,). upper: the largest radius that is tried, in the units of x.
+    halvings: how often the interval is halved, 0 to 60; each step certifies all images in one batch, each with its
+    own radius. domain, rounding, clip: as in softadv.certify, whose errors are raised here, too.
     """
     upper = check_radius(upper, key="upper", clip=clip)
     halvings = check_count(halvings, key="halvings", most=_MOST_HALVINGS)

@@ -1,4 +1,4 @@
-"""What is recorded of a certification, and of an exported model."""
+"""The records of a certification and of an exported model's comparison."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Certified:
 
     @property
     def accuracy(self) -> float:
-        """Certified accuracy: the verified fraction of all images asked about."""
+        """Certified accuracy: the verified fraction of all images."""
         return self.verified / self.images
 
 

@@ -1,7 +1,7 @@
-"""The two linear relaxations of ReLU, which are all that sets DeepPoly and DeepZono apart.
+"""The two linear relaxations of ReLU, which are the only difference between DeepPoly and DeepZono.
 
-For l <= x <= u, both lay max(x, 0) between a lower line and an upper line. A stable neuron passes
-(l >= 0) or vanishes (u <= 0) without loss.
+For l <= x <= u, both bound max(x, 0) by a lower and an upper line. A stable neuron is exact: the identity for
+l >= 0, zero for u <= 0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Lines:
 
 
 def along(forms: LinearForms, lines: Lines) -> LinearForms:
-    """Replace each output by the line that keeps the form a lower bound."""
+    """Replace each output in a form by the line that keeps the form a lower bound."""
     cut = forms.patches.cut
     negative = forms.coefs < 0
     slope = torch.where(negative, cut(lines.upper_slope).unsqueeze(2), cut(lines.lower_slope).unsqueeze(2))
@@ -46,7 +46,7 @@ Relaxation = Callable[[Tensor, Tensor, Arithmetic | None], Lines]
 
 
 def deeppoly_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
-    """Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), section 4.2.
+    """DeepPoly's lines: Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), section 4.2.
 
     The lower line of an unstable neuron is x where u > -l, else 0: whichever leaves the smaller area.
     """
@@ -56,7 +56,7 @@ def deeppoly_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) ->
 
 
 def zonotope_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
-    """Singh et al., Fast and Effective Robustness Certification (NeurIPS 2018), theorem 3.1.
+    """DeepZono's lines: Singh et al., Fast and Effective Robustness Certification (NeurIPS 2018), theorem 3.1.
 
     The zonotope's ReLU is slope * x + mu + mu * e with a new noise symbol e in [-1, 1] and
     mu = offset / 2: two parallel lines. The slopes do not depend on the sign of the coefficient, so

@@ -1,7 +1,7 @@
-"""Verdicts as a file with one row an image, with which an interrupted certification goes on.
+"""A file of verdicts, one row per image, from which an interrupted certification is resumed.
 
 results.csv            the rows
-results.csv.json       the question they answer; and their summary, once all that was asked for is there
+results.csv.json       the settings they belong to (Question); once they are complete, their summary, too
 results.parquet        the rows; there once they are complete
 results.parquet.part   the rows until then, as CSV
 results.parquet.json   as above
@@ -31,7 +31,7 @@ from softadv.errors import SoftadvError
 _COLUMNS = [field.name for field in dataclasses.fields(ImageResult)]
 _HEADER = ",".join(_COLUMNS)
 _PARQUET = ".parquet"
-_DIGEST = 64  # the characters of a SHA-256, of which the first twelve tell two apart
+_DIGEST = 64  # the hexadecimal digits of a SHA-256; messages show the first twelve
 
 
 def check_name(path: Path) -> None:
@@ -47,7 +47,7 @@ def check_name(path: Path) -> None:
 
 @contextmanager
 def opened(path: Path, question: Question, *, fresh: bool) -> Iterator[VerdictFile]:
-    """The file of a question, for this process alone. Raises what VerdictFile raises, and SoftadvError if in use."""
+    """A question's file, locked for this process. Raises what VerdictFile raises, and SoftadvError if in use."""
     check_name(path)
     with held(path.with_name(f".{path.name}.lock"), what=path):
         yield VerdictFile(path, question, fresh=fresh)
@@ -56,11 +56,11 @@ def opened(path: Path, question: Question, *, fresh: bool) -> Iterator[VerdictFi
 class VerdictFile:
     """The rows of one question, in memory and in a file. Nothing is written before the first append.
 
-    rows: those that are there, whole and from image 0 on. Two that write one file at once spoil it: see opened.
+    rows: the complete rows so far, from image 0 on. Two processes must not write one file at once: see opened.
     """
 
     def __init__(self, path: Path, question: Question, *, fresh: bool) -> None:
-        """Read what earlier runs left; fresh: it is to be replaced instead.
+        """Read the rows of earlier runs, or with `fresh` replace them.
 
         Raises SoftadvError for what check_name refuses, a file that answers another question, and one
         that softadv did not write.
@@ -71,12 +71,12 @@ class VerdictFile:
         self._lines = path.with_name(f"{path.name}.part") if self._parquet else path
         self._about = path.with_name(f"{path.name}.json")
         self._begun = False
-        self._clean = True  # the rows in the file are these ones, and nothing else is in it
+        self._clean = True  # the file holds exactly self.rows
         self._check()
         self.rows: list[ImageResult] = [] if fresh else self._read()
 
     def append(self, rows: Sequence[ImageResult]) -> None:
-        """Add rows, down to the disk."""
+        """Add rows, and write them to the disk."""
         try:
             if not self._begun:
                 self._begin()
@@ -89,7 +89,7 @@ class VerdictFile:
         self.rows += rows
 
     def finish(self) -> None:
-        """Record the summary of the rows, and make the Parquet file; a finished and whole file is left as it is."""
+        """Record the summary of the rows, and write the Parquet file. A complete file is left as it is."""
         summary = dataclasses.asdict(summarize(self.rows))
         leftover = self._parquet and self._lines.exists()
         if self._clean and not leftover and read_json(self._about).get("summary") == summary:
@@ -104,7 +104,7 @@ class VerdictFile:
             self._lines.unlink(missing_ok=True)
 
     def _check(self) -> None:
-        """Raise SoftadvError unless what is there, if anything, may be gone on with or replaced."""
+        """Raise SoftadvError for an existing file that may be neither continued nor replaced."""
         if not os.path.lexists(self._about):
             for path in (self._path, self._lines):
                 if os.path.lexists(path):
@@ -132,8 +132,8 @@ class VerdictFile:
         return rows
 
     def _begin(self) -> None:
-        """Write anew what earlier runs left, without half a line at its end."""
-        # In this order rows never lie beside a question that is not theirs, wherever it is cut off.
+        """Write the rows of earlier runs anew, without an incomplete last line."""
+        # In this order, an interruption never leaves rows beside another question's settings.
         if self._fresh:
             for path in (self._path, self._lines, self._about):
                 path.unlink(missing_ok=True)
@@ -150,9 +150,9 @@ def answer(
     file: VerdictFile | None,
     report: Report,
 ) -> list[ImageResult]:
-    """The rows of so many images, from the file as far as it has them; what is missing is computed and added.
+    """The rows of `count` images: those in the file, and the missing ones computed and added to it.
 
-    rows_from: the rows of images from a number on, in order, some at a time.
+    rows_from: yields the rows of the images from a given number on, in order, some at a time.
     Raises what rows_from and the file raise.
     """
     rows = [] if file is None else file.rows
@@ -193,7 +193,7 @@ def _text(rows: Sequence[ImageResult]) -> str:
 
 
 def _read_csv(path: Path) -> tuple[str, list[ImageResult]]:
-    """What a file holds, and the rows before the first that is not whole."""
+    """A file's text, and the rows before the first incomplete one."""
     try:
         text = path.read_bytes().decode(errors="replace")
     except OSError as error:
@@ -212,7 +212,7 @@ def _read_csv(path: Path) -> tuple[str, list[ImageResult]]:
 
 
 def _in_order(rows: Sequence[ImageResult], *, where: Path) -> list[ImageResult]:
-    """One row an image, from image 0 on. Two processes at once may have left an image twice, with one verdict."""
+    """One row per image, from image 0 on. Two processes at once may have written an image twice, with one verdict."""
     kept: list[ImageResult] = []
     for row in rows:
         if row.index == len(kept):

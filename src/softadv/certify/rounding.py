@@ -1,4 +1,4 @@
-"""What rounding can do to a verdict: the error that makes certificates hold in floating point.
+"""Rounding errors: the bounds that make certificates hold in floating point.
 
 Theorem. Let `certify(..., rounding="sound")` call an image verified. Take any real point of the box
 |x' - x| <= eps within clip, round it to the model's floating-point type, and evaluate the network
@@ -57,9 +57,9 @@ Merged layers. An evaluator may make one sum of several (merging.py):
   in any order. That is one sum, too, of products that are rounded up to eight times; the scaling pays for the
   costlier of the two ways.
 - Both, as in residual blocks. A ReLU or a max pooling that is merged behind them stays exact.
-For the proof, what is not kept in memory has its exact value, and the merged sum has all the errors. So much is
-asked of evaluators, and done by all levels and passes: what is used several times is computed once; sums of sums are
-taken as they are written; no layer is folded into one behind it, and no two weights are multiplied. Their other
+For the proof, a value that is not stored in memory counts as exact, and the merged sum has all the errors. The proof
+assumes of evaluators, and all levels and passes satisfy it: a value that is used several times is computed once; sums
+of sums are taken as written; no layer is folded into a later one, and no two weights are multiplied. Their other
 fusions (layer norms, attention, GELU, a scale after a product of matrices, quantised layers) match nothing that
 the certifier reads.
 A batch normalisation takes its factors in any order even when it stands alone, so that what lies between may be
@@ -97,8 +97,8 @@ _ANALYSIS_OPERATIONS = 2.0**40
 class Errors:
     """How far the outputs of a linear layer may be off, each (N, C, H, W).
 
-    of_forms: what a form pays for each output: the evaluation and the substitution through the layer.
-    of_bounds: what the interval of an output pays: the evaluation and the interval arithmetic.
+    of_forms: the cost of each output to a form: the evaluation and the substitution through the layer.
+    of_bounds: the cost to an output's interval: the evaluation and the interval arithmetic.
     """
 
     of_forms: Tensor
@@ -107,10 +107,10 @@ class Errors:
 
 @dataclass(frozen=True)
 class Terms:
-    """What an output of a linear layer or of an addition is the sum of; all broadcast to (N, C, H, W).
+    """The terms of an output of a linear layer or of an addition; all tensors broadcast to (N, C, H, W).
 
-    positive, negative: the most that its positive and its negative terms can sum to, of that shape.
-    count: how many of them may differ from zero, floats; most: the largest that can be.
+    positive, negative: the largest magnitudes that the sums of its positive and of its negative terms can have.
+    count: how many terms may differ from zero, as floats; most: the largest possible count.
     """
 
     positive: Tensor
@@ -129,14 +129,14 @@ class Terms:
         return Terms(positive, negative, self.count + other.count, self.most + other.most)
 
     def at_most(self, other: Terms) -> Terms:
-        """Either the ones or the others, whichever the evaluator takes."""
+        """Terms that cover both cases: the evaluator may sum either these or the others."""
         return Terms(
             torch.maximum(self.positive, other.positive), torch.maximum(self.negative, other.negative),
             torch.maximum(self.count, other.count), max(self.most, other.most),
         )  # fmt: skip
 
     def with_constant(self, size: Tensor, count: int) -> Terms:
-        """With terms of either sign, as large as size (C,), and of any number."""
+        """These terms with `count` more, of either sign, that sum to at most size (C,) in magnitude."""
         size = size[:, None, None]
         return Terms(self.positive + size, self.negative + size, self.count + count, self.most + count)
 
@@ -176,7 +176,7 @@ class Arithmetic:
 
     @property
     def least(self) -> float:
-        """What magnitudes are raised to."""
+        """The smallest magnitude that is used, so that underflow is covered."""
         return torch.finfo(self.dtype).tiny * 2.0**22 / self.unit
 
     def raised(self, values: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class Arithmetic:
         return values.clamp(min=self.least)
 
     def sum_errors(self, terms: Terms, bias: Tensor | None, *, back: tuple[int, int]) -> Errors:
-        """The errors of sums. back: terms and taps of a coefficient on the way back through the step."""
+        """The errors of sums. back: the terms and taps of a coefficient in back-substitution through the step."""
         whole = terms.positive + terms.negative
         if not whole.amax() < overflow_limit(self.dtype):  # NaN is not
             whole = whole.masked_fill(~(whole < overflow_limit(self.dtype)), torch.inf)
@@ -254,7 +254,7 @@ def _sum_below(a: Tensor, b: float | Tensor) -> Tensor:
 
 
 def evaluation_settings() -> tuple[object, ...]:
-    """Everything in PyTorch that says how a model is evaluated, beside its operations."""
+    """All global PyTorch settings that affect how a model is evaluated."""
     cuda, cudnn, mkldnn = (cast(Any, m) for m in (torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn))
     return (
         torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda"), torch._C._get_mkldnn_enabled(),
@@ -263,7 +263,8 @@ def evaluation_settings() -> tuple[object, ...]:
     )  # fmt: skip
 
 
-# Variables by which libraries below PyTorch compute float32 products more coarsely, and what keeps them from it.
+# Environment variables that let the libraries below PyTorch lower the precision of float32 products, and the values
+# that do not.
 _COARSE: dict[str, dict[str, tuple[str, ...]]] = {
     "cpu": {
         "DNNL_DEFAULT_FPMATH_MODE": ("", "strict"), "ONEDNN_DEFAULT_FPMATH_MODE": ("", "strict"),

@@ -1,4 +1,4 @@
-"""What moves activations about without computing anything, as convolutions that choose: nothing rounds in them."""
+"""Padding, concatenation and channel selection as convolutions with weights 0 and 1, so that nothing rounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from softadv.certify.ops import Conv, Shape, Step
 
 def padded(shape: Shape, *, left: int, right: int, top: int, bottom: int, like: Tensor) -> Step:
     """An image with zeros around it."""
-    # A kernel of one tap: padded alike on both sides, it sees less of the side that is to have less.
+    # PyTorch pads both sides alike. A kernel with one tap at its corner cuts the surplus off one side.
     padding, kernel = (max(top, bottom), max(left, right)), (1 + abs(top - bottom), 1 + abs(left - right))
     weight = like.detach().new_zeros(shape[0], 1, *kernel)
     weight[:, :, padding[0] - top, padding[1] - left] = 1
@@ -19,7 +19,7 @@ def padded(shape: Shape, *, left: int, right: int, top: int, bottom: int, like: 
 
 
 def placed(shape: Shape, *, first: int, channels: int, like: Tensor) -> Step:
-    """An activation as some of `channels` channels, from number `first` on; the others are zero."""
+    """An activation placed into `channels` channels, from channel `first` on; the others are zero."""
     weight = like.detach().new_zeros(channels, shape[0], 1, 1)
     weight[torch.arange(first, first + shape[0]), torch.arange(shape[0])] = 1
     return _chosen(shape, weight)

@@ -1,4 +1,4 @@
-"""Reading a PyTorch model: torch.fx traces what it computes, and each operation becomes a step."""
+"""Reading a PyTorch model: torch.fx traces its operations, and each one becomes a step."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def read_network(
 ) -> Network:
     """Read a module of the operations named in SUPPORTED, as layers or as functions, in any order.
 
-    dims: the shape of one input, without the batch: (C, H, W) of an image, (D,) of a vector. like: a tensor of the
-    floating-point type and device of the steps; default: the model's first parameter.
-    least_outputs: a classification has two scores at least.
-    Weights are shared with the model where they can be. Raises SoftadvError that names the first operation that is of
-    another kind, has an option that is not supported, or does not fit its input.
+    dims: the shape of one input, without the batch: (C, H, W) of an image, (D,) of a vector. like: a tensor with the
+    dtype and the device of the steps; default: the model's first parameter.
+    least_outputs: the smallest number of outputs that is accepted; a classifier has at least two.
+    Weights are shared with the model where possible. Raises SoftadvError that names the first operation that is not
+    supported, has an option that is not supported, or does not fit its input.
     """
     if module._global_forward_hooks or module._global_forward_pre_hooks:
         raise SoftadvError("model: PyTorch has global forward hooks, which may change what it computes")
@@ -96,8 +96,8 @@ def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
 class _Reader:
     """The steps read so far; activation 0 is the image.
 
-    dims: the shape that PyTorch gives each activation, without the batch; the steps keep it as a plane (as_plane).
-    ending: a softmax, which only the last operation may be. made: tensors that the model's code makes.
+    dims: each activation's shape in PyTorch, without the batch; the steps store it as a plane (as_plane).
+    ending: a softmax, which only the last operation may be. made: tensors that the model's code creates.
     """
 
     def __init__(self, model: nn.Module, made: dict[str, Tensor], dims: tuple[int, ...], like: Tensor) -> None:
@@ -209,7 +209,7 @@ class _Reader:
         return self._append(step, (entering,), where, dims=(len(index), *dims[1:]))
 
     def _used_once(self, argument: Any) -> bool:
-        """Whether the network's input goes to one operation alone, which says how it lies."""
+        """Whether the network's input is used by one operation only, so that a permutation applies to all of it."""
         return argument.op == "placeholder" and len(_uses(argument)) == 1 and not self.nodes
 
     def _end(self, node: fx.Node, where: str, layer: Any, dims: tuple[int, ...]) -> None:
@@ -301,7 +301,7 @@ class _Reader:
         return self._activations[argument]
 
     def _check_inplace(self, argument: Any, where: str) -> None:
-        """Refuse to overwrite what is used again: the trace would not show the change."""
+        """Refuse in-place operations on values that are used again: the trace would not show the change."""
         while len(_uses(argument)) == 1 and argument.op != "placeholder" and _is_view(self.model, argument):
             argument = argument.args[0]
         if len(_uses(argument)) > 1:
@@ -322,7 +322,7 @@ def _place(name: str, layer: nn.Module) -> str:
 
 
 def _uses(node: fx.Node) -> list[fx.Node]:
-    """The operations on a node's values."""
+    """The operations that use a node's value."""
     return [user for user in node.users if not is_size(user)]
 
 

@@ -1,4 +1,4 @@
-"""What a PyTorch model computes, as a graph of torch.fx; and that it is the same in every mode of evaluation."""
+"""Tracing a PyTorch model with torch.fx, and checking that its graph is the same in every mode of evaluation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _Proxy(fx.Proxy):
 
 
 class _Tracer(fx.Tracer):
-    """Stops at PyTorch's own layers and at those that are read as a whole; looks into everything else."""
+    """Stops at PyTorch's own layers and at others that are read as a whole; traces into everything else."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -58,7 +58,7 @@ class _Tracer(fx.Tracer):
 
 
 def _hide_tracing() -> None:
-    """Let torch.fx.is_fx_tracing() say no; Tracer.trace puts back what it said before."""
+    """Make torch.fx.is_fx_tracing() return False; Tracer.trace restores it."""
     if hasattr(_symbolic_trace, "_set_is_fx_tracing"):
         _symbolic_trace._set_is_fx_tracing(False)
     else:  # before PyTorch 2.12
@@ -66,7 +66,7 @@ def _hide_tracing() -> None:
 
 
 def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
-    """The operations of a model in the modes that it is in, and the tensors that its code makes of its own.
+    """The operations of a model in its present modes, and the tensors that its own code creates.
 
     Raises SoftadvError where torch.fx cannot trace it.
     """
@@ -79,9 +79,9 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
 
 
 def check_other_modes(model: nn.Module, graph: fx.Graph) -> None:
-    """Raise SoftadvError where a model is another graph when gradients are recorded, or are not.
+    """Raise SoftadvError where a model's graph depends on whether gradients are recorded.
 
-    A verdict would not say which it means. Training mode is the caller's affair: the layers' modes stay as they are.
+    A verdict would be ambiguous then. Training mode is up to the caller: the layers' modes stay as they are.
     """
     if not has_own_code(model):
         return  # there is nothing that could ask for a mode, but layers, which are read with theirs

@@ -1,8 +1,8 @@
-"""Does a network have an input and an output with a property? Proof by DeepPoly and splitting, else an assignment.
+"""Check a VNN-LIB property of a network: a proof by DeepPoly and input splitting, or a counterexample.
 
-"unsat" is proven for the network as it is evaluated (rounding.py): in each case of the property, on each box that its
-inputs are split into, one comparison fails for every point. "sat" comes with an assignment that onnxruntime computes
-and that the property's comparisons accept in exact arithmetic.
+"unsat" is proven for the network as it is evaluated (rounding.py): for each case of the property, and each box that
+its inputs are split into, one comparison fails at every point. "sat" comes with a counterexample: onnxruntime computes
+its outputs, and the property's comparisons hold for them in exact arithmetic.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _STARTS, _STEPS = 32, 60
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found. inputs, outputs: of a counterexample, flattened, as onnxruntime computes it; else None."""
+    """The answer. inputs, outputs: of a counterexample, flattened, as onnxruntime computes it; else None."""
 
     status: Status
     inputs: Any = None
@@ -66,9 +66,9 @@ def verify(model: OnnxModel, property: Property, *, timeout: float = inf, seed: 
 
 @dataclass(frozen=True)
 class _Rows:
-    """A case's comparisons that are more than bounds, as numbers: outputs @ y + inputs @ x + constant <= 0.
+    """A case's comparisons, apart from input bounds, as matrices: outputs @ y + inputs @ x + constant <= 0.
 
-    outputs: (R, K), in the network's type. missed: (R, K) float64, what rounding left of the coefficients. inputs:
+    outputs: (R, K), in the network's dtype. missed: (R, K) float64, the rounding errors of these coefficients. inputs:
     (R, D), constant: (R,), float64, each rounded to nearest.
     """
 
@@ -81,7 +81,7 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Box:
-    """A case on a part of its inputs, between float64 bounds (D,)."""
+    """A case restricted to a box of inputs, float64 bounds (D,)."""
 
     case: Case
     rows: _Rows
@@ -136,7 +136,7 @@ class _Solver:
         return [_Box(case, self._rows(without_bounds(case)), low, high)]
 
     def prove(self, boxes: deque[_Box]) -> Answer:
-        """Prove each box, or split it; an assignment may be met on the way."""
+        """Prove each box, or split it; may find a counterexample on the way."""
         done = 0
         unknown = False
         with native.threads_of_its_own(), torch.no_grad():
@@ -161,7 +161,7 @@ class _Solver:
         return Answer("unknown" if unknown else "unsat", boxes=done)
 
     def search(self, box: _Box) -> Answer | None:
-        """Look for an assignment by gradient steps from many points of a box."""
+        """Search for a counterexample by gradient steps from many points of a box."""
         low, high = self._floats(box)
         if not (low <= high).all():
             return None
@@ -200,7 +200,7 @@ class _Solver:
         return _Rows(case, outputs, torch.from_numpy(missed), inputs, constant)
 
     def _proven(self, rows: _Rows, lower: Tensor, upper: Tensor) -> Tensor:
-        """Of which boxes one comparison fails everywhere, bool (N,)."""
+        """bool (N,): the boxes on which one comparison fails at every point."""
         least = self._least(rows, lower, upper)
         strict = torch.tensor([c.strict for c in rows.comparisons], dtype=torch.bool)
         usable = torch.tensor([not c.differs for c in rows.comparisons], dtype=torch.bool)
@@ -222,7 +222,7 @@ class _Solver:
         return found - (bounds.largest @ rows.missed.T) * (1 + 1e-9)
 
     def _of_outputs(self, forms: Tensor, lower: Tensor, upper: Tensor, *, magnitudes: bool) -> _Bounds:
-        """Lower bounds of forms (R, K) over the network's outputs, and how large these may be."""
+        """Lower bounds of forms (R, K) over the network's outputs, and bounds of the outputs' magnitudes."""
         planes = [self.network.as_planes(end.reshape(-1, *self.model.shape)) for end in
                   outwards(lower, upper, self.like.dtype)]  # fmt: skip
         one = torch.eye(self.outputs, dtype=self.like.dtype)
@@ -240,7 +240,7 @@ class _Solver:
         return _Bounds(value, torch.maximum(-below, -above).clamp(min=0))
 
     def _confirmed(self, case: Case, point: Tensor, box: _Box) -> Answer | None:
-        """The assignment that a point is, where onnxruntime and exact arithmetic agree that it is one."""
+        """The answer with a point as counterexample, if onnxruntime's outputs and exact arithmetic confirm it."""
         low, high = self._floats(box)
         point = torch.minimum(torch.maximum(point.to(self.like.dtype), low), high)
         name = self.session.get_inputs()[0].name
@@ -255,7 +255,7 @@ class _Solver:
         return Answer("sat", inputs, outputs)
 
     def _holds_in_reals(self, case: Case, point: Tensor) -> bool:
-        """Whether a point is one for the network without rounding, too: its bounds leave no doubt."""
+        """Whether sound bounds prove a point to be a counterexample of the network in real arithmetic, too."""
         rows = self._rows(without_bounds(case))
         with torch.no_grad():
             exact = point.double()[None]
@@ -268,14 +268,14 @@ class _Solver:
         return True
 
     def _floats(self, box: _Box) -> tuple[Tensor, Tensor]:
-        """The least and the largest numbers of the network's type within a box."""
+        """The smallest and the largest number of the network's dtype within a box, for each input."""
         low, high = box.lower.to(self.like.dtype), box.upper.to(self.like.dtype)
         infinity = low.new_tensor(torch.inf)
         low = torch.where(low.double() < box.lower, low.nextafter(infinity), low)
         return low, torch.where(high.double() > box.upper, high.nextafter(-infinity), high)
 
     def _halves(self, box: _Box) -> list[_Box]:
-        """A box cut across its widest input; none where there are too many, or no number lies between its ends."""
+        """A box split at its widest input; empty where there are too many inputs, or no number lies in between."""
         if self.inputs > _MOST_SPLIT:
             return []
         at = int((box.upper - box.lower).argmax())
@@ -289,7 +289,7 @@ class _Solver:
 
 @dataclass(frozen=True)
 class _Bounds:
-    """value: (N, R), lower bounds of forms. largest: (N, K), of the outputs' magnitudes, 0 where not asked for."""
+    """value: (N, R), lower bounds of forms. largest: (N, K), the outputs' largest magnitudes, 0 if not requested."""
 
     value: Tensor
     largest: Tensor

@@ -32,7 +32,7 @@ _COMPARISONS = ("<=", "<", ">=", ">", "==", "=", "!=")
 
 
 class PropertyError(SoftadvError):
-    """A property that is damaged, or says more than is read."""
+    """A property that is malformed, or uses a part of VNN-LIB that is not supported."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ Case = tuple[Comparison, ...]
 
 @dataclass(frozen=True)
 class Property:
-    """The cases of which one is to hold, each a conjunction; and how its variables are named and laid out.
+    """A disjunction of cases, each a conjunction of comparisons; and the names and shapes of its variables.
 
     input, output: (name, shape); the shape is None in version 1.0, which counts variables from 0. type: of elements.
     network: its name in version 2.0, else None.
@@ -126,7 +126,7 @@ def read_property(path: Path) -> Property:
 
 
 def _expressions(text: str) -> list[Any]:
-    """The nested lists that a text of parentheses says."""
+    """Parse a text of parentheses into nested lists."""
     stack: list[list[Any]] = [[]]
     for token in _TOKEN.findall(re.sub(r";[^\n]*", "", text)):
         if token == "(":
@@ -316,5 +316,5 @@ def bounds_of(comparison: Comparison) -> tuple[int, Fraction, bool] | None:
 
 
 def without_bounds(case: Case) -> Case:
-    """The comparisons of a case that are more than bounds of one input."""
+    """The comparisons of a case, without those that only bound one input."""
     return tuple(comparison for comparison in case if bounds_of(comparison) is None)

@@ -1,1 +1,1 @@
-"""Fast gradients and products: compiled C++ for CPUs, PyTorch by hand, CUDA graphs; always with a plain fallback."""
+"""Fast gradients and products: compiled C++ for CPUs, hand-derived PyTorch, CUDA graphs; PyTorch is the fallback."""

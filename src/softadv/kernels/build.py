@@ -1,6 +1,6 @@
-"""Compiled kernels: from a C++ file to functions that are called, or one line of why there are none.
+"""Compiled kernels: load a C++ file as a library and call its functions, or say in one line why that is impossible.
 
-A kernel is compiled for this machine when it is first needed, by whatever C++ compiler there is (cache.py).
+A kernel is compiled for this machine when it is first needed, by the C++ compiler that is found (cache.py).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _enabled: ContextVar[bool] = ContextVar("softadv_compiled", default=True)
 
 
 def available(source: Path) -> bool:
-    """Whether a kernel is used, on the CPU; where it is wanted and cannot be had, a warning says so, once."""
+    """Whether a kernel is used on the CPU. Warns once, with the reason, where it should be and cannot be loaded."""
     if not _enabled.get():
         return False
     found = load(source)
@@ -35,14 +35,14 @@ def available(source: Path) -> bool:
 
 
 def missing(source: Path) -> str | None:
-    """Why a kernel cannot be had, or None where it can."""
+    """Why a kernel cannot be loaded, or None where it can."""
     found = load(source)
     return found if isinstance(found, str) else None
 
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Compute in PyTorch even where compiled kernels are available, to compare the two."""
+    """Compute in PyTorch even where compiled kernels are available, for comparisons."""
     token = _enabled.set(False)
     try:
         yield
@@ -54,7 +54,7 @@ def disabled() -> Iterator[None]:
 def load(source: Path) -> Kept | str:
     """The loaded library of a kernel, or one line that says why there is none.
 
-    source: its main file; the headers beside it are what it includes.
+    source: the kernel's main file; its headers are the .h files in the same folder.
     """
     try:
         return kernel_cache.load(source)
@@ -63,7 +63,7 @@ def load(source: Path) -> Kept | str:
 
 
 def call(source: Path, function: str, what: ctypes.Structure, *more: ctypes._SimpleCData[Any]) -> None:
-    """Call a function of an available kernel, which returns 0, or else has run out of memory: MemoryError."""
+    """Call a function of an available kernel. Raises MemoryError where the kernel runs out of memory."""
     found = load(source)
     assert not isinstance(found, str)
     if getattr(found.library, function)(ctypes.byref(what), *more):

@@ -1,10 +1,9 @@
-"""Compiled kernels on the disk: one is loaded only if it is whole, and nobody else can have put it there.
+"""Compiled kernels on disk. A library is loaded only if it is intact and no other user can have written it.
 
-FOLDER/attack-KEY-DIGEST.so   a library. KEY: what it is made of and for; DIGEST: SHA-256 of what is in it
-FOLDER/attack-KEY.failed      why there is none; for an hour nobody tries again
-
-FOLDER is __pycache__ beside the source, or softadv in the user's cache folder, if it is this user's (or root's) and
-nobody else can write it. Where neither is, a library is made for one process, in a temporary folder.
+FOLDER/attack-KEY-DIGEST.so   a library. KEY: digest of its source, compiler and machine; DIGEST: SHA-256 of the file
+FOLDER/attack-KEY.failed      why it cannot be compiled; the next attempt is an hour later
+FOLDER is __pycache__ beside the source, or softadv in the user's cache folder: the first that belongs to this user (or
+root) and that nobody else can write. If there is none, the library is compiled for one process, in a temporary folder.
 """
 
 from __future__ import annotations
@@ -27,19 +26,20 @@ from pathlib import Path
 from softadv._locks import held
 from softadv.errors import SoftadvError
 
-# Some compilers have -ffast-math by default, but the kernels count on IEEE arithmetic, with NaN and infinity.
+# Some compilers have -ffast-math by default, but the kernels rely on IEEE arithmetic, with NaN and infinity.
 _FLAGS = ("-O3", "-fno-fast-math", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _COMPILERS = ("c++", "g++", "clang++")
 _COMPILE_SECONDS = 300
 _RETRY_SECONDS = 3600
 _OTHERS_WRITE = 0o022
-_WORK = "softadv-kernel-"  # how the names of temporary folders begin
+_WORK = "softadv-kernel-"  # prefix of temporary folders
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A loaded library. folder: where it lies, None where it is for this process alone; why: then, what speaks
-    against each folder."""
+    """A loaded library. folder: where it is stored, None if it is for this process alone; why: in that case, what is
+    wrong with each folder.
+    """
 
     library: ctypes.CDLL
     folder: Path | None
@@ -47,9 +47,9 @@ class Kept:
 
 
 def load(source: Path) -> Kept:
-    """Load the library of a C++ file, compiled unless it is there. The headers beside the file are what it includes.
+    """Load the library of a C++ file; compile it first if necessary. Its headers are the .h files in the same folder.
 
-    Raises SoftadvError, which says why, where it cannot be had.
+    Raises SoftadvError, with the reason, where it can be neither loaded nor compiled.
     """
     compiler = _compiler()
     name = f"{source.stem}-{_key(source, compiler)}"
@@ -68,7 +68,7 @@ def load(source: Path) -> Kept:
                 try:
                     with _ours(folder) as here:
                         return Kept(ctypes.CDLL(str(_keep(made, here, name))), folder)
-                except OSError as error:  # no right to write, a full disk, one that runs no code
+                except OSError as error:  # no permission to write, a full disk, a file system mounted noexec
                     against.append(f"{folder}: {error.strerror or error}")
             try:
                 return Kept(ctypes.CDLL(str(made)), None, "; ".join(against))
@@ -88,7 +88,7 @@ def _compiler() -> str:
 
 
 def _key(source: Path, compiler: str) -> str:
-    """What a library is made of and for; machines that share a folder differ in it."""
+    """A digest of a library's sources, compiler, flags and processor; machines that share a folder differ in it."""
     sources = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
     about = Path(compiler).stat()
     made_by = (compiler, about.st_size, about.st_mtime_ns, _FLAGS)
@@ -97,7 +97,7 @@ def _key(source: Path, compiler: str) -> str:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """The processor features that -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -106,7 +106,7 @@ def _processor() -> str:
 
 
 def _folders(source: Path) -> list[Path]:
-    """Where libraries may be kept, the first choice first."""
+    """The folders where libraries may be stored, in order of preference."""
     found = [source.parent / "__pycache__"]
     with suppress(RuntimeError):  # a user without a home
         found.append(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softadv")
@@ -115,9 +115,9 @@ def _folders(source: Path) -> list[Path]:
 
 @contextmanager
 def _ours(folder: Path) -> Iterator[Path]:
-    """A folder, made unless it is there, by a path that stays this folder's, whatever is renamed meanwhile.
+    """Open a folder, created if missing, that only this user can write; the yielded path survives renames.
 
-    Raises OSError where it cannot be, and where somebody else has made it or can write it.
+    Raises OSError where it cannot be created, belongs to another user, or can be written by others.
     """
     folder.mkdir(mode=0o755, parents=True, exist_ok=True)
     if os.name == "nt":
@@ -145,11 +145,11 @@ def _check_writers(about: os.stat_result) -> None:
 
 
 def _whole(folder: Path, name: str) -> Iterator[Path]:
-    """The libraries of a name that are this user's and as they were made; damaged ones are deleted."""
+    """The libraries of a name that belong to this user and match their digest; damaged ones are deleted."""
     for library in sorted(folder.glob(f"{name}-*.so")):
         try:
             _check_writers(os.lstat(library))
-        except PermissionError:  # which includes links: everybody may write through one
+        except PermissionError:  # symbolic links, too: their mode lets everybody write
             continue
         with library.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -161,7 +161,7 @@ def _whole(folder: Path, name: str) -> Iterator[Path]:
 
 @contextmanager
 def _workplace() -> Iterator[Path]:
-    """A temporary folder that nobody else can read; those of processes that were killed are deleted."""
+    """A private temporary folder. Folders left by killed processes are deleted."""
     for left in Path(tempfile.gettempdir()).glob(f"{_WORK}*"):
         with suppress(OSError, SoftadvError):
             _check_writers(os.lstat(left))
@@ -176,7 +176,7 @@ def _workplace() -> Iterator[Path]:
 def _compile(compiler: str, source: Path, work: Path) -> Path:
     """Compile in a folder, within a time limit. Raises SoftadvError where it cannot be done."""
     target, told = work / "kernel.so", work / "messages"
-    # Into a file: a pipe would be waited for as long as any child of the compiler has it.
+    # Into a file: reading a pipe would wait until every child of the compiler has closed it.
     with told.open("wb") as messages:
         try:
             process = subprocess.Popen(
@@ -205,12 +205,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     """End a compiler and the processes that it has started."""
     with suppress(OSError):  # none is left
         process.kill() if os.name == "nt" else os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):  # one that even so does not end hangs in a file system
+    with suppress(subprocess.TimeoutExpired):  # it may hang in a file system all the same
         process.wait(10)
 
 
 def _keep(library: Path, folder: Path, name: str) -> Path:
-    """Put a library into a folder, whole or not at all, also when the machine stops."""
+    """Store a library in a folder atomically, and durably: a power cut leaves all of it or nothing."""
     data = library.read_bytes()
     target = folder / f"{name}-{hashlib.sha256(data).hexdigest()}.so"
     descriptor, partial = tempfile.mkstemp(dir=folder, prefix=f".{name}-")
@@ -235,7 +235,7 @@ def _keep(library: Path, folder: Path, name: str) -> Path:
 
 
 def _remember(reason: str, folders: list[Path], name: str) -> None:
-    """Write down a failure in the first folder that takes it."""
+    """Record a failure in the first folder that can be written."""
     for folder in folders:
         with suppress(OSError), _ours(folder) as here:
             (here / f"{name}.failed").write_text(f"{reason}\n")
@@ -243,7 +243,7 @@ def _remember(reason: str, folders: list[Path], name: str) -> None:
 
 
 def _refuse_failed(record: Path, folder: Path) -> None:
-    """Raise SoftadvError if a failure is on record that is not long past."""
+    """Raise SoftadvError if a failure was recorded within the last hour."""
     if not record.is_file():
         return
     when = record.stat().st_mtime

@@ -1,6 +1,6 @@
-"""A chain of layers as the compiled kernels for CPUs read it (cpp/gradients/network.h).
+"""A chain of layers in the form that the compiled kernels read (cpp/gradients/network.h).
 
-They take the chains that input_gradients.py differentiates by hand, in float32.
+The kernels compute the chains that input_gradients.py differentiates by hand, in float32.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from softadv.kernels.input_gradients import plain_chain
 from softadv.models import Normalize
 
-_MOST_ROWS = 32  # of a kernel; as in cpp/gradients/pass.h
+_MOST_ROWS = 32  # rows of a convolution's kernel; kMostRuns of cpp/gradients/pass.h
 
 # Channels, height, width.
 _Shape = tuple[int, int, int]
@@ -52,9 +52,10 @@ _CONV, _NORMALIZE = 0, 1
 
 @cache
 def workers() -> int | None:
-    """Where GOMP_parallel lies, if PyTorch runs on an OpenMP that has it.
+    """The address of GOMP_parallel, if PyTorch runs on an OpenMP library that has it; else None.
 
-    Its workers spin for some milliseconds after each of PyTorch's own tasks, and would be in the way of other threads.
+    OpenMP's workers spin for some milliseconds after each of PyTorch's own tasks. Other threads would compete with
+    them, so the kernels run on the same workers.
     """
     try:
         return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
@@ -63,7 +64,7 @@ def workers() -> int | None:
 
 
 class Chain:
-    """A model with the weights of this moment, and the images it is to see; holds their memory meanwhile."""
+    """A model with its present weights, and a batch of images; keeps their memory alive."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         """No layers yet. x: float32 (N, C, H, W); y: int64 (N,), or float32 (N, classes), on the CPU."""
@@ -77,10 +78,10 @@ class Chain:
 
     @classmethod
     def of(cls, model: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
-        """The chain of a model, or None where the kernels cannot compute it, or not for these images and labels.
+        """The chain of a model; None where the kernels do not support the model, the images or the labels.
 
-        x: (N, C, H, W); y: labels, (N,), or a number for each class, (N, classes). A kernel takes float32 images,
-        weights and numbers, and int64 labels, on the CPU.
+        x: (N, C, H, W); y: labels, (N,), or a target probability for each class, (N, classes). The kernels take float32
+        images, weights and targets, and int64 labels, on the CPU.
         """
         tensors = (x, *model.parameters(), *model.buffers())
         wanted = torch.int64 if y.ndim == 1 else torch.float32
@@ -94,7 +95,7 @@ class Chain:
         chain = cls(x, y)
         if modules is None or not all(chain._take(module) for module in modules):
             return None
-        # Where the last plane has more than one pixel, the order of the classes would have to be minded.
+        # With more than one pixel in the last plane, the kernels' order of the classes would differ from PyTorch's.
         if not (chain._layers and chain._flat and chain._shape[1:] == (1, 1)):
             return None
         classes = chain._shape[0]
@@ -102,11 +103,11 @@ class Chain:
         return chain if fits else None
 
     def weighted(self) -> Iterator[tuple[Layer, nn.Conv2d | nn.Linear]]:
-        """The layers with weights, first to last, and their modules: set where gradients go before network()."""
+        """The layers with weights, first to last, and their modules. Set gradient pointers here, before network()."""
         yield from self._weighted
 
     def network(self) -> Network:
-        """What a kernel is told; points into memory that is the chain's, until the next call."""
+        """The structure passed to a kernel. It points to memory that the chain owns, valid until the next call."""
         layers = (Layer * len(self._layers))(*self._layers)
         _, channels, height, width = self._x.shape
         network = Network(
@@ -118,7 +119,7 @@ class Chain:
         return network
 
     def _take(self, module: nn.Module) -> bool:
-        """Add a layer; False where the kernels, or PyTorch itself, refuse it here."""
+        """Add a layer; False where the kernels do not support it here, or PyTorch would raise."""
         channels, height, width = self._shape
         match module:
             case nn.ReLU():
@@ -136,7 +137,7 @@ class Chain:
                 after = ((height + 2 * top - rows) // down + 1, (width + 2 * side - columns) // right + 1)
                 if min(after) < 1 or rows > _MOST_ROWS:
                     return False
-                # A stride that leads beyond the plane leaves one window, however long it is.
+                # A stride longer than the plane leaves one window, so it may be cut to the plane's size.
                 down, right = min(down, height + 2 * top), min(right, width + 2 * side)
                 layer = self._weigh(module, (module.out_channels, *after))
                 layer.kernel, layer.stride, layer.padding = (rows, columns), (down, right), (top, side)

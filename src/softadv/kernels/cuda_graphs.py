@@ -1,8 +1,8 @@
-"""Work on a GPU that is recorded once for each shape, and then repeated in one launch.
+"""CUDA graphs: GPU work that is recorded once for each shape, and then replayed in one launch.
 
-The paper's networks are so small that a GPU computes a layer faster than a processor can ask for it. A CUDA graph asks
-for a whole attack, or a whole update, at once. It repeats the same kernels on the same memory: what it reads is copied
-to where the recorded kernels look for it, and weights and optimizer states must be changed in place.
+The paper's networks are so small that a GPU computes a layer faster than the CPU can launch it. A CUDA graph launches a
+whole attack, or a whole update, at once. It replays the same kernels on the same memory: inputs are copied to the
+memory that was recorded, and weights and optimizer states must be changed in place.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
 
-# Libraries set themselves up in their first calls, which cannot be recorded; PyTorch's manual makes so many.
+# Libraries initialise themselves in their first calls, which cannot be recorded; PyTorch's manual recommends three.
 WARM_UP = 3
 _BUCKET = 16
 
@@ -26,37 +26,37 @@ _Run = Callable[[], Tensor]
 
 
 class Recorder(Protocol):
-    """How work without arguments is recorded; tests have one that needs no GPU."""
+    """Records functions without arguments; tests have a recorder that needs no GPU."""
 
     def warm_up(self, run: _Run) -> Tensor:
-        """Do the work as it will be done when it is recorded. Returns what it returns."""
+        """Run the function in the conditions of a recording. Returns its result."""
 
     def record(self, run: _Run) -> _Run:
-        """Record the work, without doing it. Returns what does it; raises RuntimeError where it cannot be recorded."""
+        """Record the function without running it. Returns the replay. Raises RuntimeError where recording fails."""
 
 
 class CudaRecorder:
-    """Records CUDA graphs on a device, on a stream of its own."""
+    """Records CUDA graphs on a device, on a separate stream."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
 
     def warm_up(self, run: _Run) -> Tensor:
-        """Do the work on the stream on which it will be recorded, after all before it and before all after it."""
+        """Run the function on the recording stream, synchronised with the work before and after it."""
         here = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(here)
         with torch.cuda.stream(self._stream), warnings.catch_warnings():
-            # Of an optimizer that is made to be recorded, and is not yet.
+            # From an optimizer with capturable=True that is not being recorded yet.
             warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
             found = run()
         here.wait_stream(self._stream)
         return found
 
     def record(self, run: _Run) -> _Run:
-        """Record the work as a graph with memory of its own."""
+        """Record the function as a graph with its own memory pool."""
         graph = torch.cuda.CUDAGraph()
-        # The outer block goes back to the caller's stream even where the inner one fails at its end.
+        # The outer block restores the caller's stream even if the inner one fails on exit.
         with torch.cuda.stream(self._stream), torch.cuda.graph(graph, stream=self._stream):
             found = run()
 
@@ -69,7 +69,7 @@ class CudaRecorder:
 
 @dataclass
 class _Entry:
-    """One function at one shape: the memory it reads, and how to repeat it once it is recorded."""
+    """One function at one shape: its input memory, and its replay once it is recorded."""
 
     inputs: tuple[Tensor, ...]
     calls: int = 0
@@ -77,32 +77,32 @@ class _Entry:
 
 
 class Replays:
-    """Functions of tensors, each recorded once for each shape of its inputs and then repeated."""
+    """Functions of tensors, each recorded once for each shape of its inputs and then replayed."""
 
     def __init__(self, recorder: Recorder | None = None) -> None:
-        """recorder: None records nothing, and calls every function as it is."""
+        """recorder: None records nothing and calls every function directly."""
         self._recorder = recorder
         self._entries: dict[Hashable, _Entry] = {}
 
     @classmethod
     def on(cls, device: torch.device) -> Replays:
-        """Replays of CUDA graphs on a GPU; on another device, plain calls."""
+        """Replays of CUDA graphs on a GPU; direct calls on any other device."""
         return cls(CudaRecorder(device) if device.type == "cuda" else None)
 
     def __deepcopy__(self, memo: object) -> Replays:
-        # A recording works on the weights of the learner that it was made with.
+        # A recording is bound to the weights it was made with.
         return Replays(self._recorder)
 
     def run(self, key: Hashable, function: Callable[..., Tensor], *inputs: Tensor, rows: int | None = None) -> Tensor:
-        """What function(*inputs) returns, in memory of its own.
+        """The result of function(*inputs), in new memory.
 
-        key: names the function and all that it depends on, but for the inputs and the values of tensors it knows.
-        inputs: with N rows each; the function may change them. It must not ask the device for values.
-        rows: N or more, where rows are computed each on its own: so many are computed, whatever is in the others, so
-            that fewer shapes are recorded. The N rows asked for are returned.
-
-        The first calls with a shape are made as they are, the next one is recorded. Where that is refused, a warning
-        is logged, and from then on everything is called as it is.
+        key: identifies the function and everything it depends on, except for the inputs and the values of tensors that
+            it refers to.
+        inputs: N rows each; the function may change them. It must not read values back from the device.
+        rows: pad the inputs to this many rows, at least N, so that fewer shapes are recorded. Only for functions whose
+            rows are independent; the padding's content is arbitrary. The first N rows are returned.
+        The first calls with a shape run directly, the next one is recorded. If recording fails, a warning is logged,
+        and every later call runs directly.
         """
         if self._recorder is None:
             return function(*inputs)
@@ -131,7 +131,7 @@ class Replays:
         return (found if rows is None else found[:count]).clone()
 
     def forget(self) -> None:
-        """Drop what was recorded: to be called when weights or an optimizer's state are put elsewhere in memory."""
+        """Drop all recordings. Call it when weights or optimizer states have moved to other memory."""
         self._entries.clear()
 
     def _entry(self, key: Hashable, inputs: tuple[Tensor, ...], rows: int) -> _Entry:
@@ -143,5 +143,5 @@ class Replays:
 
 
 def bucket(count: int, *, most: int) -> int:
-    """The rows to compute for so many: the next multiple of 16, or `most`, of which there are never more."""
+    """The padded number of rows for `count` rows: the next multiple of 16, but at most `most`."""
     return min(-(-count // _BUCKET) * _BUCKET, most)

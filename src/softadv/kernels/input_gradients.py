@@ -1,4 +1,4 @@
-"""The gradient of the loss with respect to the image, which is all an attack asks of a model."""
+"""The gradient of the loss with respect to the image, which is all that an attack needs from a model."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from softadv._as_built import oddity
 from softadv.kernels.transposed_conv import TransposedConv
 from softadv.models import Normalize, is_plain_sequential
 
-# Images (N, C, H, W) and labels (N,), or the share that the cross-entropy gives each class (N, classes), to the
-# gradient of the summed cross-entropy, (N, C, H, W).
+# From images (N, C, H, W) and labels (N,), or target probabilities (N, classes), to the gradient of the summed
+# cross-entropy, (N, C, H, W).
 InputGradient = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -67,9 +67,9 @@ def _by_hand(layers: list[_Layer]) -> InputGradient:
 
 
 def _channels_last(x: Tensor) -> Tensor:
-    """x in channels-last memory, and marked so even where one channel leaves no difference.
+    """x in channels-last memory, with channels-last strides even for a single channel.
 
-    PyTorch takes a one-channel image for channels-first, computes so, and converts in the next layer.
+    PyTorch would otherwise treat a one-channel image as channels-first and convert in the next layer.
     """
     _, channels, height, width = x.shape
     x = x.contiguous(memory_format=torch.channels_last)
@@ -77,16 +77,16 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 class _Layer(Protocol):
-    """One layer of a chain, with its rules forwards and backwards.
+    """One layer of a chain, forwards and backwards.
 
-    The last windows of a strided convolution may not reach the last rows and columns of its input.
-    Their gradient is zero, and is left out until the end: grad_output is that of the part that is reached.
+    The windows of a strided convolution may miss the last rows and columns of its input. The gradient there is zero
+    and is left out until the end: grad_output covers only the part that windows reach.
     """
 
     def forward(self, x: Tensor) -> Tensor: ...
 
     def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        """The gradient by the layer's input, from that by its output, its input and its output."""
+        """The gradient by the layer's input. grad_output: that by its output; entered, left: its input and output."""
         ...
 
 
@@ -103,7 +103,7 @@ class _Conv:
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
 
     def backward(self, grad_output: Tensor, entered: Tensor, left: Tensor) -> Tensor:
-        if 0 in grad_output.shape:  # no image, or windows that saw nothing but padding
+        if 0 in grad_output.shape:  # no image, or windows that cover only padding
             return entered.new_zeros(*entered.shape[:2], 0, 0)
         top, side = self.padding
         return self.transposed(grad_output)[:, :, top : top + entered.shape[2], side : side + entered.shape[3]]
@@ -122,7 +122,7 @@ class _Linear:
 
 
 class _Relu:
-    """In place both ways: a fresh tensor costs more than the arithmetic."""
+    """In place in both directions: allocating a tensor costs more than the arithmetic."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.relu_()
@@ -155,7 +155,7 @@ class _Normalize:
 
 
 def plain_chain(model: nn.Module) -> list[nn.Module] | None:
-    """The layers of a chain that can be differentiated by hand, or None: nested chains are unfolded."""
+    """The layers of a chain that can be differentiated by hand, nested chains flattened; None for any other model."""
     if oddity(model) or model._backward_hooks or model._backward_pre_hooks:
         return None
     if is_plain_sequential(model):

@@ -1,7 +1,7 @@
-"""The steps of projected gradient descent by a compiled kernel (cpp/gradients/attack.cpp), on a CPU.
+"""The steps of PGD in a compiled kernel (cpp/gradients/attack.cpp), on a CPU.
 
-It takes the chains that input_gradients.py differentiates by hand, in float32. Its images are those of PyTorch, bit for
-bit, wherever the two agree on the sign of every gradient.
+It takes the chains that input_gradients.py differentiates by hand, in float32. Its images equal PyTorch's bit for bit
+wherever the two agree on the sign of every gradient.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ def climb(
     clip: Clip = UNIT,
     further: int | None = None,
 ) -> Tensor | None:
-    """Take steps along the sign of the gradient of the cross-entropy, each cut to the ball and to clip.
+    """Take PGD steps along the sign of the cross-entropy's gradient, each projected to the ball and to clip.
 
-    x, start: (N, C, H, W), the balls' centres and where to begin, which may be overwritten. y: int64 (N,), labels; or
-    float32 (N, classes), the share that the cross-entropy gives each class.
-    eps, alpha: in the units of x. clip: the lowest and the highest pixel.
-    further: an image stops so many steps after the first that makes the model misclassify it; None takes all steps.
-    The model is taken to be in eval mode, whatever mode it is in.
-    Returns the images reached, (N, C, H, W), or None for what the kernel does not do.
+    x, start: (N, C, H, W), the centres of the balls and the starting points; start may be overwritten. y: int64 (N,),
+    labels; or float32 (N, classes), target probabilities.
+    eps, alpha: in the units of x. clip: the smallest and the largest pixel value.
+    further: an image stops this many steps after the first one that makes the model misclassify it; None takes all
+    steps. The model is computed as in eval mode, whatever mode it is in.
+    Returns the last images, (N, C, H, W), or None where the kernel does not support the model or the tensors.
     Raises MemoryError where memory runs out.
     """
     if start.dtype != torch.float32 or start.device.type != "cpu" or start.shape != x.shape or not available():

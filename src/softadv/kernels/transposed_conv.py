@@ -1,4 +1,4 @@
-"""The transposed convolution that attacks and certificates spend most of their time in."""
+"""A fast transposed convolution: attacks and certification in PyTorch spend most of their time in it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TransposedConv:
         full = _interleave(mixed, self.stride)
         height = (x.shape[2] - 1) * self.stride[0] + self.kernel[0]
         width = (x.shape[3] - 1) * self.stride[1] + self.kernel[1]
-        if full.shape[2] < height or full.shape[3] < width:  # a stride larger than the kernel leaves gaps
+        if full.shape[2] < height or full.shape[3] < width:  # with a stride larger than the kernel
             return F.pad(full, (0, width - full.shape[3], 0, height - full.shape[2]))
         return full[:, :, :height, :width]
 

@@ -1,4 +1,4 @@
-"""The gradients of a model's weights by a compiled kernel (cpp/gradients/update.cpp), on a CPU."""
+"""The gradients of a model's weights in a compiled kernel (cpp/gradients/update.cpp), on a CPU."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ def missing() -> str | None:
 def gradients(model: nn.Module, x: Tensor, y: Tensor) -> Tensor | None:
     """Set .grad of every parameter that requires one to the gradient of the mean cross-entropy, in new memory.
 
-    Those that require none have none afterwards.
-    x: (N, C, H, W); y: int64 (N,). The gradients are those of autograd up to the order of summation, which on one
-    machine depends on N and on the number of PyTorch's threads only.
-    Returns the mean cross-entropy, float32 (), or None for what the kernel does not do; then nothing is set.
+    The .grad of all other parameters is set to None.
+    x: float32 (N, C, H, W); y: int64 (N,). The gradients are autograd's up to the order of summation, which on one
+    machine depends only on N and on the number of PyTorch's threads.
+    Returns the mean cross-entropy, float32 (); or None, with nothing set, where the kernel does not support the model
+    or the tensors.
     Raises MemoryError where memory runs out.
     """
     return _differentiated(model, x, y, weight=None)
 
 
 def trades_gradients(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, *, weight: float) -> Tensor | None:
-    """The same for TRADES' loss: the mean of CE(f(x), y) + weight * KL(f(x) || f(x_adv)); all of x's shape and y's.
+    """The same for the TRADES loss: the mean of CE(f(x), y) + weight * KL(f(x) || f(x_adv)).
+
+    x, x_adv: float32 (N, C, H, W); y: int64 (N,). weight: the paper's 1 / lambda.
 
     Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019, equation (5).
     """
-    # Pairs lie side by side, so that a block of images has both.
+    # An image and its attacked version are neighbours, so that one block has both.
     pairs = torch.stack([x, x_adv], 1).flatten(0, 1)
     return _differentiated(model, pairs, y.repeat_interleave(2), weight=weight)
 
 
 def _differentiated(model: nn.Module, x: Tensor, y: Tensor, *, weight: float | None) -> Tensor | None:
-    """weight: None is the cross-entropy; else the images are pairs."""
+    """weight: None for the cross-entropy; otherwise TRADES' weight, and the images are pairs."""
     if x.device.type != "cpu" or not available():
         return None
     chain = Chain.of(model, x, y)
@@ -81,7 +84,7 @@ def _is_watched(parameter: nn.Parameter) -> bool:
 
 
 def _laid_out(gradient: Tensor, parameter: nn.Parameter) -> Tensor:
-    """A gradient in the parameter's memory format, as autograd gives it: optimizers count on that."""
+    """A gradient in the parameter's memory format, as autograd returns it: optimizers rely on that."""
     return gradient if parameter.is_contiguous() else torch.empty_like(parameter).copy_(gradient)
 
 

@@ -1,4 +1,4 @@
-"""ERAN and GPUPoly, asked in a process of their own."""
+"""ERAN and GPUPoly, each run in a separate process."""
 
 from softadv.certify.eran.bridge import Bridge, EngineReport, available, certify_with
 from softadv.certify.eran.protocol import ENGINES, NO_DEVICE, EngineName, Offer

@@ -1,11 +1,13 @@
-"""Answers from a worker that may die, hang or talk nonsense: one for each image, or the end of the run.
+"""One answer per image from a worker process that may crash, hang or send invalid lines.
 
-An image past its time limit is answered with "timeout", and the worker is killed. A worker that has grown too
-large (ERAN keeps up to 14 MB of every image) is ended, and the next goes on where it was. When the worker dies it
-is started again, and the image it was at is tried once more; if it dies there again, the image is answered
-with "failed". A worker that dies twice before it answers anything ends the run, and so does one that fails
-on many images in succession, or says what is no answer. Answers may come in any order, since each names its
-image; a death or a timeout is put down to the first image that is still to be answered.
+- Time limit: an image that exceeds it is answered "timeout", and the worker is killed.
+- Memory: a worker that has grown too large (ERAN keeps up to 14 MB of every image) is replaced between two images.
+- Crash: the worker is restarted and the image is tried once more. If it crashes there again, the image is "failed".
+- The run ends with SoftadvError when a worker crashes twice before its first answer, fails on many images in
+  succession, or sends a line that is no answer.
+
+Answers may come in any order, since each names its image. A crash or a timeout counts for the first image that is not
+answered yet.
 """
 
 from __future__ import annotations
@@ -21,10 +23,10 @@ from softadv.certify.eran.process import Worker, WorkerDied, WorkerLate, worker_
 from softadv.certify.eran.protocol import Answer, EngineName, Offer, read_answer, read_hello, read_ready
 from softadv.errors import SoftadvError
 
-# So many failures without an answer between them are the engine's doing, not the images'.
+# After so many failures in succession the engine is to blame, not the images.
 _MOST_FAILURES = 10
 
-# A worker that needs more than its limit for the model alone may grow by this share of that before it is ended.
+# A worker that needs more than its limit for the model alone may grow to this multiple of that before it is ended.
 _LEAST_GROWTH = 1.5
 
 _T = TypeVar("_T")
@@ -45,7 +47,7 @@ class Request:
 
 
 class Asker:
-    """One engine's worker, started when it is needed and as often as it is. Must be stopped in the end."""
+    """One engine's worker, started on demand and restarted when needed. The caller must call stop()."""
 
     def __init__(self, engine: EngineName, *, seconds_per_image: float, seconds_to_start: float) -> None:
         """seconds_to_start: how long the engine may take to be loaded, and to read a model.
@@ -114,7 +116,7 @@ class Asker:
 
     def _open(self, request: Request, images: Sequence[int]) -> Worker:
         """A worker that has read the files and is about to answer."""
-        # An earlier request may stand open, which whoever made it has given up.
+        # An earlier request may still be open, if its caller stopped reading answers.
         if self._answering or self._outgrown():
             self.stop()
         worker = self._start()
@@ -150,12 +152,15 @@ class Asker:
         return self._worker
 
     def _outgrown(self) -> bool:
-        """Whether the worker is larger than it may be."""
+        """Whether the worker's memory exceeds its limit."""
         size = None if self._worker is None else resident_bytes(self._worker.pid)
         return size is not None and size > self._most_bytes
 
     def _twice(self, action: Callable[[], _T]) -> _T:
-        """Do what needs a worker, if need be with a second one. Raises SoftadvError where that dies too, or is late."""
+        """Run an action that needs a worker; if the worker dies, once more with a new one.
+
+        Raises SoftadvError where the second worker dies too, or is late.
+        """
         last: WorkerDied | None = None
         for _ in range(2):
             try:
@@ -175,7 +180,7 @@ class Asker:
         return answer
 
     def _named(self, error: SoftadvError) -> SoftadvError:
-        """The error with the engine's name and what its worker said last, which is ended."""
+        """Stop the worker; returns the error with the engine's name and the worker's last messages."""
         words = "" if self._worker is None else self._worker.last_words()
         self.stop()
         return SoftadvError(f"{self.engine}: {error}" + (f"; its worker said {words!r}" if words else ""))

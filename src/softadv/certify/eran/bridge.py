@@ -36,11 +36,11 @@ _PROBES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class EngineReport:
-    """What an engine said of N images; it was asked about those that the model classifies correctly.
+    """An engine's results for N images; only those that the model classifies correctly were sent to it.
 
-    version, soundness: of the engine, as its worker tells them. verified: bool (N,). seconds: float64 (N,),
-    on the CPU, 0 for images it was not asked about. timeouts, failed: how many of the unverified are so for
-    that reason. trouble: what went wrong with the last that failed, None where none did.
+    version, soundness: as the engine's worker reports them. verified: bool (N,). seconds: float64 (N,), on the CPU,
+    0 for images that were not sent. timeouts, failed: how many images are unverified for that reason.
+    trouble: the error of the last image that failed, None where none did.
     """
 
     engine: EngineName
@@ -66,7 +66,7 @@ def certify_with(
     memory_limit: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[Certificates, EngineReport]:
-    """Certify images by an engine: Bridge.certify, for those who ask once."""
+    """Certify images by an engine that is started for this call: see Bridge.certify."""
     with Bridge(engine, seconds_per_image=seconds_per_image) as bridge:
         return bridge.certify(
             model, x, y, eps=eps, clip=clip, rounding=rounding, memory_limit=memory_limit, on_progress=on_progress
@@ -74,7 +74,7 @@ def certify_with(
 
 
 def available(*, seconds_to_start: float = 300.0) -> dict[EngineName, Offer | str]:
-    """Each engine's offer, or one line that says why it is not there. Raises SoftadvError where there is no ERAN."""
+    """Each engine's offer, or one line that says why it is missing. Raises SoftadvError where there is no ERAN."""
     found: dict[EngineName, Offer | str] = {}
     for engine in ENGINES:
         asker = Asker(engine, seconds_per_image=1.0, seconds_to_start=seconds_to_start)
@@ -115,7 +115,7 @@ class Bridge:
         self.close()
 
     def close(self) -> None:
-        """End the worker, and delete what it was given."""
+        """Stop the worker, and delete its input files."""
         self._asker.stop()
         self._temporary.cleanup()
 
@@ -135,7 +135,7 @@ class Bridge:
         memory_limit: int | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[Certificates, EngineReport]:
-        """What softadv.certify would answer, and what there is to say of the engine.
+        """The certificates, as softadv.certify returns them, and the engine's report.
 
         model: a float32 module that can be exported; it is used in eval mode.
         x: float (N, C, H, W), pixels within clip; y: int64 (N,). eps: radius, in the units of x.
@@ -144,9 +144,9 @@ class Bridge:
         images (by default 4 GiB, and half as much again as it needs for the model where that is more).
         on_progress: called with the number of images done so far.
 
-        Misclassified images are not asked about. Margins are NaN where the engine gives none. Raises
-        SoftadvError for inputs out of range, a model that the engine does not read or reads as another, a
-        worker that talks nonsense, and one that fails on many images in succession.
+        Misclassified images are not sent to the engine. Margins are NaN where the engine gives none. Raises
+        SoftadvError for inputs out of range, a model that the engine cannot read or reads as another network, a
+        worker that sends invalid lines, and one that fails on many images in succession.
         """
         clip = check_clip(clip)
         eps = check_radius(eps, clip=clip)
@@ -161,7 +161,7 @@ class Bridge:
         outputs = _outputs(model, x, like)
         labels = y.cpu()
         check_labels(labels, classes=outputs.shape[1])
-        # Scores that are no numbers rank no class.
+        # NaN scores rank no class.
         correct = (outputs.argmax(1) == labels) & outputs.isfinite().all(1)
         limit = _MEMORY_LIMIT if memory_limit is None else memory_limit
         question = _Question(self._asker, self._folder, network, clip, rounding == "sound", limit)
@@ -201,7 +201,7 @@ class Bridge:
 
 @dataclass(frozen=True)
 class _Question:
-    """What is asked of every batch of images."""
+    """The settings that all batches of images share."""
 
     asker: Asker
     folder: Path
@@ -223,12 +223,11 @@ class _Question:
         return self.asker.answers(request)
 
     def check_reading(self, x: Tensor, labels: Tensor, outputs: Tensor, asked: Tensor) -> None:
-        """Raise SoftadvError where the engine proves that an image itself is of another class than it is.
+        """Raise SoftadvError where the engine proves another class for an image than the model's own.
 
-        Engines are known to take channels in another order and to leave layers out of a network; every
-        verdict would be about another model then. They are shown points instead of boxes, the images that
-        the model is surest of, which an engine that reads it aright can hardly fail to verify.
-
+        Engines have been seen to reorder channels and to drop layers; every verdict would then be about another
+        model. So the engine first gets points instead of boxes, namely the images with the largest logit margins.
+        An engine that reads the model correctly can hardly fail to verify these.
         outputs: (N, K). asked: int64, the images that are classified correctly.
         """
         best = outputs[asked].topk(2).values

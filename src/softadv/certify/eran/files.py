@@ -1,9 +1,8 @@
-"""What the engines read: the model as ONNX, and boxes and labels as arrays.
+"""The engines' input files: the model as ONNX, boxes and labels as arrays.
 
-The engines differ in how they take a Normalize layer and a leading Flatten: GPUPoly's reader refuses the
-first; ERAN's takes it out of the network and leaves it to the caller, who would be asking about another
-network; and for the second the order of the channels is theirs to choose. So neither is left in the file:
-the boxes are normalised and flattened here, and the network begins after that.
+The engines treat a Normalize layer and a leading Flatten differently. GPUPoly's reader refuses Normalize; ERAN's
+removes it from the network and expects the caller to apply it. For Flatten each chooses an order of the channels. So
+the file contains neither: boxes are normalised and flattened here, and the network begins after that.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 @dataclass(frozen=True)
 class EngineModel:
-    """A model's file, and what its boxes go through before they enter it.
+    """A model's ONNX file, and the normalisation that is applied to boxes before they enter it.
 
     shape: of one input, (C, H, W) or (F,). statistics: mean and std, float64 (C, 1, 1), of a Normalize layer.
     """
@@ -42,7 +41,7 @@ class EngineModel:
     statistics: tuple[Tensor, Tensor] | None
 
     def boxes(self, x: Tensor, *, eps: float, clip: tuple[float, float]) -> tuple[Floats, Floats]:
-        """Lower and upper bounds (N, *shape) of what enters the network where x' is in the box of x.
+        """Lower and upper bounds (N, *shape) of the network's input over the box of x.
 
         x: float (N, C, H, W). Rounded outwards: they hold the float32 value that PyTorch computes for
         every point of {x' : |x' - x| <= eps, clip[0] <= x' <= clip[1]} that is first rounded to float32.
@@ -56,7 +55,7 @@ class EngineModel:
 
 
 def write_model(model: nn.Module, folder: Path, *, image_shape: tuple[int, int, int]) -> EngineModel:
-    """Write a model for the engines into a folder, under a name that tells its bytes.
+    """Write a model for the engines into a folder; the file's name contains a digest of its bytes.
 
     image_shape: (C, H, W). Raises SoftadvError for a model that cannot be exported, is not in float32, or
     has a dilated convolution, which GPUPoly's reader takes for an ordinary one.
@@ -93,7 +92,7 @@ def write_model(model: nn.Module, folder: Path, *, image_shape: tuple[int, int, 
 
 
 def write_boxes(folder: Path, lower: Floats, upper: Floats, labels: Tensor) -> None:
-    """Write what a request names. lower, upper: as EngineModel.boxes gives them; labels: int64 (N,)."""
+    """Write a request's arrays. lower, upper: from EngineModel.boxes; labels: int64 (N,)."""
     try:
         for name, array in (("lower", lower), ("upper", upper), ("labels", labels.cpu().numpy())):
             np.save(folder / f"{name}.npy", array)
@@ -102,7 +101,7 @@ def write_boxes(folder: Path, lower: Floats, upper: Floats, labels: Tensor) -> N
 
 
 def _normalized(values: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """What float32 may make of (values - mean) / std, or of values / std - mean / std: the least and the most."""
+    """The smallest and the largest float32 result of (values - mean) / std, or of values / std - mean / std."""
     exact = (values - mean) / std
     # Three roundings in float32, and those of the line above, which are far smaller.
     error = 4 * _UNIT * (values.abs() + mean.abs()) / std.abs() + _TINY

@@ -1,4 +1,4 @@
-"""What Linux tells of another process in /proc. Where there is no /proc, nothing is told, and nothing goes wrong."""
+"""Processor time and memory of another process, read from Linux's /proc; None where there is no /proc."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from pathlib import Path
 
 
 class OwnTime:
-    """The time that a process has taken by itself since this was made: not what it waited for a processor.
+    """The time that a process has used since this object was made, without the time it waited for a processor.
 
-    A span in which a thread of the process wants a processor counts for no more than the processor time that the
-    process got; any other span counts whole, since the process waits for something of its own choice. So an engine
-    that hangs runs out of its time as the clock goes, and one that shares a busy machine does not. Where Linux does
-    not tell, all time counts.
+    While a thread of the process is runnable, only the processor time it gets counts. At all other times the wall
+    clock counts, since the process waits by its own choice. So an engine that hangs runs into its time limit, and one
+    on a busy machine does not. Where /proc has no answer, wall-clock time counts.
     """
 
     def __init__(self, pid: int) -> None:
@@ -24,7 +23,7 @@ class OwnTime:
         self._looked, self._worked = time.monotonic(), processor_seconds(pid)
 
     def spent(self) -> float:
-        """Seconds, up to now. To be asked often: whether a processor is wanted is looked up at these moments only."""
+        """Seconds so far. Call it often: whether a thread is runnable is only sampled in these calls."""
         now, worked = time.monotonic(), processor_seconds(self._pid)
         span = now - self._looked
         if worked is not None and self._worked is not None and _wants_processor(self._pid):
@@ -35,7 +34,7 @@ class OwnTime:
 
 
 def processor_seconds(pid: int) -> float | None:
-    """Processor time of all threads of a process, those that have ended too; None where it is not known."""
+    """Processor time of all threads of a process, including ended ones, in seconds; None where it is not known."""
     fields = _stat(Path(f"/proc/{pid}/stat"))
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else None
 
@@ -50,12 +49,12 @@ def resident_bytes(pid: int) -> int | None:
 
 
 def _wants_processor(pid: int) -> bool:
-    """Whether a thread of a process runs, or would if it were let."""
+    """Whether a thread of a process is running or runnable."""
     return any(_stat(thread)[:1] == ["R"] for thread in Path(f"/proc/{pid}/task").glob("*/stat"))
 
 
 def _stat(path: Path) -> list[str]:
-    """The fields of a stat file from the state on; none where the thread has ended, or there is no such file."""
+    """The fields of a stat file, from the process state on; empty where there is no such file or thread."""
     try:
         return path.read_text().rpartition(")")[2].split()
     except OSError:

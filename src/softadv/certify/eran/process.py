@@ -1,4 +1,4 @@
-"""The worker as a child process: it never outlives softadv, and never makes softadv wait for ever."""
+"""The worker as a child process that cannot outlive softadv, and for which softadv never waits without limit."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from softadv.errors import SoftadvError
 
 _VARIABLE = "SOFTADV_ERAN"
 _LONGEST_LINE = 2**20
-# Of its standard error, bytes that are kept, and lines and characters that are shown.
+# Standard error: the bytes that are kept, the lines and the characters that are shown.
 _LAST_BYTES = 2**14
 _LAST_LINES = 3
 _LONGEST_WORDS = 500
 _READ = 2**16
-# It may say more than anyone can read.
+# Reads of standard error at a time: a worker may write without end.
 _MOST_READS = 64
-# How often it is looked at, while it says nothing.
+# How often a silent worker is checked.
 _SECONDS_BETWEEN_LOOKS = 0.25
-# What a process that has closed its output may take to say how it ended, and one that is killed to be gone: longer
-# only if it waits for a device that does not answer.
+# How long to wait for the exit code of a process that has closed its output, and for a killed one to be gone. Only a
+# process that waits for a device that does not answer takes longer.
 _SECONDS_TO_END = 1.0
 _SECONDS_TO_BE_GONE = 30.0
 
 
 class WorkerDied(Exception):
-    """The worker ended; the message says how, and what it said last."""
+    """The worker ended. The message has its exit code or signal, and its last messages."""
 
 
 class WorkerLate(Exception):
-    """The worker said nothing for as long as it may, not counting what it waited for a processor."""
+    """The worker sent no line within its time limit; time spent waiting for a processor does not count."""
 
 
 def worker_command() -> list[str]:
@@ -63,7 +63,7 @@ def worker_command() -> list[str]:
 
 
 class Worker:
-    """A child process that is told and tells JSON, a line at a time. Use as a context manager, or end with kill."""
+    """A child process that reads and writes lines of JSON. Use it as a context manager, or end it with kill."""
 
     def __init__(self, command: Sequence[str]) -> None:
         """Raises SoftadvError where the command cannot be started."""
@@ -80,7 +80,7 @@ class Worker:
             raise SoftadvError(f"{_VARIABLE}: {command[0]} cannot be started ({error.strerror})") from error
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._said, self._heard = b"", b""  # of standard output what is not yet received, and the end of standard error
+        self._said, self._heard = b"", b""  # standard output that is not yet returned; the end of standard error
         self._errors = self._process.stderr
         os.set_blocking(self._errors.fileno(), False)
         self._selector = selectors.DefaultSelector()
@@ -97,11 +97,11 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The process's number, which is its group's too."""
+        """The process id, which is also its process group's."""
         return self._process.pid
 
     def tell(self, message: Mapping[str, Any]) -> None:
-        """Send a line. Raises WorkerDied where nobody reads it."""
+        """Send a line. Raises WorkerDied where the worker has closed its input."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{json.dumps(message)}\n".encode())
@@ -109,7 +109,7 @@ class Worker:
             raise self._death() from None
 
     def hear(self, *, seconds: float) -> bytes:
-        """The next line. Raises WorkerDied, and WorkerLate after so many seconds of its own time without one."""
+        """The next line. Raises WorkerDied, and WorkerLate after `seconds` of the worker's own time (proc.OwnTime)."""
         taken = OwnTime(self.pid)
         while b"\n" not in self._said:
             left = seconds - taken.spent()
@@ -129,7 +129,7 @@ class Worker:
         return line
 
     def kill(self) -> None:
-        """End the process and all that it has started, and wait until it is gone."""
+        """Kill the process and all that it has started, and wait until it is gone."""
         self._selector.close()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
             if stream is not None:
@@ -148,7 +148,7 @@ class Worker:
         return " / ".join([line for line in lines if line][-_LAST_LINES:])[-_LONGEST_WORDS:]
 
     def _listen(self) -> bool:
-        """Take in what its standard error has, but no more at a time than that; returns whether there was anything."""
+        """Read standard error, a limited number of times; returns whether there was anything."""
         said = self._errors.read(_READ)
         if said:
             self._heard = (self._heard + said)[-_LAST_BYTES:]

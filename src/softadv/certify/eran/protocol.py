@@ -1,4 +1,4 @@
-"""What the worker of ERAN and GPUPoly says, checked line by line; docker/eran/worker.py documents it."""
+"""The worker's messages, checked line by line; docker/eran/worker.py documents the protocol."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any, Literal, cast, get_args
 from softadv.errors import SoftadvError
 
 PROTOCOL = 1
-# What the reason begins with for which GPUPoly is missing, where no CUDA device answers.
+# How the reason begins if GPUPoly is missing because no CUDA device answers.
 NO_DEVICE = "NoDevice: "
 
 EngineName = Literal["gpupoly", "eran-deeppoly", "eran-deepzono"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 Verdict = Literal["verified", "unverified", "failed"]
-# What is recorded of an image; a worker never says that it is late.
+# What is recorded of an image. softadv itself adds "timeout"; a worker never sends it.
 Outcome = Verdict | Literal["timeout"]
 
 _EXCERPT = 200
@@ -26,7 +26,7 @@ _EXCERPT = 200
 
 @dataclass(frozen=True)
 class Offer:
-    """An engine that a worker has. soundness: by the name of a rounding, the arithmetic a verdict holds for."""
+    """An engine that a worker has. soundness: for each rounding, the arithmetic that verdicts hold for."""
 
     version: str
     soundness: Mapping[str, str]
@@ -34,7 +34,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Hello:
-    """What a worker says first: the engines it has, and why it has not the others."""
+    """A worker's first message: the engines it has, and why others are missing."""
 
     offers: Mapping[str, Offer]
     missing: Mapping[str, str]
@@ -42,7 +42,7 @@ class Hello:
 
 @dataclass(frozen=True)
 class Answer:
-    """One image. index: its row in the files of the request; margin: NaN where the engine has none."""
+    """The result of one image. index: its row in the request's files; margin: NaN where the engine has none."""
 
     index: int
     verdict: Outcome
@@ -52,7 +52,7 @@ class Answer:
 
 
 def read_hello(line: bytes) -> Hello:
-    """Raises SoftadvError for another protocol, and for what is no hello at all."""
+    """The worker's first message. Raises SoftadvError for another protocol version, and for any other line."""
     said = _object(line)
     if said.get("protocol") != PROTOCOL:
         if isinstance(said.get("protocol"), int):
@@ -75,7 +75,9 @@ def read_hello(line: bytes) -> Hello:
 
 
 def read_ready(line: bytes, *, request: int) -> None:
-    """Raises SoftadvError where the worker could not read the files, and for anything else but that it has."""
+    """Check that the worker has read the request's files. Raises SoftadvError where it could not, and for any other
+    line.
+    """
     said = _object(line)
     if said.get("request") != request:
         raise nonsense(line)
@@ -88,8 +90,8 @@ def read_ready(line: bytes, *, request: int) -> None:
 def read_answer(line: bytes, *, request: int, among: Collection[int]) -> Answer:
     """The answer for one image, in any order.
 
-    among: the rows that are still to be answered. Raises SoftadvError for another row, for nonsense, and for a verdict
-    that its own margin denies.
+    among: the rows that are not answered yet. Raises SoftadvError for another row, for an invalid line, and for a
+    verdict that contradicts its own margin.
     """
     said = _object(line)
     index, verdict, error = said.get("index"), said.get("verdict"), said.get("error")
@@ -107,7 +109,7 @@ def read_answer(line: bytes, *, request: int, among: Collection[int]) -> Answer:
 
 
 def nonsense(line: bytes) -> SoftadvError:
-    """The error for a line that means nothing here."""
+    """The error for an invalid line."""
     text = line[:_EXCERPT].decode(errors="replace")
     return SoftadvError(f"the worker answered nonsense: {text!r}{'…' if len(line) > _EXCERPT else ''}")
 

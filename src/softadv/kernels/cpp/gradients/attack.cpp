@@ -2,8 +2,7 @@
 //
 // The images in the lanes take their steps while their values stay in the processor's cache, and every layer is the
 // same few vector instructions for each neuron, whatever its shape (product.h).
-// What is computed is what attacks/pgd.py and kernels/input_gradients.py compute with PyTorch, which every other model and device
-// goes through.
+// The results are those of attacks/pgd.py and kernels/input_gradients.py, which serve all other models and devices.
 
 #include <algorithm>
 #include <atomic>
@@ -19,13 +18,13 @@ namespace {
 template <int Lanes>
 void climb(const Attack& attack, const Prepared& prepared, const Schedule& schedule) {
     std::vector<Memory> memories;
-    std::vector<Block<Lanes>> blocks;  // one for each worker, made here: memory may run out, but not on a thread
+    std::vector<Block<Lanes>> blocks;  // one per worker, allocated here: a thread cannot report that memory ran out
     for (int i = 0; i < schedule.workers; ++i) {
         memories.emplace_back(Block<Lanes>::floats(prepared));
         blocks.emplace_back(attack, prepared, memories.back().get());
     }
     std::vector<Event> left(schedule.workers);
-    // A worker waits for the next one only, which is taken before it.
+    // A worker waits only for the next one, which starts before it: so workers cannot deadlock.
     share_out(attack.network, schedule.workers,
               [&](int worker) { blocks[worker].climb(schedule, worker, left.data()); });
 }

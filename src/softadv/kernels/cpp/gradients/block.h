@@ -1,4 +1,4 @@
-// One block of images on its way uphill: forwards, backwards and along the sign, step after step.
+// PGD on one block of images: a forward pass, a backward pass and a step along the sign, repeated.
 
 #pragma once
 
@@ -12,16 +12,15 @@
 struct Attack {
     Network network;        // its images are the centres of the balls
     int32_t steps;
-    int32_t further;        // steps beyond the first that fools the network, after which an image stops; or -1: all
+    int32_t further;        // an image stops this many steps after the first that fools the network; -1: take all steps
     float eps, alpha;
     float lowest, highest;  // pixel
     float* point;           // (images, channels, height, width): the start, replaced by what the attack finds
 };
 
-// Which lane attacks which image when: all lanes are busy to the end, however many images there are (McNaughton's
-// rule). Lay the images' steps end to end and cut them into stretches of one length, one for each lane. An image that
-// is cut takes its first steps at the beginning of the later lane's stretch, and its last ones at the end of the
-// earlier's.
+// The schedule: which lane attacks which image at which step. All lanes are busy to the end (McNaughton's wrap-around
+// rule). The images' steps are put in a row and cut into stretches of one length, one per lane. If an image is cut, its
+// first steps are at the beginning of the later lane's stretch, and its last steps at the end of the earlier lane's.
 struct Schedule {
     Schedule(const Attack& attack, int lanes) : steps(attack.steps), work(int64_t(attack.network.images) * steps) {
         const auto parts = [this](int64_t size) { return (work + size - 1) / size; };
@@ -58,7 +57,7 @@ class Block : Pass<Lanes> {
         return (prepared.network.image.neurons() + prepared.neurons()) * Lanes;
     }
 
-    // All steps of a worker's lanes. left: of each worker, that the first image of its first lane has left.
+    // All steps of a worker's lanes. left: for each worker, set when the first image of its first lane is handed on.
     void climb(const Schedule& schedule, int worker, Event* left) {
         for (int64_t time = 0;; ++time) {
             change_images(schedule, worker, time, left);
@@ -70,7 +69,7 @@ class Block : Pass<Lanes> {
         }
     }
 
-    // The same for images that stop early: a lane whose image is done takes the next one that nobody has.
+    // The same for images that stop early: a lane whose image is done takes the next image that is still free.
     void climb_until_fooled(std::atomic<int64_t>& next) {
         int64_t image[Lanes], taken[Lanes] = {}, further[Lanes] = {};
         std::fill(image, image + Lanes, -1);

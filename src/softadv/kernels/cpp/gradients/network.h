@@ -1,4 +1,4 @@
-// The network as kernels/chain.py passes it, and its weights as the kernels read them.
+// The network as kernels/chain.py passes it, and its weights in the layout that the kernels use.
 
 #pragma once
 
@@ -15,8 +15,8 @@ struct Plane {
     int64_t neurons() const { return int64_t(height) * width * channels; }
 };
 
-// One layer. A linear layer is a convolution of a plane of one pixel, which has the neurons of the plane that it reads
-// in the same order.
+// One layer. A linear layer is a convolution of a plane of one pixel, whose channels are all neurons of the input plane
+// in their order.
 struct Layer {
     Plane in, out;
     int32_t kind, relu;     // relu: whether one follows
@@ -39,15 +39,15 @@ struct Network {
     const Layer* layer;     // the first reads the image; the last makes one pixel, whose channels are the classes
     const float* x;         // (images, channels, height, width)
     const int64_t* label;   // (images), or null
-    const float* target;    // where there are no labels, (images, classes): what each class is to get
+    const float* target;    // where there are no labels: (images, classes), target probabilities
     Parallel parallel;      // or null, for threads of its own
 };
 
 // A convolution with its weights laid out for both directions.
 //
-// Backwards, the pixels of the input are gathered in tiles of `stride` pixels: those of one tile see the same few
-// outputs, each through a tap of its own, so that a tile is one product. A tile's outputs are its pixels' channels;
-// its inputs are the windows that reach it, (rows, columns, out channels), the farthest first.
+// Backwards, the input's pixels are grouped into tiles of `stride` pixels. All pixels of a tile are reached by the same
+// few windows, each pixel through another tap, so that a tile is one matrix product. Its outputs are the channels of
+// the tile's pixels; its inputs are the windows that reach it, (rows, columns, out channels), the farthest first.
 class Conv {
   public:
     explicit Conv(const Layer& layer) : layer(layer), in(layer.in), out(layer.out) {
@@ -105,7 +105,7 @@ class Conv {
         each_panel(backward.outputs, [&](int first, auto width) {
             constexpr int N = decltype(width)::value;
             float* to = backward.weights + first * backward.depth;
-            const float* from[N];  // of each output: the tap of the window that is reached last, or null
+            const float* from[N];  // for each output: the weights of its tap in the last window, or null
             for (int ty = reach[0] - 1; ty >= 0; --ty)
                 for (int tx = reach[1] - 1; tx >= 0; --tx) {
                     for (int n = 0; n < N; ++n) {

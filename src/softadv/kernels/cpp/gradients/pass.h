@@ -1,4 +1,4 @@
-// A block of images on its way through the network, forwards and backwards.
+// The forward and backward pass of a block of images.
 
 #pragma once
 
@@ -23,8 +23,8 @@ struct Seats {
 };
 
 // A block of Lanes images in the memory of a worker. Every value is kept neuron by neuron, in the order height,
-// width, channel, the lanes side by side. Backwards, each value's gradient is written over the value: all that is still
-// needed of a value is whether its ReLU let it through, and last for its own gradient.
+// width, channel, the lanes side by side. In the backward pass each value's gradient overwrites the value, which is
+// last needed for that gradient: to see whether its ReLU was active.
 template <int Lanes>
 class Pass {
   public:
@@ -63,7 +63,7 @@ class Pass {
         for (int l = 0; l < network_.layers; ++l) forward(l);
     }
 
-    // Put the gradients by what layer l reads, which its ReLU may not have let through, in its place.
+    // Replace the input values of layer l by their gradients, which are zero where the ReLU before was inactive.
     void backward_in_place(int l) {
         if (network_.layer[l - 1].relu)
             backward(l, [in = values_[l]](int64_t k, Vec gradient) { in[k] = in[k] <= 0.0f ? Vec{} : gradient; });
@@ -87,7 +87,7 @@ class Pass {
     template <class Visit>
     void each_value(const Seats<Lanes>& seats, Visit visit) const {
         const int64_t pixels = int64_t(image_.height) * image_.width;
-        constexpr int64_t some = 16;  // that a line of the cache holds: images may lie so that they drive each other out
+        constexpr int64_t some = 16;  // floats of a cache line: images can lie so that they evict each other's lines
         for (int c = 0; c < image_.channels; ++c)
             for (int64_t p = 0; p < pixels; p += some)
                 for (int i = 0; i < seats.count; ++i) {
@@ -141,8 +141,8 @@ class Pass {
             }
     }
 
-    // The gradient of the cross-entropy by the logits, in their place. losses: where that of each lane goes, or null;
-    // they need labels.
+    // Replace the logits by the gradient of the cross-entropy. losses: receives each lane's loss, or null; losses are
+    // computed for labels only.
     void differentiate_loss(float* losses) {
         const int classes = this->classes();
         const bool relu = network_.layer[network_.layers - 1].relu;
@@ -152,7 +152,7 @@ class Pass {
             float most = logit[0], sum = 0;
             for (int c = 1; c < classes; ++c) most = std::max(most, logit[c * Lanes]);
             for (int c = 0; c < classes; ++c) sum += std::exp(logit[c * Lanes] - most);
-            // In this order, the loss of an image that is far on the right side is not lost in rounding.
+            // In this order, rounding does not cancel the small loss of a confidently classified image.
             if (losses) losses[lane] = std::log(sum) - (logit[labels_[lane] * Lanes] - most);
             for (int c = 0; c < classes; ++c) {
                 float& value = logit[c * Lanes];
@@ -164,8 +164,8 @@ class Pass {
         }
     }
 
-    // The same for TRADES' loss of pairs, an image and its attacked one in the next lane: the cross-entropy of the
-    // first, and `weight` times the divergence of its scores' distribution, p, from the other's, q.
+    // The same for the TRADES loss of pairs, an image and its attacked version in the next lane: the cross-entropy of
+    // the first, plus `weight` times KL(p || q) of the two softmax distributions.
     void differentiate_pairs(float weight, float* losses) {
         const bool relu = network_.layer[network_.layers - 1].relu;
         auto* logits = reinterpret_cast<float*>(values_[network_.layers]);
@@ -195,7 +195,7 @@ class Pass {
         }
     }
 
-    // Give finish(neuron, vector) the gradient by every value that layer l reads.
+    // Call finish(neuron, vector) with the gradient by every input value of layer l.
     template <class Finish>
     void backward(int l, Finish finish) {
         if (network_.layer[l].kind == kConv)
@@ -242,7 +242,7 @@ class Pass {
     const Prepared& prepared_;
     const Network& network_;
     const Plane& image_;
-    std::vector<Vec*> values_;  // what each layer reads, and last the logits
+    std::vector<Vec*> values_;  // the input of each layer, and last the logits
     int64_t labels_[Lanes] = {};
     const float* targets_[Lanes] = {};
 };

@@ -1,4 +1,4 @@
-// The product that the kernels mostly consist of: weights times the neurons of a block of images, one in each lane.
+// The matrix product that takes most of the kernels' time: weights times the neurons of a block, one image per lane.
 
 #pragma once
 
@@ -20,15 +20,15 @@ struct Simd {
 template <int Lanes>
 using Vector = typename Simd<Lanes>::Vector;
 
-// A matrix of weights: panels of up to kPanel outputs, each (depth, outputs of the panel), so that what a panel's
-// sums take in turn lies side by side.
+// A matrix of weights, in panels of up to kPanel outputs, each (depth, outputs of the panel): a panel's sums then read
+// consecutive memory.
 struct Matrix {
     float* weights = nullptr;
     int outputs = 0;
     int64_t depth = 0;  // inputs
 };
 
-// Neurons that lie side by side, and the input of the matrix that the first of them is.
+// A run of consecutive neurons, and the matrix input that the first of them is.
 template <int Lanes>
 struct Run {
     const Vector<Lanes>* neurons;
@@ -36,7 +36,7 @@ struct Run {
     int count;
 };
 
-// Call visit(first output, width) for each panel of a matrix, its width a constant.
+// Call visit(first output, width) for each panel of a matrix, with the width as a compile-time constant.
 template <class Visit>
 inline void each_panel(int outputs, Visit visit) {
     int first = 0;

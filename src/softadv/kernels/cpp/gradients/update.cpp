@@ -1,7 +1,7 @@
-// The gradients of the weights by the mean cross-entropy on a CPU: many images at once, one in each SIMD lane.
+// The weights' gradients of the mean loss on a CPU: many images at once, one in each SIMD lane.
 //
-// Blocks of images go forwards and backwards as in the attack (pass.h), and leave at each layer what they add to the
-// gradients of its weights (weight_gradients.h).
+// Blocks of images go forwards and backwards as in the attack (pass.h). At each layer they add their contribution to
+// the gradients of its weights (weight_gradients.h).
 
 #include <algorithm>
 #include <cstddef>
@@ -18,9 +18,9 @@ namespace {
 
 struct Update {
     Network network;
-    float* loss;    // where the mean goes, over the images or over the pairs
-    int32_t pairs;  // whether the images are pairs, each an image and its attacked one, for TRADES' loss
-    float weight;   // of that loss's divergence
+    float* loss;    // receives the mean over the images, or over the pairs
+    int32_t pairs;  // whether the images are pairs of an image and its attacked version, for the TRADES loss
+    float weight;   // the TRADES loss's weight of the divergence
 
     // Of the mean.
     int terms() const { return pairs ? network.images / 2 : network.images; }
@@ -32,7 +32,7 @@ struct Part {
     int count, width;
 };
 
-// Wide blocks, and a narrow one where that is enough for the rest; narrow ones where there are more threads.
+// Wide blocks, and a narrow one at the end if the rest fits; only narrow blocks if there are more threads than that.
 std::vector<Part> parts(const Network& network) {
     std::vector<Part> found;
     const int width = int64_t(kWide) * network.threads > network.images ? kNarrow : kWide;
@@ -43,7 +43,7 @@ std::vector<Part> parts(const Network& network) {
     return found;
 }
 
-// Where a worker's gradients lie: for each layer its weights', in rows of whole vectors, and its biases'.
+// The layout of a worker's gradients: for each layer those of its weights, in rows of whole vectors, and of its biases.
 class Places {
   public:
     explicit Places(const Prepared& prepared) {
@@ -67,7 +67,7 @@ class Places {
     std::vector<int64_t> begin_, stride_;
 };
 
-// A block of images that leaves gradients. turned: room for Lanes of the longest rows.
+// A block of images that adds to the gradients. turned: scratch memory for Lanes of the longest rows.
 template <int Lanes>
 class Block : Pass<Lanes> {
   public:
@@ -91,7 +91,7 @@ class Block : Pass<Lanes> {
         Vector<Lanes> share;  // lanes without an image have none
         for (int lane = 0; lane < Lanes; ++lane) share[lane] = lane < count ? 1.0f / update_.terms() : 0.0f;
         for (int c = 0; c < this->classes(); ++c) values_.back()[c] *= share;
-        int lowest = 0;  // layer that is asked for a gradient
+        int lowest = 0;  // the first layer whose gradient is requested
         while (!asked(lowest)) ++lowest;
         for (int l = network_.layers - 1; l >= lowest; --l) {
             if (asked(l)) add(l);
@@ -131,7 +131,7 @@ class Block : Pass<Lanes> {
     float* const gradients_;
 };
 
-// One worker's memory and what it has added up.
+// One worker's memory and its sums.
 class Worker {
   public:
     Worker(const Update& update, const Prepared& prepared, const Places& places)
@@ -159,7 +159,7 @@ class Worker {
 
 using Workers = std::vector<std::unique_ptr<Worker>>;
 
-// Add up the workers' gradients of a layer, in their order, and put them where and as PyTorch keeps them.
+// Add the workers' gradients of a layer, in the workers' order, and write them in PyTorch's layout.
 void hand_over(const Layer& layer, int l, const Conv& conv, const Places& places, const Workers& workers) {
     const int outputs = conv.out.channels;
     const int64_t inputs = conv.forward.depth, taps = layer.taps, channels = inputs / taps;
@@ -180,7 +180,7 @@ void hand_over(const Layer& layer, int l, const Conv& conv, const Places& places
 
 }  // namespace
 
-// What kernels/weight_gradients.py calls: writes the gradients that layers ask for, and the mean loss.
+// Called by kernels/weight_gradients.py: writes the requested gradients, and the mean loss.
 // Returns 0, or 1 where memory ran out.
 extern "C" int32_t differentiate(const Update* update) {
     try {
@@ -191,7 +191,7 @@ extern "C" int32_t differentiate(const Update* update) {
         const int count = std::min<int64_t>(network.threads, blocks.size());
         Workers workers;
         for (int i = 0; i < count; ++i) workers.emplace_back(new Worker(*update, prepared, places));
-        // Each worker has blocks of its own, so that sums do not depend on which thread is faster.
+        // Each worker has fixed blocks, so that sums do not depend on which thread is faster.
         share_out(network, count, [&](int i) {
             workers[i]->differentiate(blocks, blocks.size() * i / count, blocks.size() * (i + 1) / count);
         });

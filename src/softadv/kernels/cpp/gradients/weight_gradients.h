@@ -1,5 +1,4 @@
-// The gradients of a layer's weights: products of the gradients by its outputs and the
-// values of its inputs, added up.
+// The gradients of a layer's weights: sums of products of its outputs' gradients and its input values.
 
 #pragma once
 
@@ -11,7 +10,7 @@
 
 #include "network.h"
 
-// What all lanes hold together: halves are added.
+// The sum over all lanes: halves are added, recursively.
 template <int Lanes>
 inline float total(Vector<Lanes> vector) {
     if constexpr (Lanes == 2)
@@ -42,7 +41,7 @@ inline Vector<Lanes> add_neighbours(Vector<Lanes> a, Vector<Lanes> b, std::integ
     return choose<Lanes>(a, b, Lower{}) + choose<Lanes>(a, b, Upper{});
 }
 
-// The totals of as many vectors as there are lanes, in their order; what they hold is lost.
+// The lane sums of as many vectors as there are lanes, in order; the vectors are overwritten.
 template <int Lanes, int apart = 1>
 inline Vector<Lanes> totals(Vector<Lanes>* vectors) {
     if constexpr (apart == Lanes)
@@ -55,7 +54,7 @@ inline Vector<Lanes> totals(Vector<Lanes>* vectors) {
     }
 }
 
-// Call visit(first, width) for tiles of up to 4 that cover `count`, their width a constant.
+// Call visit(first, width) for tiles of up to 4 that cover `count`, with the width as a compile-time constant.
 template <class Visit>
 inline void each_tile(int count, Visit visit) {
     int first = 0;
@@ -74,13 +73,13 @@ struct Rows {
     float* operator[](int64_t row) const { return first + row * stride; }
 };
 
-// Some positions of a convolution: how far it is from one to the next, in neurons of a block.
+// Some positions of a convolution, and the distance from one to the next, in neurons of a block.
 struct Walk {
     int rows, columns;
     int64_t value_row, value_column, gradient_row, gradient_column;
 };
 
-// A value that is loaded once: compilers would rather load it again for each product, and loads are what a tile saves.
+// Load a value once. Compilers would otherwise load it again for each product; a tile's purpose is to save loads.
 template <class Value>
 inline Value in_register(Value value) {
 #if defined(__AVX512F__)
@@ -91,8 +90,8 @@ inline Value in_register(Value value) {
     return value;
 }
 
-// The products of K inputs and O outputs' gradients that lie side by side, added up over a walk, lane by lane: (O, K).
-// A function of its own, where the compiler finds registers for all of them.
+// Products of K adjacent inputs and O adjacent outputs' gradients, summed over a walk, lane by lane: (O, K).
+// A separate function, because the compiler then finds registers for all sums.
 template <int Lanes, int O, int K>
 __attribute__((noinline)) void correlate(const Vector<Lanes>* values, const Vector<Lanes>* grad_output, const Walk walk,
                                          Vector<Lanes>* sums) {
@@ -113,7 +112,7 @@ __attribute__((noinline)) void correlate(const Vector<Lanes>* values, const Vect
     for (int n = 0; n < O * K; ++n) sums[n] = sum[n];
 }
 
-// Add to a gradient what `inputs` neurons that lie side by side contribute, at all positions of a walk.
+// Add the contribution of `inputs` adjacent neurons to a gradient, over all positions of a walk.
 template <int Lanes>
 inline void add_positions(const Vector<Lanes>* values, int inputs, const Vector<Lanes>* grad_output, int outputs,
                           const Walk& walk, Rows gradient) {
@@ -133,7 +132,7 @@ inline void add_positions(const Vector<Lanes>* values, int inputs, const Vector<
     });
 }
 
-// The outputs along one axis whose windows have tap `tap` inside of the plane: first and how many.
+// The outputs along one axis whose windows have tap `tap` inside the plane: the first, and how many.
 struct Span {
     Span(int tap, int stride, int padding, int entered, int left) {
         first = std::max(0, (padding - tap + stride - 1) / stride);
@@ -149,8 +148,8 @@ inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const
     const Layer& layer = conv.layer;
     const Plane &in = conv.in, &out = conv.out;
     const int64_t pixel = in.channels, row = pixel * in.width;
-    // Without padding at the sides, all taps of a row are inside at the same outputs, and what they see lies side by
-    // side; otherwise each tap goes on its own.
+    // Without padding at the sides, all taps of a row are inside the plane for the same outputs, and read adjacent
+    // neurons. Otherwise each tap is handled separately.
     const int together = layer.padding[1] ? 1 : layer.kernel[1];
     for (int i = 0; i < layer.kernel[0]; ++i)
         for (int j = 0; j < layer.kernel[1]; j += together) {
@@ -169,9 +168,9 @@ inline void add_convolution(const Conv& conv, const Vector<Lanes>* values, const
         }
 }
 
-// The same where the one window is the whole plane: vectors along the inputs, image after image, need no sums over
-// lanes.
-// turned: room for Lanes rows like the gradient's, whose stride is a multiple of kLanes.
+// The same where the only window is the whole plane: with vectors along the inputs, image by image, no sums over lanes
+// are needed.
+// turned: scratch memory for Lanes rows like the gradient's, whose stride is a multiple of kLanes.
 template <int Lanes>
 inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vector<Lanes>* grad_output, float* turned,
                        Rows gradient) {
@@ -185,7 +184,7 @@ inline void add_linear(const Conv& conv, const Vector<Lanes>* values, const Vect
     const auto* scalars = reinterpret_cast<const float*>(grad_output);
     const auto* rows = reinterpret_cast<const Wide*>(turned);
     const int64_t vectors = stride / kLanes;
-    // Inputs outside: the values of a tile stay in the nearest cache for all outputs.
+    // Inputs in the outer loop: a tile's values stay in the first-level cache for all outputs.
     each_tile(vectors, [&](int k, auto wide) {
         each_tile(conv.out.channels, [&](int o, auto high) {
             constexpr int O = decltype(high)::value, K = decltype(wide)::value;

@@ -1,4 +1,4 @@
-// What the kernels' workers have in common: memory, threads, and how many lanes a block of images has.
+// Shared by the kernels' workers: memory, threads, and the number of lanes of a block.
 
 #pragma once
 
@@ -15,7 +15,7 @@
 
 constexpr int kWide = kLanes, kNarrow = kLanes / 2;  // lanes of a block
 
-// Floats at an address where vectors may lie.
+// Floats at an address aligned for vectors.
 class Memory {
   public:
     explicit Memory(int64_t floats) : floats_(new (std::align_val_t(kAlignment)) float[floats]) {}
@@ -29,7 +29,7 @@ class Memory {
     std::unique_ptr<float[], Free> floats_;
 };
 
-// What happens once, on one thread, and others sleep until.
+// An event that one thread signals once; other threads sleep until then.
 class Event {
   public:
     void happen() {
