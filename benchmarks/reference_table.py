@@ -76,7 +76,8 @@ def claims() -> str:
 def results(grid: str) -> str:
     """All that docs/results.md shows of a grid: how much of it was run, its accuracies and its verdicts."""
     parts = read_summary(REFERENCE / grid).parts
-    trials = f"`{grid}`: {parts.finished} of the grid's {parts.trials} trials are stored."
+    shared = f", {len(parts.elsewhere)} of them under another grid that shares them" if parts.elsewhere else ""
+    trials = f"`{grid}`: {parts.finished} of the grid's {parts.trials} trials are stored{shared}."
     shown = (trials, table(grid), provenance(grid), verdicts(grid), differences(grid))
     return "\n\n".join(filter(None, shown))
 

@@ -20,10 +20,13 @@ from softadv.experiments.reference import (
     read_grid_reference,
     read_record,
     read_reference,
+    read_summary,
     record_files,
+    shared_files,
 )
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
+from softadv.experiments.spec import load_grid
 from softadv.experiments.store_reference import keep, portable_command, summarize
 from tests.cli.test_app import run
 
@@ -386,3 +389,16 @@ def add_seed(folder: Path, method: str, *, seed: int, natural: float | None = No
         edit(copy / f"{name}.json", lambda t: t.get("trial", t).update(seed=seed))
     if natural is not None:
         edit(copy / "result.json", lambda t: t.update(natural_accuracy=natural))
+
+
+STORED = Path(__file__).parents[2] / "expected_results" / REFERENCE
+
+
+@pytest.mark.parametrize("grid", sorted(path.name for path in STORED.iterdir() if path.is_dir()))
+def test_a_stored_summary_counts_trials_that_another_grid_shares(grid: str) -> None:
+    parts = read_summary(STORED / grid).parts
+    own = {path.stem for path in record_files(STORED / grid)}
+    assert set(parts.elsewhere) == {path.stem for path in shared_files(STORED / grid)}
+    assert own.isdisjoint(parts.elsewhere)
+    assert parts.finished == parts.trials - len(parts.missing)
+    assert parts.finished == sum(t.name in own or t.name in parts.elsewhere for t in load_grid(grid).trials)

@@ -119,14 +119,19 @@ def record_files(folder: Path) -> list[Path]:
 def shared_files(folder: Path) -> list[Path]:
     """The files of a packaged grid's trials that are stored beside its reference, under another grid, by name."""
     grid = read_summary(folder).grid
-    lacking = {trial.name: trial for trial in load_grid(grid).trials} if grid in packaged_grids() else {}
-    for path in record_files(folder):
-        lacking.pop(path.stem, None)
+    own = {path.stem for path in record_files(folder)}
+    lacking = [trial for trial in load_grid(grid).trials if trial.name not in own] if grid in packaged_grids() else []
+    return stored_elsewhere(folder, lacking)
+
+
+def stored_elsewhere(folder: Path, trials: Sequence[Trial]) -> list[Path]:
+    """Those of the trials that other grids' folders beside this one hold: their files, by name."""
+    sought = {trial.name: trial for trial in trials}
     found: dict[str, Path] = {}
     here = folder.resolve()
     for other in list_folder(here.parent):
         if other != here and is_reference(other):
-            found |= {path.stem: path for path in record_files(other) if _is_stored(path, lacking.get(path.stem))}
+            found |= {path.stem: path for path in record_files(other) if _is_stored(path, sought.get(path.stem))}
     return [found[name] for name in sorted(found)]
 
 
@@ -183,11 +188,15 @@ class SummaryRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """How many trials of a grid have finished, how many it has, and the names of those that lack."""
+    """How many trials a grid has, how many of them have finished, and the names of those that lack.
+
+    elsewhere: the names of those that another grid's folder holds, since their training is the same.
+    """
 
     finished: Count
     trials: Count
     missing: tuple[str, ...]
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

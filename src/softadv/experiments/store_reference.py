@@ -30,6 +30,7 @@ from softadv.experiments.reference import (
     read_grid_reference,
     record_from_table,
     record_table,
+    stored_elsewhere,
     summary_from_table,
     training_difference,
     weights_path,
@@ -107,12 +108,16 @@ def _plan(
             tensors, metadata = _read_weights(folder / name / WEIGHTS, run.result.weights_sha256)
             files[weights_path(target, run.result.trial)] = tensors_bytes(tensors, metadata=metadata)
     asked = [trial.name for trial in packaged] or [entry.name for entry in entries]
-    missing = tuple(name for name in asked if name not in records)
+    elsewhere = [path.stem for path in stored_elsewhere(target, [t for t in packaged if t.name not in records])]
+    missing = tuple(name for name in asked if name not in records and name not in elsewhere)
+    parts: dict[str, Any] = {"finished": len(asked) - len(missing), "trials": len(asked), "missing": list(missing)}
+    if elsewhere:
+        parts["elsewhere"] = elsewhere
     summary: dict[str, Any] = {
         "grid": about.name,
         "description": about.description,
         "command": portable_command(about.command),
-        "parts": {"finished": len(asked) - len(missing), "trials": len(asked), "missing": list(missing)},
+        "parts": parts,
         "results": summarize([records[name] for name in sorted(records)]),
     }
     path = target / SUMMARY
