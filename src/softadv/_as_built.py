@@ -1,4 +1,4 @@
-"""Is a module what its class says? Whoever computes a layer in PyTorch's place asks here first."""
+"""Check that a module computes what its class says, before the kernels or the certifier compute it instead."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from softadv.models import Normalize
 
-# What nn.Module runs between a call and forward.
+# The methods that nn.Module runs between a call and forward.
 _CALL = ("__call__", "_wrapped_call_impl", "_call_impl", "_compiled_call_impl", "_slow_forward")
 
 
-# The layers that softadv computes itself, as their classes make them: exactly these classes, since a subclass may do
-# anything. On the meta device, initialising draws no random numbers.
+# Fresh instances of the layers that softadv computes itself; exactly these classes, since a subclass may do anything.
+# On the meta device, initialisation draws no random numbers.
 _LAYERS: dict[type[nn.Module], nn.Module] = {
     type(layer): layer
     for layer in (
@@ -26,11 +26,11 @@ _LAYERS: dict[type[nn.Module], nn.Module] = {
 
 
 def oddity(module: nn.Module) -> str | None:
-    """Why a call of a module may be something else than its class's forward on its weights; None: it is not.
+    """The reason why a call of a module may differ from its class's forward on its weights; None if it cannot.
 
-    One of PyTorch's layers that the kernels and the certifier compute themselves, or Normalize, has nothing
-    that its class does not give it, and plain tensors as weights. Any other module has at least no hooks,
-    and no call or method of its own: it is what its forward says. Backward hooks change no output.
+    A PyTorch layer that the kernels and the certifier compute themselves, or Normalize, must have no attributes beyond
+    those of its class, and plain tensors as weights. Any other module must have no forward hooks, and no method
+    replaced on the instance. Backward hooks are allowed, since they change no output.
     """
     if module._forward_hooks or module._forward_pre_hooks:
         return "has hooks: it may compute anything"
@@ -53,12 +53,12 @@ def oddity(module: nn.Module) -> str | None:
 
 
 def has_own_code(model: nn.Module) -> bool:
-    """Whether anything but layers in nn.Sequential is called when a model is."""
+    """Whether a model runs any code of its own, beyond PyTorch's layers in nn.Sequential."""
     return any(type(module) is not nn.Sequential and type(module) not in _LAYERS for module in model.modules())
 
 
 def peculiarity(tensor: Tensor) -> str | None:
-    """Why a tensor is not the numbers that lie in its memory; None: it is."""
+    """The reason why a tensor's values may differ from the numbers in its memory; None if they cannot."""
     if type(tensor) not in (Tensor, nn.Parameter):
         return f"is a {type(tensor).__name__}, not a plain tensor"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_complex():

@@ -1,4 +1,4 @@
-"""How figures are written, in the terminal, the report and the documents alike: by one rule of rounding."""
+"""Formatting of numbers in the terminal, the report and the documents, with one rule of rounding."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from decimal import ROUND_HALF_UP, Decimal
 
 
 def decimal(value: float, *, places: int = 2, sign: bool = False) -> str:
-    """A number with so many decimals, a half rounded away from zero; sign: also a plus. Never "-0.00".
+    """A number with `places` decimals, halves rounded away from zero. sign: write a plus, too. Never "-0.00".
 
-    Halves are those of the ninth decimal: accuracies are quotients of whole numbers, whose last bits are no figures.
+    The value is first rounded to nine decimals: accuracies are quotients of whole numbers, and their last bits must
+    not decide a half.
     """
     if not math.isfinite(value):
         return f"{value:{'+' if sign else ''}}"
@@ -25,9 +26,9 @@ def percent(fraction: float) -> str:
 
 
 def spread(fractions: Sequence[float]) -> str:
-    """Mean ± sample deviation of fractions in %, without the sign: "57.87 ± 1.00"; the mean alone of one.
+    """Mean ± sample standard deviation of fractions in %, without the % sign: "57.87 ± 1.00"; for one value, itself.
 
-    From the fractions themselves: rounded twice, 1.595007 is 1.59 by way of 1.595.
+    Computed from unrounded fractions, since rounding twice can give another last digit.
     """
     percents = [100 * fraction for fraction in fractions]
     deviation = f" ± {decimal(statistics.stdev(percents))}" if len(percents) > 1 else ""

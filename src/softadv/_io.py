@@ -1,4 +1,4 @@
-"""Files: written so that each is there whole or not at all, read so that damage is one line; tensors and digests."""
+"""Files: atomic writes, reads that report damage in one line, tensors and digests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{12}\.partial")
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it. Raises SoftadvError naming it where that cannot be."""
+    """Create a folder and its parents. Raises SoftadvError naming it where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -34,12 +34,12 @@ def make_folder(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
+    """Write a text file atomically."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all, also when the machine stops; a link is replaced.
+    """Write a file atomically and durably: a power cut leaves all of it or nothing. A symbolic link is replaced.
 
     Raises SoftadvError naming the file where it cannot be written.
     """
@@ -47,14 +47,14 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_all(files: Mapping[Path, bytes]) -> None:
-    """Write several files; where one cannot be written, none is. They come into being in the order given."""
+    """Write several files; if one cannot be written, none is. They appear in the given order."""
     partials: dict[Path, Path] = {}
     path = Path()
     try:
         for path, data in files.items():
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            # A name of its own for each writer, that must be new: nobody else's file or link is written to.
+            # A unique name for each writer, which must not exist yet, so that no other file or link is written to.
             partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
             partials[path] = partial
@@ -73,7 +73,7 @@ def write_all(files: Mapping[Path, bytes]) -> None:
 
 
 def remove_partials(folder: Path, names: Iterable[str]) -> None:
-    """Remove what a killed process left of files that it had not finished; only for who alone writes there."""
+    """Remove partial files of a killed process. Only the folder's single writer may call this."""
     ours = set(names)
     for path in list_folder(folder):
         match = _PARTIAL.fullmatch(path.name)
@@ -82,12 +82,12 @@ def remove_partials(folder: Path, names: Iterable[str]) -> None:
 
 
 def is_partial(path: Path) -> bool:
-    """Whether a file has the name of one that was not finished."""
+    """Whether a file's name is that of an incomplete write."""
     return _PARTIAL.fullmatch(path.name) is not None
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """What lies in a folder, by name; nothing where there is none. Raises SoftadvError where it cannot be read."""
+    """A folder's entries, sorted by name; none if it does not exist. Raises SoftadvError where it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except FileNotFoundError:
@@ -97,7 +97,7 @@ def list_folder(folder: Path) -> list[Path]:
 
 
 def delete_file(path: Path) -> None:
-    """Delete a file, if it is there. Raises SoftadvError where it cannot be."""
+    """Delete a file, if it exists. Raises SoftadvError where that fails."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -105,7 +105,7 @@ def delete_file(path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, so that files appear there in the order they were written."""
+    """Flush a folder's entries to disk, so that files appear there in the order they were written."""
     if os.name == "nt":  # Windows opens no folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -116,7 +116,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def json_bytes(path: Path, table: Mapping[str, Any]) -> bytes:
-    """JSON that people can read. Raises SoftadvError naming the file for NaN and infinity, which JSON does not have."""
+    """Indented JSON. Raises SoftadvError naming the file for NaN and infinity, which JSON does not have."""
     try:
         return (json.dumps(table, indent=2, allow_nan=False) + "\n").encode()
     except ValueError as error:
@@ -124,12 +124,12 @@ def json_bytes(path: Path, table: Mapping[str, Any]) -> bytes:
 
 
 def write_json(path: Path, table: Mapping[str, Any]) -> None:
-    """Write JSON that people can read, atomically. Raises SoftadvError as json_bytes and write_bytes do."""
+    """Write indented JSON atomically. Raises SoftadvError as json_bytes and write_bytes do."""
     write_bytes(path, json_bytes(path, table))
 
 
 def read_bytes(path: Path) -> bytes:
-    """A regular file's content. Raises SoftadvError naming the file where it is none or cannot be read."""
+    """A regular file's content. Raises SoftadvError naming the file where it is not regular or cannot be read."""
     try:
         if path.exists() and not path.is_file():  # a pipe would be waited for
             raise SoftadvError(f"{path}: not a file")
@@ -139,7 +139,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A file of UTF-8, whatever the locale. Raises SoftadvError naming the file."""
+    """A UTF-8 text file, whatever the locale. Raises SoftadvError naming the file."""
     try:
         return read_bytes(path).decode()
     except UnicodeDecodeError as error:
@@ -191,7 +191,7 @@ def tensors_bytes(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] 
     whole = {name: _plain(tensor) for name, tensor in tensors.items()}
     about = dict(metadata or {})
     about["sha256"] = _digest(whole, about)
-    # One key, because safetensors writes several in no fixed order, and equal runs should be equal files.
+    # One key, because safetensors writes several in no fixed order, and equal runs should give equal files.
     return save(whole, metadata={_METADATA: json.dumps(about, sort_keys=True)})
 
 
@@ -203,7 +203,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and their metadata. Raises SoftadvError when missing, truncated or altered.
 
-    Only files that softadv wrote have the digest that tells alterations; others have no metadata here.
+    Only files that softadv wrote have the digest that reveals alterations; for others the metadata are empty.
     """
     try:
         if not path.is_file():
@@ -213,7 +213,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SoftadvError:
         raise
-    # Of a damaged header, and of a kind of number that PyTorch does not have.
+    # For a damaged header, and for a dtype that PyTorch does not have.
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise SoftadvError(f"{path}: not a safetensors file, or damaged ({_one_line(error)})") from error
     if not about.keys() <= {_METADATA, "format"}:
@@ -250,7 +250,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """The tensor as it lies in a file: a negation or conjugation that PyTorch has put off is done."""
+    """The tensor as a file stores it: with lazy negation and conjugation resolved."""
     return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
 
 

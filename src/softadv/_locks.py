@@ -1,4 +1,4 @@
-"""One process at a time writes a run folder or a file of verdicts."""
+"""Lock files, so that only one process at a time writes a run folder or a file of verdicts."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from softadv.errors import SoftadvError
 
 @contextmanager
 def held(lock: Path, *, what: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock file; afterwards the file is gone.
+    """Hold a lock file; it is deleted afterwards.
 
-    lock: the file; folders above it are made. what: the folder or file that it stands for, named in messages.
+    lock: the file; its parent folders are created. what: the folder or file that it protects, named in messages.
     patience: seconds to wait for another process to release it.
-    The system drops the lock of a process that has ended, however it ended.
+    The operating system releases the lock of a process that has ended in any way.
 
-    Raises SoftadvError, which says who holds it, where another process does (or this one, elsewhere), and where no
-    lock file can be made.
+    Raises SoftadvError where another process, or another place in this one, holds the lock, and names the holder; and
+    where the lock file cannot be created.
     """
     with warnings.catch_warnings():
-        # Where the file system has no locks, the file itself is one, with the same words in it.
+        # On a file system without locks, the file's existence is the lock, with the same content.
         warnings.filterwarnings("ignore", message="flock not supported")
         file = FileLock(lock)
         try:
@@ -42,7 +42,7 @@ def held(lock: Path, *, what: Path, patience: float = 0.0) -> Iterator[None]:
                 lock.write_text(f"{os.getpid()}\n{platform.node()}\n")
         yield
     finally:
-        # In this order: whoever opened the file meanwhile finds it deleted, and makes a new one.
+        # In this order: a process that opened the file meanwhile finds it deleted, and creates a new one.
         with suppress(OSError):
             lock.unlink()
         file.release()

@@ -1,7 +1,7 @@
-"""The mode of a model: eval to attack, evaluate and certify, training to update; afterwards it is as it was.
+"""Set a model's mode and restore it: eval for attacks, evaluation and certification; training for updates.
 
-In training mode a batch norm moves its statistics and a dropout draws random numbers, so that a model asked in the
-wrong mode is changed, or is another.
+In training mode batch norm updates its statistics and dropout draws random numbers, so the wrong mode changes the model
+or its outputs.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode for a while, and each of its layers back into the mode it was in, also on an error."""
+    """Put a model in eval mode within the block; afterwards, also on an error, restore the mode of each layer."""
     with _mode(model, training=False):
         yield
 
 
 @contextmanager
 def training_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model in training mode for a while, and each of its layers back into the mode it was in."""
+    """Put a model in training mode within the block; afterwards restore the mode of each layer."""
     with _mode(model, training=True):
         yield
 
 
 def in_eval_mode(function: _F) -> _F:
-    """Let a function whose first argument is a model find it in eval mode."""
+    """A decorator: run a function with its first argument, a model, in eval mode."""
 
     @functools.wraps(function)
     def in_mode(model: nn.Module, *arguments: Any, **settings: Any) -> Any:

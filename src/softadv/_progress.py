@@ -1,4 +1,4 @@
-"""How running code says what it is doing and how much of it is done."""
+"""Progress reports from running code."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Protocol
 
 
 class Report(Protocol):
-    """Told what is running, and how much more work has been done."""
+    """Called with the name of the running part, and how much more work is done."""
 
     def __call__(self, what: str, work: float, *, before: bool = False, note: str = "") -> None:
-        """work: in attack steps on one image. before: it was done by an earlier run, in no time now.
+        """work: in attack steps on one image. before: the work was done by an earlier run and takes no time now.
 
-        note: figures to show beside it, which change from call to call.
+        note: changing numbers to show beside it.
         """
 
 
 def silent(what: str, work: float, *, before: bool = False, note: str = "") -> None:
-    """A Report that tells nobody."""
+    """A Report that does nothing."""
 
 
-# Rough costs of one image, in attack steps on it: they steer the time that is said to be left.
+# Rough costs of one image, in attack steps on it, for the estimate of the remaining time.
 ATTACK_COST = 20  # where the number of steps is not known
 UPDATE_COST = 4
 AUTOATTACK_COST = 10_000

@@ -1,6 +1,6 @@
-"""What numbers may be, in one place for the library, grid files and commands.
+"""Checks of numbers and their ranges, shared by the library, grid files and commands.
 
-Every check raises SoftadvError in one short line that names what was given, and at once, however long the number is.
+Every check raises SoftadvError with one short line that shows the value; long values are cut.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 
 from softadv.errors import SoftadvError
 
-# The lowest and highest pixel there can be.
+# The smallest and the largest pixel value.
 Clip = tuple[float, float]
 UNIT: Clip = (0.0, 1.0)
 
-# More steps or epochs than anyone can wait for; the attack's kernel counts steps in 32 bits.
+# More than anyone can wait for; the attack kernel counts steps in 32 bits.
 MOST_STEPS = MOST_EPOCHS = 10**6
 # The seeds that every generator takes, Torchattacks' too.
 MOST_SEED = 2**31 - 1
@@ -35,7 +35,7 @@ def number(value: object, *, key: str) -> float:
         text = value.replace(" ", "")
         fraction = _FRACTION.fullmatch(text)
         if fraction and int(fraction[2]):
-            # Of whole numbers below 2**53 the quotient is rounded once, as from exact fractions.
+            # Both are below 2**53, so the quotient is rounded only once.
             return int(fraction[1]) / int(fraction[2])
         found = _plain(text)
     else:
@@ -88,7 +88,7 @@ def check_count(value: object, *, key: str, least: int = 0, most: int) -> int:
 
 
 def shown(value: object) -> str:
-    """A value in an error's line: what is too long is cut."""
+    """A value as an error message shows it, cut if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number that has more than 4,300 digits

@@ -1,4 +1,4 @@
-"""The one typed reader: what JSON and TOML hold, as the dataclass that it should be, or one line that says why not."""
+"""The typed reader: builds dataclasses from JSON and TOML, strictly, and reports the first problem in one line."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _WORDS: dict[object, str] = {
 def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
     """A dataclass from the keys and values of JSON or TOML: each of the right type and in its range, and no other key.
 
-    Types are strict: a text is no number, and true is none. Fields of dataclasses, and tuples of them, are read alike.
+    Types are strict: neither a text nor true is a number. Nested dataclasses, and tuples of them, are read likewise.
     Raises SoftadvError, "WHERE: KEY: WHAT", for the first thing that is wrong, also by the dataclass's own checks.
     """
     from pydantic import ValidationError  # noqa: PLC0415 (a tenth of a second that `import softadv` does without)
 
     try:
-        # By way of JSON, since there an array is a tuple as well as a list, and nothing but plain values is left.
+        # Via JSON, where an array is accepted for a tuple, and all values are plain.
         text = json.dumps(table, default=str)
         return cast(T, _adapter(cast(Any, kind)).validate_json(text))
     except ValidationError as error:
@@ -61,7 +61,7 @@ def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
 def check_types(made: object) -> None:
     """Raise SoftadvError, "KEY: WHAT", for the first field of a dataclass that is not of its type.
 
-    For one that is made by a call, which nothing has read: strict as build is, and without pydantic.
+    For dataclasses that are constructed directly instead of read: as strict as build, but without pydantic.
     """
     for key, kind in get_type_hints(type(made)).items():
         value = getattr(made, key)

@@ -1,4 +1,4 @@
-"""What numbers in records may be; checked where records are read (softadv._typed)."""
+"""Annotated number types for records; the ranges are checked when records are read (softadv._typed)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of weights: read without running anything that they name, and compared with a model."""
+"""Files of weights: safe reading, and comparison with a model."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A state_dict, and the metadata that softadv wrote beside it.
+    """A state_dict, and softadv's own metadata where the file has them.
 
-    path: a .safetensors file, or a .pt or .pth with a state_dict, by itself or under a usual key of a checkpoint. The
-    prefixes "module." and "_orig_mod." of wrapped models are dropped. Nothing that the file names is run.
-    Raises SoftadvError for what is missing, damaged, or holds more than tensors.
+    path: a .safetensors file, or a .pt or .pth with a state_dict, either alone or under a usual key of a checkpoint.
+    The prefixes "module." and "_orig_mod." of wrapped models are dropped. No code in the file is run.
+    Raises SoftadvError for a file that is missing or damaged, or holds more than tensors.
     """
     if path.suffix == ".safetensors":
         state, metadata = read_tensors(path)
@@ -53,10 +53,10 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def check_state(state: Mapping[str, Tensor], model: nn.Module, *, where: str) -> None:
-    """Raise SoftadvError naming the first key by which a state_dict is not the model's; where begins the message."""
+    """Raise SoftadvError naming the first key that does not match the model; the message begins with `where`."""
     expected = model.state_dict()
     for key, tensor in expected.items():
-        # Older files have no count of batches, and nothing but training without a momentum uses it.
+        # Older files lack num_batches_tracked; only batch norm with momentum=None uses it.
         if key not in state and not key.endswith("num_batches_tracked"):
             raise SoftadvError(f"{where}: has no {key}")
         if key in state and state[key].shape != tensor.shape:

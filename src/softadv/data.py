@@ -1,4 +1,4 @@
-"""Data sets: by name, from files of one's own, or from a function; and what is known of each."""
+"""Data sets: by name, from your own files, or from a function; and their metadata."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = [
     "search_places",
 ]
 
-# The writers of the last images wrote none of the first ones.
+# The writers of the images from here on wrote none of the earlier ones.
 _DIGITS_TRAINING = 1437
 _TEN = tuple("0123456789")
 
@@ -48,13 +48,12 @@ class Dataset:
     """Images for training and testing, in memory.
 
     train_x, test_x: float32 (N, C, H, W) in [0, 1], of any number of channels. train_y, test_y: int64 (N,).
-    name: what loads it. title: its name for people; default: name.
-    class_names: default: the numbers of the classes that there are, at least two.
+    name: the argument of load_dataset. title: its name in tables and figures; default: name.
+    class_names: at least two; default: the class numbers that occur.
     mean, std: of the pixels of each channel, for Normalize; default: those of the training images.
-    mirror_keeps_class: whether a mirrored image is of the same class, as augmentation by mirroring needs.
-    fingerprint: SHA-256 of the pixels and labels, training and test, as they are here. source: where they come from.
-
-    Raises SoftadvError for images and labels that are not so, that do not fit each other, or of which there are none.
+    mirror_keeps_class: whether a mirrored image has the same class, so that augmentation may mirror.
+    fingerprint: SHA-256 of all pixels and labels. source: where they come from.
+    Raises SoftadvError for images or labels that are missing, of another kind, or do not match.
     """
 
     name: str
@@ -111,7 +110,7 @@ class Dataset:
         return len(self.class_names)
 
     def first(self, *, train: int | None = None, test: int | None = None) -> Dataset:
-        """The first so many images of each part; None keeps all. The fingerprint becomes theirs."""
+        """The first `train` and `test` images; None keeps all. The fingerprint is computed anew."""
         if train is None and test is None:
             return self
         for part, wanted, there in (("train", train, len(self.train_x)), ("test", test, len(self.test_x))):
@@ -137,12 +136,12 @@ class Dataset:
         )
 
 
-ImageData = Dataset  # its name of old
+ImageData = Dataset  # its former name
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What is known of a data set before it is read; fields as in Dataset."""
+    """A built-in data set's metadata, known before it is read; fields as in Dataset."""
 
     title: str
     image_shape: tuple[int, int, int]
@@ -152,7 +151,7 @@ class About:
     mirror_keeps_class: bool
 
 
-# Means and deviations: softadv computed them from the data named in each dataset's fingerprint; four digits are plenty.
+# Means and standard deviations of the training images, as softadv computes them, to four digits.
 KNOWN: dict[str, About] = {
     "digits": About(
         title="Digits", image_shape=(1, 28, 28), class_names=_TEN, mean=(0.3054,), std=(0.3238,),
@@ -184,18 +183,18 @@ def load_dataset(what: str | Dataset | Callable[..., Dataset], root: str | Path 
     """Load a data set.
 
     what: one of
-    - "digits" (bundled with scikit-learn), "mnist", "cifar10". The latter two are looked for under root, and nowhere
-      else, if it is given; else under the folder named by SOFTADV_DATA, then under ./data; at last they are downloaded
-      into ./data, with a checksum. softadv._data.files says in which layouts.
-    - "torchvision:NAME", a classification set of torchvision in its own layout, looked for and downloaded likewise;
+    - "digits" (bundled with scikit-learn), "mnist", "cifar10". With root, the latter two are read from there only.
+      Without it they are searched in the folder named by SOFTADV_DATA, then in ./data, and finally downloaded into
+      ./data, with a checksum. softadv._data.files describes the accepted layouts.
+    - "torchvision:NAME", a classification set of torchvision in its own layout, searched and downloaded likewise;
     - "folder:PATH", with images in PATH/train/CLASS/ and PATH/test/CLASS/;
     - "npz:FILE", with the arrays train_x, train_y, test_x and test_y that make_dataset takes;
     - "package.module:function", or the function, which returns a Dataset; it is given root if it has a parameter of
       that name, else nothing;
     - a Dataset, which is returned.
 
-    Raises SoftadvError (one line) for an unknown name, and for data that are missing, unreadable, damaged, or not as
-    Dataset says.
+    Raises SoftadvError (one line) for an unknown name, and for data that are missing, unreadable, damaged, or not
+    valid as a Dataset.
     """
     if isinstance(what, Dataset):
         return what
@@ -215,7 +214,7 @@ def make_dataset(name: str, train_x: object, train_y: object, test_x: object, te
     """A Dataset from arrays or tensors.
 
     train_x, test_x: uint8, or floating point in [0, 1]; (N, H, W), (N, C, H, W) or (N, H, W, C). Channels come last
-    where the last axis has 1, 3 or 4 entries and the second has not, else first. train_y, test_y: integers (N,).
+    if the last axis has 1, 3 or 4 entries and the second does not, else first. train_y, test_y: integers (N,).
     about: further fields of Dataset. Raises SoftadvError for anything else.
     """
     images = [
@@ -230,7 +229,7 @@ def make_dataset(name: str, train_x: object, train_y: object, test_x: object, te
 
 
 def dataset_title(name: str) -> str:
-    """The name of a data set for people, without loading it."""
+    """A data set's name in tables and figures, without loading it."""
     if name in KNOWN:
         return KNOWN[name].title
     head, _, rest = name.partition(":")
@@ -243,7 +242,7 @@ def check_images(x: Tensor, y: Tensor) -> None:
         raise SoftadvError(f"x: expected float images (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise SoftadvError(f"y: expected int64 labels ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
-    # One NaN or infinity makes the sum so: cheaper than asking every pixel.
+    # A NaN or infinity anywhere makes the sum NaN or infinite: cheaper than testing every pixel.
     if not x.sum().isfinite():
         bad = (~x.isfinite()).flatten(1).any(1).nonzero()
         where = f"image {int(bad[0])} has pixels that are" if len(bad) else "the sum of the pixels is"
@@ -314,13 +313,13 @@ def _torchvision(name: str, root: str | Path | None) -> Dataset:
 
 @register("folder:PATH")
 def _folder(path: str) -> Dataset:
-    """Image files of one's own, in PATH/train/CLASS/ and PATH/test/CLASS/."""
+    """Your own image files, in PATH/train/CLASS/ and PATH/test/CLASS/."""
     return _from_arrays(f"folder:{path}", read_folder(Path(path).expanduser()), source=path)
 
 
 @register("npz:FILE")
 def _npz(path: str) -> Dataset:
-    """Arrays of one's own: train_x, train_y, test_x and test_y in a NumPy file."""
+    """Your own arrays: train_x, train_y, test_x and test_y in a NumPy file."""
     return _from_arrays(f"npz:{path}", read_npz(Path(path).expanduser()), source=path)
 
 

@@ -1,4 +1,4 @@
-"""Callbacks for softadv.train that hand each epoch's numbers to a logger; imported only when asked for."""
+"""Callbacks for softadv.train that pass each epoch's numbers to a logger. The loggers are imported on first use."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from softadv.errors import SoftadvError
 
 
 class Logger(Protocol):
-    """Anything with W&B's call: a run of wandb or trackio, or mlflow.log_metrics behind a lambda."""
+    """Anything with a method log(dict, step), as a run of wandb or trackio has it."""
 
     def log(self, numbers: dict[str, float], step: int) -> Any: ...
 
 
 class Epoch(Protocol):
-    """What a callback is told of: softadv's record of an epoch."""
+    """The argument of a callback: softadv's record of an epoch."""
 
     epoch: int
 
@@ -34,7 +34,7 @@ def log_to(logger: Logger) -> Callable[[Epoch], None]:
 
 
 def tensorboard(folder: Path | str) -> Callable[[Epoch], None]:
-    """A callback that writes TensorBoard's event files into a folder.
+    """A callback that writes TensorBoard event files into a folder.
 
     Raises SoftadvError where TensorBoard is not installed.
     """

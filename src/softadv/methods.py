@@ -1,4 +1,4 @@
-"""Training methods by a short address: softadv.methods.Soft; they live in training/methods, one a file."""
+"""A short name for the package of training methods, training/methods: softadv.methods.Soft."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks: by name, from a function of one's own, or with saved weights; and the layer that normalises the input."""
+"""Networks: by name, from your own function, or with saved weights; and the layer that normalises the input."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def load_model(
     normalize: bool = False,
     seed: int | None = None,
 ) -> nn.Module:
-    """A model for a data set, on the CPU; a module of one's own stays where it is.
+    """A model for a data set, on the CPU; a given nn.Module stays on its device.
 
-    what: a registered name (names() lists them), "package.module:function", a function (shape, classes) -> nn.Module
-    where shape is (C, H, W), an nn.Module, a file of weights, which says its model's name or is conv_small's, or an
-    ONNX file (docs/networks.md says which are read), of any shape of input and in its own floating-point type.
-    data: the images and the number of classes that the model is for; of an ONNX file it may be left out.
-    weights: a file of weights of the model: .safetensors, or a state_dict in a .pt or .pth, which is read without
-    running anything that it names. Where they begin with a Normalize layer, the model gets one.
+    what: a registered name (names() lists them); "package.module:function", or a function (shape, classes) ->
+    nn.Module, where shape is (C, H, W); an nn.Module; a file of weights, which names its model, or else is one of
+    conv_small; or an ONNX file, with any input shape and in its own dtype (docs/networks.md lists what is read).
+    data: the data set whose shape and classes the model must fit; optional for an ONNX file.
+    weights: a file of the model's weights: .safetensors, or a state_dict in a .pt or .pth, of which no code is run. If
+    they begin with a Normalize layer, the model gets one.
     normalize: put a Normalize layer with the data's statistics first.
     seed: of the initialisation; the global generator is left as it was. None draws from it.
 
-    Raises SoftadvError (one line) for an unknown name, for what cannot be imported or built, for a model with another
-    number of outputs than the data have classes, and for weights of another model, or damaged ones.
+    Raises SoftadvError (one line) for an unknown name, for a model that cannot be imported or built, or has another
+    number of outputs than the data have classes, and for weights that are damaged or of another model.
     """
     if isinstance(what, str | Path) and Path(what).suffix == ".onnx":
         if weights is not None or normalize:
@@ -91,8 +91,8 @@ def load_model(
 def load_onnx(path: Path, data: Dataset | About | None = None) -> nn.Module:
     """The network of an ONNX file, in eval mode, on the CPU.
 
-    data: what it is to be for. Raises SoftadvError for a file that is damaged or not read, and for another shape of
-    images or another number of classes than the data have.
+    data: the data set that it must fit. Raises SoftadvError for a file that is damaged or not supported, and for
+    another image shape or number of classes than the data have.
     """
     from softadv._onnx import read_onnx  # noqa: PLC0415 (brings onnx, which most programs do without)
 
@@ -152,9 +152,9 @@ def _check_outputs(model: nn.Module, shape: Shape, classes: int, *, where: str) 
 def model_with_weights(
     what: str | Path | Builder | nn.Module, state: Mapping[str, Tensor], data: Dataset | About, *, where: str
 ) -> nn.Module:
-    """A model with the weights that read_weights found; it begins with a Normalize layer where they do.
+    """A model with the given weights; it begins with a Normalize layer if they do.
 
-    where: names the weights in messages. Raises SoftadvError where they are not the model's.
+    where: names the weights in messages. Raises SoftadvError where they do not fit the model.
     """
     model = build_model(what, data.image_shape, len(data.class_names), seed=0)
     if {"0.mean", "0.std"} <= state.keys() - model.state_dict().keys():
@@ -182,8 +182,8 @@ def conv_small(dataset: str, *, normalize: bool = False, seed: int | None = None
 def _conv_small(shape: Shape, classes: int) -> nn.Sequential:
     """ERAN's ConvSmall, the network of the paper's table 1.
 
-    Convolutions of 16 and 32 filters 4x4, then linear layers of 100 and of a score for each class. The table's neuron
-    counts (3,614 and 4,862) fix what it leaves out: stride 2 and no padding.
+    Convolutions of 16 and 32 filters 4x4, then linear layers of 100 neurons and of one score per class. The table omits
+    stride and padding; its neuron counts (3,614 and 4,862) imply stride 2 and no padding.
     """
     _check_size("conv_small", shape, 10)
     channels, height, width = shape
@@ -280,7 +280,7 @@ def _resnet8(shape: Shape, classes: int) -> nn.Sequential:
 
 
 def is_plain_sequential(model: nn.Module) -> bool:
-    """Whether a model is a chain of its layers: a subclass of nn.Sequential may compute something else."""
+    """Whether a model is exactly an nn.Sequential: a subclass may compute something else."""
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward
 
 

@@ -1,7 +1,7 @@
-"""Everything by name: what a spec or a call names is found in one way, whatever kind it is of.
+"""Registries: data sets, models, methods and attacks are all found by name in the same way.
 
-A name is a registered one ("mnist"), or "package.module:attribute" of one's own, with the current folder on the
-path. A registered name may take a text behind a colon ("folder:PATH").
+A name is registered ("mnist"), or it is "package.module:attribute", with the current folder on the import path. A
+registered name may take a text after a colon ("folder:PATH").
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ R = TypeVar("R")
 
 
 class Registry(Generic[T]):
-    """The things of one kind that have names: T is what get returns, such as a function that builds a model."""
+    """The named objects of one kind. T is their type, such as a function that builds a model."""
 
     def __init__(
         self, kind: str, *, accepts: Callable[[object], bool] = callable, expected: str = "a function"
     ) -> None:
         """kind: the word for messages, such as "dataset".
 
-        accepts: whether an object of one's own can be of this kind; expected: what it should be, in words.
+        accepts: whether a user's object is of this kind; expected: what it should be, for messages.
         """
         self.kind = kind
         self._accepts, self._expected = accepts, expected
         self._found: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """A decorator that gives what it decorates a name.
+        """A decorator that registers an object under a name.
 
         "NAME:WORD" takes a text behind the colon: get("folder:x") is then the function registered as
         "folder:PATH", with "x" as its first argument. Raises SoftadvError for a name that is taken.
@@ -66,10 +66,10 @@ class Registry(Generic[T]):
         return {name: (inspect.getdoc(found) or "").partition("\n")[0] for name, found in self._found.items()}
 
     def get(self, what: str | T) -> T:
-        """What a name stands for; what is not a string is itself the answer.
+        """The object of a name; an argument that is not a string is checked and returned.
 
-        Raises SoftadvError (one line) for an unknown name, a module that cannot be imported, an attribute that it
-        does not have, and an object that cannot be of this kind.
+        Raises SoftadvError (one line) for an unknown name, a module that cannot be imported, a missing attribute, and
+        an object of another kind.
         """
         if not isinstance(what, str):
             return self._checked(what, where=f"{self.kind} {what!r}")
@@ -89,7 +89,7 @@ class Registry(Generic[T]):
         raise SoftadvError(f"{self.kind}: unknown name {what!r}{hint} expected one of {known}")
 
     def is_registered(self, what: object) -> bool:
-        """Whether a name is a registered one, so that softadv's own version says all about its code."""
+        """Whether a name is registered, so that softadv's version identifies its code."""
         return isinstance(what, str) and any(
             what.partition(":")[0] == _head(name) and (":" in what) == (":" in name) for name in self._found
         )
@@ -105,9 +105,9 @@ def _head(name: str) -> str:
 
 
 def import_object(path: str, *, kind: str) -> object:
-    """What "package.module:attribute" names; the current folder is on the path while the module is imported.
+    """The object that "package.module:attribute" names; the current folder is on the path during the import.
 
-    kind: what it is to be, for messages. Raises SoftadvError (one line) naming what is missing, or why the module
+    kind: the expected kind, for messages. Raises SoftadvError (one line) naming what is missing, or why the module
     cannot be imported, with file and line.
     """
     where = f"{kind} {path!r}"
@@ -156,9 +156,9 @@ def _current_folder_on_path() -> Iterator[None]:
 
 
 def call(where: str, function: Callable[..., R], *args: Any, **kwargs: Any) -> R:
-    """function(*args, **kwargs), where what somebody else's code raises becomes a SoftadvError of one line.
+    """Call a user's function; any exception becomes a SoftadvError of one line, with the original as its cause.
 
-    where: what was called, for the message; the original error is the cause.
+    where: the function's name, for the message.
     """
     try:
         return function(*args, **kwargs)
@@ -175,7 +175,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, SyntaxError):  # its text ends with file and line
         return said
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
-    # Whoever reads this can mend their own code, not what it calls.
+    # Show the line in the user's own code, not in a library that it calls.
     frames = [frame for frame in frames if _is_own(Path(frame.filename))] or frames
     return f"{said}; {frames[-1].filename}, line {frames[-1].lineno}" if frames else said
 
@@ -187,10 +187,10 @@ def _is_own(file: Path) -> bool:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an object of one's own comes from.
+    """Where a user's object is defined.
 
-    path: "package.module:attribute". sha256: of its source file, in hexadecimal; None where it comes from no file, as
-    in an interactive session. Other files that it imports are not looked at.
+    path: "package.module:attribute". sha256: of its source file, in hexadecimal; None where there is no file, as in an
+    interactive session. Other files that it imports are not covered.
     """
 
     path: str
@@ -212,7 +212,7 @@ def origin(found: object) -> Origin:
 
 
 def check_unchanged(kind: str, *, recorded: Origin, now: Origin) -> None:
-    """Raise SoftadvError if an object of one's own, or its source file, is another one than was recorded."""
+    """Raise SoftadvError if a user's object, or its source file, differs from the recorded one."""
     if recorded.path != now.path:
         raise SoftadvError(f"{kind} {recorded.path}: is {now.path} now; go on with the one that the run began with")
     if recorded.sha256 != now.sha256:

@@ -1,1 +1,1 @@
-"""Data sets as they lie on disk or come from elsewhere: finding, reading, downloading and checking them."""
+"""Finding, reading, downloading and checking data sets."""

@@ -1,4 +1,4 @@
-"""MNIST and CIFAR-10 on disk: the layouts they come in, where they are looked for, reading, and downloading.
+"""MNIST and CIFAR-10 on disk: their file layouts, the search path, reading and downloading.
 
 MNIST is four IDX files, as they are or gzipped, in MNIST/raw, MNIST, raw, or the data folder itself; a file may be
 named train-images-idx3-ubyte or train-images.idx3-ubyte. CIFAR-10 is its publisher's binary version
@@ -39,10 +39,10 @@ _LISTED = 6  # entries of a folder that a message names
 
 @dataclass(frozen=True)
 class Layout:
-    """Files that belong together.
+    """One file layout of a data set.
 
-    folders: where they may lie, below the data folder. files: their names, with their sizes in bytes where they are
-    known. forms: from a file's name to the names that it may have, the first of which messages use.
+    folders: subfolders of the data folder where the files may be. files: their names, with sizes in bytes where known.
+    forms: from a file's name to its possible spellings; messages use the first.
     """
 
     folders: tuple[str, ...]
@@ -83,10 +83,10 @@ def check_files(name: str, place: Path) -> None:
 
 
 def load_files(name: str, root: str | Path | None) -> tuple[Parts, Path]:
-    """The bytes of mnist or cifar10, and the place where they lie.
+    """The bytes of mnist or cifar10, and the folder they were found in.
 
-    With a root they lie there: other data than were asked for would be a silent answer to another question. Without one
-    they are downloaded if they lie nowhere.
+    With a root they are read from there only, so that no other data are used silently. Without one they are downloaded
+    if they are not found.
     Raises SoftadvError for a root that lacks them or is no folder, for a file that is missing, unreadable, of the wrong
     size, damaged or with labels above 9, and where the data are nowhere to be had.
     """
@@ -129,7 +129,7 @@ def _checked(name: str, place: Path) -> tuple[Layout, list[Path]]:
 
 
 def _nothing(name: str, place: Path) -> str:
-    """What was looked for in a place, and what lies there instead."""
+    """A message: which files were looked for in a folder, and what is there instead."""
     looked = " or ".join(f"{layout.folders[0]}/{layout.forms(next(iter(layout.files)))[0]}" for layout in LAYOUTS[name])
     return f"{place} has no {looked} ({_content(place)})"
 
@@ -271,7 +271,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
 
 
 def _move_in(name: str, source: Path, target: Path) -> None:
-    """Move a dataset's files into place: at one stroke, unless something is there already."""
+    """Move a dataset's files into place, atomically if the target does not exist yet."""
     layout = LAYOUTS[name][0]
     inside = layout.folders[0]
     folder = Path(inside).parts[0]

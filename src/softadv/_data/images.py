@@ -1,4 +1,4 @@
-"""Arrays of images and labels: into tensors, checked, and told apart by a digest."""
+"""Arrays of images and labels: conversion to tensors, checks, and a digest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets of other people's making, as arrays: folders of images, torchvision's, and .npz files."""
+"""Readers for other data sets: image folders, torchvision's classes, and .npz files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ARRAYS = ("train_x", "train_y", "test_x", "test_y")
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images and labels as they were found, not yet checked; class_names: None where there are none."""
+    """Images and labels as read, not yet checked. class_names: None where the source has none."""
 
     train_x: npt.NDArray[Any]
     train_y: npt.NDArray[Any]
@@ -61,8 +61,8 @@ def read_npz(path: Path) -> Arrays:
 def read_folder(path: Path) -> Arrays:
     """Images in train/CLASS/ and test/CLASS/ of a folder, as torchvision's ImageFolder reads each part.
 
-    Classes are numbered in the order of their names. Images of both parts are in one fixed mixed order, so that the
-    first so many are of all classes.
+    Classes are numbered in the order of their names. Images are shuffled in a fixed way, so that the first n images
+    contain all classes.
     """
     classes: dict[str, list[str]] = {}
     for part in ("train", "test"):
@@ -184,7 +184,7 @@ def _pixels(image: Any, *, where: str) -> npt.NDArray[np.uint8]:
 def _collected(
     items: Iterable[tuple[str, npt.NDArray[np.uint8], object]],
 ) -> tuple[list[npt.NDArray[np.uint8]], list[int]]:
-    """The pixels and labels of a part; all images must have one size. Those that lie class by class are mixed."""
+    """The pixels and labels of a part; all images must have one size. Images sorted by class are shuffled."""
     images: list[npt.NDArray[np.uint8]] = []
     labels: list[int] = []
     first = ""

@@ -1,7 +1,7 @@
-"""A pickle of plain data, read without running anything that it names.
+"""Safe unpickling of plain data: no function that a file names is called.
 
-pickle.load calls whatever function a file asks for. Here a file can ask for the reconstruction of a NumPy array and
-for nothing else, and even that is done by this module and not by NumPy.
+pickle.load calls any function that a file names. Here a file can only name the reconstruction of a NumPy array, which
+this module does itself, without NumPy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from softadv.errors import SoftadvError
 
 
 class _Type:
-    """Stands for numpy.dtype: only its name is kept."""
+    """Replaces numpy.dtype: stores only its name."""
 
     def __init__(self, name: object = None, *_rest: object) -> None:
         self.name = name
@@ -28,7 +28,7 @@ class _Type:
 
 
 class _Array:
-    """Stands for numpy.ndarray: only what was stored of it is kept."""
+    """Replaces numpy.ndarray: stores only its pickled state."""
 
     def __init__(self, *_arguments: object) -> None:
         self.state: object = None
@@ -38,14 +38,14 @@ class _Array:
 
 
 class _Buffer(_Array):
-    """The same, as protocol 5 writes it."""
+    """The same in pickle protocol 5."""
 
     def __init__(self, content: bytes | bytearray, dtype: object, shape: object, order: object) -> None:
         self.state = (1, shape, dtype, order == "F", bytes(content))
 
 
 class _Latin1(bytes):
-    """How Python 3 writes bytes for Python 2."""
+    """Bytes, as Python 3 pickles them for Python 2."""
 
     def __new__(cls, text: str, encoding: str) -> _Latin1:
         return super().__new__(cls, text.encode("latin1"))
@@ -66,7 +66,7 @@ _ADMITTED: dict[tuple[str, str], object] = {
 }
 
 
-# The unpickler in C would set memory aside as a hostile file says; the one in Python takes what it needs.
+# The C unpickler allocates as much memory as a hostile file says; the Python one allocates only what it needs.
 class _Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""ONNX files as PyTorch models: what is read, and how."""
+"""Reading ONNX files as PyTorch models."""
 
 from softadv._onnx.model import OnnxModel, read_onnx
 

@@ -1,4 +1,4 @@
-"""What an ONNX operator is read from, and the modules that PyTorch has no layer for."""
+"""One call of an ONNX operator, and modules for operations without a PyTorch layer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DTYPES = {torch.float32: 1, torch.float64: 11}
 
 @dataclass(frozen=True)
 class Call:
-    """One node. constants: of its inputs, None where it takes an activation or nothing; shapes: of the activations."""
+    """One node. constants: its constant inputs, None for activations and omitted inputs; shapes: the activations'."""
 
     constants: list[Array | None]
     options: dict[str, Any]
@@ -30,16 +30,16 @@ class Call:
     outputs: int
 
     def constant(self, at: int) -> Array | None:
-        """An input that may be left out."""
+        """A constant input; None if it is omitted."""
         return self.constants[at] if at < len(self.constants) else None
 
     def number(self, at: int, key: str, default: Any = None) -> Any:
-        """Numbers that are an input in newer opsets and were an attribute before."""
+        """Numbers that are an input in newer opsets and an attribute in older ones."""
         given = self.constant(at)
         return self.options.get(key, default) if given is None else given.tolist()
 
     def weight(self, at: int) -> Tensor:
-        """An input that has to be a constant of the network's type."""
+        """An input that must be a constant of the network's dtype."""
         given = self.constant(at)
         if given is None:
             raise UnreadError(f"its input {at} is no constant")
@@ -49,14 +49,14 @@ class Call:
         return tensor
 
     def image(self) -> tuple[int, int, int]:
-        """The shape of an activation that has to be an image."""
+        """The shape of an activation that must be an image."""
         if len(self.shapes[0]) != 3:
             raise UnreadError(f"its input has shape (N, {', '.join(map(str, self.shapes[0]))}), not that of images")
         channels, height, width = self.shapes[0]
         return channels, height, width
 
     def refuse(self, **usual: Any) -> None:
-        """Refuse options that are not as usual."""
+        """Raise UnreadError for options that differ from the given usual values."""
         for key, value in usual.items():
             if self.options.get(key, value) != value:
                 raise UnreadError(f"has {key}={self.options[key]}; only {value} is read")

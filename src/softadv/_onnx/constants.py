@@ -1,4 +1,4 @@
-"""What a graph computes of constants alone: shapes, axes and weights, by the same operations on numbers."""
+"""Constant folding: shapes, axes and weights that a graph computes from constants alone."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from softadv.errors import SoftadvError
 if TYPE_CHECKING:
     import onnx
 
-# More numbers than this are not made out of fewer.
+# The largest array that folding may create from smaller ones.
 _MOST = 2**24
 
 
 class UnreadError(SoftadvError):
-    """An operator, or an option of one, that is not read; the message says so without naming the node."""
+    """An unsupported operator or option; the message does not name the node, which the caller adds."""
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
     operator: str, inputs: list[Array | None], options: dict[str, Any], opset: int
 ) -> Array:
-    """What an operator makes of constants. Raises UnreadError for one that is not known to round as it does there."""
+    """An operator's result for constants. Raises UnreadError for one that may round differently in onnxruntime."""
     import onnx  # noqa: PLC0415
 
     values = [value for value in inputs if value is not None]

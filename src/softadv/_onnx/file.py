@@ -1,4 +1,4 @@
-"""An ONNX file, read with suspicion: one line for whatever is wrong with it, and no more memory than its size."""
+"""Reading an untrusted ONNX file: any problem is one line, and memory is bounded by the file's size."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TYPES = {1: "float32", 11: "float64"}
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What stands in a file. shape: of one input, without the batch; batch: its literal size, or None.
+    """The content of a file. shape: of one input, without the batch; batch: its literal size, or None.
 
     unbatched: the input is one vector (D,), without a batch.
 

@@ -1,4 +1,4 @@
-"""The ONNX operators that compute something, each as the PyTorch modules that compute it."""
+"""The ONNX operators that compute, each translated to PyTorch modules."""
 
 from __future__ import annotations
 

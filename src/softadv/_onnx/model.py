@@ -1,4 +1,4 @@
-"""A network of ONNX operators as a PyTorch module, which attacks, training and the certifier take like any other."""
+"""A network of ONNX operators as a PyTorch module, usable by attacks, training and the certifier like any other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 _MOST_NEURONS = 100 * MOST_INPUTS
-# What computes the same of a vector (D,) as of each row of (N, D).
+# Operators that compute the same for a vector (D,) as for each row of (N, D).
 _WITHOUT_AXES = {
     "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Identity", "Dropout", "Cast", "Neg", "Add", "Sub", "Mul",
     "Div", "Sum", "MatMul",
@@ -30,7 +30,7 @@ _WITHOUT_AXES = {
 
 @dataclass(frozen=True)
 class _Step:
-    """One module's call: the activations that it takes, and the name of what it makes."""
+    """One module's call: the names of its input activations and of its output."""
 
     key: str
     inputs: tuple[str, ...]
@@ -38,10 +38,10 @@ class _Step:
 
 
 class OnnxModel(nn.Module):
-    """A network from an ONNX file: float (N, ...) of the shape that the file says to what the file returns.
+    """A network from an ONNX file: float (N, *shape) to the file's output.
 
-    path: of the file. shape: of one input, dtype: its type. batch: how many the file takes at once, None for any
-    number; this module takes any number in any case, also where the file takes one vector alone (unbatched).
+    path: of the file. shape, dtype: of one input. batch: the file's literal batch size, None for any. This module takes
+    any batch, even if the file takes a single vector without a batch (unbatched).
     """
 
     file_sha256: Tensor
@@ -95,8 +95,8 @@ def read_onnx(path: Path) -> OnnxModel:
 class _Reader:
     """The modules of the nodes read so far.
 
-    shapes: of each activation as the modules hold it. views: where a Transpose has been put off, the order of the
-    dimensions that ONNX sees. orders: of vectors that were flattened so, where each of ONNX's features is in fact.
+    shapes: of each activation as the modules store it. views: where a Transpose is deferred, the order of dimensions in
+    ONNX. orders: for vectors flattened from such views, the position of each of ONNX's features in the module's vector.
     """
 
     def __init__(self, file: OnnxFile) -> None:
@@ -156,7 +156,7 @@ class _Reader:
         return tuple(shape[at] for at in self.views.get(name, range(len(shape))))[1:]
 
     def _put_off(self, node: onnx.NodeProto, call: Call, active: tuple[str, ...]) -> bool:
-        """Note a Transpose without making it, unless it is the image's own; whether that was done."""
+        """Defer a Transpose, unless it is the image's own; returns whether it was deferred."""
         if node.op_type != "Transpose" or active[0] == self.file.input:
             return False
         before = self.views.get(active[0], tuple(range(len(call.shapes[0]) + 1)))
@@ -171,7 +171,7 @@ class _Reader:
         return True
 
     def _in_order(self, node: onnx.NodeProto, active: tuple[str, ...], modules: list[nn.Module]) -> list[nn.Module]:
-        """The modules of a node that takes an activation in another order than ONNX sees."""
+        """The modules of a node whose input is stored in another order than in ONNX."""
         (name,), (module,), output = (*active[:1],), (*modules[:1],), node.output[0]
         view, order = self.views.get(name), self.orders.get(name)
         alike = isinstance(module, nn.ReLU | nn.LeakyReLU | nn.Sigmoid | nn.Tanh | nn.Identity)

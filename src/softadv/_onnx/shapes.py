@@ -1,4 +1,4 @@
-"""The ONNX operators that change shapes, or choose, and compute nothing; one module for each of their outputs."""
+"""The ONNX operators that only reshape or select, translated to one module per output."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _gather(call: Call) -> Modules:
 
 
 class Gathered(nn.Module):
-    """Channels in an order of their own, each any number of times."""
+    """Channels selected by index, each any number of times."""
 
     index: Tensor
 

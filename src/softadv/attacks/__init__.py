@@ -1,6 +1,6 @@
-"""Attacks, one a file: settings in the constructor, the radius in the call.
+"""Attacks, one per file: settings in the constructor, eps in the call.
 
-An attack of one's own is any callable (model, x, y, *, eps, generator) -> images, or a class whose objects are.
+An attack of your own is any callable (model, x, y, *, eps, generator) -> images, or a class whose objects are.
 """
 
 from softadv.attacks.base import Attack, attacks, is_linf, load_attack, register, title_of

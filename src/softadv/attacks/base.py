@@ -15,9 +15,9 @@ from softadv.registry import Registry, call
 
 
 class Attack(Protocol):
-    """Finds, for each image, a point of its ball that the model may misclassify; softadv calls it in eval mode.
+    """Searches each image's ball for a point that the model misclassifies; called with the model in eval mode.
 
-    Its settings are its own. It may say a `title`, and in which `norm` it keeps to the ball: "Linf" is the certifier's.
+    Optional attributes: `title`, its name in tables; `norm`, the norm of its ball ("Linf" is the certifier's).
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
@@ -27,7 +27,7 @@ class Attack(Protocol):
         """
 
 
-# What a name stands for: a class that is made with the settings it takes, or an attack as it is.
+# A registered name stands for a class, which is built with the settings it accepts, or for a finished attack.
 Factory = Callable[..., Any]
 
 _EXPECTED = "an attack, or a class of attacks"
@@ -38,20 +38,20 @@ register = attacks.register
 def load_attack(
     what: str | Attack, *, steps: int = 20, alpha: float | None = None, random_start: bool = True
 ) -> Attack:
-    """An attack: "pgd", "torchattacks:NAME", "package.module:attribute" of one's own, or the attack itself.
+    """Load an attack by name: "pgd", "torchattacks:NAME", "package.module:attribute"; or check a given attack.
 
-    steps, alpha, random_start: settings for a class, which gets those of them that its constructor takes. alpha is in
-    the units of the images; None is the attack's own choice.
-    Raises SoftadvError for an unknown name, for settings out of range, and for what is no attack.
+    steps, alpha, random_start: settings for a class; it gets those that its constructor accepts. alpha is in the units
+    of the images; None leaves it to the attack.
+    Raises SoftadvError for an unknown name, for settings out of range, and for an object that is no attack.
     """
     if not isinstance(what, str):
         return _checked(attacks.get(what), where=f"attack {title_of(what)}")
     steps = check_count(steps, key="steps", most=MOST_STEPS)
     alpha = None if alpha is None else check_radius(alpha, key="alpha")
     found = attacks.get(what)
-    own = getattr(found, "func", found)  # of "torchattacks:NAME" the name is bound already
+    own = getattr(found, "func", found)  # "torchattacks:NAME" resolves to a partial with the name bound
     if not (attacks.is_registered(what) or isinstance(own, type)):
-        return _checked(found, where=f"attack {what}")  # a function of one's own is the attack
+        return _checked(found, where=f"attack {what}")  # a user's function is the attack itself
     wanted: dict[str, Any] = {"steps": steps, "random_start": random_start}
     wanted |= {} if alpha is None else {"alpha": alpha}
     taken = inspect.signature(found).parameters
@@ -70,11 +70,11 @@ def _checked(attack: Any, *, where: str) -> Attack:
 
 
 def is_linf(attack: Attack) -> bool:
-    """Whether an attack says that it searches the L-infinity ball, as a certifier does."""
+    """Whether an attack declares the L-infinity ball, the certifier's."""
     return getattr(attack, "norm", None) == "Linf"
 
 
 def title_of(attack: Attack) -> str:
-    """What to call an attack where its numbers stand."""
+    """An attack's name in tables."""
     name = getattr(attack, "title", None) or getattr(attack, "__name__", None) or type(attack).__name__
     return str(name)

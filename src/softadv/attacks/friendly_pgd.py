@@ -1,4 +1,4 @@
-"""PGD that stops soon after it has succeeded (Zhang et al., ICML 2020: PGD-K-tau)."""
+"""PGD that stops tau steps after success: PGD-K-tau of friendly adversarial training (Zhang et al., ICML 2020)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from softadv.kernels import pgd as kernel
 
 @dataclass(frozen=True, kw_only=True)
 class FriendlyPGD(PGD):
-    """PGD in which each image goes on for tau steps after the first at which it is misclassified, and then stays.
+    """PGD in which each image takes tau more steps after the first that makes the model misclassify it, then stops.
 
     Algorithm 1 of Zhang et al., Attacks Which Do Not Kill Training Make Adversarial Learning Stronger. With
-    tau = steps every image takes all steps, and the images found are PGD's, bit for bit.
+    tau = steps every image takes all steps, and the adversarial examples are PGD's, bit for bit.
     """
 
     tau: int = 0

@@ -25,7 +25,7 @@ class PGD:
 
     steps: gradient steps, 0 to 1,000,000. alpha: step size in the units of the images; None is 2.5 * eps / steps,
     Madry et al.'s choice. random_start: begin at a uniform point of the ball instead of at x.
-    clip: the lowest and the highest pixel there can be.
+    clip: the smallest and the largest pixel value.
     Raises SoftadvError for numbers out of range.
     """
 
@@ -46,29 +46,29 @@ class PGD:
     def __call__(
         self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator | None
     ) -> Tensor:
-        """The images found, (N, C, H, W). Inputs are those of pgd, and are not checked again for every batch."""
+        """Adversarial examples, (N, C, H, W). Arguments as in pgd, but not checked, since this runs for every batch."""
         x = x.detach()
         return self.climb(model, x, y, self.start(x, eps=eps, generator=generator), eps=eps)
 
     def step_size(self, eps: float) -> float:
-        """The size of a step at a radius."""
+        """The step size at radius eps."""
         if self.alpha is None:
             return 2.5 * eps / self.steps if self.steps else 0.0
         return self.alpha
 
     def start(self, x: Tensor, *, eps: float, generator: torch.Generator | None) -> Tensor:
-        """Where the attack of each image begins: a tensor of its own, of the shape of x."""
+        """The starting point of each image's attack: a new tensor of the shape of x."""
         if not self.random_start:
             return x.clone()
-        # Not empty_like: the numbers are drawn in the order of memory, and that of x is no business of theirs.
+        # Not empty_like: random numbers fill memory in order, and must not depend on the memory format of x.
         noise = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         noise.uniform_(-eps, eps, generator=generator)
         return (x + noise).clamp_(*self.clip)
 
     def climb(self, model: nn.Module, x: Tensor, y: Tensor, point: Tensor, *, eps: float) -> Tensor:
-        """All steps from `point`, which may be overwritten; each image's are its own. Asks a GPU for no value.
+        """Take all steps from `point`, which may be overwritten. Images are independent; no host-device sync.
 
-        y: labels, int64 (N,); or float (N, classes), the share that the cross-entropy gives each class.
+        y: labels, int64 (N,); or target probabilities, float (N, classes).
         """
         alpha = self.step_size(eps)
         found = kernel.climb(model, x, y, point, eps=eps, alpha=alpha, steps=self.steps, clip=self.clip)
@@ -96,17 +96,17 @@ def pgd(
     clip: Clip = UNIT,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Attack images by projected gradient descent, once everything is checked; the settings are PGD's.
+    """Check the arguments, then attack images by projected gradient descent; the settings are those of PGD.
 
     x: float (N, C, H, W), pixels within clip; y: int64 (N,), both on the model's device.
     eps: radius in the units of x.
-    generator: source of the random start, on the device of x; None is PyTorch's own. Its numbers depend on the shape
-    of x, and not on how x lies in memory.
+    generator: source of the random start, on the device of x; None is PyTorch's global one. The random start depends
+    on the shape of x, not on its memory format.
 
     The model is used in eval mode and left in the mode it was in; its parameters get no gradients.
-    Returns (N, C, H, W), detached. Raises SoftadvError for images that certify would refuse, labels that the model
-    has no class for, and numbers out of range; NotFiniteError where the model's scores or the images found are NaN
-    or infinite.
+    Returns adversarial examples (N, C, H, W), detached. Raises SoftadvError for images that certify would refuse,
+    labels outside of the model's classes, and numbers out of range; NotFiniteError where the model's scores or the
+    examples are NaN or infinite.
     """
     check_images(x, y)
     attack = PGD(alpha=alpha, steps=steps, random_start=random_start, clip=clip)

@@ -1,4 +1,4 @@
-"""Any attack of Torchattacks by name: deterministic, and held to its ball."""
+"""Any attack of Torchattacks by name, made deterministic, and checked to stay within its ball."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _LINF = {
 
 @register("torchattacks:NAME")
 class TorchAttack:
-    """A class of Torchattacks as an attack; it gets those of its settings that its constructor takes."""
+    """A class of Torchattacks as an attack; it gets those of the settings that its constructor accepts."""
 
     def __init__(self, name: str, **settings: Any) -> None:
-        """name: of the class, such as "AutoAttack". settings: for its constructor, but eps, which the call gives.
+        """name: of the class, such as "AutoAttack". settings: for its constructor, without eps, which the call gives.
 
         Raises SoftadvError for an unknown name, and for an attack without an eps.
         """
@@ -55,8 +55,8 @@ class TorchAttack:
         """
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         settings = self._settings | {"eps": eps} | ({"seed": seed} if self._seeded else {})
-        # Torchattacks draws from the global generators: they are lent a seed and put back.
-        # It draws them in the order of memory, and would put a model with a frozen layer in training mode as a whole.
+        # Torchattacks draws from the global generators: they are seeded here and restored afterwards. It fills memory
+        # in order, and would put a whole model with a frozen layer in training mode.
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), eval_mode(model):
             torch.manual_seed(seed)
             found: Tensor = self._kind(model, **settings)(x.contiguous(), y).detach()

@@ -1,1 +1,1 @@
-"""Training: methods, the loop, its state, the partition, evaluation; knows no grid."""
+"""Training: methods, the loop, its state, the partition and evaluation, independent of grids."""

@@ -1,4 +1,4 @@
-"""The images of an epoch's steps: their order, which are attacked, and how they are augmented."""
+"""The batches of an epoch: the order of the images, which are attacked, and their augmentation."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Step:
-    """The images of one step: int64 (B,), by their place in the training set; the attacked ones, (K,), by theirs here.
+    """The batch of one step.
 
-    Whoever knows their numbers need not ask the device for them.
+
+    images: int64 (B,), indices into the training set. attacked: int64 (K,), indices into the batch.
+    With indices instead of masks, the number of attacked images is known without reading from the device.
     """
 
     images: Tensor
@@ -26,7 +28,7 @@ class Step:
 
 
 def plan_epoch(config: TrainConfig, epoch: int, attacked: Tensor, device: torch.device) -> list[Step]:
-    """An epoch's steps, on a device: decided here, and sent there at once. attacked: bool (N,), whom to attack."""
+    """An epoch's steps: planned on the CPU, then copied to the device at once. attacked: bool (N,)."""
     attacked = attacked.cpu()
     batches = _batches(config, attacked, generator=config.generator(epoch, "order", _CPU))
     places = [attacked[images].nonzero()[:, 0] for images in batches]
@@ -34,7 +36,7 @@ def plan_epoch(config: TrainConfig, epoch: int, attacked: Tensor, device: torch.
 
 
 def attacked_in(steps: Sequence[Step]) -> int:
-    """How many images steps attack, for which no device is asked."""
+    """How many images the steps attack; reads nothing from the device."""
     return sum(len(step.attacked) for step in steps)
 
 
@@ -46,15 +48,15 @@ def augmented(config: TrainConfig, epoch: int, x: Tensor) -> Tensor:
 
 
 def _batches(config: TrainConfig, attacked: Tensor, *, generator: torch.Generator) -> list[Tensor]:
-    """The indices of each step's images: shuffled, or first all clean ones and then all attacked ones."""
+    """The image indices of each step: shuffled, or all clean images first and then all attacked ones."""
     order = torch.randperm(len(attacked), generator=generator)
     passes = [order] if config.update == "mixed" else [order[~attacked[order]], order[attacked[order]]]
-    # An empty tensor splits into one empty batch, which would be a step on nothing.
+    # An empty tensor splits into one empty batch, which is left out.
     return [batch for indices in passes for batch in indices.split(config.batch_size) if len(batch)]
 
 
 def _sent(parts: list[Tensor], device: torch.device) -> tuple[Tensor, ...]:
-    """Tensors to a device, in one copy."""
+    """Copy tensors to a device in one transfer."""
     return torch.split(torch.cat(parts).to(device), [len(part) for part in parts])
 
 

@@ -18,9 +18,9 @@ from softadv.training.state import TrainState
 def save_checkpoint(
     path: Path, train_state: TrainState, *, epoch: int, about: Mapping[str, str], best: Best | None = None
 ) -> None:
-    """Write everything that the next epoch starts from, atomically and with a checksum.
+    """Write the complete state that the next epoch starts from, atomically and with a checksum.
 
-    about: what the checkpoint belongs to: the digests of its trial, of the epochs so far, and of the data.
+    about: the digests of the trial, of the metrics so far, and of the data.
     best: the best epoch so far, where the training may stop early.
     """
     state = {f"model.{name}": value for name, value in train_state.model.state_dict().items()}
@@ -42,7 +42,7 @@ def save_checkpoint(
 def load_checkpoint(
     path: Path, train_state: TrainState, *, device: torch.device, best: Best | None = None
 ) -> tuple[int, dict[str, str]]:
-    """Put a training, and its best epoch, back to where a checkpoint was written; returns its epoch and belongings.
+    """Restore a training and its best epoch from a checkpoint; returns its epoch, and `about` of save_checkpoint.
 
     Raises SoftadvError naming the file when it is damaged or of another model.
     """
@@ -59,7 +59,7 @@ def load_checkpoint(
         if best is not None and "best_epoch" in metadata:
             best.epoch, best.accuracy = int(metadata["best_epoch"]), float.fromhex(metadata["best_accuracy"])
             best.weights = {name: value.to(device) for name, value in _under(state, "best.").items()}
-        train_state.replays.forget()  # the optimizer's state is elsewhere in memory now
+        train_state.replays.forget()  # the optimizer's state has moved in memory
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise SoftadvError(f"{path}: not a checkpoint of this trial ({reason})") from error

@@ -1,4 +1,4 @@
-"""What the training loop is told, whatever experiment it is part of."""
+"""The settings of the training loop, independent of any experiment."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def generator_for(seed: int, epoch: int, purpose: str, device: torch.device) -> 
 
 
 _NAMES = {"optimizer": OptimizerName, "schedule": ScheduleName, "update": Update, "augment": Augmentation}
-# Of the numbers that count: the least and the most.
+# The whole-number settings, each with its smallest and its largest value.
 COUNTS = (
     ("epochs", 1, MOST_EPOCHS),
     ("seed", 0, MOST_SEED),
@@ -40,7 +40,7 @@ COUNTS = (
 
 
 class Settings(Protocol):
-    """What a TrainConfig and the spec of a trial have in common."""
+    """The settings that TrainConfig and a trial's spec share."""
 
     @property
     def lr(self) -> float: ...
@@ -92,24 +92,24 @@ def check_settings(settings: Settings, *, split_every: int, split: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How to train. Everything that is off by default leaves a run's bits as they are without it.
+    """How to train. Settings that are off by default do not change the bits of a run while they are off.
 
-    eps: L-infinity radius in the units of the images, which methods may train beside.
+    eps: L-infinity radius that is evaluated, in the units of the images; a method may train at another radius.
     momentum: of sgd. weight_decay: as torch.optim takes it.
     schedule: the learning rate over epochs: constant; cosine, from lr down to 0 (Loshchilov and Hutter, ICLR 2017,
     without restarts); steps, times `schedule_factor` after each epoch of `schedule_epochs`.
     eps_warmup_epochs: over so many epochs the radius grows evenly from eps / (n + 1) to eps.
-    clip_gradients: the largest L2 norm of an update's gradient; None is any.
-    natural_epochs: the first so many epochs are natural, whatever the method.
+    clip_gradients: the largest L2 norm of an update's gradient; None does not clip.
+    natural_epochs: train naturally for this many epochs first, whatever the method.
     update: shuffled batches of clean and attacked images, or all clean batches first, then the attacked ones.
-    patience: stop after so many epochs without a better adversarial accuracy on the validation images, and go back to
-    the best weights; None never does.
-    evaluate_every: epochs from one evaluation to the next; the last epoch always has one. No weight depends on it, but
-    stopping early is decided after epochs that are evaluated.
-    clip: the lowest and the highest pixel that the certifier reckons with; the attack has its own.
-    known_broken: do not certify images that their adversarial example of the epoch before still breaks; the split is
-    the same either way.
-    tf32: let a GPU round the factors of float32 products to 10 bits.
+    patience: stop after this many epochs without a better adversarial accuracy on the validation images, and restore
+    the best weights; None never stops early.
+    evaluate_every: the number of epochs between evaluations; the last epoch is always evaluated. The weights do not
+    depend on it, except that early stopping is decided after evaluated epochs.
+    clip: the smallest and the largest pixel value for the certifier; the attack has its own setting.
+    known_broken: do not certify images that the model misclassifies at the last epoch's adversarial example; the split
+    is the same either way.
+    tf32: let a GPU compute float32 products in TF32, with 10-bit mantissas.
     Raises SoftadvError for what is out of range or does not fit together.
     """
 
@@ -144,16 +144,16 @@ class TrainConfig:
                 raise SoftadvError(f"{key}: unknown value {shown(getattr(self, key))}, expected one of {known}")
         split = "rolling" if getattr(self.method, "split", None) == "rolling" else "full"
         check_settings(self, split_every=getattr(self.method, "split_every", 1), split=split)
-        self.method.train_attack(self.attack)  # a method may refuse the attack: better now than in the first epoch
+        self.method.train_attack(self.attack)  # a method may refuse the attack: fail now, not in the first epoch
 
     @property
     def keeps_examples(self) -> bool:
-        """Whether an epoch's adversarial examples are of use to the next: where it certifies the very same images."""
+        """Whether the next epoch can use this one's adversarial examples: only if it certifies the same images."""
         return self.known_broken and self.method.certifies and self.augment == "none"
 
     @property
     def train_attack(self) -> Attack:
-        """The attack that the method trains against; the one evaluated is `attack`."""
+        """The attack that the method trains against; evaluation uses `attack`."""
         return self.method.train_attack(self.attack)
 
     def radius(self, epoch: int) -> float:
@@ -167,19 +167,19 @@ class TrainConfig:
         return generator_for(self.seed, epoch, purpose, device)
 
     def attack_passes(self, epoch: int) -> float:
-        """How many times an epoch attacks the training set at most, for estimates of its cost."""
+        """The most times that an epoch attacks the whole training set, for estimates of its cost."""
         return 0.0 if epoch <= self.natural_epochs else self.method.attack_passes
 
     def evaluates(self, epoch: int) -> bool:
-        """Whether an epoch, from 1, is evaluated when it is over."""
+        """Whether an epoch, counted from 1, is evaluated at its end."""
         return epoch % self.evaluate_every == 0 or epoch == self.epochs
 
     def splits_before(self, epoch: int) -> bool:
-        """Whether training images are certified before this epoch: methods say so, and nobody else."""
+        """Whether training images are certified before this epoch; only the method decides."""
         nth = epoch - self.natural_epochs
         return nth > 0 and self.method.splits_before(nth)
 
     def certified_share(self, epoch: int) -> float:
-        """How much of the training set is certified before this epoch."""
+        """The fraction of the training set that is certified before this epoch."""
         nth = epoch - self.natural_epochs
         return self.method.certified_share(nth) if nth > 0 else 0.0

@@ -1,6 +1,6 @@
-"""Whether an epoch's training ended in NaN or infinity, and at which step: asked once, when the epoch is over.
+"""Detect NaN or infinity in an epoch's training, and the step where it began; once, at the end of the epoch.
 
-The losses stay on their device until then, since asking a GPU at every step would make it wait for every step.
+The losses stay on their device until then, since reading them at every step would stall a GPU at every step.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from softadv.errors import DivergedError, NotFiniteError
 def divergence(
     losses: Tensor, total: Tensor, weights: Mapping[str, Tensor], *, epoch: int, steps: int
 ) -> DivergedError | None:
-    """The error of an epoch that diverged, or None, for which a GPU is waited for once.
+    """The error of an epoch that diverged, or None. Waits for a GPU once.
 
-    losses: of the steps so far, float (steps,). total: the sum that the epoch reports, float (). weights: what was
-    trained, by name. All on one device. epoch: its number, from 1. steps: how many it has.
+    losses: of the steps so far, float (steps,). total: the summed loss that the epoch reports, float (). weights: the
+    trained tensors, by name. All on one device. epoch: its number, from 1. steps: the epoch's number of steps.
     """
     finite = {name: value.isfinite().all() for name, value in weights.items() if value.is_floating_point()}
     if torch.stack([losses.isfinite().all(), total.isfinite(), *finite.values()]).all():
@@ -37,7 +37,7 @@ def divergence(
 
 @contextmanager
 def diverging(epoch: int) -> Iterator[None]:
-    """Numbers that are not finite, whoever meets them in an epoch's work, are a divergence of its training."""
+    """Turn a NotFiniteError anywhere in an epoch into a DivergedError of that epoch."""
     try:
         yield
     except DivergedError:

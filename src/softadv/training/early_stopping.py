@@ -1,4 +1,4 @@
-"""When to stop before the last epoch, and which weights to go back to."""
+"""Early stopping: when to stop, and which weights to restore."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Best:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
     def look(self, model: nn.Module, *, epoch: int, accuracy: float) -> None:
-        """Take over an epoch's weights if it is better than all before; of equals the earlier one stays."""
+        """Keep an epoch's weights if it is better than all earlier ones; a tie keeps the earlier epoch."""
         if accuracy > self.accuracy:
             self.epoch, self.accuracy = epoch, accuracy
             self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
     def is_stale(self, *, epoch: int, patience: int) -> bool:
-        """Whether so many epochs have passed without a better one."""
+        """Whether `patience` epochs have passed without a better one."""
         return epoch - self.epoch >= patience
 
     def restore(self, model: nn.Module) -> None:
-        """Put the best weights back."""
+        """Load the best weights into the model."""
         model.load_state_dict(self.weights)

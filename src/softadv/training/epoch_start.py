@@ -1,4 +1,4 @@
-"""What a method is given before an epoch: the images, the model, and what it may ask for."""
+"""What a method gets before an epoch: the images, the model, certification and the attack."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class EpochStart:
 
     @property
     def last_split(self) -> Partition | None:
-        """The last that split() made, maybe in an earlier epoch, or before an interruption."""
+        """The last result of split(), possibly from an earlier epoch, or from before an interruption."""
         return self._state.partition
 
     def split(self, *, domain: Domain, certifier: Certifier, share: float = 1.0) -> Partition:
-        """Certify the training images with the present weights; the result is kept, and counted in the record.
+        """Certify the training images with the present weights. The result is stored, and its counts are recorded.
 
-        share: certify only this share of them, whose verdicts are oldest; the others keep theirs. Where there are no
-        verdicts yet, all are certified.
+        share: certify only this fraction of them, those with the oldest verdicts; the others keep theirs. If there
+        are no verdicts yet, all are certified.
         """
         last = self._state.partition
         with self._seconds.spent_on("certification"):
@@ -67,7 +67,7 @@ class EpochStart:
         return self._state.partition
 
     def _certified(self, images: Tensor, *, domain: Domain, certifier: Certifier) -> Partition:
-        """The split of some images, int64 (K,); those that are known to be broken are not certified."""
+        """The split of images, int64 (K,). Images with a known adversarial example are not certified."""
         x, y = self.x[images], self.y[images]
         broken = self._broken(images, x, y, certifier=certifier)
         asked = (~broken).nonzero()[:, 0]
@@ -86,18 +86,18 @@ class EpochStart:
         )  # fmt: skip
 
     def _broken(self, images: Tensor, x: Tensor, y: Tensor, *, certifier: Certifier) -> Tensor:
-        """Which of some images cannot be verified, bool (K,), by a certifier that bounds its rounding."""
+        """bool (K,): images with a known adversarial example, which no certifier that bounds rounding can verify."""
         examples = self._state.examples
         if examples is None or certifier != "native":
             return torch.zeros_like(images, dtype=torch.bool)
         broken = examples.breaking(self.model, images, x, y, eps=self.eps, clip=self._config.clip)
-        broken[:1] = False  # somebody is asked, so that the record says who answers
+        broken[:1] = False  # certify at least one image, so that the record names the certifier
         return broken
 
     def _oldest(self, made_in: Tensor, *, share: float) -> Tensor:
-        """The images whose verdicts are oldest, int64 (K,), in their order; of equally old ones, some at random.
+        """The images with the oldest verdicts, int64 (K,), in ascending order; ties are broken at random.
 
-        Not the first ones: a data set may be sorted by class.
+        Not by position: a data set may be sorted by class.
         """
         count = max(1, round(share * len(made_in)))
         shuffled = torch.randperm(len(made_in), generator=self._config.generator(self.number, "rolling split", _CPU))

@@ -1,4 +1,4 @@
-"""One function that answers how accurate a model is: naturally, under attack, and provably."""
+"""softadv.evaluate: natural, adversarial and certified accuracy of a model in one call."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What evaluate found. adversarial: by the name of the attack. certified: None where none was asked for."""
+    """The result of evaluate. adversarial: by attack name. certified: None where it was not requested."""
 
     eps: float
     natural: Accuracy
@@ -80,11 +80,12 @@ def evaluate(
 ) -> Evaluation:
     """Natural, adversarial and certified accuracy of a model, in eval mode, on test images.
 
-    data: a data set, whose test images are taken; or images, float (N, C, H, W) in [0, 1], and labels, int64 (N,).
+    data: a data set, of which the test images are used; or images, float (N, C, H, W) in [0, 1], and labels, int64
+    (N,).
     eps: L-infinity radius in the units of the images. attacks: names or attacks, as softadv.load_attack takes them;
     a second one of the same name is counted as "PGD (2)".
-    certify: True certifies all images, a number the first so many. domain, engine: as softadv.certify takes them.
-    seed: of the attacks' random choices. on_progress: told the name of what runs and the images done so far.
+    certify: True certifies all images; a number n certifies the first n. domain, engine: as in softadv.certify.
+    seed: of the attacks' random choices. on_progress: called with the name of the running part and the images done.
 
     Raises SoftadvError for images or labels that do not fit the model, and for scores that are not finite.
     """
@@ -130,8 +131,9 @@ def certified_curve(
     """Certified accuracy at each of several radii, by radius in the given order.
 
     x: float (N, C, H, W) in [0, 1]; y: int64 (N,). eps: radii in the units of x.
-    The largest radius is asked first: what is proven there is proven for the smaller balls within, so that each image
-    is asked about no further. An image is counted at a radius where it was proven at that radius or a larger one.
+    The largest radius is certified first. A proof for a ball covers all smaller balls around the image, so images
+    verified at one radius are not certified again. An image counts as verified at a radius if it was verified there or
+    at a larger one.
     Raises what softadv.certify raises.
     """
     if not len(x):
@@ -162,7 +164,7 @@ def check_fit(model: nn.Module, x: Tensor, y: Tensor, *, clip: Clip = UNIT) -> N
 
 
 def _free(title: str, taken: Container[str]) -> str:
-    """A name that no other attack has: the second of one title is its "title (2)"."""
+    """A unique name: the second attack with the same title becomes "title (2)"."""
     names = (title if nth == 1 else f"{title} ({nth})" for nth in itertools.count(1))
     return next(name for name in names if name not in taken)
 

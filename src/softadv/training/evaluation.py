@@ -1,7 +1,7 @@
-"""Natural, adversarial and certified accuracy of a model, in eval mode; it is left in the mode it was in.
+"""The building blocks of evaluation: natural, adversarial and certified accuracy, with the model in eval mode.
 
-NotFiniteError is raised where the scores of a model, or what an attack found, are NaN or infinite: a count of such
-images would be no accuracy.
+The model is left in the mode it was in. NotFiniteError is raised where scores or adversarial examples are NaN or
+infinite, since an accuracy would be meaningless.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from softadv.errors import SoftadvError
 # Large enough to keep two cores busy, small enough for their caches.
 _BATCH = 500
 
-# An attack at its radius: (model, x, y, *, generator) to images of the shape of x.
+# An attack with its radius bound: (model, x, y, *, generator) to images of the shape of x.
 AttackAtRadius = Callable[..., Tensor]
 
 
@@ -92,7 +92,7 @@ def certified_accuracy(
     on_progress: Callable[[int], None] | None = None,
 ) -> Certified:
     """How many images are classified correctly on their whole box, and the seconds it took to prove."""
-    _scores(model, x)  # one that has none for an image would count as one that is merely unverified
+    _scores(model, x)  # raises for NaN scores, which would otherwise count as merely unverified
     started = time.perf_counter()
     with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
         certificates, provenance = session.certify(

@@ -1,4 +1,4 @@
-"""What is recorded of a training, epoch by epoch."""
+"""The history of a training, epoch by epoch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class History(Sequence[EpochMetrics]):
         return iter(self.epochs)
 
     def to_records(self) -> list[dict[str, object]]:
-        """A dictionary an epoch, by the names of EpochMetrics."""
+        """One dictionary per epoch, with the fields of EpochMetrics as keys."""
         return [asdict(epoch) for epoch in self.epochs]
 
     def to_frame(self) -> pandas.DataFrame:
-        """A pandas DataFrame with a row an epoch. Raises ImportError where pandas is not installed."""
+        """A pandas DataFrame with one row per epoch. Raises ImportError where pandas is not installed."""
         import pandas  # type: ignore[import-untyped, unused-ignore] # noqa: PLC0415 (softadv does without)
 
         return pandas.DataFrame.from_records(self.to_records())

@@ -1,11 +1,11 @@
-"""Images that an adversarial example of the last epoch still breaks, which no certifier need be asked about.
+"""Skip the certification of images that the model still misclassifies at the last epoch's adversarial example.
 
-A sound certifier verifies an image only if the network classifies every point of its box correctly. A point of the box
-that is misclassified is thus a proof that the image cannot be verified: one forward pass instead of a certification,
-and the split comes out the same.
-
-Of an example only the direction of each pixel is kept, one bit: attacks along the sign of a gradient end at corners of
-the box. What is asked about is the corner in that direction, which is a point of the box whatever the example was.
+A sound certifier verifies an image only if the network classifies every point of its box correctly. So a misclassified
+point of the box proves that the image cannot be verified: one forward pass replaces a certification, and the split is
+the same.
+Of each example only one bit per pixel is stored, the sign of its perturbation, since attacks along the sign of a
+gradient end at corners of the box. The corner with these signs is then tested; it is a point of the box, whatever the
+example was.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from softadv.training.precision import rounding_to_tf32
 
 _BATCH = 500
 _BITS = 8
-# How far inside of its box a point is looked for, as a share of the radius: rounding must not lead out of it.
+# The tested corner lies this far out, as a fraction of the radius, so that rounding cannot leave the box.
 _INSIDE = 1 - 2**-10
-# How clearly a point has to be misclassified, as a share of the largest score. A certificate holds for sums of float32
-# products in any order, so that any misclassification would do; this is for what may add up otherwise.
+# By how much a point has to be misclassified, as a fraction of the largest score. In theory any misclassification is
+# enough, since certificates hold for float32 sums in any order; this is a reserve for other arithmetic.
 _CLEAR = 1e-3
 
 
@@ -36,20 +36,20 @@ class Examples:
         self._there = x.new_zeros(len(x), dtype=torch.bool)
 
     def forget(self) -> None:
-        """Begin a new epoch."""
+        """Drop all examples, for a new epoch."""
         self._there.zero_()
 
     def keep(self, images: Tensor, x: Tensor, found: Tensor) -> None:
-        """Keep examples. images: int64 (K,), their places in the training set; x, found: (K, C, H, W)."""
+        """Store examples. images: int64 (K,), indices into the training set; x, found: (K, C, H, W)."""
         self._bytes[images] = _packed((found >= x).flatten(1))
         self._there[images] = True
 
     def breaking(
         self, model: nn.Module, images: Tensor, x: Tensor, y: Tensor, *, eps: float, clip: Clip = UNIT
     ) -> Tensor:
-        """Which images have a point in their box that the model clearly misclassifies, bool (K,).
+        """bool (K,): images with a point in their box that the model misclassifies by a margin.
 
-        images: int64 (K,), their places in the training set; x: (K, C, H, W); y: int64 (K,). eps, clip: of the boxes.
+        images: int64 (K,), indices into the training set; x: (K, C, H, W); y: int64 (K,). eps, clip: of the boxes.
         The model is used in eval mode and left in the mode it was in.
         """
         broken = torch.zeros_like(images, dtype=torch.bool)

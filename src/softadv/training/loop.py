@@ -1,4 +1,4 @@
-"""One epoch of training; the methods differ in whom they attack, with what, and what they minimise."""
+"""One epoch of training, for all methods: a method chooses which images to attack, the attack, and the loss."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from softadv.training.timing import Seconds
 
 _CPU = torch.device("cpu")
 
-# Told what is running and how many images of the epoch it has done.
+# Called with the name of the running part and the number of images done.
 Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class TrainedEpoch:
-    """What an epoch reports: the mean loss of the images as trained, how many were attacked, and its seconds."""
+    """An epoch's result. loss: mean over the images as they were trained. attacked: how many images were attacked."""
 
     loss: float
     attacked: int
@@ -45,18 +45,17 @@ class TrainedEpoch:
 def train_epoch(
     state: TrainState, x: Tensor, y: Tensor, *, config: TrainConfig, epoch: int, on_progress: Progress
 ) -> TrainedEpoch:
-    """Train on every image once, and attack those that the method says.
+    """Train on every image once, and attack the images that the method selects.
 
-    Section 4 of the paper: in soft training, the images that the certifier verified with the weights at the start of
-    the epoch are trained as they are; misclassified and unverified ones are attacked. Every random choice is drawn
-    from the seed and the epoch's number, so that an epoch comes out the same whether or not the run was interrupted
-    before it.
+    Section 4 of the paper: in soft training, images that the certifier verifies with the weights at the start of the
+    epoch are trained clean; misclassified and unverified ones are attacked. Every random choice depends only on the
+    seed, the epoch's number and its purpose, so that an interruption before the epoch changes nothing.
 
     x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the model's device. epoch: from 1.
     The model is certified and attacked in eval mode, updated in training mode, and left in the mode it was in.
-    Within the epoch there is no host-device synchronisation, but for what the method itself asks.
-    Raises DivergedError where a loss or a weight is NaN or infinite; the state is of no use then. Raises SoftadvError
-    where the method returns no mask.
+    Within the epoch there is no host-device synchronisation, except in the method's own code.
+    Raises DivergedError where a loss or a weight is NaN or infinite; the state is then unusable. Raises SoftadvError
+    where the method returns no valid mask.
     """
     seconds = Seconds(x.device)
     x = augmented(config, epoch, x)
@@ -93,7 +92,9 @@ def train_epoch(
                 losses.append(loss)
                 done += len(inputs)
                 on_progress("training", done)
-    except NotFiniteError as error:  # such as an attack's that gets NaN for a gradient: why comes first
+    except (
+        NotFiniteError
+    ) as error:  # such as an attack with NaN gradients: report the divergence behind it, if there is one
         raise diverged() or error from None
     seconds.settle()
     if (failed := diverged()) is not None:
@@ -102,7 +103,7 @@ def train_epoch(
 
 
 def _examples(state: TrainState, x: Tensor, *, config: TrainConfig) -> Examples | None:
-    """Where an epoch keeps its adversarial examples for the next one, empty; None where they are of no use."""
+    """An empty store of adversarial examples for the next epoch; None where that has no use for them."""
     if not config.keeps_examples:
         state.examples = None
     elif state.examples is None:
@@ -122,7 +123,7 @@ def images_to_attack(
     seconds: Seconds,
     on_progress: Progress,
 ) -> Tensor:
-    """Whom an epoch attacks, bool (N,): nobody in natural epochs, then whom the method says."""
+    """The images that an epoch attacks, bool (N,): none in natural epochs, else those that the method selects."""
     if epoch <= config.natural_epochs:
         return torch.zeros_like(y, dtype=torch.bool)
     start = EpochStart(state, x, y, config=config, number=epoch, seconds=seconds, on_progress=on_progress)
@@ -150,9 +151,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: bool = False) -> Callable[..., Tensor]:
-    """The attack on a state's model in eval mode, at a radius, for `most` images at once, or fewer.
+    """The attack with radius eps, for batches of at most `most` images, on a state's model in eval mode.
 
-    On a GPU it is recorded where it can be. Returns a function (model, x, y, *, generator) -> images.
+    On a GPU it runs as a CUDA graph where possible. Returns a function (model, x, y, *, generator) -> images.
     """
     if type(attack) is not PGD:
         return in_eval_mode(partial(attack, eps=eps))
@@ -168,9 +169,9 @@ def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: 
 
 @contextmanager
 def drawing(config: TrainConfig, epoch: int, device: torch.device) -> Iterator[None]:
-    """Let layers that draw random numbers, such as a dropout, draw those of the training's own seed and this epoch.
+    """Seed PyTorch's global generators from the training's seed and epoch, for layers such as dropout.
 
-    They draw from PyTorch's global generators, which are put back afterwards.
+    The generators are restored afterwards.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(config.generator(epoch, "layers", _CPU).initial_seed())
@@ -178,7 +179,7 @@ def drawing(config: TrainConfig, epoch: int, device: torch.device) -> Iterator[N
 
 
 def _scalar(loss: Tensor, config: TrainConfig) -> Tensor:
-    """A method's loss. Raises SoftadvError where it is no number that can be differentiated."""
+    """A method's loss, checked. Raises SoftadvError where it is no scalar that depends on the model."""
     if isinstance(loss, Tensor) and loss.ndim == 0 and loss.requires_grad:
         return loss
     found = f"one of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
@@ -190,13 +191,13 @@ def _scalar(loss: Tensor, config: TrainConfig) -> Tensor:
 def _update(
     state: TrainState, config: TrainConfig, clean: Tensor, inputs: Tensor, labels: Tensor, *, loss_of: Loss | None
 ) -> Tensor:
-    """One step of the optimizer; the mean loss before it. loss_of: the method's own; None is the cross-entropy."""
+    """One optimizer step; returns the mean loss before it. loss_of: the method's loss; None is the cross-entropy."""
 
     def update(inputs: Tensor, labels: Tensor, *clean: Tensor) -> Tensor:
         weight = config.method.divergence_weight
         loss = _compiled(state.model, inputs, labels, clean[0] if clean else None, divergence_weight=weight)
         if loss is None:
-            # Gradients are made anew: those of a recorded update lie in the memory of its recording.
+            # Drop the gradients: those of a recorded update lie in the recording's memory.
             state.optimizer.zero_grad(set_to_none=True)
             if loss_of is None:
                 loss = F.cross_entropy(state.model(inputs), labels)
@@ -215,10 +216,10 @@ def _update(
 def _compiled(
     model: nn.Module, inputs: Tensor, labels: Tensor, clean: Tensor | None, *, divergence_weight: float | None
 ) -> Tensor | None:
-    """The loss, and the gradients of the weights, by the compiled kernel; None where it has to be autograd.
+    """The loss, and the weights' gradients, by the compiled kernel; None where autograd has to do it.
 
-    clean: the images before the attack, where the loss is the method's own; None is the cross-entropy.
-    divergence_weight: of a loss that is TRADES'; None is another.
+    clean: the images before the attack, if the method has its own loss; None for the cross-entropy.
+    divergence_weight: TRADES' beta; None for any other loss.
     """
     if clean is None:
         return weight_gradients.gradients(model, inputs, labels)

@@ -1,4 +1,4 @@
-"""A method as specs and calls name it: a name, maybe with settings."""
+"""Parsing the name of a method, with optional settings, such as "trades(beta=6)"."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _SETTING = re.compile(r"\s*(?P<key>[A-Za-z_]\w*)\s*=\s*(?P<value>[^=,]+?)\s*")
 
 
 def parse_method(text: str) -> tuple[str, dict[str, float | int]]:
-    """ "trades(beta=6)" as its name and its settings; these are numbers, or fractions such as 6/255.
+    """Split "trades(beta=6)" into name and settings; values are numbers, or fractions such as 6/255.
 
-    Raises SoftadvError for what has another form.
+    Raises SoftadvError for any other form.
     """
     form = _FORM.fullmatch(text)
     if form is None:

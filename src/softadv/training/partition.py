@@ -1,4 +1,4 @@
-"""The split that makes the training soft: misclassified, unverified or verified."""
+"""The partition of images into misclassified, unverified and verified."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Partition:
     misclassified: Tensor
     unverified: Tensor
     verified: Tensor
-    certifier: str = ""  # who says so, with version and soundness
+    certifier: str = ""  # its name, version and soundness
     made_in: Tensor | None = None  # int32 (N,): the epoch, from 1, at whose start each verdict was made; in trainings
 
     @property
@@ -32,7 +32,7 @@ class Partition:
         return ~self.verified
 
     def renewed(self, images: Tensor, newer: Partition) -> Partition:
-        """This split, with another's verdicts for some of its images. images: int64 (K,), their places in this one."""
+        """This split with newer verdicts for some images. images: int64 (K,), their indices in this split."""
 
         def put(old: Tensor, new: Tensor) -> Tensor:
             return old.index_copy(0, images, new)
@@ -62,9 +62,9 @@ def partition(
     """Split images by whether the model classifies them correctly, and provably so over their box.
 
     x: float (N, C, H, W), pixels within clip; y: int64 (N,); eps: L-infinity radius in the units of x.
-    clip: the lowest and the highest pixel there can be.
-    Misclassified images are not certified at all: nothing could be proven. The model is
-    used in eval mode and left in the mode it was in. Raises what certify raises.
+    clip: the smallest and the largest pixel value.
+    Misclassified images are not certified, since they cannot be verified. The model is used in eval mode and left in
+    the mode it was in. Raises what certify raises.
     """
     with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
         certificates, provenance = session.certify(

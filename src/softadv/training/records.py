@@ -1,4 +1,4 @@
-"""What is recorded of an epoch."""
+"""The record of an epoch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class EpochMetrics:
 
     natural_accuracy, adversarial_accuracy: of the test images; None where the epoch was not evaluated.
     misclassified, unverified, verified: the partition of the training images that the epoch was trained with; None for
-    methods that make none. certified: how many of these images were classified correctly, and so certified, for this
-    epoch anew. stale: how many verdicts are older than this epoch; oldest_verdict: the age of the oldest, in epochs.
+    methods that make none. certified: how many of these images were classified correctly, and so certified, in this
+    epoch. stale: how many verdicts are older than this epoch; oldest_verdict: the age of the oldest, in epochs.
     None in old records, and for methods that make no split.
     attacked: how many training images were attacked; None in old records.
     """
@@ -30,7 +30,7 @@ class EpochMetrics:
     certification_seconds: Seconds
     update_seconds: Seconds
     evaluation_seconds: Seconds
-    certifier: str | None = None  # who split the images, its version and soundness
+    certifier: str | None = None  # its name, version and soundness
     engine: str = ""  # device, kernels there, commit: a trial may go on elsewhere. "" in old records
     attacked: Count | None = None
     certified: Count | None = None
@@ -40,7 +40,7 @@ class EpochMetrics:
     validation_adversarial_accuracy: Share | None = None
 
     def numbers(self) -> dict[str, float]:
-        """What there is of the epoch in numbers, by name, for loggers."""
+        """The epoch's numeric fields that are not None, by name, for loggers."""
         return {
             name: float(value)
             for name, value in asdict(self).items()

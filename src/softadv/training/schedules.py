@@ -8,7 +8,7 @@ from softadv.training.config import TrainConfig
 
 
 def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The learning rate of an epoch, from 1. Constant is the very number that the config holds."""
+    """The learning rate of an epoch, counted from 1. A constant schedule returns config.lr itself, unrounded."""
     match config.schedule:
         case "constant":
             return config.lr

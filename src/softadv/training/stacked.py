@@ -1,9 +1,9 @@
-"""Several trainings that differ in nothing but their seed, trained side by side as one model.
+"""Several trainings that differ only in their seed, trained side by side as one stacked model.
 
-One of the paper's networks does not fill a GPU. Stacked, their parameters have one more dimension in front, and each
-kernel computes for all of them. Nothing passes from one to another: the loss that is differentiated is the sum of their
-losses, and Adam and SGD change each number by its own gradient, so that each learns what it would learn alone, up to
-the order of summation within products.
+One of the paper's networks does not fill a GPU. In a stack, the parameters have an extra first dimension, and each
+kernel computes all members. Members stay independent: the loss is the sum of their losses, and Adam and SGD update each
+number by its own gradient. So each member learns what it would learn alone, up to the order of summation within
+products.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Stack(nn.Module):
     def __init__(self, models: Sequence[nn.Module]) -> None:
         super().__init__()
         self.size = len(models)
-        # In a tuple, so that its parameters are not the stack's; they are replaced whenever it is called.
+        # In a tuple, so that its parameters are not registered as the stack's; each call substitutes them.
         self._form = (copy.deepcopy(models[0]).to("meta"),)
         parameters, buffers = torch.func.stack_module_state(list(models))
-        # A name with a dot would be that of a layer's parameter.
+        # PyTorch forbids dots in the names of parameters.
         for name, value in parameters.items():
             self.register_parameter(name.replace(".", "/"), nn.Parameter(value.detach()))
         for name, value in buffers.items():
@@ -64,9 +64,9 @@ class Stack(nn.Module):
 
 
 def can_be_stacked(config: TrainConfig) -> bool:
-    """Whether trainings that differ from this one in nothing but the seed can be run side by side.
+    """Whether trainings that differ from this one only in the seed can be stacked.
 
-    Their steps must be as many and as large, their images the same, the attack PGD, and the loss the cross-entropy.
+    They need equal numbers and sizes of steps, the same images, PGD as attack, and the cross-entropy as loss.
     """
     method = config.method
     alike = config.update == "mixed" or isinstance(method, Natural | Adversarial)
@@ -75,7 +75,7 @@ def can_be_stacked(config: TrainConfig) -> bool:
 
 
 def draws(model: nn.Module) -> bool:
-    """Whether a model has dropouts, whose random numbers would be others side by side than alone."""
+    """Whether a model has dropout layers, whose random numbers would differ in a stack."""
     return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules())
 
 
@@ -89,7 +89,7 @@ class MembersDivergedError(NotFiniteError):
 
 
 class Team:
-    """Trainings at the end of the same epoch, which differ in nothing but the seed, as one stack."""
+    """Trainings that differ only in the seed, all at the end of the same epoch, as one stack."""
 
     def __init__(
         self, states: Sequence[TrainState], configs: Sequence[TrainConfig], *, replays: Replays | None = None
@@ -112,9 +112,9 @@ class Team:
         """Train every member on every image once, as loop.train_epoch does one by one.
 
         x: float (N, C, H, W) in [0, 1]; y: int64 (N,), on the members' device. on_progress: one for each of them.
-        Each member's random numbers are those it would draw alone. Models, optimizers and partitions are left as
-        after an epoch alone. An epoch's seconds of attack and update are a member's share of the whole.
-        Raises MembersDivergedError where a member's loss or weights are NaN or infinite: then none is changed.
+        Each member draws the random numbers it would draw alone. Models, optimizers and partitions end as after an
+        epoch alone. Recorded seconds of attack and update are a member's share of the stack's.
+        Raises MembersDivergedError where a member's loss or weights are NaN or infinite; then no member is changed.
         """
         states, configs = self._states, self._configs
         alone = [Seconds(x.device) for _ in states]
@@ -214,7 +214,7 @@ class Team:
 
     @torch.no_grad()
     def _hand_back(self) -> None:
-        """Put every member to where it would be alone."""
+        """Copy the stack's weights and optimizer state back to the members."""
         for parameter, theirs in self._parameters():
             state = self._optimizer.state[parameter]
             for place, (member, own) in enumerate(zip(self._states, theirs, strict=True)):
@@ -227,12 +227,12 @@ class Team:
                 own_buffer.copy_(buffer[place])
 
     def _parameters(self) -> Iterator[tuple[nn.Parameter, tuple[nn.Parameter, ...]]]:
-        """Each of the stack's parameters, and the members' of which it is made."""
+        """Each of the stack's parameters, with the members' parameters that it stacks."""
         theirs = zip(*(state.model.parameters() for state in self._states), strict=True)
         return zip(self._stack.parameters(), theirs, strict=True)
 
     def _buffers(self) -> Iterator[tuple[Tensor, tuple[Tensor, ...]]]:
-        """Each of the stack's buffers, and the members' of which it is made."""
+        """Each of the stack's buffers, with the members' buffers that it stacks."""
         theirs = zip(*(state.model.buffers() for state in self._states), strict=True)
         return zip(self._stack.buffers(), theirs, strict=True)
 

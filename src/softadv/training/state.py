@@ -1,4 +1,4 @@
-"""What an epoch of training changes: the weights, the optimizer's state, and the partition in force."""
+"""The state that an epoch of training changes: the weights, the optimizer's state and the partition."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class TrainState:
     """A model in training, on its device.
 
     partition: the last split of the training images; None before the first. examples: the last epoch's, of methods that
-    certify; a checkpoint has none, since splits are the same without. known_broken: how many images the last split
-    would have certified without them.
+    certify; a checkpoint omits them, since the splits are the same without. known_broken: how many certifications the
+    last split saved thanks to them.
     """
 
     model: nn.Module
@@ -36,17 +36,17 @@ class TrainState:
 def new_state(model: nn.Module, config: TrainConfig) -> TrainState:
     """The state at the start of training, with a fresh optimizer, on the device where the model is."""
     device = next(model.parameters()).device
-    if device.type == "cpu":  # the kernels are compiled before any clock runs
+    if device.type == "cpu":  # compile the kernels before time is measured
         pgd_kernel.available()
         weight_gradients.available()
     return TrainState(model, new_optimizer(model.parameters(), config), replays=Replays.on(device))
 
 
 def new_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
-    """The config's optimizer; on a GPU one whose steps can be recorded, on a CPU one that changes all in one go."""
+    """The config's optimizer: on a GPU, one whose steps can be recorded; on a CPU, the fused one where possible."""
     own = list(parameters)
     if config.optimizer == "adam":
-        # On a CPU the fused step goes through memory, and minds no strides.
+        # On a CPU the fused step ignores strides, so that it needs contiguous parameters.
         in_order = all(parameter.device.type == "cpu" and parameter.is_contiguous() for parameter in own)
         return torch.optim.Adam(
             own,

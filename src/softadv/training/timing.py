@@ -12,7 +12,7 @@ import torch
 
 @dataclass
 class Seconds:
-    """Seconds of an epoch by what they were spent on, which hold once the epoch is over."""
+    """An epoch's seconds by activity; complete after settle()."""
 
     device: torch.device
     attack: float = 0.0
@@ -22,7 +22,7 @@ class Seconds:
 
     @contextmanager
     def spent_on(self, what: str) -> Iterator[None]:
-        """Add the time of a block to the field of this name: of the clock, or of a GPU that does the block's work."""
+        """Add a block's time to the field of this name: wall-clock time, or on a GPU the device's time."""
         if self.device.type == "cuda":
             span = (what, self._now(), torch.cuda.Event(enable_timing=True))
             yield
@@ -34,7 +34,7 @@ class Seconds:
             setattr(self, what, getattr(self, what) + time.perf_counter() - started)
 
     def settle(self) -> None:
-        """Wait for the GPU and add up what it measured: the one time in an epoch that it is waited for."""
+        """Wait for the GPU and add up its measurements: the epoch's only synchronisation."""
         for what, started, ended in self._spans:
             ended.synchronize()
             setattr(self, what, getattr(self, what) + started.elapsed_time(ended) / 1000)

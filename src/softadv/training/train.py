@@ -1,4 +1,4 @@
-"""Train a model: softadv.train."""
+"""softadv.train: train any model on any data set by any method."""
 
 from __future__ import annotations
 
@@ -63,15 +63,16 @@ def train(
     """Train a model in place, by soft adversarial training or another method.
 
     model: any module from (N, C, H, W) images to (N, classes) scores; it is trained on the device where it is.
-    data: a data set, on whose test images every epoch is evaluated; or images, float (N, C, H, W) within clip, and
-    labels, int64 (N,), and then no epoch is.
-    method: "soft", "adversarial", "natural", "trades", …, a name of one's own, or an object such as
+    data: a data set, whose test images are evaluated after every epoch; or images, float (N, C, H, W) within clip, and
+    labels, int64 (N,), without any evaluation.
+    method: "soft", "adversarial", "natural", "trades", …, "package.module:Class", or an object such as
     softadv.methods.Trades(beta=3.0). eps: L-infinity radius in the units of the images.
-    attack: what to train against and to evaluate with: a name or an attack, as softadv.load_attack takes them.
-    validation_images: the last so many training images are not trained on, but evaluated after every epoch.
-    clip: the lowest and the highest pixel there can be: for the attack, which must have a setting of that name if they
-    are not 0 and 1, and for the certifier.
-    callbacks: each is called after every epoch with its record. on_progress: told what runs, and the images done.
+    attack: used for training and evaluation: a name or an attack, as in softadv.load_attack.
+    validation_images: hold out this many images at the end of the training set, and evaluate them after every epoch.
+    clip: the smallest and the largest pixel value, for the certifier and for the attack, which must have a setting
+    `clip` if they are not 0 and 1.
+    callbacks: each is called after every epoch with its EpochMetrics. on_progress: called with the name of the running
+    part and the images done.
     The other settings are TrainConfig's.
 
     Equal seeds give equal weights, bit for bit, on one machine with one number of threads.
@@ -133,7 +134,7 @@ def train(
 
 
 def _within(attack: Attack, clip: Clip) -> Attack:
-    """An attack that keeps pixels within clip. Raises SoftadvError where it has no such setting, or has another."""
+    """The attack with its pixels kept within clip. Raises SoftadvError where its own setting differs or is missing."""
     own: Clip = getattr(attack, "clip", UNIT)
     if own == clip:
         return attack

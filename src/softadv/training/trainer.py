@@ -1,4 +1,4 @@
-"""A training under way: an epoch at a time, each evaluated and recorded."""
+"""A running training: one epoch at a time, each evaluated and recorded."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Images = tuple[Tensor, Tensor]
 
 @dataclass
 class Trainer:
-    """What a training needs, and the epochs it has behind it.
+    """A training's state, settings and data, and the epochs it has finished.
 
-    train, test, validation: images and labels on the model's device; test and validation may be None, and then are
-    not measured. engine: what the epochs are trained with, in words for the record.
+    train, test, validation: images and labels on the model's device; test and validation are not evaluated if None.
+    engine: the device, kernels and version, as text for the record.
     """
 
     state: TrainState
@@ -59,7 +59,7 @@ class Trainer:
         return self.record(trained, on_progress)
 
     def record(self, trained: TrainedEpoch, on_progress: Progress) -> EpochMetrics:
-        """Record an epoch that the state has just been trained for, evaluated if it is its turn.
+        """Record an epoch that the state has just been trained for, and evaluate it if it is due.
 
         Raises NotFiniteError where the model's scores are NaN or infinite; then nothing is recorded.
         """
@@ -92,14 +92,14 @@ class Trainer:
         return metrics
 
     def finish(self) -> None:
-        """Go back to the best weights, where the training was to stop early."""
+        """Restore the best weights, if early stopping is on."""
         if self.config.patience is not None and self.best.weights:
             self.best.restore(self.state.model)
 
     def _accuracies(
         self, images: Images | None, epoch: int, purpose: str, on_progress: Progress
     ) -> tuple[float | None, float | None]:
-        """Adversarial and natural accuracy; None where it is not this epoch's turn, or there are no images."""
+        """Adversarial and natural accuracy; None if the epoch is not evaluated, or there are no images."""
         if images is None or not self.config.evaluates(epoch):
             return None, None
         x, y = images
@@ -115,7 +115,7 @@ class Trainer:
 
 
 def _ages(split: Partition | None, epoch: int) -> dict[str, int]:
-    """How old the verdicts of an epoch are, by the names of EpochMetrics."""
+    """The ages of an epoch's verdicts, as fields of EpochMetrics."""
     if split is None or split.made_in is None:
         return {}
     new = split.made_in == epoch
@@ -127,6 +127,6 @@ def _ages(split: Partition | None, epoch: int) -> dict[str, int]:
 
 
 def evaluation_attack(config: TrainConfig, state: TrainState, *, most: int) -> Callable[..., Tensor]:
-    """The attack that epochs are evaluated with, at the radius evaluated, whatever the method trains against."""
+    """The attack that epochs are evaluated with, at config.eps, whatever the method trains against."""
     attack: Attack = config.attack
     return replayed(attack, state, eps=config.eps, most=most)

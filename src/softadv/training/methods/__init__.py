@@ -1,7 +1,7 @@
-"""Training methods, one a file: whom each attacks, with which attack, and what it minimises.
+"""Training methods, one per file: which images each attacks, with which attack, and the loss it minimises.
 
-`register` adds one of your own; a spec or a call names a method by its registered name, as `package.module:Class`,
-or is given the object itself.
+`register` adds one of your own. A spec or a call names a method by its registered name or as `package.module:Class`;
+a call also takes the object.
 """
 
 from softadv.training.method_names import parse_method

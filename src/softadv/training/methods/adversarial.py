@@ -16,7 +16,7 @@ from softadv.training.methods.base import EpochStart, Method, register
 class Adversarial(Method):
     """Every image is attacked.
 
-    train_eps: train at this radius instead of the one that is evaluated, in the units of the images; None is the same.
+    train_eps: the radius to train at, in the units of the images; None trains at the radius that is evaluated.
     """
 
     title, color = "Adversarial training", "#D55E00"

@@ -1,4 +1,4 @@
-"""What a training method is: whom it attacks in an epoch, with which attack, and what it minimises."""
+"""The base class of training methods: which images an epoch attacks, with which attack, and the loss."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from softadv.registry import Registry, call
 from softadv.training.method_names import parse_method
 from softadv.training.partition import Partition
 
-# A model in training mode, clean images, the same images after the attack, labels: to the loss, a scalar.
+# (model in training mode, clean images, attacked images, labels) -> scalar loss.
 Loss = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 
 class EpochStart(Protocol):
-    """What a method may look at, and ask for, before an epoch.
+    """What a method can read and call before an epoch.
 
-    number: from 1. nth: from 1, counted from the method's own first epoch: natural ones may come before it.
+    number: the epoch, from 1. nth: the same without natural_epochs, so from 1 at the method's own first epoch.
     x: float (N, C, H, W), the training images as this epoch sees them; y: int64 (N,).
-    eps: the radius of this epoch. rng: on the CPU; depends on the seed, the epoch and nothing else.
+    eps: the radius of this epoch. rng: on the CPU; depends on the seed and the epoch only.
     """
 
     number: int
@@ -43,12 +43,12 @@ class EpochStart(Protocol):
 
     @property
     def last_split(self) -> Partition | None:
-        """The last that split() made, maybe in an earlier epoch; None before the first."""
+        """The last result of split(), possibly from an earlier epoch; None before the first."""
 
     def split(self, *, domain: Domain, certifier: Certifier, share: float = 1.0) -> Partition:
-        """Certify the training images with the present weights, and keep the result.
+        """Certify the training images with the present weights, and store the result.
 
-        share: certify only this share of them, whose verdicts are oldest; the others keep theirs.
+        share: certify only this fraction of them, those with the oldest verdicts; the others keep theirs.
         """
 
     def attack(self, x: Tensor, y: Tensor) -> Tensor:
@@ -56,20 +56,20 @@ class EpochStart(Protocol):
 
 
 class Method:
-    """A training method. A subclass says whom to attack; frozen dataclass fields are its settings.
+    """A training method. A subclass selects the images to attack; its settings are fields of a frozen dataclass.
 
-    title, color: how figures show it. A colour is written "#CC79A7".
-    replays: the name of a method whose numbers of attacked images this one takes over, epoch by epoch; it then has a
-    field `counts`.
-    loss: None for the cross-entropy of the attacked images, which the compiled kernels differentiate.
-    divergence_weight: where the loss is TRADES', its beta: then the kernels differentiate it, too.
+    title, color: its name and colour in figures, such as "#CC79A7".
+    replays: the name of another method; this one attacks as many images in each epoch as a run of that method did, and
+    needs a field `counts` for these numbers.
+    loss: None is the cross-entropy of the attacked images, which the compiled kernels differentiate.
+    divergence_weight: if the loss is that of TRADES, its beta; the kernels then differentiate it, too.
     """
 
     title: ClassVar[str]
     color: ClassVar[str]
     replays: ClassVar[str | None] = None
-    certifies: ClassVar[bool] = False  # whether attacked() asks for splits
-    attack_passes: ClassVar[float] = 1.0  # how many times an epoch attacks the training set at most
+    certifies: ClassVar[bool] = False  # whether attacked() calls split()
+    attack_passes: ClassVar[float] = 1.0  # the most times that an epoch attacks the whole training set
     loss: Loss | None = None
     divergence_weight: float | None = None
 
@@ -78,19 +78,19 @@ class Method:
         raise AttributeError(f"{type(self).__name__} does not say whom it attacks: it needs a method `attacked`")
 
     def splits_before(self, nth: int) -> bool:
-        """Whether attacked() certifies the training set before this epoch, counted from the method's own first."""
+        """Whether attacked() certifies training images before epoch nth (see EpochStart)."""
         return self.certifies
 
     def certified_share(self, nth: int) -> float:
-        """How much of the training set that certifies, for estimates of an epoch's cost."""
+        """The fraction of the training set that is certified before epoch nth, for estimates of its cost."""
         return float(self.splits_before(nth))
 
     def train_attack(self, attack: Attack) -> Attack:
-        """The attack to train against, made of the one that the training was given."""
+        """The attack to train against. attack: the one that is evaluated."""
         return attack
 
     def training_radius(self, eps: float) -> float:
-        """The radius to train at, where `eps` is the one evaluated."""
+        """The radius to train at. eps: the one that is evaluated."""
         return eps
 
 
@@ -116,10 +116,10 @@ def settings_of(method: Method) -> dict[str, object]:
 
 
 def load_method(what: str | Method, **settings: Any) -> Method:
-    """A method: by its registered name, maybe with settings ("trades(beta=6)"), as "package.module:Class", or itself.
+    """Load a method by name, "trades" or "trades(beta=6)" or "package.module:Class"; or check a given method.
 
-    settings: for the class, which takes all of them. Raises SoftadvError for an unknown name, for settings that the
-    class does not have or that are out of range, and for a class that says neither title nor colour.
+    settings: for the class, which must have all of them. Raises SoftadvError for an unknown name, for settings that the
+    class does not have or that are out of range, and for a class without title or color.
     """
     if isinstance(what, Method):
         if settings:

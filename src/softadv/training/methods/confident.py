@@ -1,4 +1,4 @@
-"""A control: as many images spared as in soft training, those that the model is surest of."""
+"""A control: spare as many images as soft training, those with the largest logit margin."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _BATCH = 500
 @register("confident")
 @dataclass(frozen=True, kw_only=True)
 class Confident(Replaying):
-    """Spared are the images with the largest logit margin, o_y - max over j != y of o_j, at the epoch's start."""
+    """Spare the images with the largest logit margin, o_y - max over j != y of o_j, at the epoch's start."""
 
     title, color = "Confident spared", "#56708C"
 
     def attacked(self, epoch: EpochStart) -> Tensor:
-        # A stable sort: among equal margins the order of the images decides, on every machine.
+        # A stable sort: ties keep the order of the images, on every machine.
         least_sure_first = _margins(epoch).sort(stable=True).indices
         chosen = torch.zeros(len(epoch.y), dtype=torch.bool)
         chosen[least_sure_first[: self.count(epoch)].cpu()] = True

@@ -18,7 +18,7 @@ from softadv.training.methods.base import EpochStart, Method, register
 @register("fat")
 @dataclass(frozen=True, kw_only=True)
 class Fat(Method):
-    """Every image is attacked, but only tau steps further than where the model first misclassifies it.
+    """Every image is attacked, but its attack stops tau steps after the model first misclassifies it.
 
     Algorithm 1 of the paper (PGD-K-tau). With tau = the attack's steps it is adversarial training.
     """

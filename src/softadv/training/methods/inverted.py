@@ -1,4 +1,4 @@
-"""A control: soft training the wrong way round."""
+"""A control: soft training with the split inverted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softadv.training.methods.soft import Certifying
 @register("inverted")
 @dataclass(frozen=True, kw_only=True)
 class Inverted(Certifying):
-    """Verified images are attacked; misclassified and unverified ones are trained as they are."""
+    """Verified images are attacked; misclassified and unverified ones are trained clean."""
 
     title, color = "Inverted split", "#882255"
 

@@ -1,4 +1,4 @@
-"""A control: as many images attacked as in soft training, drawn at random."""
+"""A control: attack as many images as soft training, drawn at random."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softadv.training.methods.replay import Replaying
 @register("random")
 @dataclass(frozen=True, kw_only=True)
 class Random(Replaying):
-    """The attacked images are drawn anew in every epoch. With every image attacked it is adversarial training."""
+    """The attacked images are drawn anew in every epoch. If all are attacked, this is adversarial training."""
 
     title, color = "Random split", "#CC79A7"
 

@@ -1,4 +1,4 @@
-"""Methods that attack as many images as another run did, epoch by epoch, but choose them otherwise."""
+"""The base class of controls that attack as many images per epoch as another run, but choose other ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from softadv.training.methods.base import EpochStart, Method
 
 @dataclass(frozen=True, kw_only=True)
 class Replaying(Method):
-    """counts: how many images to attack in each epoch, from the first on. share: or this fraction in every epoch.
+    """counts: how many images to attack in each epoch, from the first on. share: instead, a fraction for every epoch.
 
-    In a grid neither is given: the counts are those of the soft trial of the same setting and seed.
-    Raises SoftadvError for both, and for numbers out of range.
+    A grid sets neither: the counts come from the soft trial of the same setting and seed.
+    Raises SoftadvError if both are given, and for numbers out of range.
     """
 
     replays = "soft"
@@ -29,7 +29,7 @@ class Replaying(Method):
             raise SoftadvError(f"share: must be in [0, 1], got {self.share:g}")
 
     def count(self, epoch: EpochStart) -> int:
-        """How many images this epoch attacks. Raises SoftadvError where that was not said."""
+        """How many images this epoch attacks. Raises SoftadvError where neither counts nor share says so."""
         if self.share is not None:
             return round(self.share * len(epoch.y))
         if self.counts is None or epoch.number > len(self.counts):

@@ -1,4 +1,4 @@
-"""Soft adversarial training, section 4 of the paper: images that are verified are not attacked."""
+"""Soft adversarial training, section 4 of the paper: verified images are not attacked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SplitName = Literal["full", "rolling"]
 
 
 class SplitSettings(Protocol):
-    """How often images are certified, as a method and the spec of a trial say it."""
+    """The settings of a split that a method and a trial's spec share."""
 
     @property
     def split_every(self) -> int: ...
@@ -43,11 +43,11 @@ def check_split(settings: SplitSettings) -> None:
 class Certifying(Method):
     """A method that certifies the training set before an epoch.
 
-    domain, certifier: what bounds the network, and who computes it, as softadv.partition takes them.
-    split_every: epochs between two certifications of the training set.
-    split: "rolling" certifies all training images before the first epoch, and before each later one only the share
-    `split_share` of them whose verdicts are oldest; the others keep their verdicts.
-    Raises SoftadvError for what is out of range, and for a certifier that does not compute the domain.
+    domain: the abstract domain. certifier: "native", "gpupoly" or "eran".
+    split_every: certify before every n-th epoch; the epochs in between reuse the last split.
+    split: "rolling" certifies all training images before the first epoch, and before each later one only a fraction
+    split_share of them, those with the oldest verdicts; the others keep their verdicts.
+    Raises SoftadvError for values out of range, and for a certifier that does not compute the domain.
     """
 
     certifies = True
@@ -72,7 +72,7 @@ class Certifying(Method):
         return float(self.splits_before(nth))
 
     def split_of(self, epoch: EpochStart) -> Partition:
-        """The split in force: made now, or in part, where that is due, else the last one."""
+        """The split for this epoch: certified now, wholly or in part, where that is due; else the last one."""
         if epoch.last_split is None or self.splits_before(epoch.nth):
             share = self.certified_share(epoch.nth)
             return epoch.split(domain=self.domain, certifier=self.certifier, share=share or 1.0)
@@ -82,7 +82,7 @@ class Certifying(Method):
 @register("soft")
 @dataclass(frozen=True, kw_only=True)
 class Soft(Certifying):
-    """Images that are misclassified or not verified are attacked; verified ones are trained as they are."""
+    """Misclassified and unverified images are attacked; verified ones are trained clean."""
 
     title, color = "Soft adversarial training", "#009E73"
 

@@ -1,4 +1,4 @@
-"""A control: images are spared that the attack itself does not break."""
+"""A control: spare the images that withstand the attack itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from softadv.training.methods.base import EpochStart, Method, register
 
 @register("survivors")
 class Survivors(Method):
-    """Every image is attacked at the epoch's start; those still classified correctly are trained as they are.
+    """Every image is attacked at the epoch's start; those still classified correctly are trained clean.
 
-    An attack in place of the certifier: it spares more, and proves nothing.
+    The attack replaces the certifier: it spares more images, and proves nothing.
     """
 
     title, color = "Survivors spared", "#A07000"

@@ -16,10 +16,10 @@ from softadv.training.methods.base import EpochStart, Loss, Method, register
 @register("trades")
 @dataclass(frozen=True, kw_only=True)
 class Trades(Method):
-    """The natural loss, plus beta times how far the scores of the attacked image are from those of the image.
+    """The natural loss, plus beta times the KL divergence between the predictions for image and attacked image.
 
-    Equation (5) of the paper, in which beta is written 1/lambda: CE(f(x), y) + beta * KL(f(x) || f(x')), where x'
-    maximises the divergence within the ball. With beta = 0 it is natural training.
+    Equation (5) of the paper, where beta is written 1/lambda: CE(f(x), y) + beta * KL(f(x) || f(x')). x' maximises the
+    divergence within the ball. With beta = 0 this is natural training.
     """
 
     title, color = "TRADES", "#332288"
@@ -31,7 +31,7 @@ class Trades(Method):
 
     @property
     def loss(self) -> Loss | None:  # type: ignore[override] # a setting decides which
-        # Without its second term the loss is the plain one, and the compiled kernels take it.
+        # With beta = 0 the loss is the plain cross-entropy, which the compiled kernels support.
         return self._loss if self.beta else None
 
     @property
