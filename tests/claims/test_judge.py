@@ -34,6 +34,20 @@ def test_the_paper_makes_ten_claims_each_with_its_section_some_of_two_parts() ->
     assert all(claim.source.startswith("section") for claim in claims)
 
 
+def test_a_claim_is_of_the_kind_that_its_file_says_whatever_its_source(tmp_path: Path) -> None:
+    kinds = {
+        path.stem: {c.kind for c, _ in load_expectations(path).claims} for path in expected_folder().glob("*.toml")
+    }
+    assert kinds["paper"] == {"paper"}
+    assert {name for name, kind in kinds.items() if kind == {"short"}} == {n for n in kinds if n.endswith("-short")}
+    assert kinds["smoke"] == {"check"}
+    text = CLAIM.replace('"s"\nrule', '"section 5"\nrule') + CLAIM.replace('id = "a"', 'id = "b"\nkind = "short"')
+    for above, kind in (("", "own"), ('kind = "check"\n', "check")):
+        (tmp_path / "e.toml").write_text(above + text)
+        found = [claim.kind for claim, _ in load_expectations(tmp_path / "e.toml").claims]
+        assert found == [kind, "short"]
+
+
 @pytest.mark.parametrize("name", packaged_grids())
 def test_a_grids_trials_are_what_its_claims_require(name: str) -> None:
     folder = expected_folder()
@@ -171,6 +185,8 @@ def test_lists_may_be_left_out_where_a_rule_has_a_default(tmp_path: Path) -> Non
         (CLAIM.replace("share = 0.5", "share = '0.5'"), "claim a: share: expected a number, got '0.5'"),
         (CLAIM.replace('["s"]', '"s"'), "claim a: settings: expected a list, got 's'"),
         (CLAIM + "shar = 1", "claim a: unknown key 'shar'"),
+        ("kind = 'ours'" + CLAIM, "claim a: kind: unknown value 'ours', expected 'paper', 'short'"),
+        ("kind = 3" + CLAIM, "claim a: kind: unknown value 3, expected 'paper', 'short'"),
         (CLAIM.replace('title = "t"', ""), "claim a: title is missing"),
         (CLAIM.replace('["s"]', "[]"), "claim a: settings: at least 1 needed"),
         ("[settings]\nx = 3", r"settings\.x: expected a table, got 3"),

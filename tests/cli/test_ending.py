@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from softadv.claims.judge import Claim, Outcome, Verdict, expectations_of
+from softadv.claims.judge import Claim, ClaimKind, Outcome, Verdict, expectations_of
 from softadv.claims.needed_grids import needed_grids
 from softadv.cli import ending as module
 from softadv.cli.ending import Ending, show_ending
@@ -21,8 +21,8 @@ from softadv.report.results_table import Group, MethodResults
 LONG = "a claim that says so much of CIFAR-10, of MNIST and of every radius that no line of a terminal can hold it"
 
 
-def verdict(name: str, outcome: Outcome, *, source: str = "section 5", title: str = LONG) -> Verdict:
-    claim = Claim(id=name, title=title, source=source)
+def verdict(name: str, outcome: Outcome, *, kind: ClaimKind = "paper", title: str = LONG) -> Verdict:
+    claim = Claim(id=name, title=title, source="a file", kind=kind)
     return Verdict(claim=claim, outcome=outcome, reason=f"why {name} is so [95% interval]")
 
 
@@ -39,8 +39,8 @@ ENDING = Ending(
     verdicts=[
         verdict("2", "holds"),
         verdict("9-scalability", "inconclusive"),
-        verdict("reference mnist soft", "holds", source="measured, reference/mnist"),
-        verdict("s1", "holds", source="softadv, smoke.toml"),
+        verdict("reference mnist soft", "holds", kind="check"),
+        verdict("s1", "holds", kind="check"),
         *(verdict(str(number), "not run") for number in range(10, 21)),
     ],
     needed=["paper"],
@@ -84,17 +84,16 @@ def test_it_says_in_order_the_answer_accuracies_claims_checks_and_the_reports_pa
 
 
 def test_a_red_check_is_shown_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    red = verdict("reference mnist natural", "fails", source="measured, reference/mnist", title="the reference")
+    red = verdict("reference mnist natural", "fails", kind="check", title="the reference")
     text = shown(replace(ENDING, verdicts=[*ENDING.verdicts, red]), monkeypatch)
     assert "softadv's checks: 2 hold, 1 fails\n✗ fails  reference mnist natural: the reference\n" in text
     assert "    why reference mnist natural is so [95% interval]" in text
     assert "why s1" not in text
 
 
-@pytest.mark.parametrize(("kind", "source"), [("short", "as claim 3, with 6 of 64 epochs"), ("own", "softadv, c.toml")])
-def test_claims_that_are_not_the_papers_stand_apart(kind: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = [verdict("3-other", "fails", source=source), verdict("4-other", "not run", source=source)]
-    assert other[0].claim.kind == kind
+@pytest.mark.parametrize("kind", ["short", "own"])
+def test_claims_that_are_not_the_papers_stand_apart(kind: ClaimKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = [verdict("3-other", "fails", kind=kind), verdict("4-other", "not run", kind=kind)]
     text = shown(replace(ENDING, verdicts=[*ENDING.verdicts, *other]), monkeypatch)
     _, its_own = text.split("they need `paper`\n")
     assert re.match(

@@ -67,7 +67,9 @@ def estimate(mean: float, *, spread: float | None = 0.5, claimed: tuple[float, f
 
 
 def verdict(outcome: Outcome, *estimates: Estimate) -> Verdict:
-    claim = Claim(id=outcome, title="Soft training improves natural accuracy, not considerably", source="section 5")
+    claim = Claim(
+        id=outcome, title="Soft training improves natural accuracy, not considerably", source="section 5", kind="paper"
+    )
     return Verdict(claim=claim, outcome=outcome, reason="natural accuracy: digits-a +1.60 points", estimates=estimates)
 
 
@@ -105,7 +107,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     notice = "Evaluated from reference weights: nothing was trained."
     command = "./reproduce.sh smoke --seeds 2 --out runs/a-rather-long-name-of-a-folder"
     gain = Gain(settings=["digits-a"], figure="natural_accuracy", method="soft", over="adversarial", above=1.0)
-    expected = [Expectations([(Claim(id="3", title="t", source="s"), gain)], {})]
+    expected = [Expectations([(Claim(id="3", title="t", source="s", kind="paper"), gain)], {})]
     return write_report(folder, verdicts=VERDICTS, title="smoke", command=command, expected=expected, notice=notice)
 
 

@@ -217,7 +217,9 @@ def test_variations_name_what_differs_and_soft_only_ones_borrow_the_base(varied:
 
 def claims(*rules: Rule) -> Expectations:
     """The rules as claims 0, 1, …"""
-    return Expectations([(Claim(id=str(number), title="t", source="s"), rule) for number, rule in enumerate(rules)], {})
+    return Expectations(
+        [(Claim(id=str(number), title="t", source="s", kind="paper"), rule) for number, rule in enumerate(rules)], {}
+    )
 
 
 def judged_gain(**other: Any) -> Gain:

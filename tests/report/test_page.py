@@ -93,7 +93,9 @@ def finish(run: RunFolder) -> None:
 
 
 def make_verdict(outcome: Outcome, *, reason: str, title: str = "a claim") -> Verdict:
-    return Verdict(claim=Claim(id=f"id-{outcome}", title=title, source="section 5"), outcome=outcome, reason=reason)
+    return Verdict(
+        claim=Claim(id=f"id-{outcome}", title=title, source="section 5", kind="paper"), outcome=outcome, reason=reason
+    )
 
 
 def report(folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
@@ -295,7 +297,7 @@ def test_a_claim_has_one_plot_and_its_sentence_unfolds(tmp_path: Path) -> None:
     label = "digits-a: natural accuracy, soft - adversarial"
     estimate = Estimate(label=label, unit="points", seeds=5, mean=1.5, low=1.0, high=2.0, claimed=(0.5, 2.5))
     reason = "natural accuracy, soft - adversarial: digits-a +1.50 points [+1.00, -2.00]"
-    claim = Claim(id="3", title="Digits, eps 0.1: more than eps_0 - or -1", source="section 5")
+    claim = Claim(id="3", title="Digits, eps 0.1: more than eps_0 - or -1", source="section 5", kind="paper")
     found = Verdict(claim=claim, outcome="holds", reason=reason, estimates=(estimate, replace(estimate, mean=1.2)))
     shown = report(tmp_path, [found]).partition('<section id="claims">')[2].partition("</section>")[0]
     assert shown.count("<svg") == 1
@@ -309,7 +311,7 @@ def test_a_claim_has_one_plot_and_its_sentence_unfolds(tmp_path: Path) -> None:
 
 def test_a_verdict_shows_what_it_assumes(tmp_path: Path) -> None:
     make_run(tmp_path, make_trial(), epochs=0)
-    few = Claim(id="1", title="t", source="s", assumption="Few: at most < 3.")
+    few = Claim(id="1", title="t", source="s", kind="paper", assumption="Few: at most < 3.")
     asked: list[tuple[Claim, Outcome]] = [(few, "holds"), (few, "not run"), (replace(few, assumption=""), "holds")]
     verdicts = [Verdict(claim=claim, outcome=outcome, reason="") for claim, outcome in asked]
     page = write_report(tmp_path, verdicts=verdicts, title="x", command="x").read_text()

@@ -29,17 +29,9 @@ class Claim:
 
     id: str
     title: str
-    source: str  # the paper's section, or the file that holds the measured expectation
+    source: str  # for a reader: the paper's section, or the file that holds the measured expectation
+    kind: ClaimKind
     assumption: str = ""  # what the rule takes that the source does not state
-
-    @property
-    def kind(self) -> ClaimKind:
-        """Whose claim it is, by its source."""
-        if self.source.startswith("section"):
-            return "paper"
-        if self.source.startswith("as claim"):
-            return "short"
-        return "check" if self.source.startswith(("measured", "softadv, smoke")) else "own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +79,7 @@ def load_expectations(path: Path) -> Expectations:
 
     `[settings.NAME]` tables say what a trial must be like to count as that setting; each `[[claim]]` has
     an id, a title, a source, perhaps an assumption, the name of a rule (rules/kinds.py) and the rule's own keys.
+    `kind` above them says whose claims these are; a claim may say otherwise, and a file that says nothing has its own.
 
     Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
     """
@@ -104,21 +97,22 @@ def load_expectations(path: Path) -> Expectations:
     claims = table.get("claim", [])
     if not isinstance(claims, list) or not all(isinstance(entry, dict) for entry in claims):
         raise SoftadvError(f"{path}: claim: expected [[claim]] tables")
-    return Expectations([_read_claim(entry, path) for entry in claims], required)
+    kind = table.get("kind", "own")
+    return Expectations([_read_claim({"kind": kind} | entry, path) for entry in claims], required)
 
 
-_ABOUT: tuple[str, ...] = ("id", "title", "source", "assumption")
+_ABOUT: tuple[str, ...] = ("id", "title", "source", "kind", "assumption")
 
 
 def _read_claim(entry: dict[str, Any], path: Path) -> tuple[Claim, Rule]:
     name = entry.get("id", "?")
     where = f"{path}: claim {name if isinstance(name, str) else shown(name)}"
-    kind = entry.get("rule")
-    if not isinstance(kind, str) or kind not in RULES:
-        raise SoftadvError(f"{where}: unknown rule {shown(kind)}, expected one of {', '.join(RULES)}")
+    rule = entry.get("rule")
+    if not isinstance(rule, str) or rule not in RULES:
+        raise SoftadvError(f"{where}: unknown rule {shown(rule)}, expected one of {', '.join(RULES)}")
     about = {key: entry[key] for key in _ABOUT if key in entry}
     settings = {k: v for k, v in entry.items() if k not in {*_ABOUT, "rule"}}
-    return build(Claim, about, where=where), build(RULES[kind], settings, where=where)
+    return build(Claim, about, where=where), build(RULES[rule], settings, where=where)
 
 
 def _verdict(claim: Claim, rule: Rule, evidence: Evidence) -> Verdict:

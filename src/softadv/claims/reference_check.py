@@ -71,6 +71,7 @@ def _verdict(runs: Sequence[Run], records: Sequence[Record]) -> Verdict:
         id=f"reference {trial.setting} {trial.method}",
         title=f"{trial.setting}, {trial.method} training: the accuracies of the reference",
         source=_source(records, trial.setting),
+        kind="check",
     )
     return _decided(claim, parts, images=_other_images([*runs, *there]))
 
@@ -85,6 +86,7 @@ def _gain(setting: str, soft: dict[int, Pair], adversarial: dict[int, Pair], *, 
         id=f"reference {setting} soft - adversarial",
         title=f"{setting}: the difference between soft and adversarial training of the reference",
         source=source,
+        kind="check",
     )
     sides = [soft[seed] for seed in seeds], [adversarial[seed] for seed in seeds]
     part = _Part(gain_again(*sides), f"trained again, {_seeds(len(seeds))} of the reference's", "")
@@ -117,7 +119,7 @@ def _not_run(lacking: Sequence[Trial], records: Sequence[Record]) -> Verdict:
     for reason, settings in reasons.items():
         named = [f"{setting} {'/'.join(methods)}" for setting, methods in settings.items()]
         parts.append(f"{', '.join(named)} ({reason})")
-    claim = Claim(id="reference", title="The accuracies of the reference", source="measured, reference")
+    claim = Claim(id="reference", title="The accuracies of the reference", source="measured, reference", kind="check")
     return Verdict(claim=claim, outcome="not run", reason=f"the reference does not have {'; '.join(parts)}")
 
 
