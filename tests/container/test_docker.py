@@ -161,10 +161,10 @@ def test_torch_is_not_among_erans_packages() -> None:
 @pytest.mark.parametrize(
     ("here", "docker", "engine", "installed"),
     [
-        (["g++"], False, "", "cmake chromium buildah debootstrap"),
-        (["g++", "cmake", "google-chrome"], False, "", "buildah debootstrap"),
-        (["cmake", "chromium"], False, "none", "g++"),
-        (["g++", "cmake", "chromium"], True, "", None),
+        (["g++"], False, "", "texlive-latex-recommended cmake chromium buildah debootstrap"),
+        (["g++", "cmake", "google-chrome", "pdflatex"], False, "", "buildah debootstrap"),
+        (["cmake", "chromium", "pdflatex"], False, "none", "g++"),
+        (["g++", "cmake", "chromium", "pdflatex"], True, "", None),
     ],
 )
 def test_ci_installs_what_its_tests_need(
