@@ -49,19 +49,26 @@ def _metrics(run: Series) -> Iterator[tuple[str, float]]:
 def results_tex(groups: Sequence[Group], entries: Sequence[Entry]) -> str:
     """The results table for LaTeX, with booktabs; means and sample deviations over the seeds, in %."""
     domains, autoattack = certified_domains(entries), has_autoattack(entries)
-    header = ["Training", "Seeds", "Natural", attack_title(entries), *(["AutoAttack"] if autoattack else [])]
-    header += [f"Certified, {DOMAIN_TITLES.get(domain, domain)}" for domain in domains] + ["Verified"]
+    plain = ["Training", "Seeds", "Natural", attack_title(entries), *(["AutoAttack"] if autoattack else [])]
+    columns = len(plain) + len(domains) + 1
     lines = [
         "% Means and sample standard deviations over the seeds, in %. Needs \\usepackage{booktabs}.",
-        f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        f"\\begin{{tabular}}{{@{{}}l{'r' * (columns - 1)}@{{}}}}",
         r"\toprule",
-        _line(header),
     ]
+    if domains:  # one heading above them, since a heading for each is wider than its numbers
+        first, last = len(plain) + 1, len(plain) + len(domains)
+        lines += [
+            f"{'& ' * len(plain)}\\multicolumn{{{len(domains)}}}{{c}}{{Certified}} & \\\\",
+            f"\\cmidrule(lr){{{first}-{last}}}",
+        ]
+    lines.append(_line([*plain, *(DOMAIN_TITLES.get(domain, domain) for domain in domains), "Verified"]))
     for group in groups:
-        lines += [r"\midrule", rf"\multicolumn{{{len(header)}}}{{l}}{{{_tex(' '.join(group.title.split()))}}} \\"]
+        title = ", ".join(" ".join(part.split()) for part in group.title.split("  ") if part.strip())
+        lines += [r"\midrule", rf"\multicolumn{{{columns}}}{{l}}{{{_tex(title)}}} \\"]
         for row in group.rows:
             cells = [*row.accuracies, *([row.autoattack] if autoattack else []), *row.certified, row.verified_share]
-            blank = ["–"] * (len(header) - 2)
+            blank = ["–"] * (columns - 2)
             lines.append(_line([row.title, row.seeds, *(cells if row.accuracies else blank)]))
     return "\n".join((*lines, r"\bottomrule", r"\end{tabular}", ""))
 
