@@ -1,4 +1,4 @@
-"""What a rule decides: one answer from several findings, and the sentence that gives mean, interval and seeds."""
+"""Decisions of rules: one answer from several findings, and a sentence with mean, interval and number of seeds."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One estimate, and what it says of the claim."""
+    """One estimate, and its answer to the claim."""
 
     heading: str  # what was measured, which neighbours in the sentence share
     name: str  # where, such as the setting
     estimate: Estimate
-    answer: Answer | None  # None where the estimate stands beside the others and decides nothing
+    answer: Answer | None  # None for an estimate that is only shown
     shown: str = ""  # what stands for the name in the list, with levels between which the estimate is a step
     remark: str = ""  # what a reader must know of this estimate alone
 
 
 def binary(holds: bool, reason: str) -> Decision:
-    """The decision of a rule that compares no means."""
+    """The decision of a rule that does not compare means."""
     return Decision(outcome="holds" if holds else "fails", reason=reason)
 
 
@@ -75,7 +75,7 @@ def joined(decisions: Sequence[Decision]) -> Decision:
 
 
 def for_each(settings: Sequence[str], look: Callable[[str], T]) -> list[T]:
-    """What `look` finds in each setting. Raises NotRun that names the settings that lack, and those that were run."""
+    """The value of `look` in each setting. Raises NotRun that names the missing settings, and those that were run."""
     found: dict[str, T] = {}
     lacking: dict[str, list[str]] = {}  # by what is said of them
     for setting in settings:
@@ -92,7 +92,7 @@ def for_each(settings: Sequence[str], look: Callable[[str], T]) -> list[T]:
 
 
 def need(count: int, items: Sequence[object], *, key: str) -> None:
-    """Raise SoftadvError unless a rule's list has at least so many entries: a claim about nothing would hold."""
+    """Raise SoftadvError unless a rule's list has at least `count` entries: a claim about nothing would hold."""
     if len(items) < count:
         raise SoftadvError(f"{key}: at least {count} needed, got {len(items)}")
 
@@ -114,7 +114,7 @@ def listed(findings: Sequence[Finding]) -> str:
 
 
 def figure(value: float, *, unit: str) -> str:
-    """A value with two decimals, or as many as it takes to tell it from nothing, and a sign if it is a difference."""
+    """A value with two decimals, or more if it would round to zero, and a sign if it is a difference."""
     tiny = abs(value) < 1e-9
     return decimal(0.0 if tiny else value, places=2 if tiny or abs(value) >= 0.005 else 4, sign=unit == "points")
 

@@ -1,4 +1,4 @@
-"""Expected results against measured ones: a verdict for each claim."""
+"""Compare expected with measured results: a verdict for each claim."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from softadv.experiments.runs import NotRun, Run
 from softadv.experiments.spec import packaged_grids
 
 Outcome = Literal["holds", "fails", "inconclusive", "not run"]
-# Whose claim it is: the paper's; the same asked of runs with fewer epochs; softadv's own; no claim, but a check of it.
+# paper: made by the paper; short: the same for runs with fewer epochs; own: softadv's own; check: a check of softadv.
 ClaimKind = Literal["paper", "short", "own", "check"]
 
 
@@ -31,12 +31,12 @@ class Claim:
     title: str
     source: str  # for a reader: the paper's section, or the file that holds the measured expectation
     kind: ClaimKind
-    assumption: str = ""  # what the rule takes that the source does not state
+    assumption: str = ""  # what the rule assumes beyond the source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What the runs say about a claim, and the figures it rests on, in one sentence."""
+    """The outcome of a claim, with a sentence of the figures it rests on."""
 
     claim: Claim
     outcome: Outcome
@@ -58,14 +58,14 @@ class Expectations:
 
 
 def judge(runs: Sequence[Run], *, grid: str, settings: Collection[str], expected: Path) -> list[Verdict]:
-    """The verdicts that bear on a grid's runs. grid, settings, expected: as expectations_of takes them."""
+    """The verdicts on a grid's runs. grid, settings, expected: as in expectations_of."""
     return [verdict for found in expectations_of(grid, settings, expected) for verdict in found.verdicts(runs)]
 
 
 def expectations_of(grid: str, settings: Collection[str], expected: Path) -> list[Expectations]:
-    """What is expected of a grid: its own file, if it has one, then the paper's.
+    """The expectations of a grid: its own file, if it has one, then the paper's.
 
-    The paper says nothing of a grid of one's own, unless one of its settings has the name of a setting of the paper.
+    The paper's claims do not apply to a user's grid, unless one of its settings has the name of a paper's setting.
     grid: its name. settings: those of its trials. expected: the folder of these files. Raises SoftadvError for bad
     files.
     """

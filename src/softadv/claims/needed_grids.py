@@ -1,4 +1,4 @@
-"""Which of softadv's grids have the trials of claims that were not run."""
+"""Which packaged grids contain the trials of claims that were not run."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs against the reference: a verdict for each setting and method that both have.
+"""Compare runs with the reference: a verdict for each setting and method that both have.
 
-Trials are compared where their specs are the same but for the seed, the certifier and how much is measured at the
-end; of others it is said that they are not.
+Trials are compared if their specs differ at most in the seed, the certifier and the measurements at the end. All others
+are listed as not compared.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def agree(runs: Sequence[Run], records: Sequence[Record]) -> list[Verdict]:
     """A verdict for each setting and method that runs and reference both have, in the order of the runs.
 
     Then one for each setting in which soft and adversarial training were run again with the reference's seeds, on
-    the difference of the two; last, one that is "not run" names what the reference has otherwise or not at all.
-    Nothing is said of a dataset that the reference does not have, nor of runs of which it has no setting.
+    the difference of the two. The last one, "not run", names the trials that the reference lacks or has with other
+    settings. Datasets and settings that the reference does not have are left out.
     """
     groups: dict[Trial, list[Run]] = {}
     for run in runs:
@@ -77,7 +77,7 @@ def _verdict(runs: Sequence[Run], records: Sequence[Record]) -> Verdict:
 
 
 def _gain(setting: str, soft: dict[int, Pair], adversarial: dict[int, Pair], *, source: str) -> Verdict | None:
-    """None where every weight is the reference's: then this difference says no more than the figures themselves."""
+    """None where all weights equal the reference's: the difference would then repeat the figures themselves."""
     both = sorted(soft.keys() & adversarial.keys())
     seeds = [seed for seed in both if not (_same(soft[seed]) and _same(adversarial[seed]))]
     if not seeds:
@@ -95,7 +95,7 @@ def _gain(setting: str, soft: dict[int, Pair], adversarial: dict[int, Pair], *, 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of a setting's seeds: how they compare, how they came about, and what of them was not compared."""
+    """Some of a setting's seeds: their deviations, how they were made, and which figures were not compared."""
 
     found: Sequence[Deviation]
     how: str
@@ -124,7 +124,7 @@ def _not_run(lacking: Sequence[Trial], records: Sequence[Record]) -> Verdict:
 
 
 def _otherwise(training: Trial, records: Sequence[Record]) -> str:
-    """What tells a training from the reference's of the same name."""
+    """How a training differs from the reference's of the same name."""
     for record in records:
         if (record.trial.setting, record.trial.method) == (training.setting, training.method):
             return training_difference(record.trial, training) or ""

@@ -1,4 +1,4 @@
-"""The finished runs that a claim may rest on, looked up by setting and method."""
+"""Selects the finished runs that a claim may rest on, by setting and method."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from softadv.experiments.names import method_rank
 from softadv.experiments.runs import NotRun, Run
 from softadv.experiments.spec import Trial
 
-# What only says how much is measured, and changes no weight.
+# Keys that only affect measurements, not the weights.
 _MEASURING = {"evaluate_every", "certified_images", "certified_domains", "autoattack_images"}
-# What all runs of a setting have in common, or they are no comparison of methods over seeds.
+# Keys that must be equal in all runs of a setting; otherwise methods would not be comparable over seeds.
 _SHARED = [f.name for f in fields(Trial) if f.name not in {"setting", "method", "seed", *_MEASURING}]
-# What the paper leaves open, by its default. Whoever computes a domain answers the same question.
+# What the paper leaves open, with the defaults. The certifier is not among them: it computes the same domain.
 _ASSUMPTIONS = {
     f.name: f.default
     for f in fields(Trial)
@@ -23,9 +23,9 @@ _ASSUMPTIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Required:
-    """What a trial must be like to count as a setting of a claim.
+    """The keys that a trial must have to count as a setting of a claim.
 
-    The rest are assumptions, which may differ from their defaults if they do so in every run of the claim.
+    All other keys are assumptions, which may differ from their defaults if they do so in every run of the claim.
     """
 
     dataset: str
@@ -50,7 +50,7 @@ class Required:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Finished runs, and what the settings that claims speak of require of them."""
+    """Finished runs, and the requirements of the settings in claims."""
 
     runs: Sequence[Run]
     required: Mapping[str, Required]
@@ -95,9 +95,9 @@ class Evidence:
         return pairs
 
     def assumptions(self, settings: Sequence[str]) -> str:
-        """How the runs of these settings depart from the defaults of what the paper leaves open; "" if they do not.
+        """How these settings' runs differ from the defaults of what the paper leaves open; "" if they do not.
 
-        Raises NotRun where they do not all depart alike: a difference between them would have two causes.
+        Raises NotRun unless all differ in the same way: a difference between them would have two causes.
         """
         there = [run for run in self.runs if run.result.trial.setting in settings]
         for key in _ASSUMPTIONS:

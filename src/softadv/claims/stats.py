@@ -1,4 +1,4 @@
-"""What a handful of seeds say about a mean: its interval, and whether a claim about it is settled."""
+"""Statistics of a mean over a few seeds: its interval, and tests of claims about it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Literal
 
 from scipy import stats
 
-# What the seeds say of one claim about one mean.
+# The answer of the seeds to one claim about one mean.
 Answer = Literal["holds", "fails", "inconclusive"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over seeds with its interval, and what the claim says it should be.
+    """A mean over seeds with its interval, and the claimed range.
 
     low, high: the ends of the interval; None where one seed gives none. All values are in `unit`.
     """
@@ -56,10 +56,10 @@ def estimate(values: Sequence[float], *, label: str, unit: str, claimed: tuple[f
 
 
 def within(found: Estimate, *, ends_count: bool) -> Answer:
-    """Whether the mean lies in the claimed range: by its whole interval, or its interval wholly outside, or neither.
+    """holds if the whole interval lies in the claimed range, fails if it lies wholly outside, else inconclusive.
 
-    ends_count: whether the range has its own ends ("at most"), or lies strictly between them ("above"). An
-    interval that only touches a range without ends settles nothing.
+    ends_count: whether the range includes its ends ("at most") or not ("above"). An interval that only touches the
+    end of an open range is inconclusive.
     """
     if found.claimed is None or found.low is None or found.high is None:
         return "inconclusive"
@@ -90,7 +90,7 @@ def equivalent(found: Estimate, *, margin: float) -> Answer:
 
 
 def _equal(values: Sequence[float]) -> bool:
-    """Whether values differ by rounding alone: then there is no spread to test against."""
+    """Whether values differ only by rounding, so that there is no spread to test against."""
     return math.isclose(min(values), max(values), rel_tol=1e-14)
 
 

@@ -1,4 +1,4 @@
-"""Figures of runs against the reference's, and how far the two may lie apart: nowhere else are tolerances set.
+"""Deviations of runs from the reference, and all tolerances for them.
 
 All tolerances are in percentage points; docs/assumptions.md lists those of claims, docs/reference.md these.
 """
@@ -66,8 +66,8 @@ class Deviation:
 
     @property
     def agrees(self) -> bool:
-        """Whether the figure is as near to the reference's as it must be."""
-        # Accuracies are quotients of whole numbers: what equals the tolerance on paper must not miss it by rounding.
+        """Whether the deviation is within the tolerance."""
+        # Accuracies are quotients of whole numbers: a deviation that equals the tolerance must not fail by rounding.
         return self.largest <= self.tolerance + 1e-9
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What a grid's command ends with: the answer, accuracies, the paper's claims, softadv's checks, the report's path."""
+"""The output at the end of a grid's command: answer, accuracies, the paper's claims, checks, the report's path."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CHECKS = "softadv's checks"
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """What a grid's command found.
+    """The results that a grid's command prints.
 
     answer: a sentence. groups: the accuracies. attack: what to call the attack of the training. needed: the grids that
     have the trials of the paper's claims that were not run. report: the page, if there is one. code: of the exit.

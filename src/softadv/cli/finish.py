@@ -1,4 +1,4 @@
-"""What ends a grid's command: its runs against the expected results and the reference, as verdicts and a report."""
+"""The end of a grid's command: compare its runs with expected results and reference, and write the report."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ def close(
     refused: Sequence[str] = (),
     detail: Detail = "usual",
 ) -> int:
-    """Compare, report, and say what was found; the exit code: 1 when an expectation or a trial failed, 2 for bad input.
+    """Compare, write the report and print the results. Returns the exit code: 1 when an expectation or a trial failed,
+    2 for bad input.
 
     folder: of a grid's runs, or a grid's reference. expected: the folder of expected results.
     out: where the report goes, else below the folder; without it there is none of a reference.
-    refused: lines that say what was not run for its bad input. detail: how much is said.
+    refused: one line for each trial that was not run because of bad input. detail: how much to print.
     """
     entries = read_entries(folder)
     verdicts = verdicts_on(folder, entries, expected=expected)
@@ -66,7 +67,7 @@ def close(
 
 
 def close_part(folder: Path, part: Shard, ran: GridRun) -> int:
-    """Say what became of a part of a grid; the exit code, as close gives it. The page comes later."""
+    """Print the outcome of a part of a grid. Returns the exit code, as in close. The page is written later."""
     output.say(f"part {part}: {len(ran.finished)} finished; when all parts are done: softadv compare {folder}")
     for name in ran.failed:
         entry = read_entry(RunFolder(folder / name))
@@ -77,14 +78,14 @@ def close_part(folder: Path, part: Shard, ran: GridRun) -> int:
 
 
 def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> list[Verdict]:
-    """The claims on a grid's trials, and whether they agree with the reference; first those that are decided.
+    """The verdicts on a grid's claims, and on its agreement with the reference; decided ones first.
 
     Raises SoftadvError for bad files.
     """
     grid = _grid(folder)
     runs = finished_runs(entries)
     claims = judge(runs, grid=grid, settings=_settings(entries), expected=expected)
-    # What a reference says of itself is no comparison.
+    # A reference is not compared with itself.
     compared = [] if is_reference(folder) else agree(runs, read_reference(expected / REFERENCE, grid=grid))
     return sorted(claims + compared, key=lambda verdict: verdict.outcome == "not run")
 
@@ -159,7 +160,7 @@ def _name(folder: Path) -> str:
 
 
 def _notice(folder: Path, entries: Sequence[Entry]) -> str:
-    """What a reader must know before anything else."""
+    """A notice for the top of the page."""
     if is_reference(folder):
         parts = read_summary(folder).parts
         finished, trials = parts.finished, parts.trials

@@ -1,4 +1,4 @@
-"""The commands that train, and those that speak of what was trained: of trials and grids."""
+"""The commands on trials and grids: train, reproduce, compare, report and keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that say what there is to name: in a grid file, and in other commands."""
+"""The commands that list names for grid files and other commands, and the schema of grid files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that ask something of one model: its accuracies, certificates, attacks, its ONNX file."""
+"""The commands on one model: evaluate, certify, parity, attack and export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands are given: the options that several share, and what becomes of them."""
+"""Options that several commands share, and the values they stand for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from softadv.training.evaluation import AttackAtRadius
 
 
 def _path(text: str) -> Path:
-    # Path("") is the working directory: an unset variable in a script would make that somebody's run folder.
+    # Path("") is the working directory: an unset variable in a script would turn that into the run folder.
     if not text:
         raise typer.BadParameter("a path is needed, this is empty")
     try:
@@ -40,7 +40,7 @@ def _path(text: str) -> Path:
 
 
 def path_argument(text: str) -> Any:
-    """A path that a command cannot do without. text: its help."""
+    """A required path argument. text: its help."""
     return typer.Argument(help=text, show_default=False, parser=_path)
 
 
@@ -165,11 +165,11 @@ DryRun = Annotated[
 
 
 def open_saved(path: Path, *, dataset: str | None, **needed: object) -> Saved:
-    """The weights that a command is given, with the dataset of their network.
+    """The weights named on the command line, with their dataset.
 
-    needed: the other options that the command cannot do without, such as eps; None where one was not given.
-    Raises SoftadvError for weights that cannot be read, and, naming all at once, for options that nobody gave and
-    no trial says.
+    needed: the command's other required options, such as eps; None for one that was not given.
+    Raises SoftadvError for weights that cannot be read; and, naming all at once, for required options that are neither
+    given nor recorded in the weights' trial.
     """
     saved = find_saved(path)
     saved = replace(saved, dataset=dataset or saved.dataset)
@@ -189,7 +189,7 @@ def on_device(saved: Saved, device: str, *, name: str | None = None, data: Path 
 
 
 def images_for(saved: Saved, data: Path | None) -> ImageData:
-    """All images of the dataset, in main memory: what may be a download, so the last thing to ask for."""
+    """All images of the dataset, in main memory. May download them, so call it last."""
     assert saved.dataset is not None
     return load_dataset(saved.dataset, data)
 
@@ -203,7 +203,7 @@ def test_images_for(
 
 
 def check_target(option: str, path: Path) -> None:
-    """Raise SoftadvError, before any work, where a file cannot be written for want of a folder, or is one."""
+    """Raise SoftadvError, before any work, where a file's folder does not exist, or the path is a folder."""
     if not path.parent.is_dir():
         raise SoftadvError(f"{option} {path}: {path.parent} is not a folder")
     if path.is_dir():
@@ -211,28 +211,28 @@ def check_target(option: str, path: Path) -> None:
 
 
 def chosen_expected(given: Path | None) -> Path:
-    """The folder of expected results asked for, else softadv's own. Raises SoftadvError where it is no folder."""
+    """The given folder of expected results, else softadv's own. Raises SoftadvError where it is no folder."""
     if given is not None and not given.is_dir():
         raise SoftadvError(f"--expected {given}: no such folder")
     return given or expected_folder()
 
 
 def chosen_detail(*, quiet: bool, verbose: bool, as_json: bool) -> Detail:
-    """How much is said. Raises SoftadvError where two of these options are given."""
+    """How much to print. Raises SoftadvError where two of these options are given."""
     if quiet + verbose + as_json > 1:
         raise SoftadvError("--quiet, --verbose and --json: give one of them")
     return "quiet" if quiet else "verbose" if verbose else "json" if as_json else "usual"
 
 
 def chosen_radius(saved: Saved, given: str | None) -> float:
-    """The radius asked for, else the trial's."""
+    """The given radius, else the trial's."""
     if given is None:
         return _of_trial(saved, "--eps").eps
     return check_radius(number(given, key="--eps"), key="--eps")
 
 
 def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain | None) -> tuple[Certifier, Domain]:
-    """The certifier and the domain asked for, else the trial's. Raises SoftadvError where they do not go together."""
+    """The given certifier and domain, else the trial's. Raises SoftadvError where they do not fit together."""
     own = saved.trial
     asked = certifier or (own.certifier if own is not None else "native")
     computes = CERTIFIER_DOMAINS[asked]
@@ -247,7 +247,7 @@ def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain |
 def chosen_attack(
     saved: Saved, *, attack: str | None, eps: float, alpha: str | None, steps: int | None
 ) -> tuple[str, AttackAtRadius]:
-    """The attack that was asked for at its radius, with its name; what was not given is the trial's."""
+    """The attack with its radius bound, and its name; settings that are not given are the trial's."""
     name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
     if alpha is None:
         size = _of_trial(saved, "--alpha").alpha
@@ -259,7 +259,7 @@ def chosen_attack(
 
 
 def given_command(program: Sequence[str], argument: str, options: Mapping[str, object]) -> str:
-    """The command as it was given, for a shell: options that are None or False were not."""
+    """The command line as it was given, quoted for a shell; options that are None or False are left out."""
     words = [*program, argument]
     for option, value in options.items():
         if value is not None and value is not False:

@@ -1,4 +1,4 @@
-"""What the command line prints: tables for people, on one console."""
+"""The output of the command line: tables and lines on one console."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from softadv.experiments.store_reference import Kept
 
 _CLOSED = 141  # as a shell shows a program that a closed pipe ended
 
-# A word and a sign, so that a verdict never hangs on a colour.
+# A word and a sign, so that no verdict is shown by colour alone.
 OUTCOME_STYLES: dict[Outcome, str] = {
     "holds": "[green]✓ holds[/]",
     "fails": "[bold red]✗ fails[/]",
@@ -63,7 +63,7 @@ class _Watched:
         try:
             return operation(*arguments)
         except OSError as error:
-            # Or Python tries to write the rest when it ends, and has its own way of saying that it cannot.
+            # Otherwise Python tries to write the rest at exit, and prints an error of its own.
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
             raise OutputLost(error) from error
@@ -71,7 +71,7 @@ class _Watched:
 
 @contextmanager
 def watched_output() -> Iterator[None]:
-    """For a while standard output raises OutputLost where it cannot be written; at the end it is flushed."""
+    """Within the block, standard output raises OutputLost where it cannot be written; at the end it is flushed."""
     stream = sys.stdout
     if stream is None:  # a process may be started without one
         yield
@@ -162,13 +162,13 @@ def say(line: str, *, on: Console | None = None) -> None:
 
 
 def complain(line: str) -> None:
-    """One line on standard error; where that cannot be written there is nobody to tell."""
+    """Print one line on standard error; errors in doing so are ignored."""
     with suppress(OSError):
         Console(stderr=True, highlight=False).print(f"softadv: {escape(plain(line))}", soft_wrap=True)
 
 
 def plain(text: str) -> str:
-    """A text on one line, without what would move a terminal's cursor: a file's name may hold anything."""
+    """A text on one line, without control characters, which file names may contain."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 

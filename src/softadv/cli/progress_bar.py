@@ -1,4 +1,4 @@
-"""What people see while a run is going: what it is doing, how far it is and how long is left."""
+"""The progress display of a run: what it is doing, how far it is, and the time left."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from softadv._progress import Report
 from softadv.cli.output import plain
 
 _LOG_SECONDS = 60
-_ENDS = ("finished", "finished before", "failed", "refused")  # what a trial is told to be doing at its end
-_MEMORY_SECONDS = 300  # for about so long a pace is remembered: a trial's stages differ in theirs
+_ENDS = ("finished", "finished before", "failed", "refused")  # the last stages of a trial
+_MEMORY_SECONDS = 300  # the time constant of the mean pace: a trial's stages differ in theirs
 _LEAST_SECONDS, _LEAST_SHARE, _ENOUGH_SECONDS = 5.0, 0.02, 60.0
 
 
@@ -35,7 +35,7 @@ class _Bar(Progress):
 
 
 class Running:
-    """The trials under way: what each is doing, and how long its epochs have taken."""
+    """The running trials: what each is doing, and how long its epochs have taken."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -66,9 +66,9 @@ class Running:
 
 
 class Pace:
-    """How fast work is done, as a mean over the past in which what is old counts less and less.
+    """How fast work is done: an exponentially weighted mean over the past.
 
-    Its clock starts with the first work that is done: what comes before, such as compiling, happens once.
+    Its clock starts with the first finished work, since setup such as compiling happens only once.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -88,7 +88,7 @@ class Pace:
             self._last = now
 
     def left(self, work: float, *, share: float) -> float | None:
-        """The seconds that so much work will take; None while too little is done to tell, and at the end.
+        """The seconds that this much work will take; None while too little is done to estimate, and at the end.
 
         share: how much of all work is done, from 0 to 1.
         """
@@ -146,7 +146,7 @@ class Display:
         note: figures to show beside it, which change from call to call.
         """
         if before and self._work is not None:
-            # Not done now: there is simply less to do, or the time left would be told too short.
+            # Earlier work reduces the total and does not count as progress, or the time left would be too short.
             self._work -= work
         elif not before:
             self._done += work

@@ -1,4 +1,4 @@
-"""What surrounds a grid's run at the command line: what is said before it, and how signals end it."""
+"""A grid's run at the command line: the estimate printed before it, and how signals end it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _TERMINATED = 128 + signal.SIGTERM
 
 @contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """For a while SIGTERM ends this process like Ctrl-C does: what was finished is kept, and workers end."""
-    if threading.current_thread() is not threading.main_thread():  # no other may say so
+    """Within the block SIGTERM ends this process like Ctrl-C: finished work is kept, and workers end."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
     before = signal.signal(signal.SIGTERM, _end)

@@ -1,1 +1,1 @@
-"""Specs, grids, run folders, results, and the stored reference."""
+"""Experiments: specs, grids, executors, run folders, results and the stored reference."""

@@ -1,4 +1,4 @@
-"""A certification as jobs: spans of images, whose rows come back chunk by chunk, each once and in order."""
+"""A certification split into jobs: spans of images, whose rows come back chunk by chunk, each once and in order."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from softadv.experiments.executors.images import Images, Source
 from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, Send
 from softadv.experiments.load_model import ONNX, Saved
 
-_CHUNKS = 4  # of a span: a job's weights and a worker's preparations are for so many
+_CHUNKS = 4  # chunks per span, which share a job's weights and a worker's preparation
 _TRIES_AGAIN = 3
 
 
@@ -138,7 +138,7 @@ class Sharded:
                         submit(span)
 
         while waiting or under_way or chunks:
-            # So far at most ahead of the first that is missing: rows wait in memory for those before them.
+            # How far to run ahead of the first missing row: later rows wait in memory.
             ahead = begin + 2 * executor.slots * _CHUNKS * self.size
             while executor.free and waiting and waiting[0][0] < ahead:
                 span = _Span(waiting[0][0], waiting.popleft()[1])

@@ -1,7 +1,7 @@
-"""The same images certified by softadv and by ERAN and GPUPoly: where they differ, and whether one is wrong.
+"""Certify the same images by softadv, ERAN and GPUPoly: where they differ, and whether one is wrong.
 
-Certifiers may differ, since each is sound and none is complete. What must never be is a counterexample to an
-image that one of them verified.
+Certifiers may differ, since each is sound and none is complete. But an image that one of them verified must never have
+a counterexample.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from softadv.certify.eran import ENGINES, Bridge, EngineName, EngineReport
 from softadv.certify.rounding import box
 from softadv.errors import SoftadvError
 
-# What each engine computes, too, on paper.
+# The native domain that each engine computes as well, up to rounding.
 COUNTERPARTS: dict[EngineName, Domain] = {
     "gpupoly": "deeppoly",
     "eran-deeppoly": "deeppoly",
@@ -68,7 +68,7 @@ class Counterexample:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineParity:
-    """What comparing them gave. missing: engines that could not be asked, and why."""
+    """The result of the comparison. missing: engines that were not available, and why."""
 
     images: int
     misclassified: int
@@ -92,9 +92,9 @@ def compare_engines(
     seconds_per_image: float = 60.0,
     on_progress: Callable[[str, int], None] | None = None,
 ) -> EngineParity:
-    """Certify images by every engine there is and by its counterpart here, and attack all that anyone verified.
+    """Certify images by every available engine and by its native counterpart, and attack all verified images.
 
-    model, x, y: as Bridge.certify takes them, pixels in [0, 1]. eps: radius, in the units of x.
+    model, x, y: as in Bridge.certify, pixels in [0, 1]. eps: radius, in the units of x.
     generator: source of the attacks' random starts, on the device of x.
     on_progress: called with a certifier's name and the number of images it has done.
 
@@ -214,7 +214,7 @@ def _refute(
         points = pgd(
             model, x[at], y[at], eps=eps, alpha=2.5 * eps / _ATTACK_STEPS, steps=_ATTACK_STEPS, generator=generator
         )
-        # PGD rounds the ball its own way; what was certified is this box.
+        # PGD may round its ball differently; the certified set is this box.
         with torch.no_grad():
             predicted = model(torch.clamp(points, lower[at], upper[at])).argmax(1)
         for i, wrong in zip(at.tolist(), predicted.tolist(), strict=True):

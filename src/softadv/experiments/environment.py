@@ -1,4 +1,4 @@
-"""What this machine is: versions, devices, the commit, and which certifiers are there."""
+"""This machine's environment: versions, devices, the commit, and the certifiers that are available."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from softadv._versions import package_version
 from softadv.errors import SoftadvError
 
-# What decides what a run computes.
+# The files that determine what a run computes.
 _SOURCES = ("src", "pyproject.toml", "requirements.lock")
 
 CHANGED = "+changes"  # ends a commit on top of which the sources have changes
@@ -22,7 +22,7 @@ PACKAGES = ("torch", "torchvision", "torchattacks", "onnx", "onnxruntime", "nump
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is a GPU where there is one; "cuda" where there is none raises SoftadvError.
+    """The device of a name; "auto" is a GPU if there is one. Raises SoftadvError for "cuda" without a GPU.
 
     On a GPU this turns TF32 off for the process: results are float32's, and certificates hold for them.
     """
@@ -39,7 +39,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def describe(device: torch.device) -> dict[str, str]:
-    """What a result records about where it came from."""
+    """The environment that a result records."""
     return {
         "softadv": package_version("softadv"),
         "commit": commit(),
@@ -65,9 +65,9 @@ def device_name(device: torch.device) -> str:
 
 @cache
 def commit() -> str:
-    """The commit that the first call finds softadv's checkout at, "+changes" where its sources have any; or "unknown".
+    """The commit of softadv's checkout, with "+changes" if its sources have uncommitted changes; or "unknown".
 
-    A process keeps the code that it has loaded, whatever is checked out under it later.
+    The first call's answer is kept: the process keeps the code that it has loaded, whatever is checked out later.
     """
     root = Path(__file__).parents[3]
     if not os.path.exists(root / ".git"):  # nor where it may not be read, which Path.exists raises

@@ -1,4 +1,4 @@
-"""About how long trials will take, from what such trials have taken: in their own folder, or in the reference."""
+"""Estimates how long trials will take, from the recorded costs of such trials in their folder or the reference."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def estimate(
 ) -> Estimate:
     """Add up the stored costs of the trials that have not finished in a folder.
 
-    anew: the names of those that begin again, whatever is there.
+    anew: the names of trials that start over, whatever is in the folder.
 
     A trial costs what its epochs still to come and its final evaluation took, as a mean over the seeds that finished
     in the folder itself, else over those of the reference.
@@ -57,12 +57,12 @@ def estimate(
 
 
 def epoch_seconds(epoch: EpochMetrics) -> float:
-    """What an epoch took, all in all."""
+    """An epoch's total seconds."""
     return epoch.attack_seconds + epoch.certification_seconds + epoch.update_seconds + epoch.evaluation_seconds
 
 
 def end_seconds(result: Result) -> float:
-    """What certifying and attacking with the final weights took."""
+    """The seconds of certifying and attacking with the final weights."""
     attacked = result.autoattack.seconds if result.autoattack else 0.0
     return sum(certified.seconds for certified in result.certified) + attacked
 
@@ -88,7 +88,7 @@ def _costs(finished: Iterable[_Finished]) -> dict[Trial, tuple[float, float, str
 def _finished(folder: Path, trial: Trial) -> _Finished | None:
     try:
         recorded, epochs, result = RunFolder(folder / trial.name).read()
-    except SoftadvError:  # none yet, or damaged: then it is not what costs are taken from
+    except SoftadvError:  # missing or damaged: no source of costs
         return None
     return None if result is None or recorded != trial else (trial, epochs, result)
 

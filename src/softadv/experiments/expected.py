@@ -1,4 +1,4 @@
-"""Where the expected results lie: claims, and the reference that later runs are compared with."""
+"""Locates expected_results/: the claims, and the reference that runs are compared with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured, exported and kept of a trial's final weights."""
+"""The final evaluation of a trial: measurements, export and examples with its final weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def conclude(
     report: Report,
     last: EpochMetrics,
 ) -> Result:
-    """Write weights, ONNX model and examples into the run folder; certify, and ask AutoAttack where the trial says.
+    """Write weights, ONNX model and examples into the run folder; certify, and run AutoAttack if the trial says so.
 
     last: the epoch that ended with these weights; one that was evaluated.
     The result itself is returned and not written.
@@ -74,7 +74,7 @@ def conclude(
 
 
 def _names(trial: Trial, data: ImageData) -> Names:
-    """What a page needs to show the trial without the code that it names."""
+    """The names and colours with which a page can show the trial without importing its code."""
     method = method_of(trial)
     return Names(
         method_title=method.title,
@@ -93,7 +93,7 @@ def conclusion_work(trial: Trial, data: ImageData) -> float:
 
 
 def _export(model: nn.Module, *, run: RunFolder, data: ImageData) -> Parity | None:
-    """None for a model that softadv does not export: it knows chains, no residual networks."""
+    """None for a model that softadv cannot export, such as a residual network."""
     path = run.path / MODEL
     try:
         export_onnx(model, path, image_shape=data.image_shape)

@@ -1,4 +1,4 @@
-"""The trials of a grid evaluated from the reference's weights: minutes without a GPU, where training takes hours.
+"""Evaluate a grid's trials from the reference's weights: minutes without a GPU, where training takes hours.
 
 Natural and certified accuracy, the attack of the last epoch with its own random start, and the exports are computed
 as at the end of training; the curves are the reference's.

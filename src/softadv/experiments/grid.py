@@ -1,4 +1,4 @@
-"""A grid made ready to run: its inputs checked, its images loaded, its folder set up."""
+"""Prepares a grid to run: checks its inputs, loads its images, and sets up its folder."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ _PATIENCE = 60.0  # seconds that a part of a grid waits for another to have set 
 
 
 class GridReport(Protocol):
-    """Told the trial's name, and then what a trial's Report is told."""
+    """A Report with the trial's name as first argument."""
 
     def __call__(self, trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None: ...
 
 
 @dataclass(frozen=True)
 class GridRun:
-    """What happened: the trials that finished, those that failed, and those whose input was bad and why."""
+    """The outcome: the trials that finished, those that failed, and those refused for bad input, with the reason."""
 
     finished: tuple[str, ...]
     failed: tuple[str, ...]
@@ -143,7 +143,7 @@ def prepare(
 
 
 def _check(grid: Grid, redo: Sequence[str]) -> None:
-    """Raise SoftadvError for what a grid names and cannot be had, and for a trial to be run again that it has not."""
+    """Raise SoftadvError for names in a grid that cannot be loaded, and for a trial in `redo` that it does not have."""
     names = {trial.name for trial in grid.trials}
     for name in redo:
         if name not in names:
@@ -168,7 +168,7 @@ def _datasets(grid: Grid, data_root: Path | None, device: torch.device) -> dict[
 
 
 def for_each_trial(prepared: Prepared, work: Callable[[Trial], object], *, report: GridReport) -> GridRun:
-    """Do something with every trial; one that fails, or whose input is bad, leaves why in its folder and loses none.
+    """Call work for every trial. A trial that fails or has bad input leaves the reason in its folder; others go on.
 
     work: raises SoftadvError for bad input. report: told of what failed or was refused.
     Raises SoftadvError where another process writes to the grid's folder.

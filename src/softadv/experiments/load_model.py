@@ -48,7 +48,7 @@ class Saved:
 
 
 def about_weights(trial: Trial) -> dict[str, str]:
-    """What a weights file says of itself, for write_tensors; find_saved reads it back."""
+    """The metadata of a weights file, for write_tensors; find_saved reads it back."""
     return {
         "dataset": trial.dataset,
         "model": trial.model,
@@ -94,7 +94,7 @@ def load_saved(path: Path, *, dataset: str | None = None, device: torch.device) 
 
 
 def known_or_loaded(dataset: str, root: Path | None = None) -> Dataset | About:
-    """What is known of a data set; of one that softadv does not know, the data set itself."""
+    """The metadata of a built-in data set; any other data set is loaded."""
     return KNOWN.get(dataset) or load_dataset(dataset, root)
 
 

@@ -1,4 +1,4 @@
-"""What the method and the data set of a trial are called and coloured: a page of its run needs nobody's code."""
+"""Titles and colours of a trial's method and data set, recorded so that a page needs no user code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PAPER = {
 class Names:
     """How a trial's method and data set are shown, recorded when the trial ends.
 
-    method_color: "#RRGGBB". sources: the code of one's own that the trial ran, by what it was for.
+    method_color: "#RRGGBB". sources: the user code that the trial ran, by kind.
     Raises SoftadvError for a title that is empty or not one line of text, and for another kind of colour.
     """
 
@@ -52,9 +52,9 @@ class Names:
 
 
 def names_of(trial: Trial, recorded: Names | None = None) -> Names:
-    """What was recorded of a trial; of one without a record, what its spec tells.
+    """The recorded names of a trial; without a record, names from its spec.
 
-    That is softadv's own titles for the paper's methods and data sets, else their names in the spec.
+    These are softadv's titles for the paper's methods and data sets, else the names in the spec.
     """
     if recorded is not None:
         return recorded
@@ -66,7 +66,7 @@ def names_of(trial: Trial, recorded: Names | None = None) -> Names:
 
 
 def names_together(found: Sequence[tuple[Trial, Names | None]]) -> list[Names]:
-    """What to call trials that are shown on one page, given what is recorded of each, in the same order.
+    """The names of trials that are shown on one page, from the recorded names of each, in the same order.
 
     A method has one title and one colour, also where only some of its trials have finished. Methods with the same
     title are told apart by their names, and no two have the same colour as long as the palette lasts.
@@ -120,7 +120,7 @@ def _settings(method: str) -> str:
 
 
 def _colors(methods: Mapping[str, Names], *, chosen: AbstractSet[str]) -> dict[str, str]:
-    """A colour for each method; those that somebody chose go first."""
+    """A colour for each method; explicitly chosen colours are assigned first."""
     taken: dict[str, str] = {}
     for method in sorted(methods, key=lambda method: (method not in chosen, method_rank(method))):
         wanted = methods[method].method_color.upper()

@@ -1,4 +1,4 @@
-"""What is recorded of a trial: its epochs and its result, what they must be, and how JSON holds them."""
+"""A trial's records: its epochs and its result, their checks, and their form in JSON."""
 
 from __future__ import annotations
 
@@ -89,9 +89,9 @@ def metrics_from_table(table: Mapping[str, Any], *, where: str) -> list[EpochMet
 
 
 def digest(*records: Trial | EpochMetrics) -> str:
-    """SHA-256 of what is recorded, but for seconds, which no run has twice, and for what is as it is by default.
+    """SHA-256 of records, without seconds, which differ in every run, and without values equal to their defaults.
 
-    So a key that later versions add, with a default, changes no digest.
+    So a key with a default that a later version adds does not change any digest.
     """
     tables = [
         {

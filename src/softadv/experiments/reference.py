@@ -1,4 +1,4 @@
-"""Stored results of finished runs, small enough for the checkout: what later runs are compared with.
+"""The stored reference: results of finished runs that later runs are compared with.
 
 expected_results/reference/<grid>/<trial>.json  a trial's spec, epochs and result
                                   summary.json  means over seeds, and which part of the grid was run
@@ -61,7 +61,7 @@ def weights_path(folder: Path, trial: Trial) -> Path:
 
 
 def training_of(trial: Trial) -> Trial:
-    """What two trials share if only their seeds, their certifier or what is measured tell them apart."""
+    """A key of a training: equal for trials that differ only in seed, certifier or measurements."""
     measured: dict[str, Any] = {"certified_images": None, "certified_domains": (), "autoattack_images": 0}
     return replace(trial, seed=0, certifier="native", evaluate_every=1, **measured)
 

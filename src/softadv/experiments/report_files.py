@@ -1,4 +1,4 @@
-"""Which files softadv wrote beside a page, so that it deletes these and no others."""
+"""The list of files written with a page, so that softadv deletes these and no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The run folder: what is in it, written so that a run killed at any moment loses nothing.
+"""The run folder: its files, written so that a run killed at any moment loses nothing.
 
 runs/<grid>/grid.json                       the grid's name
 runs/<grid>/<trial>/spec.json               what was asked for
@@ -83,13 +83,13 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Be the one process that writes here. Raises SoftadvError, which says who that is, where another one is."""
+        """Lock the folder for writing by this process. Raises SoftadvError naming the holder if another one has it."""
         with held(self.path / LOCK, what=self.path):
             yield
 
     @contextmanager
     def begun(self, trial: Trial) -> Iterator[None]:
-        """The folder begun, and held. Raises SoftadvError as check, held and begin do, in this order."""
+        """Check, lock and begin the folder. Raises SoftadvError as check, held and begin do, in this order."""
         self.check(trial)
         with self.held():
             self.begin(trial)
@@ -188,7 +188,7 @@ class RunFolder:
         return result
 
     def again(self) -> str:
-        """What to do where a file of this trial is damaged."""
+        """Advice for a damaged file of this trial."""
         return f"reproduce --redo {self.path.name} (of train: --fresh) runs this trial again, and no other"
 
     def clear(self, *, but_spec: bool = False) -> list[Path]:

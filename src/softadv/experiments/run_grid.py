@@ -1,7 +1,7 @@
-"""A grid's trials on an executor: which is begun when, what comes back of it, and what becomes of one that fails.
+"""Runs a grid's trials on an executor: submits jobs, writes their files, and handles failures.
 
-This process alone writes the run folders. A trial that fails, or whose input is bad, never loses another; one whose
-worker is lost is begun again, elsewhere, from its last finished epoch.
+Only this process writes the run folders. A trial that fails or has bad input does not affect the others; one whose
+worker is lost is restarted from its last finished epoch.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def run_grid(
 
 @dataclass
 class _Flight:
-    """A trial under way. new_work: what it has been reported to have done since its last files came."""
+    """A running trial. new_work: the work reported since its last files arrived."""
 
     trial: Trial
     run: RunFolder
@@ -104,7 +104,7 @@ class _Driver:
         )
 
     def _next(self, waiting: list[Trial]) -> Trial | None:
-        """The first trial that does not replay one that is still to come."""
+        """The first trial that does not wait for another one to replay."""
         to_come = {trial.name for trial in waiting} | self.under_way.keys()
         for trial in waiting:
             first = replayed_by(trial)
@@ -149,7 +149,7 @@ class _Driver:
         )
 
     def _receive(self, handle: Handle, message: object) -> None:
-        """What came of a trial. Raises SoftadvError where its files cannot be written."""
+        """Handle a message of a trial. Raises SoftadvError where its files cannot be written."""
         flight = self.under_way[handle.job.name]
         match message:
             case Told():
@@ -167,7 +167,7 @@ class _Driver:
                 self._end(flight, message)
 
     def _lost(self, flight: _Flight, reason: str) -> None:
-        """Begin a trial again whose worker is gone, or give it up."""
+        """Restart a trial whose worker is gone, or give it up after too many tries."""
         flight.report("lost its worker", -flight.new_work)
         flight.new_work = 0.0
         flight.lost += 1

@@ -1,4 +1,4 @@
-"""What a grid's folder, or the reference that was kept of one, holds of each trial, in whatever state it is."""
+"""The trials in a grid's folder or in a stored reference, finished or not."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ State = Literal["finished", "unfinished", "failed", "unreadable"]
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """What the run folder holds of one trial. trial is None where not even its spec can be read.
+    """The content of one trial's run folder. trial is None where not even its spec can be read.
 
-    named: what its method and data set are called beside the folder's others.
+    named: the names of its method and data set, unique among the folder's trials.
     """
 
     folder: RunFolder
@@ -75,7 +75,7 @@ def read_entry(folder: RunFolder) -> Entry:
 
 
 def _in_its_place(entry: Entry) -> Entry:
-    """A trial of a grid lies under its name: else two folders could be taken for two seeds."""
+    """Check that a trial's folder has the trial's name: otherwise two folders could count as two seeds."""
     if entry.trial is None or entry.trial.name == entry.name:
         return entry
     note = f"holds {entry.trial.name}, which its name does not say"

@@ -1,4 +1,4 @@
-"""A part of a grid: its trials dealt by name among several commands that need not know of one another."""
+"""A part of a grid: trials are assigned by name, so that several commands can share a grid independently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A grid's trials that differ in nothing but the seed, trained as one model, which fills a GPU."""
+"""Trains a grid's trials that differ only in the seed as one stacked model, which fills a GPU."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def train_all_seeds(prepared: Prepared, trial: Trial, *, but: Set[Trial], report
     """Train the trials like this one side by side, those together that are at the same epoch.
 
     but: trials of which this was tried already. Returns those of which it was tried now.
-    What goes wrong here is met again where each trial goes on alone, from its last epoch, and is dealt with there.
+    Errors are ignored here: each trial later goes on alone from its last epoch, where they occur and are handled again.
     """
     kind = _but_for_the_seed(trial)
     alike = [other for other in prepared.grid.trials if _but_for_the_seed(other) == kind and other not in but]

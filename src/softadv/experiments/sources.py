@@ -1,4 +1,4 @@
-"""The code of one's own that a trial runs: where it comes from, and whether it is still the same."""
+"""The user code that a trial runs: where it is defined, and whether it has changed."""
 
 from __future__ import annotations
 

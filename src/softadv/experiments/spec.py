@@ -1,4 +1,4 @@
-"""What to run: one trial, and a grid of them, read from TOML and checked before anything starts."""
+"""The spec of a trial and of a grid, read from TOML and checked before anything starts."""
 
 from __future__ import annotations
 
@@ -289,7 +289,7 @@ def _refuse_without_effect(table: Mapping[str, Any], *, where: str) -> None:
             raise SoftadvError(f"{where}: {key}: has no effect here; name {instead} above the settings")
 
 
-# What a key needs of a trial to have an effect.
+# For keys without an effect on every trial: what they need, and a test of it.
 _NEEDS: dict[str, tuple[str, Callable[[Trial], bool]]] = {
     "momentum": ('optimizer = "sgd"', lambda trial: trial.optimizer == "sgd"),
     "schedule_factor": ('schedule = "steps"', lambda trial: trial.schedule == "steps"),
@@ -298,7 +298,7 @@ _NEEDS: dict[str, tuple[str, Callable[[Trial], bool]]] = {
 
 
 def _refuse_unused(table: Mapping[str, Any], trials: Sequence[Trial], *, where: str) -> None:
-    """Raise SoftadvError for a key that none of the trials that it is for makes use of."""
+    """Raise SoftadvError for a key that has no effect on any of the given trials."""
     for key, (needed, has) in _NEEDS.items():
         if key in table and trials and not any(map(has, trials)):
             raise SoftadvError(f"{where}: {key}: has no effect without {needed}")

@@ -12,7 +12,7 @@ from softadv.experiments.records import Result
 from softadv.experiments.spec import Trial
 from softadv.training.records import EpochMetrics
 
-# What a trial is like by choice, not by the paper; the rest of these say only what is measured.
+# The keys that the paper leaves open, without those that only affect measurements.
 ASSUMPTIONS = tuple(
     field.name
     for field in fields(Trial)

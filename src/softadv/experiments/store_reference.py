@@ -1,4 +1,4 @@
-"""From a run folder to the reference: what is kept of a grid's finished trials."""
+"""Stores a grid's finished trials in the reference."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PLACES = ("--data", "--out")  # the options that say where things lie on one ma
 
 @dataclass(frozen=True)
 class Kept:
-    """What was kept: the grid's folder in the reference, the trials of this call, and those that still lack there."""
+    """The result of keep. folder: the grid's, in the reference; trials: stored now; missing: those it still lacks."""
 
     folder: Path
     trials: tuple[str, ...]
@@ -53,7 +53,7 @@ class Kept:
 
 
 def keep(folder: Path, *, reference: Path, allow_dirty: bool = False) -> Kept:
-    """Write a run folder's finished trials into the reference, in place of what it has of them.
+    """Write a run folder's finished trials into the reference; they replace stored ones of the same name.
 
     folder: of a grid's runs. reference: the folder that holds a folder for each grid.
     allow_dirty: also take trials whose commit is unknown or had changes, which nobody else can run again.
@@ -91,7 +91,7 @@ def keep(folder: Path, *, reference: Path, allow_dirty: bool = False) -> Kept:
 def _plan(
     runs: Sequence[Run], entries: Sequence[Entry], *, folder: Path, about: GridAbout, target: Path
 ) -> tuple[Kept, dict[Path, bytes], list[Path]]:
-    """What is to be kept, the files to write, and those to delete then: weights of later seeds."""
+    """The result, the files to write, and the files to delete afterwards: weights of later seeds."""
     packaged = load_grid(about.name).trials if about.name in packaged_grids() else ()
     records = {record.trial.name: record for record in read_grid_reference(target)}
     for run in runs:

@@ -1,4 +1,4 @@
-"""From a trial to what the training loop is told."""
+"""The settings of the training loop for a trial: its TrainConfig, method and attack."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from softadv.training.records import EpochMetrics
 
 
 def train_config(trial: Trial, *, beside: Path | None = None) -> TrainConfig:
-    """What to tell the loop for a trial.
+    """The TrainConfig of a trial.
 
     beside: the folder that holds the other trials of the grid; a method that replays another's numbers of attacked
     images finds them there, else in the reference that is stored with softadv. None: it must have them itself.

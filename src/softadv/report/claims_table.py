@@ -1,4 +1,4 @@
-"""The claims on the page: the paper's apart from softadv's own checks, each with a plot of what it rests on."""
+"""The claims on the page: the paper's, separate from softadv's own checks, each with a plot of its estimates."""
 
 from __future__ import annotations
 

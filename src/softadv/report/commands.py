@@ -1,4 +1,4 @@
-"""The commands on the page: what reruns the grid, and what reruns one trial, on any machine."""
+"""The commands on the page that rerun the grid, or one trial, on any machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods against one another, seed by seed, in every setting: what the page's answer rests on."""
+"""Comparisons of methods, seed by seed, in every setting; the page's answer is based on them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def compare(
     *,
     base: Series | None = None,
 ) -> Comparison:
-    """What the finished trials of a setting say of one method and another.
+    """One method minus another, over the finished trials of a setting.
 
     run: any of the setting. base: of the setting whose trials of the other method stand in where this one has none.
     """

@@ -1,4 +1,4 @@
-"""What the finished trials cost: seconds, steps of the attack, images certified; a table for the report."""
+"""The table of costs: seconds, attack steps and certified images of the finished trials."""
 
 from __future__ import annotations
 

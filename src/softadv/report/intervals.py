@@ -1,4 +1,4 @@
-"""Estimates as plots: means with their intervals above an axis, with the zero line and the range that is claimed."""
+"""Plots of estimates: means with intervals above an axis, with the zero line and the claimed range."""
 
 from __future__ import annotations
 

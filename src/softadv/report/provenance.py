@@ -1,4 +1,4 @@
-"""What code measured the results, and how far the records can tell."""
+"""Remarks on the commits that the results were measured with."""
 
 from __future__ import annotations
 

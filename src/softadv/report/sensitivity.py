@@ -1,4 +1,4 @@
-"""The sensitivity table: whether a verdict hangs on a choice that the paper does not state."""
+"""The sensitivity table: whether a verdict depends on a choice that the paper does not state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages from templates, and files from pages: what every page of softadv has in common."""
+"""Rendering pages from templates, and writing them with their files."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ class DomainOrder:
 class DomainSeconds:
     """On the same models, each domain takes more than `times` the seconds of the next one.
 
-    alike: the two neighbours that the native certifier computes by the same passes, if any: their ratio tells nothing
-    of the domains, so that it decides nothing, and the claim, which is about it too, can fail but not hold.
+    alike: two neighbouring domains that the native certifier computes by the same passes, if any. Their ratio says
+    nothing about the domains and decides nothing; since the claim includes it, the claim can then fail but not hold.
     """
 
     settings: list[str]
@@ -118,7 +118,7 @@ class DomainTotals:
 
 
 def _refuse_other_programs(seeds: Sequence[Sequence[Model]]) -> None:
-    """Raise NotRun unless one program certified all domains of a model: else seconds tell of the programs."""
+    """Raise NotRun unless one program certified all domains of a model: else the seconds compare programs."""
     for model in (model for models in seeds for model in models):
         programs = dict.fromkeys(certified.certifier or "one unnamed" for certified in model.values())
         if len(programs) > 1:
@@ -151,5 +151,5 @@ def _models(evidence: Evidence, settings: Sequence[str], domains: Sequence[str])
 
 
 def _seconds(certified: Certified) -> float:
-    """Seconds an image; a clock that saw no time pass is taken at its resolution."""
+    """Seconds per image; zero is replaced by the clock's resolution."""
     return max(certified.seconds, 1e-9) / certified.images

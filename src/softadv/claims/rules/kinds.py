@@ -1,4 +1,4 @@
-"""The kinds of claims by name, and those that compare no two trainings: neurons, and exported models.
+"""The rules by name, and the rules that do not compare trainings: neuron counts and exported models.
 
 Every rule answers holds, fails or inconclusive, with the figures that say so. Differences between accuracies are in
 percentage points; accuracies in the files are fractions.

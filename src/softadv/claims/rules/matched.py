@@ -1,4 +1,4 @@
-"""A rule that first chooses one of several methods, on images that none was trained on, and then compares it."""
+"""A rule that selects one of several methods on validation images, and then compares it."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Gain:
         return self.above, inf if self.below is None else self.below
 
     def answer(self, found: Estimate) -> Answer:
-        """What a difference says of the claim in one setting."""
+        """The answer of a difference to the claim in one setting."""
         return within(replace(found, claimed=self.claimed), ends_count=False)
 
     def decide(self, evidence: Evidence) -> Decision:
@@ -55,7 +55,7 @@ class Gain:
 class Comparable:
     """In every setting, two methods differ by at most `margin` points in these figures: an equivalence test.
 
-    beside: figures whose differences the sentence gives where they were measured, and which decide nothing.
+    beside: figures whose differences are only reported, where they were measured, and decide nothing.
     """
 
     settings: list[str]
@@ -77,7 +77,7 @@ class Comparable:
         return -self.margin, self.margin
 
     def answer(self, found: Estimate) -> Answer:
-        """What a difference says of the claim in one setting."""
+        """The answer of a difference to the claim in one setting."""
         return equivalent(found, margin=self.margin)
 
     def decide(self, evidence: Evidence) -> Decision:

@@ -1,4 +1,4 @@
-"""Rules about how much is verified, and about what changes from one radius to the next, seed by seed."""
+"""Rules about the verified share, and about changes from one radius to the next, seed by seed."""
 
 from __future__ import annotations
 
@@ -161,8 +161,8 @@ def _fall(
     """Whether a value falls from each setting to the next, by the differences of the seeds that both have.
 
     unit: of the value, "%" or "points"; a change is in points.
-    floor: whether the value cannot fall below 0: then a step between two settings that are 0 in every seed decides
-    nothing, since nothing was left to fall.
+    floor: whether the value cannot fall below 0. A step between two settings that are 0 in every seed then decides
+    nothing.
     """
     findings = []
     for method in methods:

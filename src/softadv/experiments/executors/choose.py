@@ -1,4 +1,4 @@
-"""The executor that was asked for, opened for a while."""
+"""Chooses and opens the executor that the options name."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Chosen:
         return self.jobs is not None or self.ray is not None
 
     def place(self, device: str) -> tuple[torch.device, str | None]:
-        """Where images and models are put in this process, and the device of jobs elsewhere; None: they run here.
+        """The device of images and models in this process, and the device name of jobs elsewhere (None: run here).
 
         device: "auto", "cpu" or "cuda". On Ray "auto" is a GPU where a part of one is asked for, or is here.
         Raises SoftadvError where there is no such device.
@@ -64,7 +64,7 @@ class Chosen:
         """The executor, None for this process, and the threads of each job, None for as many as there are.
 
         device: of jobs elsewhere, as place says. images: those that jobs may ask for, as they are here.
-        At the end all workers have ended. Raises SoftadvError where it cannot be had.
+        All workers are ended on exit. Raises SoftadvError where the executor cannot be started.
         """
         if not self.elsewhere or device is None:
             yield None, self.threads

@@ -15,7 +15,7 @@ class _Taken:
 
 
 class InProcess:
-    """An executor of one slot, whose jobs run while they are waited for."""
+    """An executor with one slot; a job runs inside deliver()."""
 
     slots = 1
 
@@ -41,5 +41,5 @@ class InProcess:
         receive(taken, ended)
 
     def close(self) -> None:
-        """Forget what was not begun."""
+        """Drop jobs that have not started."""
         self._taken.clear()

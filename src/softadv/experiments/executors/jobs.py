@@ -1,4 +1,4 @@
-"""The seam: what a job is, what comes back of it, and what an executor does. It knows no trial and no certificate."""
+"""The interface of executors: jobs, their messages, and executors themselves; independent of what a job does."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from softadv.experiments.executors.images import Images
 
 Outcome = Literal["finished", "refused", "failed"]
 
-_TELL_SECONDS = 0.3  # so often at most a worker tells how far it is
+_TELL_SECONDS = 0.3  # the shortest time between two progress messages of a worker
 
 
 @dataclass(frozen=True)
 class Told:
-    """How far a job is: what a Report is told."""
+    """A job's progress, with the arguments of a Report."""
 
     what: str
     work: float
@@ -34,7 +34,7 @@ class Told:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a job ended by itself. reason: a line for bad input (refused), a line or a traceback where it failed.
+    """A job ended by itself. reason: one line for bad input (refused); one line or a traceback if it failed.
 
     where: the host and the process, in words; "" in the driver's own.
     """
@@ -46,7 +46,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Lost:
-    """A job's worker is gone, and nothing more comes of it. reason: a line, with the host where that is known."""
+    """A job's worker is gone; no more messages follow. reason: one line, with the host where it is known."""
 
     reason: str
 
@@ -56,18 +56,18 @@ Send = Callable[[object], None]
 
 
 class Job(Protocol):
-    """Something to be done: picklable and small, since it may travel. Images are fetched where it runs."""
+    """A unit of work, picklable and small, since it may be sent elsewhere. It loads its images where it runs."""
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """Its name in messages."""
 
     @property
     def threads(self) -> int | None:
         """How many threads PyTorch and the kernels use for it; None: as many as there are already."""
 
     def run(self, *, images: Images, send: Send) -> None:
-        """Do it. Raises SoftadvError for bad input, and whatever else goes wrong."""
+        """Do the work. Raises SoftadvError for bad input, and any other exception on failure."""
 
 
 class Handle(Protocol):
@@ -78,16 +78,16 @@ class Handle(Protocol):
         """The job."""
 
 
-# Told what came of a job. Where it raises SoftadvError, the job is ended there and then, and counts as refused.
+# Called with each message of a job. If it raises SoftadvError, the job is ended at once and counts as refused.
 Receive = Callable[[Handle, object], None]
 
 
 class Executor(Protocol):
-    """Takes jobs, and gives back what comes of them. Every job ends with one Ended or one Lost."""
+    """Runs jobs and delivers their messages. Every job ends with exactly one Ended or Lost."""
 
     @property
     def free(self) -> int:
-        """How many more jobs it would begin at once."""
+        """How many more jobs would start immediately."""
 
     @property
     def slots(self) -> int:
@@ -97,14 +97,14 @@ class Executor(Protocol):
         """Take a job."""
 
     def deliver(self, receive: Receive) -> None:
-        """Wait until something came of a job, and hand it over. There must be a job."""
+        """Wait for messages of jobs, and pass them to receive. At least one job must be submitted."""
 
     def close(self) -> None:
-        """End what is running. Nothing is left of it."""
+        """End all running jobs and clean up."""
 
 
 def attempt(job: Job, *, images: Images, send: Send, where: str) -> Ended:
-    """Do a job, and say how it ended; errors are caught, but for what ends the process."""
+    """Run a job and return how it ended; exceptions are caught, except those that end the process."""
     try:
         with pinned_threads(job.threads):
             job.run(images=images, send=send)
@@ -119,7 +119,7 @@ def attempt(job: Job, *, images: Images, send: Send, where: str) -> Ended:
 
 @contextmanager
 def pinned_threads(count: int | None) -> Iterator[None]:
-    """Let PyTorch and the kernels use so many threads for a while, whatever the environment says; None: as before."""
+    """Set the threads of PyTorch and the kernels within the block, whatever the environment says; None: unchanged."""
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
@@ -131,12 +131,12 @@ def pinned_threads(count: int | None) -> Iterator[None]:
 
 
 def this_process() -> str:
-    """Where this is, in words."""
+    """The host and process id, for messages."""
     return f"{platform.node()}, process {os.getpid()}"
 
 
 def telling(send: Send) -> Report:
-    """A Report that sends all it is told."""
+    """A Report that sends every call as a message."""
 
     def told(what: str, work: float, *, before: bool = False, note: str = "") -> None:
         send(Told(what, work, before, note))
@@ -145,7 +145,7 @@ def telling(send: Send) -> Report:
 
 
 class Seldom:
-    """A Send that puts together what a job tells within a moment, so that few messages travel; the rest goes at once.
+    """A Send that merges progress messages within a short time; all other messages are sent at once.
 
     Call flush at the end.
     """

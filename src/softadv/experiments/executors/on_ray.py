@@ -24,7 +24,7 @@ from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, Seldom
 from softadv.experiments.executors.resources import usable_cores
 
 LOCAL = "local"
-# Ray asks for these before it starts anything: nothing is to be reported from here.
+# Ray reads these variables before it starts: they switch off usage reports.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 
 
@@ -115,7 +115,7 @@ class OnRay:
             return self._ray.get(next(taken.messages))
         except StopIteration:
             return Lost("the task ended without a word")
-        except errors.RayTaskError as error:  # not the job's, which are caught: such as a node without softadv
+        except errors.RayTaskError as error:  # outside the job itself: such as a node without softadv
             return Ended("failed", f"the task could not be run: {_line(error)}", "Ray")
         except errors.RayError as error:
             return Lost(f"{type(error).__name__}: {_line(error)}")
@@ -127,7 +127,7 @@ class OnRay:
     def _start(self, address: str) -> None:
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
         if address == LOCAL:
-            # Sockets have short names: not every folder of temporary files will do.
+            # Socket paths must be short, which not every temporary folder allows.
             self._place = tempfile.mkdtemp(prefix="softadv-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
             options |= {"num_cpus": usable_cores(), "include_dashboard": False, "_temp_dir": self._place,
                         "_node_ip_address": "127.0.0.1"}  # fmt: skip
@@ -151,7 +151,7 @@ class OnRay:
 
 
 def stream(job: Job, packed: dict[str, Any] | None) -> Iterator[object]:
-    """What a task does: a job, in a thread, whose messages are passed on as they come."""
+    """The body of a task: run a job in a thread, and yield its messages as they come."""
     messages: SimpleQueue[object] = SimpleQueue()
 
     def images(source: Source) -> Dataset:

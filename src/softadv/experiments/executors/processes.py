@@ -19,7 +19,7 @@ from softadv.experiments.executors.images import LoadedHere
 from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, Seldom, attempt, this_process
 from softadv.experiments.executors.resources import Dealt
 
-_END_SECONDS = 5  # a worker that was asked to end has so long
+_END_SECONDS = 5  # how long a worker may take to end
 
 
 @dataclass(eq=False)
@@ -83,7 +83,7 @@ class Processes:
             worker = None
         worker = worker or self._start(number)
         worker.job = job
-        # A worker that is starting reads late: others are not to wait for it.
+        # In a thread: a starting worker reads late, and others must not wait for it.
         threading.Thread(target=_send, args=(worker.connection, job), daemon=True).start()
         return _Taken(job)
 
@@ -141,14 +141,14 @@ class Processes:
             target=serve, args=(theirs, place, self._dealt.gpu(number)), daemon=True, name=f"softadv worker {number}"
         )
         process.start()
-        theirs.close()  # or the end of the worker would not be the end of the pipe
+        theirs.close()  # otherwise the pipe would not close when the worker ends
         worker = _Worker(process, ours, place, number)
         self._workers[number] = worker
         return worker
 
 
 def serve(connection: Connection, place: str, gpu: str | None) -> None:
-    """What a worker does: one job after another, until the driver is gone.
+    """A worker's main loop: one job after another, until the driver is gone.
 
     place: its folder of temporary files. gpu: the one that it is to see; None: those that there are.
     """
@@ -174,7 +174,7 @@ def _send(connection: Connection, job: Job) -> None:
 
 
 def _end_with_the_driver(place: str) -> None:
-    """End this process when the one that started it has ended, however it did."""
+    """End this process when the one that started it has ended in any way."""
     driver = multiprocessing.parent_process()
     if driver is not None:
         driver.join()

@@ -1,4 +1,4 @@
-"""The colours of the page and its figures in light and dark, with the contrast that they need to be seen."""
+"""The colours of the page and its figures, light and dark, with sufficient contrast."""
 
 from __future__ import annotations
 

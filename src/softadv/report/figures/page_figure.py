@@ -1,4 +1,4 @@
-"""What the figures of the page have in common: what they are made from, and what a finished one is."""
+"""The input and the output that all figures of the page share."""
 
 from __future__ import annotations
 
