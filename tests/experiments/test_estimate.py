@@ -39,6 +39,16 @@ def test_costs_of_the_folder_itself_come_first_and_what_is_finished_costs_nothin
     assert again.seconds > found.seconds
 
 
+def test_natural_training_is_paid_for_once(tmp_path: Path) -> None:
+    """A second radius costs what its last evaluation does."""
+    records = read_reference(expected_folder() / REFERENCE, grid="paper-short")
+    grid = load_grid("paper-short").select(methods=["natural"], seeds=1)
+    one, two = (estimate(grid.trials[:count], folder=tmp_path, records=records) for count in (1, 2))
+    alone = estimate(grid.trials[1:], folder=tmp_path, records=records)
+    assert (one.left, two.left, alone.left) == (1, 2, 1)
+    assert one.seconds < two.seconds < one.seconds + alone.seconds
+
+
 def test_a_dry_run_says_how_many_and_how_long_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from softadv.errors import SoftadvError
 from softadv.experiments.records import Result
 from softadv.experiments.reference import Record, training_of
 from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.shared_training import trained_by
 from softadv.experiments.spec import Trial
 from softadv.training.records import EpochMetrics
 
@@ -41,17 +42,18 @@ def estimate(
     anew: the names of trials that start over, whatever is in the folder.
 
     A trial costs what its epochs still to come and its final evaluation took, as a mean over the seeds that finished
-    in the folder itself, else over those of the reference.
+    in the folder itself, else over those of the reference. One that takes another's weights costs its end alone.
     """
     own = [found for trial in trials if (found := _finished(folder, trial)) is not None]
     costs = _costs((record.trial, record.epochs, record.result) for record in records) | _costs(own)
     done = {trial for trial, _, _ in own if trial.name not in anew}
     left = [trial for trial in trials if trial not in done]
     known = {trial: costs[training_of(trial)] for trial in left if training_of(trial) in costs}
-    seconds = [
-        epoch * max(trial.epochs - (0 if trial.name in anew else _epochs(folder, trial)), 0) + end
-        for trial, (epoch, end, _) in known.items()
-    ]
+    seconds = []
+    for trial, (epoch, end, _) in known.items():
+        begun = 0 if trial.name in anew else _epochs(folder, trial)
+        epochs = 0 if not begun and trained_by(trial, trials) else trial.epochs - begun
+        seconds.append(epoch * max(epochs, 0) + end)
     machines = tuple(sorted({machine for _, _, machine in known.values() if machine}))
     return Estimate(len(left), len(known), sum(seconds), max(seconds, default=0.0), machines)
 

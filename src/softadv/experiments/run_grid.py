@@ -17,7 +17,17 @@ from softadv.errors import SoftadvError
 from softadv.experiments.executors.in_process import InProcess
 from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, Told
 from softadv.experiments.grid import GridReport, GridRun, Prepared
-from softadv.experiments.run_folder import METRICS, SPEC, TRACEBACK, WRITTEN, RunFolder
+from softadv.experiments.run_folder import (
+    CHECKPOINT,
+    METRICS,
+    RESULT,
+    SPEC,
+    TRACEBACK,
+    WEIGHTS,
+    WRITTEN,
+    RunFolder,
+)
+from softadv.experiments.shared_training import trained_by
 from softadv.experiments.side_by_side import train_all_seeds
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import replayed_by
@@ -35,7 +45,7 @@ def run_grid(
     threads: int | None = None,
     side_by_side: bool | None = None,
 ) -> GridRun:
-    """Run every trial that has not finished yet; one that replays another waits for that.
+    """Run every trial that has not finished yet; one that replays another, or takes its weights, waits for that.
 
     A trial that fails leaves its traceback in its folder, one with bad input, such as a damaged checkpoint,
     leaves the message there; the next one goes on.
@@ -86,7 +96,7 @@ class _Driver:
             while waiting or self.under_way:
                 while self.executor.free and (trial := self._next(waiting)) is not None:
                     waiting.remove(trial)
-                    if side_by_side:
+                    if side_by_side and self._trained_by(trial) is None:
                         self.told_before |= train_all_seeds(
                             self.prepared, trial, but=self.told_before, report=self.report
                         )
@@ -104,13 +114,16 @@ class _Driver:
         )
 
     def _next(self, waiting: list[Trial]) -> Trial | None:
-        """The first trial that does not wait for another one to replay."""
+        """The first trial that does not wait for another one, to replay it or to take its weights."""
         to_come = {trial.name for trial in waiting} | self.under_way.keys()
         for trial in waiting:
-            first = replayed_by(trial)
-            if first is None or first.name not in to_come:
+            needed = (replayed_by(trial), self._trained_by(trial))
+            if not any(first is not None and first.name in to_come for first in needed):
                 return trial
         return None
+
+    def _trained_by(self, trial: Trial) -> Trial | None:
+        return trained_by(trial, self.prepared.trials)
 
     def _begin(self, trial: Trial) -> None:
         """Take a trial's folder, and submit what is left to do of it, if anything is."""
@@ -136,8 +149,11 @@ class _Driver:
         self.executor.submit(job)
 
     def _job(self, trial: Trial, run: RunFolder) -> TrialJob:
-        first = replayed_by(trial)
-        others = {} if first is None else {first.name: RunFolder(self.prepared.folder / first.name)}
+        replayed, trained = replayed_by(trial), self._trained_by(trial)
+        if trained is not None and (trained.name not in self.finished or (run.path / CHECKPOINT).exists()):
+            trained = None  # it failed, or this one has begun a training of its own
+        needed: dict[str, tuple[str, ...]] = {} if replayed is None else {replayed.name: (SPEC, METRICS)}
+        needed |= {} if trained is None else {trained.name: (SPEC, METRICS, WEIGHTS, RESULT)}
         return TrialJob(
             trial=trial,
             folder=run.path,
@@ -145,7 +161,8 @@ class _Driver:
             source=self.prepared.source(trial),
             device=self.prepared.device,
             threads=self.threads,
-            beside={name: other.contents((SPEC, METRICS)) for name, other in others.items()},
+            beside={name: RunFolder(self.prepared.folder / name).contents(files) for name, files in needed.items()},
+            trained_by=None if trained is None else trained.name,
         )
 
     def _receive(self, handle: Handle, message: object) -> None:

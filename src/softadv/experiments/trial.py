@@ -17,6 +17,7 @@ from softadv.experiments import environment
 from softadv.experiments.final_evaluation import conclude, conclusion_work
 from softadv.experiments.records import Result, digest
 from softadv.experiments.run_folder import CHECKPOINT, METRICS, RunFolder
+from softadv.experiments.shared_training import take_over
 from softadv.experiments.sources import check_sources, sources_of
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
@@ -40,12 +41,20 @@ def _nobody() -> None:
 
 
 def run_trial(
-    trial: Trial, *, run: RunFolder, data: Dataset, report: Report, on_kept: Callable[[], None] = _nobody
+    trial: Trial,
+    *,
+    run: RunFolder,
+    data: Dataset,
+    report: Report,
+    on_kept: Callable[[], None] = _nobody,
+    trained: RunFolder | None = None,
 ) -> Result:
     """Train, evaluate, certify and export; every finished epoch is kept in the run folder.
 
     data: the images the spec names, on the device to train on. A finished trial is not run again.
     on_kept: called whenever an epoch has been kept.
+    trained: of a trial that has trained the same weights, which are then taken; None, and where this trial has begun a
+    training of its own: it trains.
     Raises SoftadvError where the folder holds another trial, other images or damaged files, and where another process
     writes there; DivergedError where the training ends in NaN or infinity.
     """
@@ -57,6 +66,8 @@ def run_trial(
             return finished
         under_way = TrialRun.resume(trial, run=run, data=data, report=report)
         under_way.on_kept = on_kept
+        if trained is not None and not under_way.epoch:
+            under_way.take_over(trained)
         while not under_way.trainer.is_done:
             under_way.train_epoch()
         last = under_way.finish()
@@ -178,6 +189,16 @@ class TrialRun:
         with diverging(epoch):
             self.trainer.record(trained, self.progress(epoch))
         self._write()
+
+    def take_over(self, other: RunFolder) -> None:
+        """Take the weights that another trial has trained, instead of training. Raises SoftadvError, DivergedError."""
+        metrics = take_over(self.trial, self.trainer.state.model, other=other)
+        last = self.trial.epochs
+        work = _training_work(self.trial, self.data, epochs=last)
+        self.report(f"trained by {other.path.name}", work, before=True)
+        with diverging(last):
+            self.trainer.measure_last(metrics, self.progress(last))
+        self.run.write_metrics(self.trainer.metrics)
 
     def finish(self) -> EpochMetrics:
         """The epoch whose weights are the trial's: the last one, or the best where it was to stop early."""

@@ -30,6 +30,7 @@ class TrialJob:
 
     folder: where it lies on the driver's machine, for messages alone. files: those of its run folder so far, by name.
     beside: files of the trial that it replays, if there is one: by the trial's name, and by their own.
+    trained_by: the name of the trial, among those, whose weights it takes instead of training; None: it trains.
     device: "auto", "cpu" or "cuda", where it runs.
     """
 
@@ -40,6 +41,7 @@ class TrialJob:
     device: str
     threads: int | None = None
     beside: Mapping[str, Mapping[str, bytes]] = field(default_factory=dict)
+    trained_by: str | None = None
 
     @property
     def name(self) -> str:
@@ -66,8 +68,11 @@ class TrialJob:
                 sent.update({name: _digest(content) for name, content in new.items()})
                 send(Files(new))
 
+            trained = None if self.trained_by is None else RunFolder(place / self.trained_by)
             try:
-                run_trial(self.trial, run=run, data=data, report=telling(send), on_kept=send_files)
+                run_trial(
+                    self.trial, run=run, data=data, report=telling(send), on_kept=send_files, trained=trained
+                )  # fmt: skip
             except DivergedError:
                 raise
             except SoftadvError as error:

@@ -17,6 +17,8 @@ class EpochMetrics:
     epoch. stale: how many verdicts are older than this epoch; oldest_verdict: the age of the oldest, in epochs.
     None in old records, and for methods that make no split.
     attacked: how many training images were attacked; None in old records.
+    trained_by: the trial that this epoch was trained in, where that was another one, which is evaluated at another
+    radius; None for most. Then adversarial_accuracy is None but after the last epoch.
     """
 
     epoch: Several  # from 1
@@ -38,6 +40,7 @@ class EpochMetrics:
     oldest_verdict: Count | None = None
     validation_natural_accuracy: Share | None = None
     validation_adversarial_accuracy: Share | None = None
+    trained_by: str | None = None
 
     def numbers(self) -> dict[str, float]:
         """The epoch's numeric fields that are not None, by name, for loggers."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -81,6 +81,7 @@ class Trainer:
             certifier=None if split is None else split.certifier,
             **_ages(split, epoch),
             engine=self.engine,
+            trained_by=None,
             attack_seconds=trained.seconds.attack,
             certification_seconds=trained.seconds.certification,
             update_seconds=trained.seconds.update,
@@ -90,6 +91,19 @@ class Trainer:
             self.best.look(self.state.model, epoch=epoch, accuracy=robust)
         self.metrics.append(metrics)
         return metrics
+
+    def measure_last(self, metrics: list[EpochMetrics], on_progress: Progress) -> None:
+        """Take over the epochs of a training that the model's weights come from, and evaluate the last of them.
+
+        Raises NotFiniteError where the model's scores are NaN or infinite.
+        """
+        started = time.perf_counter()
+        adversarial, natural = self._accuracies(self.test, len(metrics), "evaluation", on_progress)
+        last = replace(
+            metrics[-1], natural_accuracy=natural, adversarial_accuracy=adversarial,
+            evaluation_seconds=time.perf_counter() - started,
+        )  # fmt: skip
+        self.metrics = [*metrics[:-1], last]
 
     def finish(self) -> None:
         """Restore the best weights, if early stopping is on."""

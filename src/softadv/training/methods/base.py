@@ -68,6 +68,7 @@ class Method:
     title: ClassVar[str]
     color: ClassVar[str]
     replays: ClassVar[str | None] = None
+    attacks: ClassVar[bool] = True  # False: the weights do not depend on the radius
     certifies: ClassVar[bool] = False  # whether attacked() calls split()
     attack_passes: ClassVar[float] = 1.0  # the most times that an epoch attacks the whole training set
     loss: Loss | None = None

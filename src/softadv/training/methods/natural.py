@@ -13,6 +13,7 @@ class Natural(Method):
     """No image is attacked."""
 
     title, color = "Natural training", "#0072B2"
+    attacks = False
     attack_passes = 0.0
 
     def attacked(self, epoch: EpochStart) -> Tensor:
