@@ -19,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -306,8 +307,24 @@ def _tensors(name: str, about: str, words: list[str], *, unfinished: bool) -> Ca
     return damage
 
 
-def input_campaign(work: Path, *, count: int, rng: random.Random, verbose: bool) -> dict[str, Counter[str]]:
-    """Returns, for each kind of input, how the commands ended."""
+def command_alone(*words: str) -> tuple[int, str, str]:
+    """The same in a process of its own, started as a user starts it."""
+    started = [sys.executable, "-c", "from softadv.cli.app import main; main()", *words]
+    try:
+        ended = subprocess.run(started, check=False, capture_output=True, text=True, timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired:
+        return -1, "", "TimeoutError"
+    return -1 if "Traceback (most recent call last)" in ended.stderr else ended.returncode, ended.stdout, ended.stderr
+
+
+def input_campaign(
+    work: Path, *, count: int, share: tuple[int, int], alone: int, rng: random.Random, verbose: bool
+) -> dict[str, Counter[str]]:
+    """Returns, for each kind of input, how the commands ended.
+
+    share: (k, n): of the inputs the k-th, the (k + n)-th and so on. alone: every so manieth of the inputs is met in a
+    process of its own, where a word can be given to one (none holds a zero byte); 0: none.
+    """
     whole = work / "inputs"
     whole.mkdir()
     (whole / "campaign.toml").write_text(GRID, encoding="utf-8")
@@ -334,20 +351,26 @@ def input_campaign(work: Path, *, count: int, rng: random.Random, verbose: bool)
     # From every kind as many, as long as it has any: most cases are fields.
     cases = [(kind, damage) for _, kind, damage in sorted(ranked, key=lambda case: case[0])]
     ends: dict[str, Counter[str]] = {}
-    for number, (kind, damage) in enumerate(cases[:count]):
+    first, shares = share
+    for number, (kind, damage) in list(enumerate(cases[:count]))[first - 1 :: shares]:
         place = work / f"input-{number}"
         shutil.copytree(whole, place)
         os.chdir(place)
         words = damage(place)
         before = bits(place, theirs=True)
-        signal.signal(signal.SIGALRM, _too_slow)
-        signal.alarm(TIME_LIMIT)
-        code, _, err = command(*words)
-        signal.alarm(0)
+        if alone and number % alone == 0 and not any("\0" in word for word in words):
+            row = f"{kind}, in a process of its own"
+            code, _, err = command_alone(*words)
+        else:
+            row = kind
+            signal.signal(signal.SIGALRM, _too_slow)
+            signal.alarm(TIME_LIMIT)
+            code, _, err = command(*words)
+            signal.alarm(0)
         end = _end(code, err)
         if code == 2 and bits(place, theirs=True) != before:
             end = "one line, but something was written"
-        ends.setdefault(kind, Counter())[end] += 1
+        ends.setdefault(row, Counter())[end] += 1
         if verbose and end not in ("one line", "a row or a verdict", "taken"):
             print(f"{end}: {' '.join(words)[:200]}\n{err[-1500:]}", file=sys.stderr)
         os.chdir(here)
@@ -372,6 +395,13 @@ def _end(code: int, err: str) -> str:
     return f"exit code {code}"
 
 
+def _share(text: str) -> tuple[int, int]:
+    share, _, shares = text.partition("/")
+    if not 1 <= int(share) <= int(shares):
+        raise ValueError
+    return int(share), int(shares)
+
+
 def main() -> None:
     """Print the figures as a table; exit with 1 where something was lost, written or answered by a traceback."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -379,6 +409,8 @@ def main() -> None:
     parser.add_argument("--grids", type=int, default=89, help="kills of a grid")
     parser.add_argument("--certifications", type=int, default=45, help="kills of a certification")
     parser.add_argument("--inputs", type=int, default=1264, help="bad inputs")
+    parser.add_argument("--share", type=_share, default=(1, 1), help="of the bad inputs one share: 2/4")
+    parser.add_argument("--alone", type=int, default=20, help="every so manieth bad input has a process of its own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--verbose", action="store_true", help="print what did not end as it should")
     asked = parser.parse_args()
@@ -395,7 +427,9 @@ def main() -> None:
                 good = good and not differing
         if asked.what != "kills":
             rng = random.Random(asked.seed)
-            ends = input_campaign(Path(folder), count=asked.inputs, rng=rng, verbose=asked.verbose)
+            ends = input_campaign(
+                Path(folder), count=asked.inputs, share=asked.share, alone=asked.alone, rng=rng, verbose=asked.verbose
+            )
             columns = sorted({end for counts in ends.values() for end in counts})
             print(f"| bad input | number | {' | '.join(columns)} |\n| --- |{' --- |' * (len(columns) + 1)}")
             for kind, counts in sorted(ends.items()):
