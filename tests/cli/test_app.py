@@ -147,6 +147,23 @@ def test_other_weights_need_theirs_and_all_are_named_at_once(
     assert run("evaluate", "w.safetensors", "--limit", "8", *numbers) == 0
 
 
+def test_a_message_does_not_repeat_thousands_of_letters(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (
+        ["export", str(model), "--limit", "8", "--out", "9" * 5_000],
+        ["reproduce", "g" * 5_000],
+        ["certify", str(model), "--limit", "8", "--out", str(tmp_path / ("v" * 5_000))],
+        ["train", "t" * 5_000],
+        ["evaluate", str(model), "--dataset", "npz:" + "d" * 5_000],
+    ):
+        assert run(*command) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert len(told) < 2_000
+        assert "…" in told  # and nothing else is left out
+
+
 def test_doctor_gives_advice_for_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

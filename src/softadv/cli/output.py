@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from softadv.experiments.records import Result
 from softadv.experiments.store_reference import Kept
 
 _CLOSED = 141  # as a shell shows a program that a closed pipe ended
+_LONG_WORD = re.compile(r"(\S{300})\S{600,}(\S{100})")  # no name of a file is as long, and few paths are
 
 # A word and a sign, so that no verdict is shown by colour alone.
 OUTCOME_STYLES: dict[Outcome, str] = {
@@ -164,12 +166,17 @@ def say(line: str, *, on: Console | None = None) -> None:
 def complain(line: str) -> None:
     """Print one line on standard error; errors in doing so are ignored."""
     with suppress(OSError):
-        Console(stderr=True, highlight=False).print(f"softadv: {escape(plain(line))}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"softadv: {escape(_shortened(plain(line)))}", soft_wrap=True)
 
 
 def plain(text: str) -> str:
     """A text on one line, without control characters, which file names may contain."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _shortened(line: str) -> str:
+    """Without the middle of words of a thousand letters and more: what was typed may be of any length."""
+    return _LONG_WORD.sub(lambda word: f"{word[1]}…{word[2]}", line)
 
 
 @contextmanager
