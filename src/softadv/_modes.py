@@ -13,6 +13,8 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from softadv.errors import SoftadvError
+
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
@@ -45,7 +47,13 @@ def in_eval_mode(function: _F) -> _F:
 def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
     before = [(module, module.training) for module in model.modules()]
     try:
-        model.train(training)
+        try:
+            model.train(training)
+        except NotImplementedError as error:  # what torch.export makes has the mode it was made in
+            kind, wanted = type(model).__name__, "training" if training else "eval"
+            raise SoftadvError(
+                f"model: {kind} cannot be put in {wanted} mode; give the model that it was made of"
+            ) from error
         yield
     finally:
         for module, mode in before:

@@ -238,6 +238,11 @@ def dataset_title(name: str) -> str:
 
 def check_images(x: Tensor, y: Tensor) -> None:
     """Raise SoftadvError unless x is float (N, ...) without NaN, of images or of any shape, and y is int64 (N,)."""
+    for name, values in (("x", x), ("y", y)):
+        if not isinstance(values, Tensor):
+            raise SoftadvError(f"{name}: expected a tensor, got a {type(values).__name__}")
+        if values.layout != torch.strided or values.is_nested or values.is_meta:
+            raise SoftadvError(f"{name}: expected a dense tensor, got one of layout {values.layout} on {values.device}")
     if x.ndim < 2 or not x.is_floating_point() or not all(x.shape[1:]):
         raise SoftadvError(f"x: expected float images (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:

@@ -279,6 +279,25 @@ def _resnet8(shape: Shape, classes: int) -> nn.Sequential:
     )  # fmt: skip
 
 
+@torch.no_grad()
+def first_scores(model: nn.Module, x: Tensor) -> Tensor:
+    """The scores (1, classes) of the first of the images x, (N, ...) with N > 0, in whatever mode the model is in.
+
+    Raises SoftadvError where x is of another type, shape or device than the model takes, or more than scores come back.
+    """
+    image = x[:1].clone()  # a model that begins with an in-place layer would change the image
+    try:
+        scores = model(image)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        given = f"{str(x.dtype).removeprefix('torch.')} {tuple(image.shape)} on {x.device}"
+        raise SoftadvError(f"model: {type(model).__name__} does not take x, {given}: {reason}") from error
+    if not isinstance(scores, Tensor) or scores.ndim != 2:
+        what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise SoftadvError(f"model: expected scores (N, classes), got {what}")
+    return scores
+
+
 def is_plain_sequential(model: nn.Module) -> bool:
     """Whether a model is exactly an nn.Sequential: a subclass may compute something else."""
     return isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward

@@ -178,14 +178,46 @@ def test_pgd_refuses_negative_settings(trained_digits, digits, setting):
         ({"y": torch.tensor([0, 10])}, r"labels lie in 0\.\.10, the model has classes 0\.\.9"),
         ({"y": torch.tensor([-1, 0])}, r"labels lie in -1\.\.0"),
         ({"x": torch.full((2, 1, 28, 28), float("nan"))}, "image 0 has pixels that are NaN"),
+        ({"x": [[0.5]]}, "x: expected a tensor, got a list"),
+        ({"y": [0, 1]}, "y: expected a tensor, got a list"),
+        ({"x": torch.rand(2, 1, 28, 28).to_sparse()}, "x: expected a dense tensor, got one of layout torch.sparse_coo"),
+        ({"x": torch.rand(2, 1, 28, 28, device="meta")}, "x: expected a dense tensor, .* on meta"),
+        ({"x": torch.rand(2, 1, 28, 28).double()}, r"Sequential does not take x, float64 \(1, 1, 28, 28\) on cpu: "),
+        ({"x": torch.rand(2, 3, 28, 28)}, r"Sequential does not take x, float32 \(1, 3, 28, 28\) on cpu: "),
         ({"eps": float("nan")}, "must be 0 or more"),
         ({"alpha": -1.0}, "must be 0 or more"),
     ],
 )
 def test_pgd_refuses_what_it_cannot_attack(change, message):
     given = {"x": torch.rand(2, 1, 28, 28), "y": torch.tensor([0, 1]), "eps": 0.1, "alpha": 0.1, "steps": 1} | change
-    with pytest.raises(SoftadvError, match=message):
+    with pytest.raises(SoftadvError, match=message) as caught:
         pgd(conv_small("mnist", seed=0), given.pop("x"), given.pop("y"), **given)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("random_start", [True, False])
+def test_pgd_stays_around_images_that_lie_negated_in_memory(random_start):
+    model = conv_small("mnist", seed=0)
+    x, y = torch.rand(4, 1, 28, 28, generator=seeded_generator()), torch.arange(4)
+    images, labels = torch._neg_view(-x), torch._neg_view(-y)
+    settings = {"eps": 0.1, "alpha": 0.05, "steps": 3, "random_start": random_start}
+    found = pgd(model, images, labels, generator=seeded_generator(), **settings)
+    assert torch.equal(found, pgd(model, x, y, generator=seeded_generator(), **settings))
+    assert torch.equal(images, x)
+
+
+def test_a_model_that_torch_export_made_is_refused_in_one_line():
+    x = torch.rand(2, 1, 28, 28)
+    model = torch.export.export(conv_small("mnist", seed=0), (x,)).module()
+    with pytest.raises(
+        SoftadvError, match=r"^model: \w+ cannot be put in eval mode; give the model that it was made of$"
+    ):
+        pgd(model, x, torch.tensor([0, 1]), eps=0.1, alpha=0.1, steps=1)
+
+
+def test_scores_of_another_shape_are_refused_in_one_line():
+    with pytest.raises(SoftadvError, match=r"model: expected scores \(N, classes\), got shape \(1, 1, 28, 28\)"):
+        pgd(torch.nn.ReLU(), torch.rand(2, 1, 28, 28), torch.tensor([0, 1]), eps=0.1)
 
 
 def layouts(x):
@@ -197,6 +229,7 @@ def layouts(x):
         "channels last": x.contiguous(memory_format=torch.channels_last),
         "transposed": x.transpose(2, 3).contiguous().transpose(2, 3),
         "a view": wide[..., ::2],
+        "negative": torch._neg_view(-x),
     }
 
 

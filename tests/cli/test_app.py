@@ -153,6 +153,7 @@ def test_a_message_does_not_repeat_thousands_of_letters(
     for command in (
         ["export", str(model), "--limit", "8", "--out", "9" * 5_000],
         ["reproduce", "g" * 5_000],
+        ["certify", str(model), "--split", "s" * 5_000],
         ["certify", str(model), "--limit", "8", "--out", str(tmp_path / ("v" * 5_000))],
         ["train", "t" * 5_000],
         ["evaluate", str(model), "--dataset", "npz:" + "d" * 5_000],

@@ -13,6 +13,7 @@ from softadv.attacks.base import register
 from softadv.data import check_finite, check_images, check_labels, check_pixels
 from softadv.kernels import pgd as kernel
 from softadv.kernels.input_gradients import input_gradient
+from softadv.models import first_scores
 
 
 @register("pgd")
@@ -114,8 +115,7 @@ def pgd(
     check_pixels(x, clip=attack.clip)
     if not len(x):
         return x.detach().clone()
-    with torch.no_grad():
-        scores = model(x[:1].clone())  # a model that begins with an in-place layer would change the image
+    scores = first_scores(model, x)
     check_labels(y, classes=scores.shape[1])
     check_finite(scores, what="the scores of image")
     found = attack(model, x, y, eps=eps, generator=generator)

@@ -213,6 +213,7 @@ class _Program:
             return None
         if tensor.is_floating_point() and tensor.dtype != self._dtype:
             raise SoftadvError(f"model: holds numbers of type {tensor.dtype} beside {self._dtype}")
+        tensor = tensor.resolve_neg()
         self._held.append(tensor)
         return tensor.data_ptr()
 

@@ -60,8 +60,9 @@ def make_boxes(
         raise SoftadvError(f"{'lower' if lower is None else 'upper'}: both lower= and upper= are needed")
     bounds = []
     for key, bound in (("lower", lower), ("upper", upper)):
-        if not bound.is_floating_point():
-            raise SoftadvError(f"{key}: expected a float tensor, got {bound.dtype}")
+        if not isinstance(bound, Tensor) or not bound.is_floating_point():
+            got = bound.dtype if isinstance(bound, Tensor) else f"a {type(bound).__name__}"
+            raise SoftadvError(f"{key}: expected a float tensor, got {got}")
         rows = _rows(bound, x, key=key)
         _check(x, rows.isfinite(), f"{key}: is NaN or infinite")
         bounds.append(rows)
@@ -91,7 +92,7 @@ def _rows(values: Tensor, x: Tensor, *, key: str) -> Tensor:
         fits = False
     if not fits:
         raise SoftadvError(f"{key}: shape {tuple(values.shape)} does not broadcast to that of x, {tuple(x.shape)}")
-    return values.detach().reshape(*(1,) * (x.ndim - values.ndim), *values.shape)
+    return values.detach().resolve_neg().reshape(*(1,) * (x.ndim - values.ndim), *values.shape)
 
 
 def _check(x: Tensor, holds: Tensor, complaint: str) -> None:

@@ -63,6 +63,11 @@ def workers() -> int | None:
         return None
 
 
+def in_memory(tensor: Tensor) -> Tensor:
+    """A tensor whose numbers lie in memory row by row: not strided, and not kept as the negative of what lies there."""
+    return tensor.resolve_neg().contiguous()
+
+
 class Chain:
     """A model with its present weights, and a batch of images; keeps their memory alive."""
 
@@ -71,7 +76,7 @@ class Chain:
         self._held: list[Tensor] = []
         self._layers: list[Layer] = []
         self._weighted: list[tuple[Layer, nn.Conv2d | nn.Linear]] = []
-        self._x, self._y = x.contiguous(), y.contiguous()
+        self._x, self._y = in_memory(x), in_memory(y)
         self._shape: _Shape = (x.shape[1], x.shape[2], x.shape[3])
         self._flat = False
         self._passed: ctypes.Array[Layer] | None = None
@@ -170,5 +175,5 @@ class Chain:
         return layer
 
     def _pointer(self, tensor: Tensor) -> int:
-        self._held.append(tensor.detach().contiguous())
+        self._held.append(in_memory(tensor.detach()))
         return self._held[-1].data_ptr()

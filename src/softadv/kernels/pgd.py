@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from softadv._ranges import UNIT, Clip
 from softadv.kernels import build as compiled
-from softadv.kernels.chain import Chain, Network
+from softadv.kernels.chain import Chain, Network, in_memory
 
 SOURCE = Path(__file__).parent / "cpp" / "gradients" / "attack.cpp"
 
@@ -56,7 +56,7 @@ def climb(
     chain = Chain.of(model, x, y)
     if chain is None:
         return None
-    point = start.contiguous()
+    point = in_memory(start)
     assert further is None or y.ndim == 1
     attack = _CAttack(
         network=chain.network(),

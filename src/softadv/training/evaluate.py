@@ -18,6 +18,7 @@ from softadv.certify.certifiers import certify as certify_images
 from softadv.certify.domains import Domain
 from softadv.data import Dataset, check_images, check_labels, check_pixels
 from softadv.errors import SoftadvError
+from softadv.models import first_scores
 from softadv.training.evaluation import attack_images, predictions
 
 Images = Dataset | tuple[Tensor, Tensor]
@@ -158,8 +159,7 @@ def check_fit(model: nn.Module, x: Tensor, y: Tensor, *, clip: Clip = UNIT) -> N
     check_pixels(x, clip=clip)
     if not len(x):
         return
-    with torch.no_grad():
-        scores = model(x[:1].clone())  # a model that begins with an in-place layer would change the image
+    scores = first_scores(model, x)
     check_labels(y, classes=scores.shape[1])
 
 
