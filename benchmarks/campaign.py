@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import csv
 import io
 import json
 import os
@@ -79,6 +80,9 @@ def bits(folder: Path, *, theirs: bool = False) -> dict[str, str]:
         data = path.read_bytes()
         if not theirs and path.suffix == ".json":
             data = json.dumps(_without_seconds(json.loads(data))).encode()
+        if not theirs and path.suffix == ".csv":
+            rows = list(csv.DictReader(io.StringIO(data.decode())))
+            data = json.dumps(_without_seconds(rows)).encode()
         found[name] = data.hex()
     return found
 
@@ -86,7 +90,7 @@ def bits(folder: Path, *, theirs: bool = False) -> dict[str, str]:
 def _without_seconds(value: Any) -> Any:
     if isinstance(value, dict):
         # The digest of metrics.json is of its seconds, too.
-        return {k: _without_seconds(v) for k, v in value.items() if "seconds" not in k and k != "metrics.json"}
+        return {k: _without_seconds(v) for k, v in value.items() if "second" not in k and k != "metrics.json"}
     return [_without_seconds(item) for item in value] if isinstance(value, list) else value
 
 
@@ -151,7 +155,18 @@ def kill_campaign(work: Path, *, grids: int, certifications: int, rng: random.Ra
 
     def certification(out: Path) -> list[str]:
         out.mkdir(exist_ok=True)
-        return ["certify", str(model), "--out", str(out / "verdicts.csv"), "--split", "train", "--device", "cpu"]
+        return [
+            "certify",
+            str(model),
+            "--out",
+            str(out / "verdicts.csv"),
+            "--split",
+            "train",
+            "--limit",
+            "512",
+            "--device",
+            "cpu",
+        ]
 
     told = []
     for what, words, wanted in (("grids", grid, grids), ("certifications", certification, certifications)):
