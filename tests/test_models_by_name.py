@@ -311,6 +311,7 @@ def test_damage_anywhere_in_weights_is_one_line_or_harmless(coloured, suffix):
 def test_files_that_are_not_weights_are_one_line(coloured):
     Path("net.onnx").write_bytes(b"")
     assert refusal(load_model, "net.onnx", coloured).startswith("net.onnx: not a well-formed ONNX file")
+    assert refusal(load_model, "a\0.onnx", coloured) == "a\0.onnx: cannot be read (embedded null byte)"
     for name in ("no.pt", "no.safetensors"):
         assert refusal(load_model, name, coloured) == f"{name}: no such file"
     Path("folder.pt").mkdir()

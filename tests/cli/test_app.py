@@ -306,12 +306,14 @@ PATHS = [
 
 
 @pytest.mark.parametrize("arguments", PATHS, ids=" ".join)
-def test_an_empty_path_is_not_the_working_directory(
+def test_an_empty_path_is_not_the_working_directory_and_none_holds_a_zero_byte(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(*arguments, "") == 2
     assert "a path is needed, this is empty" in capsys.readouterr().err
+    assert run(*arguments, "a\0b") == 2
+    assert "the path holds a zero byte" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -52,8 +52,9 @@ def read_file(path: Path) -> OnnxFile:
 
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise SoftadvError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:  # a ValueError: the name holds a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise SoftadvError(f"{path}: cannot be read ({reason})") from error
     try:
         proto = onnx.load_model_from_string(data)
         onnx.checker.check_model(str(path))

@@ -32,6 +32,8 @@ def _path(text: str) -> Path:
     # Path("") is the working directory: an unset variable in a script would turn that into the run folder.
     if not text:
         raise typer.BadParameter("a path is needed, this is empty")
+    if "\0" in text:
+        raise typer.BadParameter("the path holds a zero byte")
     try:
         text.encode()  # it goes into records, which are UTF-8
     except UnicodeEncodeError:
