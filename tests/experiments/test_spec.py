@@ -62,7 +62,7 @@ def refused_grid(old: str, new: str) -> str:
 
 
 def test_every_packaged_grid_loads():
-    own = ["controls", "rolling"]  # softadv's own questions
+    own = ["controls", "mnist-certified", "rolling"]  # softadv's own questions
     paper = ["cifar10", "mnist", "paper", "paper-short", "paper-wide", "paper-wide-short"]
     paper += ["sensitivity", "sensitivity-short", "smoke"]
     assert packaged_grids() == sorted(own + paper)
