@@ -19,7 +19,7 @@ from softadv._data import files as _files
 from softadv._data.unpickle import bytes_of_array, read_pickle
 from softadv.cli import doctor
 from softadv.data import find_dataset, load_dataset
-from softadv.errors import SoftadvError
+from tests.refusals import refusal, said
 
 MNIST = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 CIFAR10 = ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch")
@@ -76,23 +76,6 @@ def write_pickles(folder: Path, files: dict, *, protocol: int = 2) -> None:
     for name, (pixels, labels) in files.items():
         table = {b"batch_label": b"a batch", b"labels": labels, b"data": pixels, b"filenames": [b"a.png"] * len(pixels)}
         (folder / name).write_bytes(pickle.dumps(table, protocol=protocol))
-
-
-def refusal(function, *arguments, **options) -> str:
-    with pytest.raises(SoftadvError) as caught:
-        function(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def said(function, *arguments) -> str | None:
-    """The line by which something is refused; None where it is not."""
-    try:
-        function(*arguments)
-    except SoftadvError as error:
-        assert "\n" not in str(error)  # noqa: PT017 (it may also not be refused)
-        return str(error)
-    return None
 
 
 @pytest.mark.parametrize("packed", [False, True])

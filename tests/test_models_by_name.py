@@ -19,6 +19,7 @@ from softadv._io import tensors_sha256, write_tensors
 from softadv.data import KNOWN, make_dataset
 from softadv.errors import SoftadvError
 from softadv.models import Normalize, build_model, conv_small, count_neurons, load_model
+from tests.refusals import refusal
 
 MNIST = KNOWN["mnist"]
 
@@ -35,13 +36,6 @@ def coloured():
     rng = np.random.default_rng(0)
     x, y = rng.integers(256, size=(10, 2, 12, 13), dtype=np.uint8), np.arange(10) % 5
     return make_dataset("coloured", x, y, x[:5], y[:5])
-
-
-def refusal(function, *arguments, **options) -> str:
-    with pytest.raises(SoftadvError) as caught:
-        function(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def own(tmp_path: Path, text: str) -> str:

@@ -17,6 +17,7 @@ from PIL import Image
 from softadv import data
 from softadv.data import KNOWN, dataset_title, load_dataset, make_dataset
 from softadv.errors import SoftadvError
+from tests.refusals import refusal, said
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(256, size=(12, 3, 8, 9), dtype=np.uint8)
@@ -28,23 +29,6 @@ def here(tmp_path, monkeypatch):
     """A new working folder, and no SOFTADV_DATA."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SOFTADV_DATA", raising=False)
-
-
-def refusal(function, *arguments, **options) -> str:
-    with pytest.raises(SoftadvError) as caught:
-        function(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def said(function, *arguments) -> str | None:
-    """The line by which something is refused; None where it is not."""
-    try:
-        function(*arguments)
-    except SoftadvError as error:
-        assert "\n" not in str(error)  # noqa: PT017 (it may also not be refused)
-        return str(error)
-    return None
 
 
 def parts(**changed) -> dict:

@@ -11,6 +11,7 @@ import pytest
 
 from softadv.errors import SoftadvError
 from softadv.registry import Origin, Registry, call, check_unchanged, origin
+from tests.refusals import refusal
 
 
 @pytest.fixture
@@ -38,13 +39,6 @@ def own(tmp_path, monkeypatch):
     yield write
     for name in [n for n in sys.modules if n.split(".", maxsplit=1)[0] in written]:
         del sys.modules[name]
-
-
-def refusal(function, *arguments) -> str:
-    with pytest.raises(SoftadvError) as caught:
-        function(*arguments)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_a_registered_name_is_found_and_an_object_is_itself(shapes):

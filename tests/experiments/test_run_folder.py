@@ -14,6 +14,7 @@ from softadv.experiments.records import Result, read_result
 from softadv.experiments.run_folder import RunFolder, grid_runs
 from softadv.experiments.spec import Trial
 from softadv.training.records import EpochMetrics
+from tests.refusals import refusal
 
 TRIAL = Trial(setting="a", dataset="digits", method="soft", seed=0, eps=0.1, alpha=0.01, steps=20, epochs=2)
 RESULT = Result(
@@ -33,6 +34,7 @@ RESULT = Result(
     weights_sha256="def",
     environment={"torch": "2"},
 )
+
 METRICS = [
     EpochMetrics(
         epoch=epoch,
@@ -51,13 +53,6 @@ METRICS = [
 ]
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([True, False]), "c": torch.tensor(7)}
 METADATA = {"epoch": "3"}
-
-
-def refusal(call, *arguments, **options) -> str:
-    with pytest.raises(SoftadvError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from softadv.experiments.spec import (
     trial_from_table,
     trial_to_table,
 )
+from tests.refusals import refusal
 
 TRIAL = Trial(setting="a", dataset="digits", method="soft", seed=0, eps=0.1, alpha=0.01, steps=20, epochs=2)
 
@@ -44,13 +45,6 @@ eps = 0.1
 alpha = "1/100"
 epochs = 3
 """
-
-
-def refusal(call, *arguments, **options) -> str:
-    with pytest.raises(SoftadvError) as caught:
-        call(*arguments, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def refused_grid(old: str, new: str) -> str:
