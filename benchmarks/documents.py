@@ -18,7 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks import command_tables, module_tables, operator_tables, reference_table
-from softadv.cli.finish import verdicts_on, write_page
+from softadv.cli.finish import verdicts_on, write_grid_page
 from softadv.cli.listing import schema_text
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE
@@ -67,7 +67,7 @@ def figures() -> None:
         entries = read_entries(folder)
         with TemporaryDirectory() as place:
             verdicts = verdicts_on(folder, entries, expected=expected)
-            write_page(folder, entries, verdicts, expected=expected, out=Path(place), silent=True)
+            write_grid_page(folder, entries, verdicts, expected=expected, out=Path(place), silent=True)
             for name, (its_grid, stem) in FIGURES.items():
                 if its_grid == grid:
                     shutil.copy(Path(place, f"{stem}.svg"), ROOT / "docs" / "figures" / name)

@@ -14,7 +14,7 @@ from softadv.cli.finish import verdicts_on
 from softadv.experiments.reference import read_summary
 from softadv.experiments.runs import Run, all_series, finished_runs, read_entries, value_of
 from softadv.experiments.spec_text import Series, by_setting
-from softadv.report.comparisons import compare
+from softadv.report.comparisons import compare_methods
 from softadv.report.provenance import commit_remarks
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
@@ -45,7 +45,7 @@ def answer() -> str:
         for setting, its_runs in by_setting(runs).items():
             if not _finished(runs, setting, "adversarial"):
                 continue
-            compared = compare(entries, its_runs[0])
+            compared = compare_methods(entries, its_runs[0])
             same = [run.trial.setting for run in runs if run.trial.dataset == its_runs[0].trial.dataset]
             natural = next((one for one in (setting, *same) if _finished(runs, one, "natural")), setting)
             means = [_natural(runs, natural, "natural")]

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from softadv.cli.finish import verdicts_on, write_page
+from softadv.cli.finish import verdicts_on, write_grid_page
 from softadv.errors import SoftadvError
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE
@@ -31,7 +31,7 @@ def main(grid: str = "paper-short") -> None:
     entries = read_entries(folder)
     with TemporaryDirectory() as place:
         verdicts = verdicts_on(folder, entries, expected=expected)
-        page = write_page(folder, entries, verdicts, expected=expected, out=Path(place))
+        page = write_grid_page(folder, entries, verdicts, expected=expected, out=Path(place))
         options = (
             "--headless",
             "--no-sandbox",

@@ -11,7 +11,7 @@ from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.training.loop import train_epoch
 from softadv.training.state import TrainState, new_state
-from softadv.training.timing import Seconds
+from softadv.training.timing import EpochSeconds
 
 EPOCHS_BEFORE = 2  # of adversarial training; the epoch after them is measured
 ROUNDS = 2
@@ -26,7 +26,7 @@ def main() -> None:
     state = new_state(conv_small(data.name, seed=0), train_config(adversarial))
     for epoch in range(1, EPOCHS_BEFORE + 1):
         _train(state, data, adversarial, epoch)
-    epochs: dict[str, list[Seconds]] = {"adversarial": [], "soft, split anew": [], "soft, as split before": []}
+    epochs: dict[str, list[EpochSeconds]] = {"adversarial": [], "soft, split anew": [], "soft, as split before": []}
     split = None
     for _ in range(ROUNDS):  # contenders take turns
         for name, seconds in epochs.items():
@@ -57,14 +57,14 @@ def _trial(method: str, data: ImageData) -> Trial:
     )  # fmt: skip
 
 
-def _train(state: TrainState, data: ImageData, trial: Trial, epoch: int) -> Seconds:
+def _train(state: TrainState, data: ImageData, trial: Trial, epoch: int) -> EpochSeconds:
     return train_epoch(
         state, data.train_x, data.train_y, config=train_config(trial), epoch=epoch,
         on_progress=lambda what, done: None,
     ).seconds  # fmt: skip
 
 
-def _total(seconds: Seconds) -> float:
+def _total(seconds: EpochSeconds) -> float:
     return seconds.attack + seconds.certification + seconds.update
 
 

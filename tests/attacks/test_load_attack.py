@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import softadv
 from softadv import evaluate, load_attack
 from softadv.attacks import AUTOATTACK, PGD, TorchAttack, is_linf, title_of
 from softadv.data import ImageData
@@ -139,3 +141,36 @@ def test_autoattack_keeps_to_its_ball_however_the_images_lie_in_memory(
     assert ((found[0] - x).abs() <= EPS + 1e-6).all()
     assert ((found[0] >= 0) & (found[0] <= 1)).all()
     assert torch.equal(*found)
+
+
+def one_image(model, x, y, *, eps, generator):
+    return x[:1]
+
+
+def in_float64(model, x, y, *, eps, generator):
+    return x.double()
+
+
+def indices(model, x, y, *, eps, generator):
+    return [0]
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (one_image, "attack one_image: must return images as it gets them, torch.float32 of shape (8, 1, 28, 28) on "
+         "cpu, got torch.float32 of shape (1, 1, 28, 28) on cpu"),
+        (in_float64, "got torch.float64 of shape (8, 1, 28, 28) on cpu"),
+        (indices, "attack indices: must return a tensor of images, got a list"),
+    ],
+)  # fmt: skip
+def test_what_an_attack_returns_must_be_images_of_the_shape_it_was_given(
+    trained_digits: nn.Module, digits: ImageData, attack: softadv.Attack, message: str
+) -> None:
+    x, y = digits.test_x[:8], digits.test_y[:8]
+    with pytest.raises(SoftadvError) as in_evaluation:
+        softadv.evaluate(trained_digits, (x, y), eps=0.1, attacks=[attack])
+    with pytest.raises(SoftadvError) as in_training:
+        softadv.train(copy.deepcopy(trained_digits), (x, y), method="adversarial", eps=0.1, attack=attack, epochs=1)
+    for caught in (in_evaluation, in_training):
+        assert str(caught.value).endswith(message)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from softadv.certify import Activation, certify, register_activation
-from softadv.certify.activations import SIGMOID_ERROR, TANH_ERROR, Clip, LeakyRelu, Sigmoid, Tanh
+from softadv.certify.activations import SIGMOID_ERROR, TANH_ERROR, Clipping, LeakyRelu, Sigmoid, Tanh
 from softadv.certify.rounding import Arithmetic
 from tests.certify import evaluation, evaluators
 from tests.certify.test_search import barely_verified
@@ -26,10 +26,10 @@ STEPS = {
     "leaky": LeakyRelu(ONE, ONE, torch.tensor([0.1]).double()),
     "steep": LeakyRelu(ONE, ONE, torch.tensor([1.75]).double()),
     "falling": LeakyRelu(ONE, ONE, torch.tensor([-0.5]).double()),
-    "clip": Clip(ONE, ONE, 0.0, 6.0),
-    "narrow clip": Clip(ONE, ONE, -0.25, 0.125),
-    "clip below": Clip(ONE, ONE, -0.5, torch.inf),
-    "clip above": Clip(ONE, ONE, -torch.inf, 0.5),
+    "clip": Clipping(ONE, ONE, 0.0, 6.0),
+    "narrow clip": Clipping(ONE, ONE, -0.25, 0.125),
+    "clip below": Clipping(ONE, ONE, -0.5, torch.inf),
+    "clip above": Clipping(ONE, ONE, -torch.inf, 0.5),
     "sigmoid": Sigmoid(ONE, ONE),
     "tanh": Tanh(ONE, ONE),
 }

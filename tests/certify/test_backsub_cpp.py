@@ -43,8 +43,8 @@ def test_pytorch_has_one_thread_meanwhile_and_the_kernel_those_that_pytorch_had(
             raise ZeroDivisionError
         return call(source, function, program, *more)
 
-    call = native.compiled.call
-    monkeypatch.setattr(native.compiled, "call", spy)
+    call = native.compiled.call_kernel
+    monkeypatch.setattr(native.compiled, "call_kernel", spy)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -61,7 +61,7 @@ def test_where_memory_runs_out_the_chunk_is_halved(monkeypatch, engine, error):
     model = network()
     x, y = random_images((1, 8, 8), 13, seed=2)
     expected = certify(model, x, y, eps=0.05)
-    answer, sizes = api._Question.answer, []
+    answer, sizes = api._Settings.answer, []
 
     def starved(self, images, labels, part):
         sizes.append(part.stop - part.start)
@@ -69,7 +69,7 @@ def test_where_memory_runs_out_the_chunk_is_halved(monkeypatch, engine, error):
             raise error
         return answer(self, images, labels, part)
 
-    monkeypatch.setattr(api._Question, "answer", starved)
+    monkeypatch.setattr(api._Settings, "answer", starved)
     found = certify(model, x, y, eps=0.05)
     assert torch.equal(found.verified, expected.verified)
     torch.testing.assert_close(found.margin, expected.margin, rtol=1e-9, atol=1e-12)
@@ -80,7 +80,7 @@ def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch):
     def broken(self, images, labels, part):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(api._Question, "answer", broken)
+    monkeypatch.setattr(api._Settings, "answer", broken)
     x, y = random_images((1, 8, 8), 2, seed=0)
     with pytest.raises(RuntimeError, match="something else"):
         certify(network(), x, y, eps=0.05)

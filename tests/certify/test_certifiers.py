@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import softadv
-from softadv.certify.certifiers import CertifierSession, chosen_certifier
+from softadv.certify.certifiers import CertifierSession, certifier_for
 from softadv.certify.domains import CERTIFIERS
 from softadv.errors import SoftadvError
 from softadv.experiments.spec import Trial, load_grid
@@ -52,11 +52,11 @@ def test_an_engine_that_is_not_there_is_said_so_before_any_work(monkeypatch, que
 
 
 def test_an_engine_computes_its_own_domain_only():
-    assert chosen_certifier("eran", domain="deepzono") == "eran-deepzono"
+    assert certifier_for("eran", domain="deepzono") == "eran-deepzono"
     with pytest.raises(SoftadvError, match="gpupoly computes deeppoly, not box"):
-        chosen_certifier("gpupoly", domain="box")
+        certifier_for("gpupoly", domain="box")
     with pytest.raises(SoftadvError, match="there is no 'eran-box'"):
-        chosen_certifier("eran", domain="box")
+        certifier_for("eran", domain="box")
 
 
 @pytest.mark.parametrize("certifier", CERTIFIERS)

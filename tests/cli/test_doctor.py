@@ -52,10 +52,10 @@ def test_a_data_folder_that_cannot_be_read_is_a_line(locked) -> None:
 
 def test_what_is_alike_and_lacks_nothing_is_one_line() -> None:
     kept = "compiled, kept in a folder"
-    findings = [doctor.Finding("a", kept), doctor.Finding("b", "plain", "get a compiler"), doctor.Finding("c", kept)]
+    findings = [doctor.Check("a", kept), doctor.Check("b", "plain", "get a compiler"), doctor.Check("c", kept)]
     assert doctor._together("kernels", findings) == [
-        doctor.Finding("kernels", "a, c compiled, kept in a folder"),
-        doctor.Finding("kernels: b", "plain", "get a compiler"),
+        doctor.Check("kernels", "a, c compiled, kept in a folder"),
+        doctor.Check("kernels: b", "plain", "get a compiler"),
     ]
 
 

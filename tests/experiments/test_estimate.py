@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from softadv.experiments.estimate import estimate
+from softadv.experiments.estimate import estimate_time
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
@@ -18,23 +18,23 @@ from tests.cli.test_app import run
 def test_costs_are_those_of_the_reference(tmp_path: Path) -> None:
     grid = load_grid("smoke")
     records = read_reference(expected_folder() / REFERENCE, grid="smoke")
-    whole = estimate(grid.trials, folder=tmp_path, records=records)
+    whole = estimate_time(grid.trials, folder=tmp_path, records=records)
     assert (whole.left, whole.known) == (6, 6)
     assert whole.seconds > whole.longest > 0
     assert whole.spread(1) == whole.seconds
     assert whole.spread(1000) == whole.longest
     assert whole.machines
-    half = estimate([replace(trial, epochs=3) for trial in grid.trials], folder=tmp_path, records=records)
+    half = estimate_time([replace(trial, epochs=3) for trial in grid.trials], folder=tmp_path, records=records)
     assert (half.left, half.known, half.seconds) == (6, 0, 0)  # another training: nothing is known of it
 
 
 def test_costs_of_the_folder_itself_come_first_and_what_is_finished_costs_nothing(tiny: Path) -> None:
     trials = [run.trial() for run in map(RunFolder, sorted(tiny.glob("digits-*")))]
-    assert estimate(trials, folder=tiny, records=[]).left == 0
+    assert estimate_time(trials, folder=tiny, records=[]).left == 0
     others = [replace(trial, seed=1) for trial in trials]
-    found = estimate([*trials, *others], folder=tiny, records=[])
+    found = estimate_time([*trials, *others], folder=tiny, records=[])
     assert (found.left, found.known) == (3, 3)
-    again = estimate([*trials, *others], folder=tiny, records=[], anew={trials[0].name})
+    again = estimate_time([*trials, *others], folder=tiny, records=[], anew={trials[0].name})
     assert again.left == 4
     assert again.seconds > found.seconds
 
@@ -43,8 +43,8 @@ def test_natural_training_is_paid_for_once(tmp_path: Path) -> None:
     """A second radius costs what its last evaluation does."""
     records = read_reference(expected_folder() / REFERENCE, grid="paper-short")
     grid = load_grid("paper-short").select(methods=["natural"], seeds=1)
-    one, two = (estimate(grid.trials[:count], folder=tmp_path, records=records) for count in (1, 2))
-    alone = estimate(grid.trials[1:], folder=tmp_path, records=records)
+    one, two = (estimate_time(grid.trials[:count], folder=tmp_path, records=records) for count in (1, 2))
+    alone = estimate_time(grid.trials[1:], folder=tmp_path, records=records)
     assert (one.left, two.left, alone.left) == (1, 2, 1)
     assert one.seconds < two.seconds < one.seconds + alone.seconds
 

@@ -27,7 +27,7 @@ from softadv.experiments.reference import (
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import load_grid
-from softadv.experiments.store_reference import keep, portable_command, summarize
+from softadv.experiments.store_reference import keep, portable_command, summary_rows
 from tests.cli.test_app import run
 
 SOFT = "digits-tiny-soft-seed0"
@@ -355,7 +355,7 @@ def test_the_reference_of_the_checkout_is_whole() -> None:
     root = expected_folder() / REFERENCE
     for summary in root.glob(f"*/{SUMMARY}"):
         records = read_grid_reference(summary.parent)
-        assert read_json(summary)["results"] == json.loads(json.dumps(summarize(records)))
+        assert read_json(summary)["results"] == json.loads(json.dumps(summary_rows(records)))
         assert not any(mark in path.read_text() for path in summary.parent.glob("*.json") for mark in ('"/', " /"))
         for record in records:
             if record.weights.exists():

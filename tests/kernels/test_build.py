@@ -24,7 +24,7 @@ def test_a_reason_is_one_line(monkeypatch, tmp_path):
     def fail(source):
         raise SoftadvError("one\ntwo")
 
-    monkeypatch.setattr(compiled.kernel_cache, "load", fail)
+    monkeypatch.setattr(compiled.kernel_cache, "load_library", fail)
     assert compiled.missing(tmp_path / "kernel.cpp") == "one two"
 
 

@@ -65,21 +65,21 @@ def test_without_a_compiler_the_reason_is_one_line(monkeypatch, source):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(kernel_cache.shutil, "which", lambda name: None)
     with pytest.raises(SoftadvError, match=r"^no C\+\+ compiler found"):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
 
 
 def test_the_kernel_is_kept_and_not_compiled_twice(monkeypatch, tmp_path, source, loads):
     compiler(tmp_path, monkeypatch, MAKE)
-    first, second = kernel_cache.load(source), kernel_cache.load(source)
+    first, second = kernel_cache.load_library(source), kernel_cache.load_library(source)
     assert first == second
     assert first.folder == source.parent / "__pycache__"
     assert calls(tmp_path) == 1
     assert len(names(first.folder)) == 1  # nothing half-written is left
     assert names(tmp_path / "tmp") == []
     source.write_text("// something else\n")
-    kernel_cache.load(source)
+    kernel_cache.load_library(source)
     source.with_name("more.h").write_text("// beside the source\n")
-    kernel_cache.load(source)
+    kernel_cache.load_library(source)
     assert calls(tmp_path) == 3
 
 
@@ -90,7 +90,7 @@ package.__path__ = importlib.util.find_spec("softadv").submodule_search_location
 sys.modules["softadv"] = package
 from pathlib import Path
 from softadv.kernels import cache as kernel_cache
-kept = kernel_cache.load(Path(sys.argv[1]))
+kept = kernel_cache.load_library(Path(sys.argv[1]))
 print(kept.library.answer(), kept.folder)
 """
 
@@ -159,12 +159,12 @@ def needs_root(how: str) -> None:
 def test_in_a_folder_that_others_can_write_nothing_is_loaded_or_kept(monkeypatch, tmp_path, source, loads, how: str):
     needs_root(how)
     compiler(tmp_path, monkeypatch, MAKE)
-    planted = kernel_cache.load(source)
+    planted = kernel_cache.load_library(source)
     spoil(planted.folder, how)
     loads.clear()
-    private = kernel_cache.load(source)
+    private = kernel_cache.load_library(source)
     assert private.folder == tmp_path / "cache" / "softadv"
-    assert kernel_cache.load(source).folder == private.folder
+    assert kernel_cache.load_library(source).folder == private.folder
     assert calls(tmp_path) == 2
     assert stat.S_IMODE(private.folder.stat().st_mode) & 0o022 == 0
     assert names(planted.folder) == names(private.folder)  # as it was
@@ -177,7 +177,7 @@ def test_where_no_folder_is_ours_a_library_serves_one_process(monkeypatch, tmp_p
     for folder in kernel_cache._folders(source):
         folder.mkdir(parents=True)
         spoil(folder, how)
-    kept = kernel_cache.load(source)
+    kept = kernel_cache.load_library(source)
     assert kept.folder is None
     reason = "it is another user's" if "user" in how else "others can write it"
     assert kept.why == "; ".join(f"{folder}: {reason}" for folder in kernel_cache._folders(source))
@@ -191,7 +191,7 @@ def test_where_no_folder_is_ours_a_library_serves_one_process(monkeypatch, tmp_p
 def test_a_library_that_others_can_write_is_not_loaded(monkeypatch, tmp_path, source, loads, how: str):
     needs_root(how)
     compiler(tmp_path, monkeypatch, MAKE)
-    folder = kernel_cache.load(source).folder
+    folder = kernel_cache.load_library(source).folder
     (library,) = folder.iterdir()
     if how == "a link":
         library.rename(folder / "elsewhere")
@@ -199,7 +199,7 @@ def test_a_library_that_others_can_write_is_not_loaded(monkeypatch, tmp_path, so
     else:
         spoil(library, how)
     loads.clear()
-    kernel_cache.load(source)
+    kernel_cache.load_library(source)
     assert calls(tmp_path) == 2
     assert len(loads) == 1
 
@@ -214,7 +214,7 @@ def test_the_doctor_names_the_folder(monkeypatch, tmp_path, source, loads):
 def test_a_folder_that_cannot_be_made_is_passed_over(monkeypatch, tmp_path, source, loads):
     compiler(tmp_path, monkeypatch, MAKE)
     (source.parent / "__pycache__").write_text("a file")
-    assert kernel_cache.load(source).folder == tmp_path / "cache" / "softadv"
+    assert kernel_cache.load_library(source).folder == tmp_path / "cache" / "softadv"
 
 
 def test_a_user_without_a_home_is_served(monkeypatch, tmp_path, source, loads):
@@ -225,37 +225,37 @@ def test_a_user_without_a_home_is_served(monkeypatch, tmp_path, source, loads):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(kernel_cache.Path, "home", home)
     (source.parent / "__pycache__").write_text("a file")
-    assert kernel_cache.load(source).folder is None
+    assert kernel_cache.load_library(source).folder is None
 
 
 def test_a_compiler_that_fails_is_quoted_and_not_asked_again_for_an_hour(monkeypatch, tmp_path, source):
     broken = compiler(tmp_path, monkeypatch, "echo 'kernel.cpp: error: no such thing' >&2; exit 1")
     with pytest.raises(SoftadvError, match=r"cannot compile the kernel: kernel\.cpp: error: no such thing$"):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     folder = source.parent / "__pycache__"
     (record,) = folder.iterdir()
     with pytest.raises(SoftadvError) as caught:
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     assert "error: no such thing (" in str(caught.value)
     assert str(caught.value).endswith(f"; tried again after 60 minutes, or when {record} is gone)")
     assert calls(tmp_path) == 1
     long_ago = time.time() - kernel_cache._RETRY_SECONDS - 1
     os.utime(record, (long_ago, long_ago))
     with pytest.raises(SoftadvError):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     assert calls(tmp_path) == 2
     broken.write_text(broken.read_text() + "# mended\n")
     with pytest.raises(SoftadvError):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     assert calls(tmp_path) == 3
 
 
 def test_what_cannot_be_loaded_is_compiled_once_and_remembered(monkeypatch, tmp_path, source):
     compiler(tmp_path, monkeypatch, MAKE)
     with pytest.raises(SoftadvError, match=r"what .* makes cannot be loaded"):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     with pytest.raises(SoftadvError, match=r"cannot be loaded.*tried again after 60 minutes"):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     assert calls(tmp_path) == 1
 
 
@@ -273,7 +273,7 @@ def test_a_compiler_that_hangs_is_ended_with_its_children_and_not_waited_for_aga
     compiler(tmp_path, monkeypatch, hangs)
     monkeypatch.setattr(kernel_cache, "_COMPILE_SECONDS", 1)
     with pytest.raises(SoftadvError, match=r"has not compiled kernel\.cpp in 1 s$"):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     child, parent = map(int, pids.read_text().split())
     until = time.monotonic() + 30
     while (alive(child) or alive(parent)) and time.monotonic() < until:
@@ -282,7 +282,7 @@ def test_a_compiler_that_hangs_is_ended_with_its_children_and_not_waited_for_aga
     assert not alive(parent)
     assert names(tmp_path / "tmp") == []
     with pytest.raises(SoftadvError, match="tried again after 60 minutes"):
-        kernel_cache.load(source)
+        kernel_cache.load_library(source)
     assert calls(tmp_path) == 1
 
 
@@ -293,12 +293,12 @@ def test_a_killed_process_leaves_no_folder_behind_once_somebody_compiles(monkeyp
     assert killed.returncode == -9
     assert names(tmp_path / "tmp")[0].startswith(kernel_cache._WORK)
     script.write_text(f"#!/bin/sh\n{MAKE}\n")
-    kernel_cache.load(source)
+    kernel_cache.load_library(source)
     assert names(tmp_path / "tmp") == []
 
 
 def test_the_folder_of_a_process_that_compiles_is_left_alone(source):
-    with kernel_cache._workplace() as first, kernel_cache._workplace() as second:
+    with kernel_cache._work_folder() as first, kernel_cache._work_folder() as second:
         assert first.is_dir()
         assert second != first
     assert not first.exists()

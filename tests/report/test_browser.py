@@ -16,7 +16,7 @@ import pytest
 from softadv.claims.judge import Claim, Expectations, Outcome, Verdict
 from softadv.claims.rules.methods import Gain
 from softadv.claims.stats import Estimate
-from softadv.cli.finish import verdicts_on, write_page
+from softadv.cli.finish import verdicts_on, write_grid_page
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.records import Autoattacked
 from softadv.experiments.reference import REFERENCE
@@ -117,7 +117,7 @@ def paper_short(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = expected / REFERENCE / "paper-short"
     entries = read_entries(folder)
     verdicts = verdicts_on(folder, entries, expected=expected)
-    return write_page(folder, entries, verdicts, expected=expected, out=tmp_path_factory.mktemp("paper-short"))
+    return write_grid_page(folder, entries, verdicts, expected=expected, out=tmp_path_factory.mktemp("paper-short"))
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from softadv.cli.options import parse_settings
 from softadv.experiments.spec import Trial, load_grid, packaged_grids, trial_from_table
-from softadv.report.commands import grid_command, trial_command, without_paths
+from softadv.report.commands import portable_grid_command, trial_command, without_paths
 from tests.report.test_page import make_trial
 
 
@@ -51,7 +51,7 @@ def test_a_name_that_toml_would_take_for_something_else_is_quoted(setting: str) 
     ],
 )
 def test_the_grids_command_is_free_of_its_machines_paths(ran: str, shown: str) -> None:
-    assert grid_command(ran) == shown
+    assert portable_grid_command(ran) == shown
 
 
 @pytest.mark.parametrize(

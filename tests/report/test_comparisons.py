@@ -16,7 +16,7 @@ from softadv.claims.stats import Estimate
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import METHODS, Trial, load_grid
 from softadv.experiments.spec_text import Series
-from softadv.report.comparisons import Comparison, compare, families
+from softadv.report.comparisons import MethodComparison, compare_methods, families
 from softadv.report.intervals import amount_text, interval_plot, kind_of, shared_scale
 from softadv.report.sensitivity import sensitivities
 from softadv.report.summary import answer
@@ -29,8 +29,8 @@ def estimate(mean: float, *, spread: float | None = 0.5, claimed: tuple[float, f
     return Estimate(label="x", unit="points", seeds=seeds, mean=mean, low=low, high=high, claimed=claimed)
 
 
-def comparison(natural: Estimate | None, adversarial: Estimate | None, *, title: str = "A") -> Comparison:
-    return Comparison(
+def comparison(natural: Estimate | None, adversarial: Estimate | None, *, title: str = "A") -> MethodComparison:
+    return MethodComparison(
         trial=make_trial(), place=title, method="soft", over="adversarial", title="Soft − adversarial", natural=natural,
         adversarial=adversarial,
     )  # fmt: skip
@@ -199,7 +199,7 @@ def test_differences_are_paired_by_seed(varied: Path) -> None:
     for seed, gain in ((0, 0.01), (1, 0.02), (2, 0.03)):
         set_natural(varied, make_trial("adversarial", seed=seed), 0.5 + 0.1 * seed)
         set_natural(varied, make_trial("soft", seed=seed), 0.5 + 0.1 * seed + gain)
-    natural = compare(read_entries(varied), Series(trial=make_trial())).natural
+    natural = compare_methods(read_entries(varied), Series(trial=make_trial())).natural
     assert natural is not None
     assert (natural.mean, natural.seeds) == (pytest.approx(2.0), 3)
     assert natural.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)  # t for 2 degrees of freedom

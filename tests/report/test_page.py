@@ -21,14 +21,14 @@ from softadv.errors import SoftadvError
 from softadv.experiments.records import Autoattacked, Result
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entry
-from softadv.experiments.spec import METHODS, Method, Trial
+from softadv.experiments.spec import METHODS, MethodName, Trial
 from softadv.report.page import write_report
 from softadv.training.records import EpochMetrics
 
 IMAGES = 200
 
 
-def make_trial(method: Method = "soft", *, seed: int = 0, eps: float = 0.1, setting: str = "digits-a") -> Trial:
+def make_trial(method: MethodName = "soft", *, seed: int = 0, eps: float = 0.1, setting: str = "digits-a") -> Trial:
     return Trial(setting=setting, dataset="digits", method=method, seed=seed, eps=eps, alpha=0.01, steps=3, epochs=2)
 
 
@@ -342,7 +342,7 @@ def test_the_report_is_written_whole_and_the_same_again(page: str, grid: Path) -
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_single_trial_is_enough(tmp_path: Path, method: Method) -> None:
+def test_a_single_trial_is_enough(tmp_path: Path, method: MethodName) -> None:
     finish(make_run(tmp_path, make_trial(method)))
     page = report(tmp_path)
     assert 'id="claims"' not in page  # a section without content is left out

@@ -25,7 +25,7 @@ from softadv.training.config import generator_for
 from softadv.training.loop import train_epoch
 from softadv.training.partition import partition
 from softadv.training.state import TrainState, new_state
-from softadv.training.timing import Seconds
+from softadv.training.timing import EpochSeconds
 
 IMAGES = 64
 TRIAL = Trial(
@@ -297,7 +297,7 @@ def test_a_gpus_seconds_are_its_own_and_asked_for_at_the_end(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
-    seconds = Seconds(torch.device("cuda"))
+    seconds = EpochSeconds(torch.device("cuda"))
     for what, length in (("attack", 3), ("update", 1), ("attack", 4), ("certification", 5)):
         with seconds.spent_on(what):
             now += length

@@ -28,7 +28,7 @@ from softadv._data.unpickle import bytes_of_array, read_pickle
 from softadv.errors import SoftadvError
 
 Bytes = npt.NDArray[np.uint8]
-Parts = tuple[Bytes, Bytes, Bytes, Bytes]  # training images (N, C, H, W) and labels (N,), then the test's
+DatasetArrays = tuple[Bytes, Bytes, Bytes, Bytes]  # training images (N, C, H, W) and labels (N,), then the test's
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -48,7 +48,7 @@ class Layout:
     folders: tuple[str, ...]
     files: dict[str, int | None]
     forms: Callable[[str], tuple[str, ...]]
-    read: Callable[[list[Path]], Parts]
+    read: Callable[[list[Path]], DatasetArrays]
 
     def found(self, place: Path) -> list[tuple[Path, list[Path | None]]]:
         """The folders in a place that have any of the files, each with the path of every file or None."""
@@ -82,7 +82,7 @@ def check_files(name: str, place: Path) -> None:
     _checked(name, place)
 
 
-def load_files(name: str, root: str | Path | None) -> tuple[Parts, Path]:
+def load_files(name: str, root: str | Path | None) -> tuple[DatasetArrays, Path]:
     """The bytes of mnist or cifar10, and the folder they were found in.
 
     With a root they are read from there only, so that no other data are used silently. Without one they are downloaded
@@ -163,7 +163,7 @@ def _mnist_forms(file: str) -> tuple[str, ...]:
     return file, dotted, f"{file}.gz", f"{dotted}.gz"
 
 
-def _read_mnist(paths: list[Path]) -> Parts:
+def _read_mnist(paths: list[Path]) -> DatasetArrays:
     (train, test), size = _MNIST_IMAGES, (28, 28)
     train_x, train_y = _idx(paths[0], train, *size), _idx(paths[1], train)
     test_x, test_y = _idx(paths[2], test, *size), _idx(paths[3], test)
@@ -188,7 +188,7 @@ def _idx(path: Path, *shape: int) -> Bytes:
     return np.frombuffer(content, dtype=np.uint8, offset=len(header)).reshape(shape)
 
 
-def _read_cifar10(paths: list[Path]) -> Parts:
+def _read_cifar10(paths: list[Path]) -> DatasetArrays:
     """Each record: one byte of label, then the pixels, channel by channel."""
     pixels, labels = [], []
     for path in paths:
@@ -199,7 +199,7 @@ def _read_cifar10(paths: list[Path]) -> Parts:
     return _cifar10_parts(paths, pixels, labels)
 
 
-def _read_cifar10_pickles(paths: list[Path]) -> Parts:
+def _read_cifar10_pickles(paths: list[Path]) -> DatasetArrays:
     """Each file: a dictionary of the pixels as an array (10,000, 3072), and the labels as a list."""
     pixels, labels = [], []
     for path in paths:
@@ -222,7 +222,7 @@ def _read_cifar10_pickles(paths: list[Path]) -> Parts:
     return _cifar10_parts(paths, pixels, labels)
 
 
-def _cifar10_parts(paths: list[Path], pixels: list[Bytes], labels: list[Bytes]) -> Parts:
+def _cifar10_parts(paths: list[Path], pixels: list[Bytes], labels: list[Bytes]) -> DatasetArrays:
     for path, classes in zip(paths, labels, strict=True):
         _check_labels(path, classes)
     images = [part.reshape(-1, 3, 32, 32) for part in pixels]

@@ -18,7 +18,7 @@ DTYPES = {torch.float32: 1, torch.float64: 11}
 
 
 @dataclass(frozen=True)
-class Call:
+class OperatorCall:
     """One node. constants: its constant inputs, None for activations and omitted inputs; shapes: the activations'."""
 
     constants: list[Array | None]
@@ -63,11 +63,11 @@ class Call:
 
 
 Modules = list[nn.Module]
-OPERATORS: dict[str, Callable[[Call], Modules]] = {}
+OPERATORS: dict[str, Callable[[OperatorCall], Modules]] = {}
 
 
-def operator(*names: str) -> Callable[[Callable[[Call], Modules]], Callable[[Call], Modules]]:
-    def add(build: Callable[[Call], Modules]) -> Callable[[Call], Modules]:
+def operator(*names: str) -> Callable[[Callable[[OperatorCall], Modules]], Callable[[OperatorCall], Modules]]:
+    def add(build: Callable[[OperatorCall], Modules]) -> Callable[[OperatorCall], Modules]:
         OPERATORS.update(dict.fromkeys(names, build))
         return build
 
@@ -86,7 +86,7 @@ class Function(nn.Module):
         return found
 
 
-class Arithmetic(nn.Module):
+class ConstantArithmetic(nn.Module):
     """x + c, x - c, x * c, x / c, c - x or c / x."""
 
     constant: Tensor

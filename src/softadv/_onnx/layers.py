@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softadv._onnx.calls import OPERATORS, Arithmetic, Call, Function, Modules, operator
+from softadv._onnx.calls import OPERATORS, ConstantArithmetic, Function, Modules, OperatorCall, operator
 from softadv._onnx.constants import UnreadError
 
 
@@ -22,7 +22,7 @@ def _loaded(layer: nn.Module, **weights: Tensor | None) -> nn.Module:
     return layer
 
 
-def _pads(call: Call, kernel: list[int], strides: list[int], dilations: list[int]) -> tuple[int, int, int, int]:
+def _pads(call: OperatorCall, kernel: list[int], strides: list[int], dilations: list[int]) -> tuple[int, int, int, int]:
     """Padding at the top, left, bottom and right."""
     auto = call.options.get("auto_pad", "NOTSET")
     if auto == "NOTSET":
@@ -48,7 +48,7 @@ def _padded(pads: tuple[int, int, int, int], build: Callable[[tuple[int, int]], 
 
 
 @operator("Conv")
-def _conv(call: Call) -> Modules:
+def _conv(call: OperatorCall) -> Modules:
     call.image()
     weight = call.weight(1)
     if weight.ndim != 4:
@@ -72,13 +72,13 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
     return _loaded(layer, weight=weight.contiguous(), bias=bias)
 
 
-def _check_vector(call: Call) -> None:
+def _check_vector(call: OperatorCall) -> None:
     if len(call.shapes[0]) != 1 or call.first_active != 0:
         raise UnreadError("is read with vectors (N, D) on the left and a constant matrix on the right")
 
 
 @operator("Gemm")
-def _gemm(call: Call) -> Modules:
+def _gemm(call: OperatorCall) -> Modules:
     _check_vector(call)
     call.refuse(alpha=1.0, beta=1.0, transA=0)
     weight = call.weight(1)
@@ -90,13 +90,13 @@ def _gemm(call: Call) -> Modules:
 
 
 @operator("MatMul")
-def _matmul(call: Call) -> Modules:
+def _matmul(call: OperatorCall) -> Modules:
     _check_vector(call)
     return [_linear(call.weight(1).t(), None)]
 
 
-def _named_arithmetic(operator: str) -> Callable[[Call], Modules]:
-    def build(call: Call) -> Modules:
+def _named_arithmetic(operator: str) -> Callable[[OperatorCall], Modules]:
+    def build(call: OperatorCall) -> Modules:
         if len(call.shapes) == 2 and operator in ("Add", "Sum"):
             return [Function(torch.add)]
         if len(call.shapes) != 1 or len(call.constants) != 2:
@@ -104,7 +104,7 @@ def _named_arithmetic(operator: str) -> Callable[[Call], Modules]:
         constant = call.weight(1 - call.first_active)
         while constant.ndim > len(call.shapes[0]) and len(constant) == 1:
             constant = constant[0]
-        return [Arithmetic("Add" if operator == "Sum" else operator, constant, first=call.first_active == 0)]
+        return [ConstantArithmetic("Add" if operator == "Sum" else operator, constant, first=call.first_active == 0)]
 
     return build
 
@@ -113,7 +113,7 @@ OPERATORS.update({name: _named_arithmetic(name) for name in ("Add", "Sub", "Mul"
 
 
 @operator("BatchNormalization")
-def _batch_norm(call: Call) -> Modules:
+def _batch_norm(call: OperatorCall) -> Modules:
     call.refuse(training_mode=0, spatial=1)
     if call.outputs != 1:
         raise UnreadError("has more than one output, as in training")
@@ -125,22 +125,22 @@ def _batch_norm(call: Call) -> Modules:
 
 
 @operator("Neg")
-def _negative(call: Call) -> Modules:
-    return [Arithmetic("Mul", torch.tensor(-1.0, dtype=call.dtype), first=True)]
+def _negative(call: OperatorCall) -> Modules:
+    return [ConstantArithmetic("Mul", torch.tensor(-1.0, dtype=call.dtype), first=True)]
 
 
 @operator("Relu")
-def _relu(call: Call) -> Modules:
+def _relu(call: OperatorCall) -> Modules:
     return [nn.ReLU()]
 
 
 @operator("LeakyRelu")
-def _leaky_relu(call: Call) -> Modules:
+def _leaky_relu(call: OperatorCall) -> Modules:
     return [nn.LeakyReLU(call.options.get("alpha", 0.01))]
 
 
 @operator("PRelu")
-def _prelu(call: Call) -> Modules:
+def _prelu(call: OperatorCall) -> Modules:
     slope = call.weight(1)
     if slope.numel() not in (1, call.shapes[0][0]) or (slope.numel() > 1 and slope.numel() != max(slope.shape)):
         raise UnreadError(f"has slopes of shape {tuple(slope.shape)}; one, or one a channel, is read")
@@ -149,40 +149,40 @@ def _prelu(call: Call) -> Modules:
 
 
 @operator("Clip")
-def _clip(call: Call) -> Modules:
+def _clip(call: OperatorCall) -> Modules:
     low, high = call.number(1, "min"), call.number(2, "max")
     return [Function(lambda x: torch.clamp(x, low, high))]
 
 
 @operator("Sigmoid")
-def _sigmoid(call: Call) -> Modules:
+def _sigmoid(call: OperatorCall) -> Modules:
     return [nn.Sigmoid()]
 
 
 @operator("Tanh")
-def _tanh(call: Call) -> Modules:
+def _tanh(call: OperatorCall) -> Modules:
     return [nn.Tanh()]
 
 
 @operator("Softmax")
-def _softmax(call: Call) -> Modules:
+def _softmax(call: OperatorCall) -> Modules:
     return [nn.Softmax(_class_axis(call))]
 
 
 @operator("LogSoftmax")
-def _log_softmax(call: Call) -> Modules:
+def _log_softmax(call: OperatorCall) -> Modules:
     return [nn.LogSoftmax(_class_axis(call))]
 
 
-def _class_axis(call: Call) -> int:
+def _class_axis(call: OperatorCall) -> int:
     axis = call.options.get("axis", -1 if call.opset >= 13 else 1)
     if len(call.shapes[0]) != 1 or axis not in (1, -1):
         raise UnreadError("is read over the classes of a vector of scores only")
     return 1
 
 
-def _pool(maximum: bool) -> Callable[[Call], Modules]:
-    def build(call: Call) -> Modules:
+def _pool(maximum: bool) -> Callable[[OperatorCall], Modules]:
+    def build(call: OperatorCall) -> Modules:
         call.image()
         call.refuse(ceil_mode=0, dilations=[1, 1], storage_order=0)
         if call.outputs != 1:
@@ -203,13 +203,13 @@ OPERATORS |= {"MaxPool": _pool(maximum=True), "AveragePool": _pool(maximum=False
 
 
 @operator("GlobalAveragePool")
-def _global_pool(call: Call) -> Modules:
+def _global_pool(call: OperatorCall) -> Modules:
     call.image()
     return [Function(lambda x: torch.mean(x, (2, 3), keepdim=True))]
 
 
 @operator("ReduceMean")
-def _reduce_mean(call: Call) -> Modules:
+def _reduce_mean(call: OperatorCall) -> Modules:
     axes, keep = call.number(1, "axes"), bool(call.options.get("keepdims", 1))
     if len(call.shapes[0]) != 3 or axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
         raise UnreadError("only the mean over height and width is read")
@@ -217,7 +217,7 @@ def _reduce_mean(call: Call) -> Modules:
 
 
 @operator("Pad")
-def _pad(call: Call) -> Modules:
+def _pad(call: OperatorCall) -> Modules:
     call.image()
     call.refuse(mode="constant")
     pads, value = call.number(1, "pads"), call.number(2, "value", 0.0)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._onnx import layers, shapes  # noqa: F401 (they register their operators)
-from softadv._onnx.calls import OPERATORS, Arithmetic, Call
+from softadv._onnx.calls import OPERATORS, ConstantArithmetic, OperatorCall
 from softadv._onnx.constants import UnreadError, attributes, folded
 from softadv._onnx.file import MOST_INPUTS, OnnxFile, read_file
 from softadv.errors import SoftadvError
@@ -128,7 +128,7 @@ class _Reader:
             if name and name not in self.shapes and name not in self.constants:
                 raise UnreadError(f"takes {name}, which nothing makes")
         active = tuple(name for name in inputs if name in self.shapes)
-        call = Call(
+        call = OperatorCall(
             constants=[self.constants.get(name) for name in inputs], options=options, opset=self.file.opset,
             shapes=[self._shape(name) for name in active], first_active=inputs.index(active[0]),
             dtype=self.shapes[active[0]].dtype, outputs=sum(map(bool, node.output)),
@@ -155,7 +155,7 @@ class _Reader:
         shape = tuple(self.shapes[name].shape)
         return tuple(shape[at] for at in self.views.get(name, range(len(shape))))[1:]
 
-    def _put_off(self, node: onnx.NodeProto, call: Call, active: tuple[str, ...]) -> bool:
+    def _put_off(self, node: onnx.NodeProto, call: OperatorCall, active: tuple[str, ...]) -> bool:
         """Defer a Transpose, unless it is the image's own; returns whether it was deferred."""
         if node.op_type != "Transpose" or active[0] == self.file.input:
             return False
@@ -175,7 +175,7 @@ class _Reader:
         (name,), (module,), output = (*active[:1],), (*modules[:1],), node.output[0]
         view, order = self.views.get(name), self.orders.get(name)
         alike = isinstance(module, nn.ReLU | nn.LeakyReLU | nn.Sigmoid | nn.Tanh | nn.Identity)
-        alike |= node.op_type == "Clip" or (isinstance(module, Arithmetic) and module.constant.numel() == 1)
+        alike |= node.op_type == "Clip" or (isinstance(module, ConstantArithmetic) and module.constant.numel() == 1)
         if len(active) == 1 and alike:
             if view is not None:
                 self.views[output] = view

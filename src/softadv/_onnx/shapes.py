@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softadv._onnx.calls import DTYPES, OPERATORS, Call, Function, Modules, Shape, operator
+from softadv._onnx.calls import DTYPES, OPERATORS, Function, Modules, OperatorCall, Shape, operator
 from softadv._onnx.constants import UnreadError, slices
 
 
 @operator("Identity", "Dropout")
-def _identity(call: Call) -> Modules:
+def _identity(call: OperatorCall) -> Modules:
     training = call.constant(2)
     if training is not None and training.any():
         raise UnreadError("drops activations at random")
@@ -24,13 +24,13 @@ def _identity(call: Call) -> Modules:
 
 
 @operator("Cast")
-def _cast(call: Call) -> Modules:
+def _cast(call: OperatorCall) -> Modules:
     if call.options["to"] != DTYPES[call.dtype]:
         raise UnreadError("casts to another type")
     return [nn.Identity()]
 
 
-def _reshaped(call: Call, shape: Shape) -> Modules:
+def _reshaped(call: OperatorCall, shape: Shape) -> Modules:
     """An activation with another shape, its numbers in the same order."""
     if shape == call.shapes[0]:
         return [nn.Identity()]
@@ -38,14 +38,14 @@ def _reshaped(call: Call, shape: Shape) -> Modules:
 
 
 @operator("Flatten")
-def _flatten(call: Call) -> Modules:
+def _flatten(call: OperatorCall) -> Modules:
     if call.options.get("axis", 1) % (len(call.shapes[0]) + 1) != 1:
         raise UnreadError("flattens the batch, too")
     return _reshaped(call, (prod(call.shapes[0]),))
 
 
 @operator("Reshape")
-def _reshape(call: Call) -> Modules:
+def _reshape(call: OperatorCall) -> Modules:
     call.refuse(allowzero=0)
     target = call.constant(1)
     if target is None:
@@ -63,8 +63,8 @@ def _reshape(call: Call) -> Modules:
     return _reshaped(call, tuple(rest))
 
 
-def _squeezed(insert: bool) -> Callable[[Call], Modules]:
-    def build(call: Call) -> Modules:
+def _squeezed(insert: bool) -> Callable[[OperatorCall], Modules]:
+    def build(call: OperatorCall) -> Modules:
         axes, whole = call.number(1, "axes"), [0, *call.shapes[0]]
         rank = len(whole) + (len(axes or ()) if insert else 0)
         if axes is None:
@@ -86,13 +86,13 @@ OPERATORS |= {"Squeeze": _squeezed(insert=False), "Unsqueeze": _squeezed(insert=
 
 
 @operator("Transpose")
-def _transpose(call: Call) -> Modules:
+def _transpose(call: OperatorCall) -> Modules:
     perm = tuple(call.options["perm"])
     return [Function(lambda x: x.permute(perm))]
 
 
 @operator("Concat")
-def _concat(call: Call) -> Modules:
+def _concat(call: OperatorCall) -> Modules:
     if len(call.shapes) != len(call.constants):
         raise UnreadError("joins constants with activations")
     if call.options["axis"] % (len(call.shapes[0]) + 1) != 1:
@@ -105,7 +105,7 @@ def _channels(first: int, last: int, step: int = 1) -> nn.Module:
 
 
 @operator("Slice")
-def _slice(call: Call) -> Modules:
+def _slice(call: OperatorCall) -> Modules:
     whole = (1, *call.shapes[0])
     found = [part.indices(size) for part, size in zip(slices(call.constants, call.options, len(whole), call.opset),
                                                       whole, strict=True)]  # fmt: skip
@@ -115,7 +115,7 @@ def _slice(call: Call) -> Modules:
 
 
 @operator("Split")
-def _split(call: Call) -> Modules:
+def _split(call: OperatorCall) -> Modules:
     if call.options.get("axis", 0) % (len(call.shapes[0]) + 1) != 1:
         raise UnreadError("splits another axis than that of channels")
     channels = call.shapes[0][0]
@@ -130,7 +130,7 @@ def _split(call: Call) -> Modules:
 
 
 @operator("Gather")
-def _gather(call: Call) -> Modules:
+def _gather(call: OperatorCall) -> Modules:
     which = call.constant(1)
     if which is None or which.ndim != 1 or call.options.get("axis", 0) % (len(call.shapes[0]) + 1) != 1:
         raise UnreadError("is read with a list of channels only")

@@ -69,6 +69,19 @@ def _checked(attack: Any, *, where: str) -> Attack:
     return found
 
 
+def check_examples(found: object, x: Tensor, *, attack: Any) -> Tensor:
+    """What an attack returned for images x, if it is a tensor of their shape, type and device; else SoftadvError.
+
+    Another shape may broadcast against the labels, and an accuracy would be counted on images that do not exist.
+    """
+    if not isinstance(found, Tensor):
+        raise SoftadvError(f"attack {title_of(attack)}: must return a tensor of images, got a {type(found).__name__}")
+    if found.shape != x.shape or found.dtype != x.dtype or found.device != x.device:
+        wanted, got = (f"{t.dtype} of shape {tuple(t.shape)} on {t.device}" for t in (x, found))
+        raise SoftadvError(f"attack {title_of(attack)}: must return images as it gets them, {wanted}, got {got}")
+    return found
+
+
 def is_linf(attack: Attack) -> bool:
     """Whether an attack declares the L-infinity ball, the certifier's."""
     return getattr(attack, "norm", None) == "Linf"

@@ -154,7 +154,7 @@ class LeakyRelu(Activation):
 
 
 @dataclass(frozen=True)
-class Clip(Activation):
+class Clipping(Activation):
     """x clipped to [low, high]; one of them may be infinite. ReLU6, Hardtanh and clamp. Both as evaluated."""
 
     low: float

@@ -112,7 +112,7 @@ def certify(
     like = next(model.parameters(), x)
     network = read_network(model, tuple(x.shape[1:]), like=like)
     check_labels(y, classes=network.classes)
-    question = _Question(model, network, boxes, domain, rounding, margins, effort, like)
+    question = _Settings(model, network, boxes, domain, rounding, margins, effort, like)
     budget = memory_budget or _default_budget(question.like.device)
     chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
 
@@ -138,7 +138,7 @@ def certify(
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Settings:
     """The settings that all chunks of images share."""
 
     model: nn.Module

@@ -202,7 +202,7 @@ class _Program:
     def call(self, function: str, *arguments: int | Tensor) -> None:
         """Call a function of the kernel. Raises MemoryError where it runs out of memory."""
         values = [ctypes.c_void_p(a.data_ptr()) if isinstance(a, Tensor) else ctypes.c_int32(a) for a in arguments]
-        compiled.call(SOURCE, f"{function}_{self._suffix}", self._program, *values)
+        compiled.call_kernel(SOURCE, f"{function}_{self._suffix}", self._program, *values)
 
     def _hold(self, array: ctypes.Array[Any]) -> int:
         self._held.append(array)

@@ -26,7 +26,7 @@ from torch import Tensor
 from softadv.certify.activations import Activation
 from softadv.certify.domains import Domain
 from softadv.certify.early_proof import last_hidden, prove, unstable
-from softadv.certify.graph import Ending, Network, Node
+from softadv.certify.graph import FinalActivation, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
 from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
@@ -287,7 +287,7 @@ class Analysis:
         return isinstance(node.step, Conv | Dense) and all(isinstance(n.step, Scale | Flatten | Copy) for n in before)
 
 
-def _outside(scores: Tensor, lower: Tensor, upper: Tensor, ending: Ending | None) -> Tensor:
+def _outside(scores: Tensor, lower: Tensor, upper: Tensor, ending: FinalActivation | None) -> Tensor:
     """bool (N,): whether scores (N, K) lie outside of the bounds of the network's outputs."""
     if ending is not None:
         low, high = lower.double(), upper.double()

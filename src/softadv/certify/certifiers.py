@@ -69,14 +69,14 @@ def certify(
     memory_budget: bytes; for gpupoly and eran, the resident size at which the engine's process is restarted between
     two images. Raises SoftadvError where an engine is not available.
     """
-    with CertifierSession(chosen_certifier(engine, domain=domain), seconds_per_image=seconds_per_image) as session:
+    with CertifierSession(certifier_for(engine, domain=domain), seconds_per_image=seconds_per_image) as session:
         return session.certify(
             model, x, y, eps=eps, domain=domain, rounding=rounding, clip=clip, lower=lower, upper=upper,
             margins=margins, effort=effort, memory_budget=memory_budget, on_progress=on_progress,
         )[0]  # fmt: skip
 
 
-def chosen_certifier(engine: Engine, *, domain: Domain) -> Certifier:
+def certifier_for(engine: Engine, *, domain: Domain) -> Certifier:
     """The certifier for an engine's name and a domain. Raises SoftadvError where the engine lacks that domain."""
     name = f"eran-{domain}" if engine == "eran" else engine
     if name not in CERTIFIERS:

@@ -22,7 +22,7 @@ from softadv.certify.ops import Dense, Interval, Relu
 _FEW, _FIRST = 16, 32
 
 
-class Analysis(Protocol):
+class RefinableAnalysis(Protocol):
     """The part of bounds.Analysis that is used here."""
 
     network: Network
@@ -53,7 +53,7 @@ def unstable(lower: Tensor, upper: Tensor) -> Tensor:
     return (lower < 0) & (upper > 0)
 
 
-def prove(analysis: Analysis, at: int, objective: Tensor) -> Tensor:
+def prove(analysis: RefinableAnalysis, at: int, objective: Tensor) -> Tensor:
     """Lower bounds (N, R) of the objective (N, R, K), a row of zeros or the difference of two outputs each.
 
     at: the last hidden ReLU; the analysis has just reached it. A proven row has some positive bound. An image that is

@@ -71,7 +71,7 @@ SELECTIONS = (operator.getitem, torch.index_select, "index_select")
 CONCATENATIONS = (torch.cat, torch.concat)
 
 
-def joined(where: str, node: fx.Node) -> tuple[list[Any], int]:
+def concatenated(where: str, node: fx.Node) -> tuple[list[Any], int]:
     """The tensors that a concatenation joins, and along which dimension."""
     named: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
     tensors, dim = named.get("tensors"), named.get("dim", 0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softadv.certify.ops import Shape, Step
 
-Ending = Literal["softmax", "log_softmax"]
+FinalActivation = Literal["softmax", "log_softmax"]
 
 
 def as_plane(dims: tuple[int, ...]) -> Shape:
@@ -43,7 +43,7 @@ class Network:
     nodes: tuple[Node, ...]
     in_shape: Shape
     classes: int
-    ending: Ending | None = None
+    ending: FinalActivation | None = None
     axes: tuple[int, ...] | None = None
 
     def as_planes(self, x: Tensor) -> Tensor:

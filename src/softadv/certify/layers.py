@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.certify.activations import Activation, Clip, LeakyRelu, Sigmoid, Tanh
+from softadv.certify.activations import Activation, Clipping, LeakyRelu, Sigmoid, Tanh
 from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
 from softadv.certify.selections import padded
 from softadv.errors import SoftadvError
@@ -56,7 +56,7 @@ class Mean(nn.Module):
     """The mean of each channel over its pixels; keepdim leaves one pixel."""
 
 
-Builder = Callable[[str, Any, Shape, Tensor], list[Step]]
+StepBuilder = Callable[[str, Any, Shape, Tensor], list[Step]]
 _REGISTERED: dict[type[nn.Module], Callable[[Any, Shape], Activation]] = {}
 
 
@@ -86,7 +86,7 @@ def is_torchvision_normalize(layer: nn.Module) -> bool:
     return kind.__name__ == "Normalize" and kind.__module__ == "torchvision.transforms.transforms"
 
 
-def builders() -> Mapping[type[nn.Module], Builder]:
+def builders() -> Mapping[type[nn.Module], StepBuilder]:
     """The layers that are read, except for those that change nothing and registered ones."""
     return _BUILDERS
 
@@ -241,7 +241,7 @@ def _clip(shape: Shape, low: float | None, high: float | None, like: Tensor) -> 
     ends = [-torch.inf if low is None else low, torch.inf if high is None else high]
     # As the evaluator has them: numbers of the type of its input.
     first, last = torch.tensor(ends, dtype=torch.float64).to(like.dtype).tolist()
-    return Clip(shape, shape, first, last)
+    return Clipping(shape, shape, first, last)
 
 
 def _clamp(where: str, layer: Clamp, shape: Shape, like: Tensor) -> list[Step]:
@@ -314,11 +314,11 @@ def _pair(where: str, values: object) -> Pair:
     raise SoftadvError(f"{where}: expected one whole number or two, got {values}")
 
 
-def _one(build: Callable[[Shape, Shape], Step]) -> Builder:
+def _one(build: Callable[[Shape, Shape], Step]) -> StepBuilder:
     return lambda where, layer, shape, like: [build(shape, shape)]
 
 
-_BUILDERS: dict[type[nn.Module], Builder] = {
+_BUILDERS: dict[type[nn.Module], StepBuilder] = {
     nn.ReLU: _one(Relu), nn.Sigmoid: _one(Sigmoid), nn.Tanh: _one(Tanh), nn.LeakyReLU: _leaky_relu, nn.PReLU: _prelu,
     nn.ReLU6: _hardtanh, nn.Hardtanh: _hardtanh, Clamp: _clamp, nn.Flatten: _flatten, Reshape: _flatten,
     nn.Linear: _dense, nn.Conv2d: _conv, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm,

@@ -66,7 +66,7 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
     where that is above 1, since float32 resolves no better. The model is used in eval mode. Raises NotFiniteError
     where the scores of either are NaN or infinite.
     """
-    session = onnx_runtime.load().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_runtime.load_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (name,) = [value.name for value in session.get_inputs()]
     with torch.no_grad():
         scores = model(x.clone()).cpu()
@@ -81,7 +81,7 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
     )
 
 
-def check_judge(model: nn.Module, x: Tensor) -> None:
+def check_against_onnxruntime(model: nn.Module, x: Tensor) -> None:
     """If a model was read from an ONNX file, compare it with onnxruntime on the first 100 images.
 
     Raises SoftadvError where the outputs differ by more than rounding explains.

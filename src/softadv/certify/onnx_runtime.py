@@ -12,7 +12,7 @@ from typing import Any
 _SWITCH = "ORT_DISABLE_TELEMETRY"  # read once, when the library is loaded
 
 
-def load() -> Any:
+def load_onnxruntime() -> Any:
     """The module onnxruntime, with its telemetry switched off, even if it was imported before."""
     if "onnxruntime" not in sys.modules:
         before = os.environ.get(_SWITCH)

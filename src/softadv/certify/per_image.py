@@ -54,7 +54,7 @@ class ImageResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class CertificationSummary:
     """Counts and rates over all rows. The margins are those of verified images, None where there is none."""
 
     images: int
@@ -114,11 +114,11 @@ def _standing(correct: bool, verified: bool) -> Standing:
     return "verified" if verified else "unverified"
 
 
-def summarize(rows: Sequence[ImageResult]) -> Summary:
+def summarize(rows: Sequence[ImageResult]) -> CertificationSummary:
     """Count rows, of which there must be one at least."""
     counts = Counter(row.verdict for row in rows)
     margins = [row.margin for row in rows if row.verdict == "verified"]
-    return Summary(
+    return CertificationSummary(
         images=len(rows),
         misclassified=counts["misclassified"],
         unverified=counts["unverified"],

@@ -34,7 +34,7 @@ _PARQUET = ".parquet"
 _DIGEST = 64  # the hexadecimal digits of a SHA-256; messages show the first twelve
 
 
-def check_name(path: Path) -> None:
+def check_file_name(path: Path) -> None:
     """Raise SoftadvError for a name that ends neither in .csv nor in .parquet, a folder that is not
     there, and Parquet without pyarrow."""
     if path.suffix not in (".csv", _PARQUET):
@@ -48,7 +48,7 @@ def check_name(path: Path) -> None:
 @contextmanager
 def opened(path: Path, question: Question, *, fresh: bool) -> Iterator[VerdictFile]:
     """A question's file, locked for this process. Raises what VerdictFile raises, and SoftadvError if in use."""
-    check_name(path)
+    check_file_name(path)
     with held(path.with_name(f".{path.name}.lock"), what=path):
         yield VerdictFile(path, question, fresh=fresh)
 
@@ -65,7 +65,7 @@ class VerdictFile:
         Raises SoftadvError for what check_name refuses, a file that answers another question, and one
         that softadv did not write.
         """
-        check_name(path)
+        check_file_name(path)
         self._path, self._question, self._fresh = path, dataclasses.asdict(question), fresh
         self._parquet = path.suffix == _PARQUET
         self._lines = path.with_name(f"{path.name}.part") if self._parquet else path
@@ -142,7 +142,7 @@ class VerdictFile:
         self._begun = self._clean = True
 
 
-def answer(
+def complete_rows(
     count: int,
     rows_from: Callable[[int], Iterator[list[ImageResult]]],
     *,

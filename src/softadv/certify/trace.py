@@ -22,14 +22,14 @@ from softadv.certify.functions import (
     SELECTIONS,
     as_layer,
     chosen,
+    concatenated,
     constant_plane,
     constant_value,
     is_size,
     is_view,
-    joined,
     permutation,
 )
-from softadv.certify.graph import Ending, Network, Node, as_plane
+from softadv.certify.graph import FinalActivation, Network, Node, as_plane
 from softadv.certify.layers import SUPPORTED, Mean, arithmetic, is_torchvision_normalize, layer_steps
 from softadv.certify.ops import Add, Copy, Dense, Flatten, Shape, Step
 from softadv.certify.selections import placed, selected
@@ -104,7 +104,7 @@ class _Reader:
         self.model, self.made, self.like = model, made, like
         self.nodes: list[Node] = []
         self.dims = [dims]
-        self.ending: Ending | None = None
+        self.ending: FinalActivation | None = None
         self.axes: tuple[int, ...] | None = None
         self._activations: dict[fx.Node, int] = {}
         self._constants: dict[fx.Node, Tensor] = {}
@@ -254,7 +254,7 @@ class _Reader:
         return self._append(Add(shape, shape), (left, right), where)
 
     def _concatenate(self, node: fx.Node, where: str) -> int:
-        tensors, dim = joined(where, node)
+        tensors, dim = concatenated(where, node)
         if not all(tensor in self._activations for tensor in tensors):
             raise SoftadvError(f"{where}: joins something other than activations of the network")
         parts = [self._activations[tensor] for tensor in tensors]
@@ -337,4 +337,4 @@ def _is_view(model: nn.Module, node: fx.Node) -> bool:
 _OF_IMAGES = (
     nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d, Mean, Normalize,
 )  # fmt: skip
-_SOFTMAXES: dict[type[nn.Module], Ending] = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}
+_SOFTMAXES: dict[type[nn.Module], FinalActivation] = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}

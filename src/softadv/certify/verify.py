@@ -26,7 +26,7 @@ from softadv.certify.backsub_torch import TorchEngine
 from softadv.certify.bounds import Engine, lower_bounds
 from softadv.certify.rounding import check_evaluation, outwards
 from softadv.certify.trace import read_network
-from softadv.certify.vnnlib import Case, Comparison, Property, PropertyError, Variable, bounds_of, without_bounds
+from softadv.certify.vnnlib import Case, LinearConstraint, Property, PropertyError, Variable, bounds_of, without_bounds
 
 Status = Literal["unsat", "sat", "unknown", "timed-out"]
 
@@ -37,7 +37,7 @@ _STARTS, _STEPS = 32, 60
 
 
 @dataclass(frozen=True)
-class Answer:
+class PropertyAnswer:
     """The answer. inputs, outputs: of a counterexample, flattened, as onnxruntime computes it; else None."""
 
     status: Status
@@ -46,7 +46,7 @@ class Answer:
     boxes: int = 0
 
 
-def verify(model: OnnxModel, property: Property, *, timeout: float = inf, seed: int = 0) -> Answer:
+def verify(model: OnnxModel, property: Property, *, timeout: float = inf, seed: int = 0) -> PropertyAnswer:
     """Answer a property about the network of an ONNX file.
 
     timeout: seconds, after which the answer is "timed-out". seed: of the search for an assignment.
@@ -60,7 +60,7 @@ def verify(model: OnnxModel, property: Property, *, timeout: float = inf, seed: 
         if found is not None:
             return found
         if solver.is_late:
-            return Answer("timed-out")
+            return PropertyAnswer("timed-out")
     return solver.prove(boxes)
 
 
@@ -72,7 +72,7 @@ class _Rows:
     (R, D), constant: (R,), float64, each rounded to nearest.
     """
 
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[LinearConstraint, ...]
     outputs: Tensor
     missed: Tensor
     inputs: Tensor
@@ -109,7 +109,9 @@ class _Solver:
         if self.network.ending is not None:
             raise PropertyError("the network ends in a softmax, whose outputs are not bounded; leave it out")
         self.engine: type[Engine] = NativeEngine if native.available() else TorchEngine
-        self.session = onnx_runtime.load().InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
+        self.session = onnx_runtime.load_onnxruntime().InferenceSession(
+            str(model.path), providers=["CPUExecutionProvider"]
+        )
 
     @property
     def is_late(self) -> bool:
@@ -135,14 +137,14 @@ class _Solver:
         low, high = torch.tensor(ends, dtype=torch.float64).reshape(-1, 2).unbind(1)
         return [_Box(case, self._rows(without_bounds(case)), low, high)]
 
-    def prove(self, boxes: deque[_Box]) -> Answer:
+    def prove(self, boxes: deque[_Box]) -> PropertyAnswer:
         """Prove each box, or split it; may find a counterexample on the way."""
         done = 0
         unknown = False
         with native.threads_of_its_own(), torch.no_grad():
             while boxes:
                 if self.is_late:
-                    return Answer("timed-out", boxes=done)
+                    return PropertyAnswer("timed-out", boxes=done)
                 batch = [boxes.popleft()]
                 while boxes and len(batch) < _BOXES_AT_ONCE and boxes[0].rows is batch[0].rows:
                     batch.append(boxes.popleft())
@@ -158,9 +160,9 @@ class _Solver:
                     halves = self._halves(box)
                     unknown |= not halves
                     boxes.extendleft(reversed(halves))
-        return Answer("unknown" if unknown else "unsat", boxes=done)
+        return PropertyAnswer("unknown" if unknown else "unsat", boxes=done)
 
-    def search(self, box: _Box) -> Answer | None:
+    def search(self, box: _Box) -> PropertyAnswer | None:
         """Search for a counterexample by gradient steps from many points of a box."""
         low, high = self._floats(box)
         if not (low <= high).all():
@@ -239,7 +241,7 @@ class _Solver:
         below, above = found[:, len(forms) :].split(self.outputs, 1)
         return _Bounds(value, torch.maximum(-below, -above).clamp(min=0))
 
-    def _confirmed(self, case: Case, point: Tensor, box: _Box) -> Answer | None:
+    def _confirmed(self, case: Case, point: Tensor, box: _Box) -> PropertyAnswer | None:
         """The answer with a point as counterexample, if onnxruntime's outputs and exact arithmetic confirm it."""
         low, high = self._floats(box)
         point = torch.minimum(torch.maximum(point.to(self.like.dtype), low), high)
@@ -252,7 +254,7 @@ class _Solver:
             return None
         if self.property.type == "real" and not self._holds_in_reals(case, point):
             return None
-        return Answer("sat", inputs, outputs)
+        return PropertyAnswer("sat", inputs, outputs)
 
     def _holds_in_reals(self, case: Case, point: Tensor) -> bool:
         """Whether sound bounds prove a point to be a counterexample of the network in real arithmetic, too."""

@@ -64,7 +64,7 @@ class Sum:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LinearConstraint:
     """sum <= 0, or < 0 where it is strict; sum != 0 where it differs."""
 
     sum: Sum
@@ -77,7 +77,7 @@ class Comparison:
         return value != 0 if self.differs else value < 0 or (value == 0 and not self.strict)
 
 
-Case = tuple[Comparison, ...]
+Case = tuple[LinearConstraint, ...]
 
 
 @dataclass(frozen=True)
@@ -239,12 +239,12 @@ class _Reader:
         negative = Sum({}, Fraction(0)).plus(difference, Fraction(-1))
         match operator:
             case "<=" | "<":
-                return (Comparison(difference, strict=operator == "<"),)
+                return (LinearConstraint(difference, strict=operator == "<"),)
             case ">=" | ">":
-                return (Comparison(negative, strict=operator == ">"),)
+                return (LinearConstraint(negative, strict=operator == ">"),)
             case "!=":
-                return (Comparison(difference, differs=True),)
-        return Comparison(difference), Comparison(negative)
+                return (LinearConstraint(difference, differs=True),)
+        return LinearConstraint(difference), LinearConstraint(negative)
 
     def _sum(self, expression: Any) -> Sum:
         match expression:
@@ -307,7 +307,7 @@ def _shown(expression: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def bounds_of(comparison: Comparison) -> tuple[int, Fraction, bool] | None:
+def bounds_of(comparison: LinearConstraint) -> tuple[int, Fraction, bool] | None:
     """The input that a comparison bounds alone, the bound, and whether it is an upper one; None for any other."""
     ((variable, factor), *more) = (*comparison.sum.terms.items(), (None, Fraction(0)))
     if variable is None or len(more) != 1 or variable.output or comparison.differs:

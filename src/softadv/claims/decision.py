@@ -48,7 +48,7 @@ def binary(holds: bool, reason: str) -> Decision:
     return Decision(outcome="holds" if holds else "fails", reason=reason)
 
 
-def conclude(findings: Sequence[Finding], *, claimed: str, note: str = "", equivalence: bool = False) -> Decision:
+def decision_from(findings: Sequence[Finding], *, claimed: str, note: str = "", equivalence: bool = False) -> Decision:
     """The decision from findings: holds if all hold, fails if any fails.
 
     claimed: the range, in words that say whether it is claimed or what its words are taken for. note: what else the
@@ -65,7 +65,7 @@ def conclude(findings: Sequence[Finding], *, claimed: str, note: str = "", equiv
     return Decision(outcome=outcome, reason=reason, estimates=tuple(f.estimate for f in [*deciding, *beside]))
 
 
-def joined(decisions: Sequence[Decision]) -> Decision:
+def joint_decision(decisions: Sequence[Decision]) -> Decision:
     """One decision from those about the parts of a claim."""
     return Decision(
         outcome=all_of(decision.outcome for decision in decisions),

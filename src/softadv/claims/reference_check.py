@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from softadv.claims.judge import Claim, Outcome, Verdict
 from softadv.claims.tolerances import (
     Deviation,
-    Pair,
+    RunPair,
     gain_again,
     not_compared,
     other_seeds,
@@ -34,7 +34,7 @@ def agree(runs: Sequence[Run], records: Sequence[Record]) -> list[Verdict]:
     groups: dict[Trial, list[Run]] = {}
     for run in runs:
         groups.setdefault(training_of(run.result.trial), []).append(run)
-    compared, pairs, lacking = [], dict[str, dict[str, dict[int, Pair]]](), list[Trial]()
+    compared, pairs, lacking = [], dict[str, dict[str, dict[int, RunPair]]](), list[Trial]()
     for training, here in groups.items():
         there = [record for record in records if training_of(record.trial) == training]
         if there:
@@ -76,7 +76,7 @@ def _verdict(runs: Sequence[Run], records: Sequence[Record]) -> Verdict:
     return _decided(claim, parts, images=_other_images([*runs, *there]))
 
 
-def _gain(setting: str, soft: dict[int, Pair], adversarial: dict[int, Pair], *, source: str) -> Verdict | None:
+def _gain(setting: str, soft: dict[int, RunPair], adversarial: dict[int, RunPair], *, source: str) -> Verdict | None:
     """None where all weights equal the reference's: the difference would then repeat the figures themselves."""
     both = sorted(soft.keys() & adversarial.keys())
     seeds = [seed for seed in both if not (_same(soft[seed]) and _same(adversarial[seed]))]
@@ -131,17 +131,17 @@ def _otherwise(training: Trial, records: Sequence[Record]) -> str:
     return "none of that name"
 
 
-def _pairs(runs: Sequence[Run], records: Sequence[Record]) -> dict[int, Pair]:
+def _pairs(runs: Sequence[Run], records: Sequence[Record]) -> dict[int, RunPair]:
     """The seeds that both have, each with its run and its record."""
     by_seed = {record.trial.seed: record for record in records}
     return {seed: (run, _run(by_seed[seed])) for run in runs if (seed := run.result.trial.seed) in by_seed}
 
 
-def _same(pair: Pair) -> bool:
+def _same(pair: RunPair) -> bool:
     return pair[0].result.weights_sha256 == pair[1].result.weights_sha256
 
 
-def _not_compared(pairs: Iterable[Pair]) -> str:
+def _not_compared(pairs: Iterable[RunPair]) -> str:
     runs, records = zip(*pairs, strict=True)
     return not_compared(runs, records)
 

@@ -46,7 +46,7 @@ SIGMAS = 5.0
 
 _CPU = " cores"  # ends the device of a result that was computed on a processor
 
-Pair = tuple[Run, Run]  # a run, and the reference's of the same seed
+RunPair = tuple[Run, Run]  # a run, and the reference's of the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class _Quantity:
     of_weights: bool = True  # whether the weights alone decide it
 
 
-def same_weights(pairs: Mapping[int, Pair]) -> list[Deviation]:
+def same_weights(pairs: Mapping[int, RunPair]) -> list[Deviation]:
     """Runs that have the reference's weights, by seed: each must give its own figures again."""
     everywhere = OTHER_IMAGES if any(_other_images(*pair) for pair in pairs.values()) else 0.0
     same_starts = all(_same_starts(*pair) for pair in pairs.values())
@@ -123,7 +123,7 @@ def same_weights(pairs: Mapping[int, Pair]) -> list[Deviation]:
     return found
 
 
-def trained_again(pairs: Collection[Pair]) -> list[Deviation]:
+def trained_again(pairs: Collection[RunPair]) -> list[Deviation]:
     """Seeds of the reference trained anew: what a seed starts from and the order of its images are the same."""
     found = []
     for quantity in _quantities([run for pair in pairs for run in pair]):
@@ -153,7 +153,7 @@ def other_seeds(runs: Sequence[Run], records: Sequence[Run]) -> list[Deviation]:
     return found
 
 
-def gain_again(soft: Sequence[Pair], adversarial: Sequence[Pair]) -> list[Deviation]:
+def gain_again(soft: Sequence[RunPair], adversarial: Sequence[RunPair]) -> list[Deviation]:
     """Soft training's gain over adversarial training, in points, from the same seeds of both, trained anew."""
     found = []
     for key in ("natural_accuracy", "adversarial_accuracy"):

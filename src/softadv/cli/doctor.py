@@ -23,7 +23,7 @@ _OTHER_FOLDER = "name another folder, or see whose it is (in a container: --user
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
     """One line of the doctor's: what was looked at, what was found, and advice where something lacks."""
 
     subject: str
@@ -32,11 +32,11 @@ class Finding:
     failed: bool = False  # what was asked for by name is not there
 
 
-def examine(data_root: Path | None) -> list[Finding]:
+def examine(data_root: Path | None) -> list[Check]:
     """Look at everything that softadv can make use of."""
     return [
-        Finding("softadv", f"{package_version('softadv')}, commit {environment.commit()}"),
-        Finding("Python", environment.python_version()),
+        Check("softadv", f"{package_version('softadv')}, commit {environment.commit()}"),
+        Check("Python", environment.python_version()),
         *_together("packages", [_package(name) for name in environment.PACKAGES]),
         _processor(),
         *_together("kernels", [
@@ -47,14 +47,14 @@ def examine(data_root: Path | None) -> list[Finding]:
         _gpu(),
         *_data_folder(data_root),
         *_together("data sets", [
-            Finding("digits", "bundled with scikit-learn"),
+            Check("digits", "bundled with scikit-learn"),
             *(_dataset(name, data_root) for name in ("mnist", "cifar10")),
         ]),
         *_eran(),
     ]  # fmt: skip
 
 
-def _together(subject: str, findings: Sequence[Finding]) -> list[Finding]:
+def _together(subject: str, findings: Sequence[Check]) -> list[Check]:
     """Those that lack nothing in one line; the others in a line each, with their advice."""
     fine: dict[str, list[str]] = {}  # what was found of several alike is said once
     for finding in findings:
@@ -62,69 +62,69 @@ def _together(subject: str, findings: Sequence[Finding]) -> list[Finding]:
             fine.setdefault(finding.found, []).append(finding.subject)
     told = "; ".join(f"{', '.join(subjects)} {found}" for found, subjects in fine.items())
     lacking = [replace(finding, subject=f"{subject}: {finding.subject}") for finding in findings if finding.advice]
-    return [*([Finding(subject, told)] if fine else []), *lacking]
+    return [*([Check(subject, told)] if fine else []), *lacking]
 
 
-def _package(name: str) -> Finding:
+def _package(name: str) -> Check:
     version = package_version(name)
     missing = version == "not installed"
-    return Finding(name, version, "set up again with ./reproduce.sh, or pip install softadv" if missing else None)
+    return Check(name, version, "set up again with ./reproduce.sh, or pip install softadv" if missing else None)
 
 
-def _processor() -> Finding:
+def _processor() -> Check:
     threads = torch.get_num_threads()
-    return Finding("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
+    return Check("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
 
 
-def _kernel(subject: str, source: Path, faster: str) -> Finding:
+def _kernel(subject: str, source: Path, faster: str) -> Check:
     kernel = compiled.load(source)
     if isinstance(kernel, str):
-        return Finding(subject, f"plain PyTorch, since {kernel}", f"on a CPU, the compiled one is {faster} as fast")
+        return Check(subject, f"plain PyTorch, since {kernel}", f"on a CPU, the compiled one is {faster} as fast")
     if kernel.folder is None:
-        return Finding(
+        return Check(
             subject,
             f"compiled for this processor, for this process alone: {kernel.why}",
             "every start compiles it anew; name a folder of your own with XDG_CACHE_HOME, for it to be kept in",
         )
-    return Finding(subject, f"compiled for this processor, kept in {kernel.folder}")
+    return Check(subject, f"compiled for this processor, kept in {kernel.folder}")
 
 
-def _gpu() -> Finding:
+def _gpu() -> Check:
     if torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Finding("GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+        return Check("GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
     if torch.version.cuda is None:
-        return Finding("GPU", "none in use", "this PyTorch is built without CUDA; the CPU runs everything, slower")
-    return Finding(
+        return Check("GPU", "none in use", "this PyTorch is built without CUDA; the CPU runs everything, slower")
+    return Check(
         "GPU",
         "none seen",
         "if there is one, check that nvidia-smi sees it (docker run needs --gpus all); the CPU runs everything, slower",
     )
 
 
-def _data_folder(root: Path | None) -> list[Finding]:
+def _data_folder(root: Path | None) -> list[Check]:
     """What speaks against the folder that --data names, if anything does."""
     if root is None:
         return []
     try:
         os.listdir(root)
     except OSError as error:
-        return [Finding("data folder", f"{root}: cannot be read ({error.strerror})", _OTHER_FOLDER, failed=True)]
+        return [Check("data folder", f"{root}: cannot be read ({error.strerror})", _OTHER_FOLDER, failed=True)]
     return []
 
 
-def _dataset(name: str, root: Path | None) -> Finding:
+def _dataset(name: str, root: Path | None) -> Check:
     try:
         place = find_dataset(name, root)
         if place is not None:
             check_files(name, place)
-            return Finding(name, f"in {place}")
+            return Check(name, f"in {place}")
     except SoftadvError as error:
         unreadable = isinstance(error.__cause__, OSError)
         advice = _OTHER_FOLDER if unreadable else "replace that file, or name another folder with --data"
-        return Finding(name, str(error), advice)
+        return Check(name, str(error), advice)
     searched = ", ".join(str(place) for place in search_places(root))
-    return Finding(
+    return Check(
         name,
         f"not found in {searched}",
         "name its folder with --data or SOFTADV_DATA"
@@ -132,15 +132,15 @@ def _dataset(name: str, root: Path | None) -> Finding:
     )
 
 
-def _eran() -> list[Finding]:
+def _eran() -> list[Check]:
     if not os.environ.get("SOFTADV_ERAN"):
-        return [Finding("ERAN", "not found", "not needed: softadv's own certifier answers; the container has ERAN")]
+        return [Check("ERAN", "not found", "not needed: softadv's own certifier answers; the container has ERAN")]
     try:
         engines = eran.available()
     except SoftadvError as error:
-        return [Finding("ERAN", str(error), "correct SOFTADV_ERAN, or unset it")]
+        return [Check("ERAN", str(error), "correct SOFTADV_ERAN, or unset it")]
     return [
-        Finding(
+        Check(
             name,
             f"not to be asked: {offer}",
             "it needs a GPU (docker run needs --gpus all); softadv's own certifier and ERAN do without"
@@ -148,6 +148,6 @@ def _eran() -> list[Finding]:
             else "correct SOFTADV_ERAN, or build the container anew (docker/eran/build.sh)",
         )
         if isinstance(offer, str)
-        else Finding(name, offer.version)
+        else Check(name, offer.version)
         for name, offer in engines.items()
     ]

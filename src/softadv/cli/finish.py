@@ -41,7 +41,7 @@ def close(
     verdicts = verdicts_on(folder, entries, expected=expected)
     shown = out is not None or not is_reference(folder)
     silent = detail in ("quiet", "json")
-    report = write_page(folder, entries, verdicts, expected=expected, out=out, silent=silent) if shown else None
+    report = write_grid_page(folder, entries, verdicts, expected=expected, out=out, silent=silent) if shown else None
     lost = [entry for entry in entries if entry.state in ("failed", "unreadable")]
     code = 2 if refused else int(bool(lost) or any(verdict.outcome == "fails" for verdict in verdicts))
     soft = any(entry.trial and entry.trial.method == "soft" for entry in entries)
@@ -90,7 +90,7 @@ def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> li
     return sorted(claims + compared, key=lambda verdict: verdict.outcome == "not run")
 
 
-def write_page(
+def write_grid_page(
     folder: Path,
     entries: Sequence[Entry],
     verdicts: Sequence[Verdict],

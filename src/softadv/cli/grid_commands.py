@@ -13,7 +13,7 @@ from rich.console import Console
 
 from softadv.claims.judge import judge
 from softadv.cli import output
-from softadv.cli.finish import close, close_part, verdicts_on, write_page, write_two
+from softadv.cli.finish import close, close_part, verdicts_on, write_grid_page, write_two
 from softadv.cli.options import (
     AllowDirty,
     AsJson,
@@ -55,7 +55,7 @@ from softadv.cli.running import ended_by_sigterm, say_estimate
 from softadv.data import load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments import environment
-from softadv.experiments.estimate import estimate
+from softadv.experiments.estimate import estimate_time
 from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.expected import checkout_expected
 from softadv.experiments.from_weights import evaluate_grid, stored_trials
@@ -135,7 +135,7 @@ def reproduce(
     if dry_run:
         trials = chosen.trials if part is None else part.of(chosen.trials)
         anew = {trial.name for trial in trials} if fresh else set(redo or ())
-        say_estimate(estimate(trials, folder=folder, records=records, anew=anew), running=running, device=where)
+        say_estimate(estimate_time(trials, folder=folder, records=records, anew=anew), running=running, device=where)
         return 0
     prepared = prepare(
         chosen, folder=folder, data_root=data, device=here,
@@ -149,7 +149,7 @@ def reproduce(
         output.say(line, on=screen)
     if stored is None:
         say_estimate(
-            estimate(prepared.trials, folder=folder, records=records), running=running, device=where, on=screen
+            estimate_time(prepared.trials, folder=folder, records=records), running=running, device=where, on=screen
         )
     work = stored.work(prepared) if stored else prepared.work
     with Display(screen, work=work, trials=[trial.name for trial in chosen.trials]) as display:
@@ -230,7 +230,7 @@ def report(folder: FinishedFolder, other: OtherFolder = None, out: PageOut = Non
     entries = read_entries(folder)
     expected = chosen_expected(expected)
     verdicts = verdicts_on(folder, entries, expected=expected)
-    output.say(f"Report: {write_page(folder, entries, verdicts, expected=expected, out=out)}")
+    output.say(f"Report: {write_grid_page(folder, entries, verdicts, expected=expected, out=out)}")
 
 
 def keep(folder: GridFolder, reference: ReferenceFolder = None, allow_dirty: AllowDirty = False) -> None:

@@ -16,10 +16,12 @@ from softadv.experiments.schema import grid_schema
 from softadv.experiments.spec import load_grid, packaged_grids
 from softadv.training.methods import methods
 
-Kind = Literal["datasets", "models", "methods", "attacks", "grids", "domains"]
+ListedKind = Literal["datasets", "models", "methods", "attacks", "grids", "domains"]
 
 
-def list_names(kind: Annotated[Kind, typer.Argument(help="Of what to list the names.", show_default=False)]) -> None:
+def list_names(
+    kind: Annotated[ListedKind, typer.Argument(help="Of what to list the names.", show_default=False)],
+) -> None:
     """What a grid file or a command can name, a line each.
 
     Of datasets, models, methods and attacks, package.module:attribute names one of your own.
@@ -51,7 +53,7 @@ def _domains() -> dict[str, str]:
     return {name: f"{text} Certifiers: {', '.join(by[name])}." for name, text in DOMAIN_DESCRIPTIONS.items()}
 
 
-_KINDS: Mapping[Kind, Callable[[], Mapping[str, str]]] = {
+_KINDS: Mapping[ListedKind, Callable[[], Mapping[str, str]]] = {
     "datasets": data.registry.described,
     "models": models.registry.described,
     "methods": methods.described,

@@ -17,9 +17,9 @@ from softadv._ranges import MOST_IMAGES
 from softadv.certify import Rounding
 from softadv.certify.certifiers import CertifierSession, check_certifier
 from softadv.certify.eran import ENGINES
-from softadv.certify.onnx import check_judge, check_parity, export_onnx
+from softadv.certify.onnx import check_against_onnxruntime, check_parity, export_onnx
 from softadv.certify.per_image import ImageResult, Question, Split, certify_rows, chunk_size, summarize
-from softadv.certify.results_file import answer, check_name, opened
+from softadv.certify.results_file import check_file_name, complete_rows, opened
 from softadv.cli import output
 from softadv.cli.options import (
     AlphaText,
@@ -44,10 +44,9 @@ from softadv.cli.options import (
     chosen_certifier,
     chosen_radius,
     images_for,
-    on_device,
+    network_and_images,
     open_saved,
     path_option,
-    test_images_for,
 )
 from softadv.cli.progress_bar import Display
 from softadv.cli.running import ended_by_sigterm
@@ -85,9 +84,7 @@ def evaluate(
     name, run_attack = chosen_attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
     asked, chosen = chosen_certifier(saved, certifier, domain)
     check_certifier(asked)
-    network = on_device(saved, device, name=network_name, data=data)
-    x, y = test_images_for(saved, data, limit=limit, device=device)
-    check_judge(network, x)
+    network, x, y = network_and_images(saved, name=network_name, data=data, limit=limit, device=device)
     cost = CERTIFICATION_COST[chosen]
     with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
         attacked = attack_images(
@@ -132,7 +129,7 @@ def certify(
     With --out, an interrupted run goes on where it stopped when the same command is given again.
     """
     if out is not None:
-        check_name(out)
+        check_file_name(out)
     saved = open_saved(model, dataset=dataset, eps=eps)
     chosen, computed = chosen_certifier(saved, certifier, domain)
     radius = chosen_radius(saved, eps)
@@ -143,7 +140,7 @@ def certify(
     images = images_for(saved, data)
     x, y = (images.test_x, images.test_y) if split == "test" else (images.train_x, images.train_y)
     x, y = (part[:limit].to(here) for part in (x, y))
-    check_judge(network, x)
+    check_against_onnxruntime(network, x)
     with CertifierSession(chosen) as session:
         question = Question(
             weights=tensors_sha256(network.state_dict()), dataset=images.name, data=images.fingerprint,
@@ -170,7 +167,7 @@ def certify(
 
             report = display.of(str(model))
             with pinned_threads(None if elsewhere else each):
-                rows = answer(len(x), rows_from, domain=computed, file=there, report=report)
+                rows = complete_rows(len(x), rows_from, domain=computed, file=there, report=report)
     about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"
     output.show_certification(f"{model}: {about}", summarize(rows), out=out)
 
@@ -191,8 +188,7 @@ def parity(
     """
     saved = open_saved(model, dataset=dataset, eps=eps)
     radius = chosen_radius(saved, eps)
-    network = on_device(saved, device, name=network_name, data=data)
-    x, y = test_images_for(saved, data, limit=images, device=device)
+    network, x, y = network_and_images(saved, name=network_name, data=data, limit=images, device=device)
     with Display(output.console(), work=(len(ENGINES) + 2) * len(x)) as display:
         stages: dict[str, Callable[[int], None]] = {}
 
@@ -230,9 +226,7 @@ def attack(
     saved = open_saved(model, dataset=dataset, eps=eps, alpha=alpha, steps=steps)
     radius = chosen_radius(saved, eps)
     chosen, run_attack = chosen_attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
-    network = on_device(saved, device, name=network_name, data=data)
-    x, y = test_images_for(saved, data, limit=limit, device=device)
-    check_judge(network, x)
+    network, x, y = network_and_images(saved, name=network_name, data=data, limit=limit, device=device)
     with Display(output.console(), work=len(x)) as display:
         attacked = attack_images(
             network, x, y, attack=run_attack, generator=torch.Generator(x.device).manual_seed(seed),
@@ -264,8 +258,7 @@ def export(
     path = out or (model if model.is_dir() else model.parent) / MODEL
     check_target("--out", path)
     saved = open_saved(model, dataset=dataset)
-    network = on_device(saved, "cpu", name=network_name, data=data)
-    x, y = test_images_for(saved, data, limit=limit, device="cpu")
+    network, x, y = network_and_images(saved, name=network_name, data=data, limit=limit, device="cpu")
     natural_accuracy(network, x, y)  # refuses a model whose scores are not finite, before a file is written
     export_onnx(network, path, image_shape=(x.shape[1], x.shape[2], x.shape[3]))
     parity = check_parity(network, path, x)

@@ -18,6 +18,7 @@ from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, nu
 from softadv.attacks import load_attack
 from softadv.certify import Domain
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
+from softadv.certify.onnx import check_against_onnxruntime
 from softadv.cli.ending import Detail
 from softadv.data import ImageData, load_dataset
 from softadv.errors import SoftadvError
@@ -196,12 +197,19 @@ def images_for(saved: Saved, data: Path | None) -> ImageData:
     return load_dataset(saved.dataset, data)
 
 
-def test_images_for(
-    saved: Saved, data: Path | None, *, limit: int | None, device: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first `limit` test images with their labels, on the device."""
-    images = images_for(saved, data)
-    return images.test_x[:limit].to(pick_device(device)), images.test_y[:limit].to(pick_device(device))
+def network_and_images(
+    saved: Saved, *, name: str | None, data: Path | None, limit: int | None, device: str
+) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """The model, and the first `limit` test images with their labels, all on the device.
+
+    Raises SoftadvError as on_device does, for images that cannot be had, and for an ONNX file that onnxruntime
+    evaluates to something else.
+    """
+    network = on_device(saved, device, name=name, data=data)
+    images, where = images_for(saved, data), pick_device(device)
+    x, y = images.test_x[:limit].to(where), images.test_y[:limit].to(where)
+    check_against_onnxruntime(network, x)
+    return network, x, y
 
 
 def check_target(option: str, path: Path) -> None:

@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from softadv._decimals import percent
-from softadv.certify.per_image import STANDINGS, Summary
+from softadv.certify.per_image import STANDINGS, CertificationSummary
 from softadv.claims.judge import Outcome
-from softadv.cli.doctor import Finding
+from softadv.cli.doctor import Check
 from softadv.errors import SoftadvWarning
 from softadv.experiments.records import Result
-from softadv.experiments.store_reference import Kept
+from softadv.experiments.store_reference import StoredTrials
 
 _CLOSED = 141  # as a shell shows a program that a closed pipe ended
 _LONG_WORD = re.compile(r"(\S{300})\S{600,}(\S{100})")  # no name of a file is as long, and few paths are
@@ -108,7 +108,7 @@ def show_result(result: Result, folder: Path) -> None:
     show_figures(result.trial.name, rows)
 
 
-def show_certification(title: str, summary: Summary, *, out: Path | None) -> None:
+def show_certification(title: str, summary: CertificationSummary, *, out: Path | None) -> None:
     """How many images a certification verified, how fast and by what margin; out: where its rows are."""
     counts: dict[str, int] = {standing: getattr(summary, standing) for standing in reversed(STANDINGS)}
     rows = {standing: f"{count:,} ({percent(count / summary.images)})" for standing, count in counts.items()}
@@ -131,7 +131,7 @@ def show_figures(title: str, rows: Mapping[str, str]) -> None:
     screen.print(table)
 
 
-def show_findings(findings: Sequence[Finding]) -> None:
+def show_findings(findings: Sequence[Check]) -> None:
     """The doctor's findings, with a line of advice below each that has one."""
     table = Table(show_header=False, box=None)
     for finding in findings:
@@ -142,7 +142,7 @@ def show_findings(findings: Sequence[Finding]) -> None:
     console().print(table)
 
 
-def show_kept(kept: Kept) -> None:
+def show_kept(kept: StoredTrials) -> None:
     """What was kept as the reference, and what it still lacks."""
     rows = {
         "trials kept": ", ".join(kept.trials),

@@ -15,7 +15,7 @@ from rich.console import Console
 from softadv.cli import output
 from softadv.cli.progress_bar import duration
 from softadv.experiments import environment
-from softadv.experiments.estimate import Estimate
+from softadv.experiments.estimate import TimeEstimate
 from softadv.experiments.executors.choose import Chosen
 
 _TERMINATED = 128 + signal.SIGTERM
@@ -38,7 +38,7 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
     raise SystemExit(_TERMINATED)
 
 
-def say_estimate(estimate: Estimate, *, running: Chosen, device: torch.device, on: Console | None = None) -> None:
+def say_estimate(estimate: TimeEstimate, *, running: Chosen, device: torch.device, on: Console | None = None) -> None:
     """How many trials are left to run, and about how long they take, by stored costs. on: as output.say takes it."""
     jobs = running.jobs or 1
     trials = f"{estimate.left} trial{'' if estimate.left == 1 else 's'} to run"

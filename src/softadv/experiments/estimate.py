@@ -17,7 +17,7 @@ from softadv.training.records import EpochMetrics
 
 
 @dataclass(frozen=True)
-class Estimate:
+class TimeEstimate:
     """seconds: of the trials of which costs are stored, together; longest: of one of them.
 
     known: how many these are. left: how many there are to run. machines: where the costs were measured.
@@ -34,9 +34,9 @@ class Estimate:
         return max(self.seconds / slots, self.longest)
 
 
-def estimate(
+def estimate_time(
     trials: Sequence[Trial], *, folder: Path, records: Iterable[Record], anew: Set[str] = frozenset()
-) -> Estimate:
+) -> TimeEstimate:
     """Add up the stored costs of the trials that have not finished in a folder.
 
     anew: the names of trials that start over, whatever is in the folder.
@@ -55,7 +55,7 @@ def estimate(
         epochs = 0 if not begun and trained_by(trial, trials) else trial.epochs - begun
         seconds.append(epoch * max(epochs, 0) + end)
     machines = tuple(sorted({machine for _, _, machine in known.values() if machine}))
-    return Estimate(len(left), len(known), sum(seconds), max(seconds, default=0.0), machines)
+    return TimeEstimate(len(left), len(known), sum(seconds), max(seconds, default=0.0), machines)
 
 
 def epoch_seconds(epoch: EpochMetrics) -> float:

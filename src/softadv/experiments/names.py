@@ -15,7 +15,7 @@ from softadv.errors import SoftadvError
 from softadv.experiments.spec import Trial
 from softadv.registry import Origin
 
-Kind = Literal["dataset", "model", "method", "attack"]
+SourceKind = Literal["dataset", "model", "method", "attack"]
 
 # Colours for methods that have none of their own. Beside the three of the paper's methods they can be told apart by
 # the colour-blind, and they stand out on white and on a dark page.
@@ -40,7 +40,7 @@ class Names:
     method_color: str
     dataset_title: str
     class_names: tuple[str, ...] = ()
-    sources: dict[Kind, Origin] = field(default_factory=dict)
+    sources: dict[SourceKind, Origin] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key in ("method_title", "dataset_title"):

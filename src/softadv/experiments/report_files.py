@@ -26,7 +26,7 @@ def files_list(page: str) -> str:
     return f"{page}.files.json"
 
 
-def refuse_foreign(folder: Path, page: str, files: Set[str]) -> None:
+def refuse_foreign_page(folder: Path, page: str, files: Set[str]) -> None:
     """Raise SoftadvError naming a file that a page would overwrite, where softadv did not write it.
 
     files: the names of those that come with the page. A page is softadv's if the list beside it names it, or, as

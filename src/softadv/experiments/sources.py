@@ -11,19 +11,19 @@ from softadv._io import read_json, write_json
 from softadv._typed import build
 from softadv.attacks import attacks
 from softadv.errors import SoftadvError
-from softadv.experiments.names import Kind
+from softadv.experiments.names import SourceKind
 from softadv.experiments.run_folder import SOURCES
 from softadv.experiments.spec import Trial
 from softadv.registry import Origin, check_unchanged, origin
 from softadv.training.methods import methods, parse_method
 
 
-def sources_of(trial: Trial) -> dict[Kind, Origin]:
+def sources_of(trial: Trial) -> dict[SourceKind, Origin]:
     """Import path and digest of the source file of each data set, model, method and attack that is not softadv's own.
 
     By kind. Imports what the trial names. Raises SoftadvError where that cannot be.
     """
-    named: dict[Kind, tuple[Any, str]] = {
+    named: dict[SourceKind, tuple[Any, str]] = {
         "dataset": (data.registry, trial.dataset),
         "model": (models.registry, trial.model),
         "method": (methods, parse_method(trial.method)[0]),
@@ -33,7 +33,7 @@ def sources_of(trial: Trial) -> dict[Kind, Origin]:
     return {kind: source for kind, source in found.items() if not source.path.startswith("softadv.")}
 
 
-def check_sources(folder: Path, now: dict[Kind, Origin]) -> None:
+def check_sources(folder: Path, now: dict[SourceKind, Origin]) -> None:
     """Record a trial's sources in its folder when it begins, and refuse to go on with others later.
 
     Raises SoftadvError, in one line, for code that has changed since the run began, and for a damaged record.

@@ -29,8 +29,8 @@ from softadv.training.config import check_settings
 from softadv.training.method_names import parse_method
 from softadv.training.methods.soft import SplitName, check_split
 
-Method = str
-METHODS: tuple[Method, ...] = ("natural", "adversarial", "soft")  # the paper's, in its order
+MethodName = str
+METHODS: tuple[MethodName, ...] = ("natural", "adversarial", "soft")  # the paper's, in its order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ _PLACES = ("--data", "--out")  # the options that say where things lie on one ma
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredTrials:
     """The result of keep. folder: the grid's, in the reference; trials: stored now; missing: those it still lacks."""
 
     folder: Path
@@ -52,7 +52,7 @@ class Kept:
     missing: tuple[str, ...]
 
 
-def keep(folder: Path, *, reference: Path, allow_dirty: bool = False) -> Kept:
+def keep(folder: Path, *, reference: Path, allow_dirty: bool = False) -> StoredTrials:
     """Write a run folder's finished trials into the reference; they replace stored ones of the same name.
 
     folder: of a grid's runs. reference: the folder that holds a folder for each grid.
@@ -90,7 +90,7 @@ def keep(folder: Path, *, reference: Path, allow_dirty: bool = False) -> Kept:
 
 def _plan(
     runs: Sequence[Run], entries: Sequence[Entry], *, folder: Path, about: GridAbout, target: Path
-) -> tuple[Kept, dict[Path, bytes], list[Path]]:
+) -> tuple[StoredTrials, dict[Path, bytes], list[Path]]:
     """The result, the files to write, and the files to delete afterwards: weights of later seeds."""
     packaged = load_grid(about.name).trials if about.name in packaged_grids() else ()
     records = {record.trial.name: record for record in read_grid_reference(target)}
@@ -118,13 +118,13 @@ def _plan(
         "description": about.description,
         "command": portable_command(about.command),
         "parts": parts,
-        "results": summarize([records[name] for name in sorted(records)]),
+        "results": summary_rows([records[name] for name in sorted(records)]),
     }
     path = target / SUMMARY
     summary_from_table(summary, path=path)
     files[path] = json_bytes(path, summary)  # the last, since it speaks of the others
     superseded = [records[name].weights for name in records.keys() - firsts]
-    return Kept(target, tuple(run.result.trial.name for run in runs), missing), files, superseded
+    return StoredTrials(target, tuple(run.result.trial.name for run in runs), missing), files, superseded
 
 
 def _check_commits(run: Run) -> None:
@@ -139,7 +139,7 @@ def _check_commits(run: Run) -> None:
             )
 
 
-def summarize(records: Sequence[Record]) -> list[dict[str, Any]]:
+def summary_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     """For each setting and method its seeds, and the mean and sample deviation of its figures, as fractions.
 
     A figure that not every seed has is null, and so is the deviation of one seed.

@@ -16,7 +16,7 @@ from typing import Any
 
 from softadv.errors import SoftadvError, SoftadvWarning
 from softadv.kernels import cache as kernel_cache
-from softadv.kernels.cache import Kept
+from softadv.kernels.cache import LoadedLibrary
 
 # As measured (docs/measured.md), on the MNIST network.
 _SLOWER = "certification takes about 8 times as long, an attack about 3 times"
@@ -51,18 +51,18 @@ def disabled() -> Iterator[None]:
 
 
 @cache
-def load(source: Path) -> Kept | str:
+def load(source: Path) -> LoadedLibrary | str:
     """The loaded library of a kernel, or one line that says why there is none.
 
     source: the kernel's main file; its headers are the .h files in the same folder.
     """
     try:
-        return kernel_cache.load(source)
+        return kernel_cache.load_library(source)
     except (SoftadvError, OSError) as error:
         return " ".join(str(error).split())
 
 
-def call(source: Path, function: str, what: ctypes.Structure, *more: ctypes._SimpleCData[Any]) -> None:
+def call_kernel(source: Path, function: str, what: ctypes.Structure, *more: ctypes._SimpleCData[Any]) -> None:
     """Call a function of an available kernel. Raises MemoryError where the kernel runs out of memory."""
     found = load(source)
     assert not isinstance(found, str)

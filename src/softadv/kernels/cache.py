@@ -36,7 +36,7 @@ _WORK = "softadv-kernel-"  # prefix of temporary folders
 
 
 @dataclass(frozen=True)
-class Kept:
+class LoadedLibrary:
     """A loaded library. folder: where it is stored, None if it is for this process alone; why: in that case, what is
     wrong with each folder.
     """
@@ -46,7 +46,7 @@ class Kept:
     why: str = ""
 
 
-def load(source: Path) -> Kept:
+def load_library(source: Path) -> LoadedLibrary:
     """Load the library of a C++ file; compile it first if necessary. Its headers are the .h files in the same folder.
 
     Raises SoftadvError, with the reason, where it can be neither loaded nor compiled.
@@ -56,26 +56,26 @@ def load(source: Path) -> Kept:
     against: list[str] = []
     folders = _folders(source)
     for folder in folders:
-        with suppress(OSError), _ours(folder) as here:
-            for library in _whole(here, name):
+        with suppress(OSError), _open_trusted(folder) as here:
+            for library in _intact_libraries(here, name):
                 with suppress(OSError):
-                    return Kept(ctypes.CDLL(str(library)), folder)
-            _refuse_failed(here / f"{name}.failed", folder)
-    with _workplace() as work:
+                    return LoadedLibrary(ctypes.CDLL(str(library)), folder)
+            _check_failure(here / f"{name}.failed", folder)
+    with _work_folder() as work:
         try:
             made = _compile(compiler, source, work)
             for folder in folders:
                 try:
-                    with _ours(folder) as here:
-                        return Kept(ctypes.CDLL(str(_keep(made, here, name))), folder)
+                    with _open_trusted(folder) as here:
+                        return LoadedLibrary(ctypes.CDLL(str(_store(made, here, name))), folder)
                 except OSError as error:  # no permission to write, a full disk, a file system mounted noexec
                     against.append(f"{folder}: {error.strerror or error}")
             try:
-                return Kept(ctypes.CDLL(str(made)), None, "; ".join(against))
+                return LoadedLibrary(ctypes.CDLL(str(made)), None, "; ".join(against))
             except OSError as error:
                 raise SoftadvError(f"what {compiler} makes cannot be loaded: {error}") from error
         except SoftadvError as error:
-            _remember(str(error), folders, name)
+            _record_failure(str(error), folders, name)
             raise
 
 
@@ -89,7 +89,9 @@ def _compiler() -> str:
 
 def _key(source: Path, compiler: str) -> str:
     """A digest of a library's sources, compiler, flags and processor; machines that share a folder differ in it."""
-    sources = [path.read_text(encoding="utf-8") for path in (source, *sorted(source.parent.glob("*.h")))]
+    folder = source.parent
+    headers = [*sorted(folder.glob("*.h")), *sorted(folder.parent.glob("*.h"))]  # of this kernel, and shared ones
+    sources = [path.read_text(encoding="utf-8") for path in (source, *headers)]
     about = Path(compiler).stat()
     made_by = (compiler, about.st_size, about.st_mtime_ns, _FLAGS)
     made_for = (platform.machine(), _processor(), platform.libc_ver())
@@ -114,7 +116,7 @@ def _folders(source: Path) -> list[Path]:
 
 
 @contextmanager
-def _ours(folder: Path) -> Iterator[Path]:
+def _open_trusted(folder: Path) -> Iterator[Path]:
     """Open a folder, created if missing, that only this user can write; the yielded path survives renames.
 
     Raises OSError where it cannot be created, belongs to another user, or can be written by others.
@@ -144,7 +146,7 @@ def _check_writers(about: os.stat_result) -> None:
         raise PermissionError("others can write it")
 
 
-def _whole(folder: Path, name: str) -> Iterator[Path]:
+def _intact_libraries(folder: Path, name: str) -> Iterator[Path]:
     """The libraries of a name that belong to this user and match their digest; damaged ones are deleted."""
     for library in sorted(folder.glob(f"{name}-*.so")):
         try:
@@ -160,7 +162,7 @@ def _whole(folder: Path, name: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _workplace() -> Iterator[Path]:
+def _work_folder() -> Iterator[Path]:
     """A private temporary folder. Folders left by killed processes are deleted."""
     for left in Path(tempfile.gettempdir()).glob(f"{_WORK}*"):
         with suppress(OSError, SoftadvError):
@@ -191,7 +193,7 @@ def _compile(compiler: str, source: Path, work: Path) -> Path:
     except subprocess.TimeoutExpired:
         raise SoftadvError(f"{compiler} has not compiled {source.name} in {_COMPILE_SECONDS} s") from None
     finally:
-        _end(process)
+        _kill(process)
     if code:
         lines = told.read_text(errors="replace").splitlines()
         reason = next((line for line in lines if "error" in line), f"exit code {code}")
@@ -201,7 +203,7 @@ def _compile(compiler: str, source: Path, work: Path) -> Path:
     return target
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _kill(process: subprocess.Popen[bytes]) -> None:
     """End a compiler and the processes that it has started."""
     with suppress(OSError):  # none is left
         process.kill() if os.name == "nt" else os.killpg(process.pid, signal.SIGKILL)
@@ -209,7 +211,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait(10)
 
 
-def _keep(library: Path, folder: Path, name: str) -> Path:
+def _store(library: Path, folder: Path, name: str) -> Path:
     """Store a library in a folder atomically, and durably: a power cut leaves all of it or nothing."""
     data = library.read_bytes()
     target = folder / f"{name}-{hashlib.sha256(data).hexdigest()}.so"
@@ -234,15 +236,15 @@ def _keep(library: Path, folder: Path, name: str) -> Path:
     return target
 
 
-def _remember(reason: str, folders: list[Path], name: str) -> None:
+def _record_failure(reason: str, folders: list[Path], name: str) -> None:
     """Record a failure in the first folder that can be written."""
     for folder in folders:
-        with suppress(OSError), _ours(folder) as here:
+        with suppress(OSError), _open_trusted(folder) as here:
             (here / f"{name}.failed").write_text(f"{reason}\n")
             return
 
 
-def _refuse_failed(record: Path, folder: Path) -> None:
+def _check_failure(record: Path, folder: Path) -> None:
     """Raise SoftadvError if a failure was recorded within the last hour."""
     if not record.is_file():
         return

@@ -21,7 +21,7 @@ _MOST_ROWS = 32  # rows of a convolution's kernel; kMostRuns of cpp/gradients/pa
 _Shape = tuple[int, int, int]
 
 
-class Layer(ctypes.Structure):
+class CLayer(ctypes.Structure):
     """Layer of cpp/gradients/network.h."""
 
     _fields_ = (
@@ -37,7 +37,7 @@ class Layer(ctypes.Structure):
     )
 
 
-class Network(ctypes.Structure):
+class CNetwork(ctypes.Structure):
     """Network of cpp/gradients/network.h."""
 
     _fields_ = (
@@ -74,12 +74,12 @@ class Chain:
     def __init__(self, x: Tensor, y: Tensor) -> None:
         """No layers yet. x: float32 (N, C, H, W); y: int64 (N,), or float32 (N, classes), on the CPU."""
         self._held: list[Tensor] = []
-        self._layers: list[Layer] = []
-        self._weighted: list[tuple[Layer, nn.Conv2d | nn.Linear]] = []
+        self._layers: list[CLayer] = []
+        self._weighted: list[tuple[CLayer, nn.Conv2d | nn.Linear]] = []
         self._x, self._y = in_memory(x), in_memory(y)
         self._shape: _Shape = (x.shape[1], x.shape[2], x.shape[3])
         self._flat = False
-        self._passed: ctypes.Array[Layer] | None = None
+        self._passed: ctypes.Array[CLayer] | None = None
 
     @classmethod
     def of(cls, model: nn.Module, x: Tensor, y: Tensor) -> Chain | None:
@@ -107,15 +107,15 @@ class Chain:
         fits = y.shape[1] == classes if y.ndim == 2 else int(y.min()) >= 0 and int(y.max()) < classes
         return chain if fits else None
 
-    def weighted(self) -> Iterator[tuple[Layer, nn.Conv2d | nn.Linear]]:
+    def weighted(self) -> Iterator[tuple[CLayer, nn.Conv2d | nn.Linear]]:
         """The layers with weights, first to last, and their modules. Set gradient pointers here, before network()."""
         yield from self._weighted
 
-    def network(self) -> Network:
+    def network(self) -> CNetwork:
         """The structure passed to a kernel. It points to memory that the chain owns, valid until the next call."""
-        layers = (Layer * len(self._layers))(*self._layers)
+        layers = (CLayer * len(self._layers))(*self._layers)
         _, channels, height, width = self._x.shape
-        network = Network(
+        network = CNetwork(
             image=(height, width, channels), layers=len(layers), images=len(self._x), threads=torch.get_num_threads(),
             layer=ctypes.addressof(layers), x=self._x.data_ptr(), parallel=workers(),
         )  # fmt: skip
@@ -158,16 +158,16 @@ class Chain:
         return True
 
     def _normalize(self, mean: Tensor, deviation: Tensor) -> None:
-        layer = Layer(kind=_NORMALIZE, mean=self._pointer(mean), deviation=self._pointer(deviation))
+        layer = CLayer(kind=_NORMALIZE, mean=self._pointer(mean), deviation=self._pointer(deviation))
         self._add(layer, self._shape)
 
-    def _weigh(self, module: nn.Conv2d | nn.Linear, after: _Shape) -> Layer:
+    def _weigh(self, module: nn.Conv2d | nn.Linear, after: _Shape) -> CLayer:
         bias = None if module.bias is None else self._pointer(module.bias)
-        layer = self._add(Layer(kind=_CONV, weight=self._pointer(module.weight), bias=bias), after)
+        layer = self._add(CLayer(kind=_CONV, weight=self._pointer(module.weight), bias=bias), after)
         self._weighted.append((layer, module))
         return layer
 
-    def _add(self, layer: Layer, after: _Shape) -> Layer:
+    def _add(self, layer: CLayer, after: _Shape) -> CLayer:
         (channels, *sides), (channels_after, *sides_after) = self._shape, after
         layer.entered, layer.left = (*sides, channels), (*sides_after, channels_after)
         self._layers.append(layer)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from softadv._ranges import UNIT, Clip
 from softadv.kernels import build as compiled
-from softadv.kernels.chain import Chain, Network, in_memory
+from softadv.kernels.chain import Chain, CNetwork, in_memory
 
 SOURCE = Path(__file__).parent / "cpp" / "gradients" / "attack.cpp"
 
@@ -68,7 +68,7 @@ def climb(
         highest=clip[1],
         point=point.data_ptr(),
     )
-    compiled.call(SOURCE, "climb", attack)
+    compiled.call_kernel(SOURCE, "climb", attack)
     return point
 
 
@@ -76,7 +76,7 @@ class _CAttack(ctypes.Structure):
     """Attack of cpp/gradients/block.h."""
 
     _fields_ = (
-        ("network", Network),
+        ("network", CNetwork),
         *((name, ctypes.c_int32) for name in ("steps", "further")),
         *((name, ctypes.c_float) for name in ("eps", "alpha", "lowest", "highest")),
         ("point", ctypes.c_void_p),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.kernels import build as compiled
-from softadv.kernels.chain import Chain, Network
+from softadv.kernels.chain import Chain, CNetwork
 
 SOURCE = Path(__file__).parent / "cpp" / "gradients" / "update.cpp"
 
@@ -72,7 +72,7 @@ def _differentiated(model: nn.Module, x: Tensor, y: Tensor, *, weight: float | N
     loss = torch.empty((), dtype=torch.float32, device="cpu")
     pairs = weight is not None
     update = _CUpdate(network=chain.network(), loss=loss.data_ptr(), pairs=pairs, weight=weight or 0.0)
-    compiled.call(SOURCE, "differentiate", update)
+    compiled.call_kernel(SOURCE, "differentiate", update)
     for parameter in model.parameters():
         parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
     return loss
@@ -92,7 +92,7 @@ class _CUpdate(ctypes.Structure):
     """Update of cpp/gradients/update.cpp."""
 
     _fields_ = (
-        ("network", Network),
+        ("network", CNetwork),
         ("loss", ctypes.c_void_p),
         ("pairs", ctypes.c_int32),
         ("weight", ctypes.c_float),

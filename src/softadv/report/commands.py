@@ -46,7 +46,7 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
-def grid_command(command: str) -> str:
+def portable_grid_command(command: str) -> str:
     """The command that ran the grid, without the paths of the machine that ran it.
 
     An absolute folder for the runs is left out, one for the data becomes DIR, a grid's file only keeps its name.

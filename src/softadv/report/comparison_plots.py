@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from softadv.claims.stats import Estimate
-from softadv.report.comparisons import Comparison
+from softadv.report.comparisons import MethodComparison
 from softadv.report.intervals import interval_plot, shared_scale
 
 _FIGURES = (("Natural accuracy", "natural"), ("Adversarial accuracy", "adversarial"))
@@ -18,17 +18,17 @@ class ComparisonGroup:
 
     title: str
     plots: tuple[str, ...]
-    rows: tuple[Comparison, ...]
+    rows: tuple[MethodComparison, ...]
 
 
-def comparison_groups(compared: Sequence[Comparison], words: Mapping[str, str]) -> list[ComparisonGroup]:
+def comparison_groups(compared: Sequence[MethodComparison], words: Mapping[str, str]) -> list[ComparisonGroup]:
     """The comparisons by setting, drawn on scales that all settings share. words: what the settings are called."""
     drawn = [c for c in compared if c.natural is not None and c.adversarial is not None]
     limits = {
         apart: shared_scale([e for c in drawn if _with_natural(c) == apart for e in (c.natural, c.adversarial) if e])
         for apart in (False, True)
     }
-    settings: dict[str, list[Comparison]] = {}
+    settings: dict[str, list[MethodComparison]] = {}
     for comparison in compared:
         settings.setdefault(comparison.trial.setting, []).append(comparison)
     groups = []
@@ -44,5 +44,5 @@ def comparison_groups(compared: Sequence[Comparison], words: Mapping[str, str]) 
     return groups
 
 
-def _with_natural(comparison: Comparison) -> bool:
+def _with_natural(comparison: MethodComparison) -> bool:
     return "natural" in (comparison.method, comparison.over)

@@ -13,7 +13,7 @@ from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_setting, choices, fraction
 from softadv.report.words import method_label
 
-Accuracy = Literal["natural_accuracy", "adversarial_accuracy"]
+AccuracyKind = Literal["natural_accuracy", "adversarial_accuracy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Family:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class MethodComparison:
     """One method minus another in one setting; an estimate is None where no seed has finished both."""
 
     trial: Trial
@@ -60,7 +60,7 @@ def families(runs: Sequence[Series]) -> list[Family]:
     return found
 
 
-def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
+def comparisons(entries: Sequence[Entry]) -> list[MethodComparison]:
     """Each method against adversarial training, then soft training against each other method; setting by setting.
 
     The settings are those of the paper's sort, without the variations that the sensitivity table has: a variation
@@ -73,7 +73,7 @@ def comparisons(entries: Sequence[Entry]) -> list[Comparison]:
             methods = _methods(runs, run.trial.setting)
             others = [method for method in methods if method not in ("natural", "adversarial", "soft")]
             if run is family.base or others or "soft" not in methods:
-                found += [compare(entries, run, method, over) for method, over in _pairs(methods)]
+                found += [compare_methods(entries, run, method, over) for method, over in _pairs(methods)]
     return found
 
 
@@ -84,14 +84,14 @@ def _pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
     return pairs + [("soft", method) for method in rest if first]
 
 
-def compare(
+def compare_methods(
     entries: Sequence[Entry],
     run: Series,
     method: str = "soft",
     over: str = "adversarial",
     *,
     base: Series | None = None,
-) -> Comparison:
+) -> MethodComparison:
     """One method minus another, over the finished trials of a setting.
 
     run: any of the setting. base: of the setting whose trials of the other method stand in where this one has none.
@@ -104,7 +104,7 @@ def compare(
         _difference(runs, figure, run, partner, method=method, over=over)
         for figure in ("natural_accuracy", "adversarial_accuracy")
     )
-    return Comparison(
+    return MethodComparison(
         trial=run.trial,
         place=place(run),
         method=method,
@@ -126,7 +126,7 @@ def _methods(runs: Sequence[Series], setting: str) -> list[str]:
 
 
 def _difference(
-    runs: Sequence[Series], figure: Accuracy, run: Series, partner: Series, *, method: str, over: str
+    runs: Sequence[Series], figure: AccuracyKind, run: Series, partner: Series, *, method: str, over: str
 ) -> Estimate | None:
     """The figure of one method minus that of another, in points, over the seeds that have both."""
     one = _by_seed(runs, figure, run.trial.setting, method)
@@ -139,7 +139,7 @@ def _difference(
     return estimate(values, label=label, unit="points")
 
 
-def _by_seed(runs: Sequence[Series], figure: Accuracy, setting: str, method: str) -> dict[int, float]:
+def _by_seed(runs: Sequence[Series], figure: AccuracyKind, setting: str, method: str) -> dict[int, float]:
     return {
         run.trial.seed: float(getattr(run.result, figure))
         for run in runs

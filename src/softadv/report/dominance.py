@@ -13,7 +13,7 @@ RULE = (
     "Dominated: another method's mean is at least as high in both accuracies over the seeds that both have, and one of "
     "the two differences has a 95% interval above zero."
 )
-Pair = tuple[float, float]  # natural and robust accuracy of one run, in %
+AccuracyPair = tuple[float, float]  # natural and robust accuracy of one run, in %
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class Plane:
     """The finished runs of one setting, by method and seed, on the plane of natural against robust accuracy."""
 
     under: str  # what the robust accuracy is under: "AutoAttack", where every run has it, else the training's attack
-    points: Mapping[str, Mapping[int, Pair]]
+    points: Mapping[str, Mapping[int, AccuracyPair]]
 
     def dominated(self) -> dict[str, list[str]]:
         """The methods that are dominated, each with those that dominate it."""
@@ -56,7 +56,7 @@ def plane(runs: Sequence[Series]) -> Plane | None:
         return None
     autoattacked = all(result.autoattack for _, result in finished)
     pgd = all(run.trial.attack == "pgd" for run, _ in finished)
-    points: dict[str, dict[int, Pair]] = {
+    points: dict[str, dict[int, AccuracyPair]] = {
         method: {} for method in by_method([run for run, _ in finished])
     }  # fmt: skip
     for run, result in finished:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from softadv._decimals import decimal
 from softadv.claims.stats import Estimate
 from softadv.experiments.spec_text import DOMAIN_TITLES
-from softadv.report.figures.svg import LETTER, Panel, Scale, around, hit, plain, shortened, tag, text
+from softadv.report.figures.svg import LETTER, AxisScale, Panel, around, hit, shortened, tag, text, tick_text
 from softadv.report.words import in_words
 
 _ROW = 30.0  # pixels of an estimate: its name and its mean, and the interval below
@@ -77,7 +77,7 @@ def _heading(panel: Panel, quantity: str, y: float) -> Callable[[], None]:
     return lambda: panel.add(text(shortened(_capital(quantity), panel.width - 2), 0, y + 12, class_="soft small"))
 
 
-def _row(panel: Panel, found: Estimate, x: Scale, y: float, *, name: str) -> Callable[[], None]:
+def _row(panel: Panel, found: Estimate, x: AxisScale, y: float, *, name: str) -> Callable[[], None]:
     def draw() -> None:
         line = y + _ROW - 9
         if x.low <= 0 <= x.high:
@@ -102,13 +102,13 @@ def _row(panel: Panel, found: Estimate, x: Scale, y: float, *, name: str) -> Cal
     return draw
 
 
-def _axis(panel: Panel, x: Scale, y: float, unit: str) -> None:
+def _axis(panel: Panel, x: AxisScale, y: float, unit: str) -> None:
     panel.add(tag("line", x1=0, x2=panel.width, y1=y, y2=y, class_="axis"))
     ticks = x.ticks(5)
     named = 0.0 if 0.0 in ticks else ticks[len(ticks) // 2]  # the tick that says the unit
     for value in ticks:
         panel.add(tag("line", x1=x(value), x2=x(value), y1=y, y2=y + 4, class_="axis"))
-        said = ("+" if unit == "points" and value > 0 else "") + plain(value) + ("%" if unit == "%" else "")
+        said = ("+" if unit == "points" and value > 0 else "") + tick_text(value) + ("%" if unit == "%" else "")
         said += f" {unit}" if value == named and unit != "%" else ""
         half = LETTER * len(said) / 2
         at = min(max(x(value), half), panel.width - half)

@@ -88,7 +88,7 @@ def write_report(
         answer=answer(compared, question=question),
         claims=claim_groups(verdicts, words),
         comparisons=comparison_groups(compared, words),
-        command=rerun.grid_command(command),
+        command=rerun.portable_grid_command(command),
         entries=entries,
         states={state: sum(e.state == state for e in entries) for state in get_args(State)},
         troubled=[(entry, rerun.without_paths(entry.note)) for entry in entries if entry.note],

@@ -11,7 +11,7 @@ from softadv.claims.stats import Answer, Estimate
 from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import ASSUMPTIONS, setting_title, spec_value
-from softadv.report.comparisons import Comparison, compare, families
+from softadv.report.comparisons import MethodComparison, compare_methods, families
 from softadv.report.intervals import in_range, interval_plot, shared_scale
 
 JudgedClaim = tuple[Claim, Gain | Comparable]
@@ -75,7 +75,7 @@ def sensitivities(
         members = [run for run in (family.base, *family.variations) if run.trial.setting in soft]
         if family.base in members and len(members) > 1:
             base = family.base.trial
-            compared = [compare(entries, run, base=family.base) for run in members]
+            compared = [compare_methods(entries, run, base=family.base) for run in members]
             asked = [_asked(expected, base, figure) for figure in ("natural_accuracy", "adversarial_accuracy")]
             rows = _rows(compared, base, asked)
             found.append(
@@ -116,7 +116,9 @@ def _in_words(asked: JudgedClaim | None) -> str:
     return f"as in claim {claim.id}, each setting by itself: {in_range(rule.claimed, unit='points')} points"
 
 
-def _rows(compared: Sequence[Comparison], base: Trial, asked: Sequence[JudgedClaim | None]) -> tuple[Variation, ...]:
+def _rows(
+    compared: Sequence[MethodComparison], base: Trial, asked: Sequence[JudgedClaim | None]
+) -> tuple[Variation, ...]:
     natural = _judged([comparison.natural for comparison in compared], asked[0])
     adversarial = _judged([comparison.adversarial for comparison in compared], asked[1])
     return tuple(

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 from softadv._decimals import decimal
 from softadv.claims.stats import Estimate
-from softadv.report.comparisons import Comparison
+from softadv.report.comparisons import MethodComparison
 from softadv.report.intervals import signed
 
 QUESTION = "Does soft adversarial training retain natural accuracy?"
 WITHOUT_SOFT = "How do the methods compare?"
 _NAMED = 3  # so many comparisons are written out
 
-Compared = tuple[Comparison, Estimate, Estimate]
+Compared = tuple[MethodComparison, Estimate, Estimate]
 
 
-def answer(comparisons: Sequence[Comparison], *, question: str = QUESTION) -> str:
+def answer(comparisons: Sequence[MethodComparison], *, question: str = QUESTION) -> str:
     """A sentence from the differences between soft and adversarial training: a word, and the figures it rests on.
 
     A difference counts as shown where its 95% interval does not contain zero. Where these two were not both run, the
@@ -52,7 +52,7 @@ def _others(compared: Sequence[Compared]) -> str:
     return f"Compared seed by seed, {_after([found[0] for found in compared])}{'; '.join(parts)}."
 
 
-def _one(comparison: Comparison, natural: Estimate, adversarial: Estimate) -> str:
+def _one(comparison: MethodComparison, natural: Estimate, adversarial: Estimate) -> str:
     word = {1: "Yes", -1: "No", 0: "Not shown", None: "One seed cannot tell"}[_sign(natural)]
     seeds = "1 seed" if natural.seeds == 1 else f"95% interval {_ends(natural)}, {natural.seeds} seeds"
     price = "" if natural.seeds == 1 else f" ({_ends(adversarial)})"
@@ -95,7 +95,7 @@ def _several(compared: Sequence[Compared]) -> str:
     return f"{said}; its adversarial accuracy differs by {price} points."
 
 
-def _places(found: Sequence[tuple[Comparison, Estimate]], *, unit: str) -> str:
+def _places(found: Sequence[tuple[MethodComparison, Estimate]], *, unit: str) -> str:
     """Settings with their differences, each data set named once: "CIFAR-10 at ε 4/255 (+1.16) and 8/255 (+0.84)"."""
     by_dataset: dict[str, list[str]] = {}
     for comparison, natural in found:
@@ -106,7 +106,7 @@ def _places(found: Sequence[tuple[Comparison, Estimate]], *, unit: str) -> str:
     return _listed([f"{dataset}{_listed(radii)}" for dataset, radii in by_dataset.items()])
 
 
-def _after(comparisons: Sequence[Comparison]) -> str:
+def _after(comparisons: Sequence[MethodComparison]) -> str:
     """How long was trained, if everywhere alike: a short run is not to be taken for the paper's."""
     epochs = {comparison.trial.epochs for comparison in comparisons}
     count = epochs.pop()

@@ -9,7 +9,7 @@ import jinja2
 
 from softadv._io import make_folder, write_all, write_json
 from softadv.claims.stats import Estimate
-from softadv.experiments.report_files import delete_page, files_list, refuse_foreign
+from softadv.experiments.report_files import delete_page, files_list, refuse_foreign_page
 from softadv.report.figures.colors import stylesheet, variables
 from softadv.report.intervals import amount_text, ends_text, signed
 
@@ -36,7 +36,7 @@ def write_page(folder: Path, name: str, page: str, files: Mapping[str, bytes]) -
     of these names that is not softadv's.
     """
     make_folder(folder)
-    refuse_foreign(folder, name, files.keys())
+    refuse_foreign_page(folder, name, files.keys())
     delete_page(folder, name, but={name, *files})
     # First, so that a page that is cut off is known, too.
     write_json(folder / files_list(name), {"files": sorted({name, *files})})

@@ -15,7 +15,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Step:
+class Batch:
     """The batch of one step.
 
 
@@ -27,15 +27,15 @@ class Step:
     attacked: Tensor
 
 
-def plan_epoch(config: TrainConfig, epoch: int, attacked: Tensor, device: torch.device) -> list[Step]:
+def plan_epoch(config: TrainConfig, epoch: int, attacked: Tensor, device: torch.device) -> list[Batch]:
     """An epoch's steps: planned on the CPU, then copied to the device at once. attacked: bool (N,)."""
     attacked = attacked.cpu()
     batches = _batches(config, attacked, generator=config.generator(epoch, "order", _CPU))
     places = [attacked[images].nonzero()[:, 0] for images in batches]
-    return [Step(*of_step) for of_step in zip(_sent(batches, device), _sent(places, device), strict=True)]
+    return [Batch(*of_step) for of_step in zip(_sent(batches, device), _sent(places, device), strict=True)]
 
 
-def attacked_in(steps: Sequence[Step]) -> int:
+def attacked_in(steps: Sequence[Batch]) -> int:
     """How many images the steps attack; reads nothing from the device."""
     return sum(len(step.attacked) for step in steps)
 

@@ -13,12 +13,12 @@ from softadv.training.config import TrainConfig
 from softadv.training.evaluation import attack_images, predictions
 from softadv.training.partition import Partition, partition
 from softadv.training.state import TrainState
-from softadv.training.timing import Seconds
+from softadv.training.timing import EpochSeconds
 
 _CPU = torch.device("cpu")
 
 
-class EpochStart:
+class EpochContext:
     """The start of an epoch, as methods.base.EpochStart describes it."""
 
     def __init__(
@@ -29,7 +29,7 @@ class EpochStart:
         *,
         config: TrainConfig,
         number: int,
-        seconds: Seconds,
+        seconds: EpochSeconds,
         on_progress: Callable[[str, int], None],
     ) -> None:
         """x: float (N, C, H, W), the training images as the epoch sees them; y: int64 (N,). number: from 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from softadv._modes import in_eval_mode
 from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius
 from softadv.attacks import Attack, load_attack, title_of
-from softadv.certify.certifiers import CertifierSession, Engine, chosen_certifier
+from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 from softadv.certify.certifiers import certify as certify_images
 from softadv.certify.domains import Domain
 from softadv.data import Dataset, check_images, check_labels, check_pixels
 from softadv.errors import SoftadvError
 from softadv.models import first_scores
 from softadv.training.evaluation import attack_images, predictions
+from softadv.training.loop import Progress
 
-Images = Dataset | tuple[Tensor, Tensor]
-Progress = Callable[[str, int], None]
+EvaluationData = Dataset | tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Evaluation:
 
 def evaluate(
     model: nn.Module,
-    data: Images,
+    data: EvaluationData,
     *,
     eps: float,
     attacks: Sequence[str | Attack] = ("pgd",),
@@ -109,7 +109,7 @@ def evaluate(
         adversarial[title] = _accuracy(model, attacked, y)
     certified, certifier = None, ""
     if count:
-        with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
+        with CertifierSession(certifier_for(engine, domain=domain)) as session:
             found, provenance = session.certify(
                 model, x[:count], y[:count], eps=eps, domain=domain, margins=False,
                 on_progress=partial(told, "certifying"),

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv.certify.certifiers import CertifierSession, Engine, chosen_certifier
+from softadv.attacks.base import check_examples
+from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 from softadv.certify.domains import Domain
 from softadv.certify.records import Certified
 from softadv.data import check_finite
@@ -67,11 +68,13 @@ def attack_images(
     """Attack images batch by batch. Returns images of the shape of x.
 
     on_progress: called after each batch with the number of images done so far.
+    Raises SoftadvError where the attack returns anything but images of their shape, type and device.
     """
     found = []
     done = 0
     for images, labels in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
-        found.append(attack(model, images, labels, generator=generator))
+        examples = attack(model, images, labels, generator=generator)
+        found.append(check_examples(examples, images, attack=getattr(attack, "func", attack)))
         done += len(images)
         if on_progress is not None:
             on_progress(done)
@@ -94,7 +97,7 @@ def certified_accuracy(
     """How many images are classified correctly on their whole box, and the seconds it took to prove."""
     _scores(model, x)  # raises for NaN scores, which would otherwise count as merely unverified
     started = time.perf_counter()
-    with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
+    with CertifierSession(certifier_for(engine, domain=domain)) as session:
         certificates, provenance = session.certify(
             model, x, y, eps=eps, domain=domain, margins=False, effort="exact", on_progress=on_progress
         )

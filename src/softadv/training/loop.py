@@ -13,19 +13,20 @@ from torch import Tensor, nn
 
 from softadv._modes import eval_mode, in_eval_mode, training_mode
 from softadv.attacks import PGD, Attack
+from softadv.attacks.base import check_examples
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.kernels import weight_gradients
 from softadv.kernels.cuda_graphs import bucket
 from softadv.training.batches import attacked_in, augmented, plan_epoch
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
-from softadv.training.epoch_start import EpochStart
+from softadv.training.epoch_start import EpochContext
 from softadv.training.known_broken import Examples
 from softadv.training.methods import Loss
 from softadv.training.precision import rounding_to_tf32
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState
-from softadv.training.timing import Seconds
+from softadv.training.timing import EpochSeconds
 
 _CPU = torch.device("cpu")
 
@@ -39,7 +40,7 @@ class TrainedEpoch:
 
     loss: float
     attacked: int
-    seconds: Seconds
+    seconds: EpochSeconds
 
 
 def train_epoch(
@@ -57,7 +58,7 @@ def train_epoch(
     Raises DivergedError where a loss or a weight is NaN or infinite; the state is then unusable. Raises SoftadvError
     where the method returns no valid mask.
     """
-    seconds = Seconds(x.device)
+    seconds = EpochSeconds(x.device)
     x = augmented(config, epoch, x)
     attacked = images_to_attack(state, x, y, config=config, epoch=epoch, seconds=seconds, on_progress=on_progress)
     examples = _examples(state, x, config=config)
@@ -120,13 +121,13 @@ def images_to_attack(
     *,
     config: TrainConfig,
     epoch: int,
-    seconds: Seconds,
+    seconds: EpochSeconds,
     on_progress: Progress,
 ) -> Tensor:
     """The images that an epoch attacks, bool (N,): none in natural epochs, else those that the method selects."""
     if epoch <= config.natural_epochs:
         return torch.zeros_like(y, dtype=torch.bool)
-    start = EpochStart(state, x, y, config=config, number=epoch, seconds=seconds, on_progress=on_progress)
+    start = EpochContext(state, x, y, config=config, number=epoch, seconds=seconds, on_progress=on_progress)
     with eval_mode(state.model):
         attacked = config.method.attacked(start)
     if not isinstance(attacked, Tensor) or attacked.dtype != torch.bool or attacked.shape != y.shape:
@@ -156,7 +157,12 @@ def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: 
     On a GPU it runs as a CUDA graph where possible. Returns a function (model, x, y, *, generator) -> images.
     """
     if type(attack) is not PGD:
-        return in_eval_mode(partial(attack, eps=eps))
+
+        @in_eval_mode
+        def checked(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+            return check_examples(attack(model, x, y, eps=eps, generator=generator), x, attack=attack)
+
+        return checked
     climb = partial(attack.climb, state.model, eps=eps)
 
     def replay(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from softadv._ranges import UNIT, Clip
 from softadv.certify import Domain
-from softadv.certify.certifiers import CertifierSession, Engine, chosen_certifier
+from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def partition(
     Misclassified images are not certified, since they cannot be verified. The model is used in eval mode and left in
     the mode it was in. Raises what certify raises.
     """
-    with CertifierSession(chosen_certifier(engine, domain=domain)) as session:
+    with CertifierSession(certifier_for(engine, domain=domain)) as session:
         certificates, provenance = session.certify(
             model,
             x,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from softadv.attacks import PGD
 from softadv.errors import DivergedError, NotFiniteError
 from softadv.kernels.cuda_graphs import Replays, bucket
-from softadv.training.batches import Step, attacked_in, plan_epoch
+from softadv.training.batches import Batch, attacked_in, plan_epoch
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import divergence
 from softadv.training.loop import (
@@ -32,7 +32,7 @@ from softadv.training.methods import Adversarial, Natural
 from softadv.training.precision import rounding_to_tf32
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState, new_optimizer
-from softadv.training.timing import Seconds
+from softadv.training.timing import EpochSeconds
 
 
 class Stack(nn.Module):
@@ -117,7 +117,7 @@ class Team:
         Raises MembersDivergedError where a member's loss or weights are NaN or infinite; then no member is changed.
         """
         states, configs = self._states, self._configs
-        alone = [Seconds(x.device) for _ in states]
+        alone = [EpochSeconds(x.device) for _ in states]
         attacked = []
         for place, (state, config, seconds, told) in enumerate(zip(states, configs, alone, on_progress, strict=True)):
             try:
@@ -131,7 +131,7 @@ class Team:
         attack, eps = configs[0].train_attack, configs[0].radius(epoch)
         assert type(attack) is PGD
         set_learning_rate(self._optimizer, learning_rate(configs[0], epoch))
-        together = Seconds(x.device)
+        together = EpochSeconds(x.device)
         totals = torch.zeros(len(states), device=x.device)
         losses: list[Tensor] = []
         done = 0
@@ -163,7 +163,7 @@ class Team:
         attack: PGD,
         inputs: Tensor,
         labels: Tensor,
-        steps: Sequence[Step],
+        steps: Sequence[Batch],
         *,
         starts: Sequence[torch.Generator],
         eps: float,
@@ -237,8 +237,8 @@ class Team:
         return zip(self._stack.buffers(), theirs, strict=True)
 
 
-def _share(alone: Seconds, together: Seconds, *, of: int) -> Seconds:
-    return Seconds(
+def _share(alone: EpochSeconds, together: EpochSeconds, *, of: int) -> EpochSeconds:
+    return EpochSeconds(
         alone.device,
         attack=together.attack / of,
         certification=alone.certification,

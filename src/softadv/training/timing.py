@@ -11,7 +11,7 @@ import torch
 
 
 @dataclass
-class Seconds:
+class EpochSeconds:
     """An epoch's seconds by activity; complete after settle()."""
 
     device: torch.device

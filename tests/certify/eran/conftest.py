@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softadv.certify.eran import asking
+from softadv.certify.eran import client
 from softadv.certify.eran.process import Worker
 from tests.certify.eran.stand_in import FIRST, STEP
 from tests.networks import seeded
@@ -74,7 +74,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
             super().__init__(command)
             using.started.append(self.pid)
 
-    monkeypatch.setattr(asking, "Worker", Recorded)
+    monkeypatch.setattr(client, "Worker", Recorded)
     yield using
     assert not alive(using.started)
 

@@ -53,4 +53,4 @@ def test_seconds_that_are_no_time_are_nonsense(seconds: float) -> None:
 def test_a_worker_killed_by_any_signal_has_died(number: int, name: str) -> None:
     ends = f"import os; os.kill(os.getpid(), {number})"
     with Worker([sys.executable, "-c", ends]) as worker, pytest.raises(WorkerDied, match=f"it was killed by {name}"):
-        worker.hear(seconds=60)
+        worker.receive(seconds=60)

@@ -16,7 +16,7 @@ from softadv.experiments.spec import METHODS, Trial
 from softadv.experiments.spec_text import Series, by_setting, fraction, setting_title
 from softadv.report.dominance import plane
 from softadv.report.figures import accuracy, examples, trade_off, verified
-from softadv.report.figures.svg import Panel, Scale, apart
+from softadv.report.figures.svg import AxisScale, Panel, apart
 from tests.report.test_page import make_epoch, make_trial
 
 
@@ -156,7 +156,7 @@ def test_places_are_moved_apart_and_stay_within() -> None:
     ],
 )
 def test_ticks_are_round_numbers(low: float, high: float, ticks: list[float]) -> None:
-    assert Scale(low, high, 0, 100).ticks() == ticks
+    assert AxisScale(low, high, 0, 100).ticks() == ticks
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

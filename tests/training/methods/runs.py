@@ -17,7 +17,7 @@ from softadv.training.config import TrainConfig
 from softadv.training.loop import TrainedEpoch, images_to_attack, train_epoch
 from softadv.training.methods import Adversarial, Method
 from softadv.training.state import TrainState, new_state
-from softadv.training.timing import Seconds
+from softadv.training.timing import EpochSeconds
 
 CPU = torch.device("cpu")
 STEPS = 3
@@ -70,4 +70,4 @@ def whom(
     """Which images a method attacks in an epoch, bool (N,)."""
     config = replace(CONFIG, method=method, **settings)
     state = state or new_state(model, config)
-    return images_to_attack(state, *images, config=config, epoch=epoch, seconds=Seconds(CPU), on_progress=quiet)
+    return images_to_attack(state, *images, config=config, epoch=epoch, seconds=EpochSeconds(CPU), on_progress=quiet)

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from softadv._modes import in_eval_mode
 from softadv._ranges import UNIT, Clip, check_clip, check_radius
 from softadv.certify import ROUNDINGS, Certificates, Rounding
-from softadv.certify.eran.asking import Asker, Request
+from softadv.certify.eran.client import EngineClient, Request
 from softadv.certify.eran.files import EngineModel, write_boxes, write_model
-from softadv.certify.eran.protocol import ENGINES, Answer, EngineName, Offer
+from softadv.certify.eran.protocol import ENGINES, EngineAnswer, EngineName, Offer
 from softadv.data import check_images, check_labels, check_pixels
 from softadv.errors import SoftadvError
 
@@ -77,13 +77,13 @@ def available(*, seconds_to_start: float = 300.0) -> dict[EngineName, Offer | st
     """Each engine's offer, or one line that says why it is missing. Raises SoftadvError where there is no ERAN."""
     found: dict[EngineName, Offer | str] = {}
     for engine in ENGINES:
-        asker = Asker(engine, seconds_per_image=1.0, seconds_to_start=seconds_to_start)
+        client = EngineClient(engine, seconds_per_image=1.0, seconds_to_start=seconds_to_start)
         try:
-            found[engine] = asker.offer()
+            found[engine] = client.offer()
         except SoftadvError as error:
             found[engine] = str(error)
         finally:
-            asker.stop()
+            client.stop()
     return found
 
 
@@ -101,7 +101,7 @@ class Bridge:
         if not (seconds_per_image > 0 and seconds_to_start > 0):
             raise SoftadvError(f"engine: time limits must be positive, got {seconds_per_image}, {seconds_to_start}")
         self._engine = engine
-        self._asker = Asker(engine, seconds_per_image=seconds_per_image, seconds_to_start=seconds_to_start)
+        self._client = EngineClient(engine, seconds_per_image=seconds_per_image, seconds_to_start=seconds_to_start)
         self._temporary = tempfile.TemporaryDirectory(prefix="softadv-")
         self._folder = Path(self._temporary.name)
         self._trusted: Path | None = None  # the model that the engine has shown to read as PyTorch does
@@ -116,12 +116,12 @@ class Bridge:
 
     def close(self) -> None:
         """Stop the worker, and delete its input files."""
-        self._asker.stop()
+        self._client.stop()
         self._temporary.cleanup()
 
     def offer(self) -> Offer:
         """What the engine says of itself. Raises SoftadvError where it is not there."""
-        return self._asker.offer()
+        return self._client.offer()
 
     def certify(
         self,
@@ -164,7 +164,7 @@ class Bridge:
         # NaN scores rank no class.
         correct = (outputs.argmax(1) == labels) & outputs.isfinite().all(1)
         limit = _MEMORY_LIMIT if memory_limit is None else memory_limit
-        question = _Question(self._asker, self._folder, network, clip, rounding == "sound", limit)
+        question = _Settings(self._client, self._folder, network, clip, rounding == "sound", limit)
         asked = correct.nonzero().flatten()
         if network.path != self._trusted:
             question.check_reading(x, labels, outputs, asked)
@@ -185,7 +185,7 @@ class Bridge:
                 trouble = answer.error if answer.verdict == "failed" else trouble
                 if on_progress is not None:
                     on_progress(len(x) - len(asked) + verdicts.total())
-        offer = self._asker.offer()
+        offer = self._client.offer()
         report = EngineReport(
             engine=self._engine,
             version=offer.version,
@@ -200,17 +200,17 @@ class Bridge:
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Settings:
     """The settings that all batches of images share."""
 
-    asker: Asker
+    client: EngineClient
     folder: Path
     network: EngineModel
     clip: Clip
     sound: bool
     memory_limit: int
 
-    def answers(self, x: Tensor, labels: Tensor, *, eps: float) -> Iterator[Answer]:
+    def answers(self, x: Tensor, labels: Tensor, *, eps: float) -> Iterator[EngineAnswer]:
         """One answer for each image, in any order."""
         write_boxes(self.folder, *self.network.boxes(x, eps=eps, clip=self.clip), labels)
         request = Request(
@@ -220,7 +220,7 @@ class _Question:
             sound=self.sound,
             memory_limit=self.memory_limit,
         )
-        return self.asker.answers(request)
+        return self.client.answers(request)
 
     def check_reading(self, x: Tensor, labels: Tensor, outputs: Tensor, asked: Tensor) -> None:
         """Raise SoftadvError where the engine proves another class for an image than the model's own.
@@ -240,7 +240,7 @@ class _Question:
             for answer in self.answers(x[[image] * len(others)], others, eps=0.0):
                 if answer.verdict == "verified":
                     raise SoftadvError(
-                        f"{self.asker.engine}: reads another network than this model, which classifies image "
+                        f"{self.client.engine}: reads another network than this model, which classifies image "
                         f"{image} as {int(labels[image])}, and it proves {int(others[answer.index])}"
                     )
 

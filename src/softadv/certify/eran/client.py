@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from softadv.certify.eran.proc import resident_bytes
 from softadv.certify.eran.process import Worker, WorkerDied, WorkerLate, worker_command
-from softadv.certify.eran.protocol import Answer, EngineName, Offer, read_answer, read_hello, read_ready
+from softadv.certify.eran.protocol import EngineAnswer, EngineName, Offer, read_answer, read_hello, read_ready
 from softadv.errors import SoftadvError
 
 # After so many failures in succession the engine is to blame, not the images.
@@ -46,7 +46,7 @@ class Request:
     memory_limit: int
 
 
-class Asker:
+class EngineClient:
     """One engine's worker, started on demand and restarted when needed. The caller must call stop()."""
 
     def __init__(self, engine: EngineName, *, seconds_per_image: float, seconds_to_start: float) -> None:
@@ -68,18 +68,18 @@ class Asker:
         """What the engine says of itself. Raises SoftadvError where it is not there."""
         if self._offer is None:
             try:
-                self._twice(self._start)
+                self._retried(self._start)
             except SoftadvError as error:
-                raise self._named(error) from error
+                raise self._stopped_with(error) from error
         assert self._offer is not None
         return self._offer
 
-    def answers(self, request: Request) -> Iterator[Answer]:
+    def answers(self, request: Request) -> Iterator[EngineAnswer]:
         """One answer for each image, in any order. Raises SoftadvError, as described above."""
         try:
             yield from self._answers(request)
         except SoftadvError as error:
-            raise self._named(error) from error
+            raise self._stopped_with(error) from error
 
     def stop(self) -> None:
         """End the worker, if there is one."""
@@ -87,41 +87,43 @@ class Asker:
             self._worker.kill()
             self._worker = None
 
-    def _answers(self, request: Request) -> Iterator[Answer]:
+    def _answers(self, request: Request) -> Iterator[EngineAnswer]:
         waiting = dict.fromkeys(request.images)  # in order, and quick to take one out
         retried: set[int] = set()
         while waiting:
             try:
-                worker = self._twice(lambda: self._open(request, list(waiting)))
+                worker = self._retried(lambda: self._open(request, list(waiting)))
                 while waiting:
-                    line = worker.hear(seconds=self._seconds_per_image)
+                    line = worker.receive(seconds=self._seconds_per_image)
                     answer = read_answer(line, request=self._requests, among=waiting.keys())
                     del waiting[answer.index]
                     self._answering = bool(waiting)
-                    yield self._counted(answer)
-                    if self._outgrown():
+                    yield self._count_failures(answer)
+                    if self._too_large():
                         break
             except WorkerLate:
                 self.stop()
                 first = next(iter(waiting))
                 del waiting[first]
-                yield self._counted(Answer(first, "timeout", self._seconds_per_image, math.nan, None))
+                yield self._count_failures(EngineAnswer(first, "timeout", self._seconds_per_image, math.nan, None))
             except WorkerDied as death:
                 self.stop()
                 first = next(iter(waiting))
                 if first in retried:
                     del waiting[first]
-                    yield self._counted(Answer(first, "failed", 0.0, math.nan, f"the worker died twice: {death}"))
+                    yield self._count_failures(
+                        EngineAnswer(first, "failed", 0.0, math.nan, f"the worker died twice: {death}")
+                    )
                 retried.add(first)
 
     def _open(self, request: Request, images: Sequence[int]) -> Worker:
         """A worker that has read the files and is about to answer."""
         # An earlier request may still be open, if its caller stopped reading answers.
-        if self._answering or self._outgrown():
+        if self._answering or self._too_large():
             self.stop()
         worker = self._start()
         self._requests += 1
-        worker.tell(
+        worker.send(
             {
                 "request": self._requests,
                 "engine": self.engine,
@@ -132,7 +134,7 @@ class Asker:
             }
         )
         self._answering = True
-        read_ready(worker.hear(seconds=self._seconds_to_start), request=self._requests)
+        read_ready(worker.receive(seconds=self._seconds_to_start), request=self._requests)
         self._most_bytes = max(request.memory_limit, _LEAST_GROWTH * (resident_bytes(worker.pid) or 0))
         return worker
 
@@ -141,7 +143,7 @@ class Asker:
         if self._worker is None:
             self._worker = Worker(self._command)
             self._answering = False
-            hello = read_hello(self._worker.hear(seconds=self._seconds_to_start))
+            hello = read_hello(self._worker.receive(seconds=self._seconds_to_start))
             offer = hello.offers.get(self.engine)
             if offer is None:
                 reason = hello.missing.get(self.engine, "the worker does not know it")
@@ -151,12 +153,12 @@ class Asker:
             self._offer = offer
         return self._worker
 
-    def _outgrown(self) -> bool:
+    def _too_large(self) -> bool:
         """Whether the worker's memory exceeds its limit."""
         size = None if self._worker is None else resident_bytes(self._worker.pid)
         return size is not None and size > self._most_bytes
 
-    def _twice(self, action: Callable[[], _T]) -> _T:
+    def _retried(self, action: Callable[[], _T]) -> _T:
         """Run an action that needs a worker; if the worker dies, once more with a new one.
 
         Raises SoftadvError where the second worker dies too, or is late.
@@ -173,14 +175,14 @@ class Asker:
                 raise SoftadvError(f"its worker was not ready after {self._seconds_to_start:g} seconds") from None
         raise SoftadvError(f"its worker died twice before it answered anything: {last}") from last
 
-    def _counted(self, answer: Answer) -> Answer:
+    def _count_failures(self, answer: EngineAnswer) -> EngineAnswer:
         self._failures = self._failures + 1 if answer.verdict == "failed" else 0
         if self._failures >= _MOST_FAILURES:
             raise SoftadvError(f"failed on {self._failures} images in succession, the last time with: {answer.error}")
         return answer
 
-    def _named(self, error: SoftadvError) -> SoftadvError:
+    def _stopped_with(self, error: SoftadvError) -> SoftadvError:
         """Stop the worker; returns the error with the engine's name and the worker's last messages."""
-        words = "" if self._worker is None else self._worker.last_words()
+        words = "" if self._worker is None else self._worker.last_messages()
         self.stop()
         return SoftadvError(f"{self.engine}: {error}" + (f"; its worker said {words!r}" if words else ""))

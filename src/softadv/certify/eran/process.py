@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from softadv.certify.eran.proc import OwnTime
-from softadv.certify.eran.protocol import nonsense
+from softadv.certify.eran.protocol import invalid_line
 from softadv.errors import SoftadvError
 
 _VARIABLE = "SOFTADV_ERAN"
@@ -80,7 +80,10 @@ class Worker:
             raise SoftadvError(f"{_VARIABLE}: {command[0]} cannot be started ({error.strerror})") from error
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        self._said, self._heard = b"", b""  # standard output that is not yet returned; the end of standard error
+        self._received, self._stderr_tail = (
+            b"",
+            b"",
+        )  # standard output that is not yet returned; the end of standard error
         self._errors = self._process.stderr
         os.set_blocking(self._errors.fileno(), False)
         self._selector = selectors.DefaultSelector()
@@ -100,32 +103,32 @@ class Worker:
         """The process id, which is also its process group's."""
         return self._process.pid
 
-    def tell(self, message: Mapping[str, Any]) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         """Send a line. Raises WorkerDied where the worker has closed its input."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(f"{json.dumps(message)}\n".encode())
         except BrokenPipeError:
-            raise self._death() from None
+            raise self._died() from None
 
-    def hear(self, *, seconds: float) -> bytes:
+    def receive(self, *, seconds: float) -> bytes:
         """The next line. Raises WorkerDied, and WorkerLate after `seconds` of the worker's own time (proc.OwnTime)."""
         taken = OwnTime(self.pid)
-        while b"\n" not in self._said:
+        while b"\n" not in self._received:
             left = seconds - taken.spent()
             if left <= 0:
                 raise WorkerLate
             for key, _ in self._selector.select(min(left, _SECONDS_BETWEEN_LOOKS)):
                 if key.fileobj is self._errors:
-                    self._listen()
+                    self._read_stderr()
                     continue
-                said = os.read(key.fd, _READ)
-                if not said:  # half a line may be there, but nobody will ever finish it
-                    raise self._death()
-                self._said += said
-            if len(self._said) > _LONGEST_LINE and b"\n" not in self._said:
-                raise nonsense(self._said)
-        line, _, self._said = self._said.partition(b"\n")
+                data = os.read(key.fd, _READ)
+                if not data:  # half a line may be there, but nobody will ever finish it
+                    raise self._died()
+                self._received += data
+            if len(self._received) > _LONGEST_LINE and b"\n" not in self._received:
+                raise invalid_line(self._received)
+        line, _, self._received = self._received.partition(b"\n")
         return line
 
     def kill(self) -> None:
@@ -139,24 +142,24 @@ class Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_SECONDS_TO_BE_GONE)
 
-    def last_words(self) -> str:
+    def last_messages(self) -> str:
         """The last lines of its standard error, as one line; empty where there are none."""
         for _ in range(_MOST_READS):
-            if self._errors.closed or not self._listen():
+            if self._errors.closed or not self._read_stderr():
                 break
-        lines = [" ".join(line.split()) for line in self._heard.decode(errors="replace").splitlines()]
+        lines = [" ".join(line.split()) for line in self._stderr_tail.decode(errors="replace").splitlines()]
         return " / ".join([line for line in lines if line][-_LAST_LINES:])[-_LONGEST_WORDS:]
 
-    def _listen(self) -> bool:
+    def _read_stderr(self) -> bool:
         """Read standard error, a limited number of times; returns whether there was anything."""
-        said = self._errors.read(_READ)
-        if said:
-            self._heard = (self._heard + said)[-_LAST_BYTES:]
-        elif said is not None and self._errors in self._selector.get_map():  # closed, not merely silent
+        data = self._errors.read(_READ)
+        if data:
+            self._stderr_tail = (self._stderr_tail + data)[-_LAST_BYTES:]
+        elif data is not None and self._errors in self._selector.get_map():  # closed, not merely silent
             self._selector.unregister(self._errors)
-        return bool(said)
+        return bool(data)
 
-    def _death(self) -> WorkerDied:
+    def _died(self) -> WorkerDied:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=_SECONDS_TO_END)
         code = self._process.returncode
@@ -166,7 +169,7 @@ class Worker:
             how = f"it was killed by {_signal_name(-code)}"
         else:
             how = f"it ended with exit code {code}"
-        words = self.last_words()
+        words = self.last_messages()
         return WorkerDied(f"{how}, saying {words!r}" if words else how)
 
 

@@ -17,9 +17,9 @@ NO_DEVICE = "NoDevice: "
 EngineName = Literal["gpupoly", "eran-deeppoly", "eran-deepzono"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
-Verdict = Literal["verified", "unverified", "failed"]
+EngineVerdict = Literal["verified", "unverified", "failed"]
 # What is recorded of an image. softadv itself adds "timeout"; a worker never sends it.
-Outcome = Verdict | Literal["timeout"]
+EngineOutcome = EngineVerdict | Literal["timeout"]
 
 _EXCERPT = 200
 
@@ -41,11 +41,11 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Answer:
+class EngineAnswer:
     """The result of one image. index: its row in the request's files; margin: NaN where the engine has none."""
 
     index: int
-    verdict: Outcome
+    verdict: EngineOutcome
     seconds: float
     margin: float
     error: str | None
@@ -60,16 +60,16 @@ def read_hello(line: bytes) -> Hello:
                 f"SOFTADV_ERAN: the worker speaks protocol {said['protocol']}, this softadv speaks {PROTOCOL}; "
                 "take the worker.py that came with it"
             )
-        raise nonsense(line)
+        raise invalid_line(line)
     engines, missing = said.get("engines"), said.get("missing")
     if not isinstance(engines, dict) or not _is_texts(missing):
-        raise nonsense(line)
+        raise invalid_line(line)
     offers = {}
     for name, about in engines.items():
         if not (
             isinstance(about, dict) and isinstance(about.get("version"), str) and _is_texts(about.get("soundness"))
         ):
-            raise nonsense(line)
+            raise invalid_line(line)
         offers[name] = Offer(about["version"], about["soundness"])
     return Hello(offers, cast(dict[str, str], missing))
 
@@ -80,14 +80,14 @@ def read_ready(line: bytes, *, request: int) -> None:
     """
     said = _object(line)
     if said.get("request") != request:
-        raise nonsense(line)
+        raise invalid_line(line)
     if isinstance(said.get("error"), str):
         raise SoftadvError(f"the engine cannot read this model ({said['error']})")
     if said.get("ready") is not True:
-        raise nonsense(line)
+        raise invalid_line(line)
 
 
-def read_answer(line: bytes, *, request: int, among: Collection[int]) -> Answer:
+def read_answer(line: bytes, *, request: int, among: Collection[int]) -> EngineAnswer:
     """The answer for one image, in any order.
 
     among: the rows that are not answered yet. Raises SoftadvError for another row, for an invalid line, and for a
@@ -97,18 +97,18 @@ def read_answer(line: bytes, *, request: int, among: Collection[int]) -> Answer:
     index, verdict, error = said.get("index"), said.get("verdict"), said.get("error")
     seconds = _number(said.get("seconds"))
     margin = _number(said["margin"]) if "margin" in said else math.nan  # one that is there is a number
-    if said.get("request") != request or type(index) is not int or verdict not in get_args(Verdict):
-        raise nonsense(line)
+    if said.get("request") != request or type(index) is not int or verdict not in get_args(EngineVerdict):
+        raise invalid_line(line)
     if seconds is None or seconds < 0 or margin is None or not isinstance(error, str | None):
-        raise nonsense(line)
+        raise invalid_line(line)
     if index not in among:
         raise SoftadvError(f"the worker answered for image {index}, which was not asked about or is answered already")
     if verdict == "verified" and margin <= 0:
         raise SoftadvError(f"the worker says that image {index} is verified, with a margin of {margin:g}")
-    return Answer(index, cast(Verdict, verdict), seconds, margin, error)
+    return EngineAnswer(index, cast(EngineVerdict, verdict), seconds, margin, error)
 
 
-def nonsense(line: bytes) -> SoftadvError:
+def invalid_line(line: bytes) -> SoftadvError:
     """The error for an invalid line."""
     text = line[:_EXCERPT].decode(errors="replace")
     return SoftadvError(f"the worker answered nonsense: {text!r}{'…' if len(line) > _EXCERPT else ''}")
@@ -120,7 +120,7 @@ def _object(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
-        raise nonsense(line)
+        raise invalid_line(line)
     return said
 
 

@@ -13,13 +13,13 @@ from math import inf
 from statistics import fmean
 
 from softadv.certify.records import Certified
-from softadv.claims.decision import Decision, Finding, binary, conclude, for_each, need
+from softadv.claims.decision import Decision, Finding, binary, decision_from, for_each, need
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import estimate, within
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun
 
-Model = dict[str, Certified]  # what each domain verified of one model
+CertifiedByDomain = dict[str, Certified]  # what each domain verified of one model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +35,9 @@ class DomainOrder:
 
     def decide(self, evidence: Evidence) -> Decision:
         seeds = _models(evidence, self.settings, self.domains)
-        return conclude([self._more(seeds, a, b) for a, b in pairwise(self.domains)], claimed="claimed above 0")
+        return decision_from([self._more(seeds, a, b) for a, b in pairwise(self.domains)], claimed="claimed above 0")
 
-    def _more(self, seeds: Sequence[Sequence[Model]], domain: str, other: str) -> Finding:
+    def _more(self, seeds: Sequence[Sequence[CertifiedByDomain]], domain: str, other: str) -> Finding:
         values = _by_seed(seeds, lambda model: 100 * (model[domain].accuracy - model[other].accuracy))
         label = f"{', '.join(self.settings)}: verified test images, {domain} - {other}"
         found = estimate(values, label=label, unit="points", claimed=(0.0, inf))
@@ -75,13 +75,13 @@ class DomainSeconds:
         _refuse_other_programs(seeds)
         found = [self._slower(seeds, a, b) for a, b in pairwise(self.domains)]
         if not self.alike:
-            return conclude(found, claimed=f"taken as above {self.times:.2f}")
+            return decision_from(found, claimed=f"taken as above {self.times:.2f}")
         alike = " and ".join(self.alike)
         note = f"{alike} are computed by the same passes here: their order, and with it the claim, stays open"
-        decided = conclude(found, claimed=f"taken as above {self.times:.2f}", note=note)
+        decided = decision_from(found, claimed=f"taken as above {self.times:.2f}", note=note)
         return replace(decided, outcome="inconclusive") if decided.outcome == "holds" else decided
 
-    def _slower(self, seeds: Sequence[Sequence[Model]], domain: str, other: str) -> Finding:
+    def _slower(self, seeds: Sequence[Sequence[CertifiedByDomain]], domain: str, other: str) -> Finding:
         values = _by_seed(seeds, lambda model: _seconds(model[domain]) / _seconds(model[other]))
         decides = [domain, other] != self.alike
         heading = "seconds an image"
@@ -117,7 +117,7 @@ class DomainTotals:
         return binary(holds, f"verified by the same {len(models)} models: {shown}")
 
 
-def _refuse_other_programs(seeds: Sequence[Sequence[Model]]) -> None:
+def _refuse_other_programs(seeds: Sequence[Sequence[CertifiedByDomain]]) -> None:
     """Raise NotRun unless one program certified all domains of a model: else the seconds compare programs."""
     for model in (model for models in seeds for model in models):
         programs = dict.fromkeys(certified.certifier or "one unnamed" for certified in model.values())
@@ -125,16 +125,16 @@ def _refuse_other_programs(seeds: Sequence[Sequence[Model]]) -> None:
             raise NotRun(f"the domains were certified by different programs, {' and '.join(programs)}")
 
 
-def _by_seed(seeds: Sequence[Sequence[Model]], value: Callable[[Model], float]) -> list[float]:
+def _by_seed(seeds: Sequence[Sequence[CertifiedByDomain]], value: Callable[[CertifiedByDomain], float]) -> list[float]:
     """Rounded, so that equal differences of fractions are equal numbers."""
     return [round(fmean(value(model) for model in models), 9) for models in seeds]
 
 
-def _models(evidence: Evidence, settings: Sequence[str], domains: Sequence[str]) -> list[list[Model]]:
+def _models(evidence: Evidence, settings: Sequence[str], domains: Sequence[str]) -> list[list[CertifiedByDomain]]:
     """For each seed that every method and setting has, what its models' domains verified."""
     runs = [run for found in for_each(settings, evidence.of_any_method) for run in found]
     kinds = {(run.result.trial.setting, run.result.trial.method) for run in runs}
-    seeds: dict[int, list[Model]] = {}
+    seeds: dict[int, list[CertifiedByDomain]] = {}
     for run in runs:
         found = {domain: run.result.certified_by(domain) for domain in domains}
         there = {domain: certified for domain, certified in found.items() if certified is not None}

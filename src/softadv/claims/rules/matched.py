@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from statistics import fmean
 
-from softadv.claims.decision import Decision, Finding, conclude, figure, for_each, known, need
+from softadv.claims.decision import Decision, Finding, decision_from, figure, for_each, known, need
 from softadv.claims.rules.methods import differences
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import estimate, within
@@ -51,7 +51,7 @@ class Matched:
         gap = figure(gaps[nearest], unit="points")
         choice = f"chosen on the validation images: {chosen}, with {gap} points natural accuracy there"
         notes = [choice, evidence.assumptions([self.setting])]
-        return conclude(findings, claimed=f"claimed above {self.above:.2f}", note="; ".join(filter(None, notes)))
+        return decision_from(findings, claimed=f"claimed above {self.above:.2f}", note="; ".join(filter(None, notes)))
 
     def _pairs(self, evidence: Evidence, candidate: str) -> list[tuple[Run, Run]]:
         return evidence.pairs(self.setting, candidate, self.method)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from math import inf
 
-from softadv.claims.decision import Decision, Finding, conclude, for_each, joined, known, need
+from softadv.claims.decision import Decision, Finding, decision_from, for_each, joint_decision, known, need
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import Answer, Estimate, equivalent, estimate, within
 from softadv.errors import SoftadvError
@@ -42,7 +42,7 @@ class Gain:
         found = for_each(self.settings, partial(self._look, evidence))
         above = f"{self.above:.2f}"
         claimed = f"claimed above {above}" if self.below is None else f"taken as {above} to {self.below:.2f}"
-        return conclude(found, claimed=claimed, note=evidence.assumptions(self.settings))
+        return decision_from(found, claimed=claimed, note=evidence.assumptions(self.settings))
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
         values = differences(evidence.pairs(setting, self.method, self.over), self.figure)
@@ -85,7 +85,7 @@ class Comparable:
         # Figure by figure, so that each is named once.
         deciding = [finding for of_figure in zip(*found, strict=True) for finding in of_figure]
         claimed, note = f"taken as within ±{self.margin:.2f}", evidence.assumptions(self.settings)
-        return conclude([*deciding, *self._beside(evidence)], claimed=claimed, note=note, equivalence=True)
+        return decision_from([*deciding, *self._beside(evidence)], claimed=claimed, note=note, equivalence=True)
 
     def _look(self, evidence: Evidence, setting: str) -> list[Finding]:
         return [self._difference(evidence, setting, figure, decides=True) for figure in self.figures]
@@ -129,7 +129,7 @@ class SettingsAlike:
 
     def decide(self, evidence: Evidence) -> Decision:
         decisions = [self._of_figure(evidence, figure, margin) for figure, margin in self.margins.items()]
-        return joined(decisions)
+        return joint_decision(decisions)
 
     def _of_figure(self, evidence: Evidence, figure: str, margin: float) -> Decision:
         laters = {later: earlier for earlier, later in self.pairs}
@@ -142,7 +142,7 @@ class SettingsAlike:
             found = estimate(values, label=f"{name}: {heading}", unit="points", claimed=(-margin, margin))
             return Finding(heading=heading, name=name, estimate=found, answer=equivalent(found, margin=margin))
 
-        return conclude(for_each(list(laters), look), claimed=f"taken as within ±{margin:.2f}", equivalence=True)
+        return decision_from(for_each(list(laters), look), claimed=f"taken as within ±{margin:.2f}", equivalence=True)
 
 
 def differences(pairs: Sequence[tuple[Run, Run]], figure: str) -> list[float]:

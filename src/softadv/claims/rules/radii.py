@@ -9,7 +9,7 @@ from itertools import pairwise
 from math import inf
 from statistics import fmean
 
-from softadv.claims.decision import Decision, Finding, conclude, figure, for_each, joined, need
+from softadv.claims.decision import Decision, Finding, decision_from, figure, for_each, joint_decision, need
 from softadv.claims.rules.methods import Comparable
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import estimate, within
@@ -95,7 +95,7 @@ class VerifiedAtMost:
         found = for_each(self.settings, partial(self._look, evidence))
         note = evidence.assumptions(self.settings)
         said = "taken as at most" if self.share else "claimed"
-        return conclude(found, claimed=f"{said} {100 * self.share:.2f}%", note=note)
+        return decision_from(found, claimed=f"{said} {100 * self.share:.2f}%", note=note)
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
         runs = evidence.of(setting, "soft").values()
@@ -119,7 +119,7 @@ class VerifiedAtLeast:
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
         note = evidence.assumptions(self.settings)
-        return conclude(found, claimed=f"taken as at least {100 * self.share:.2f}%", note=note)
+        return decision_from(found, claimed=f"taken as at least {100 * self.share:.2f}%", note=note)
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
         shares = [100 * run.verified_share for run in evidence.of(setting, "soft").values()]
@@ -140,7 +140,7 @@ class NothingVerified:
         figures = ["natural_accuracy", "adversarial_accuracy"]
         none = VerifiedAtMost(settings=self.settings, share=0.0)
         alike = Comparable(settings=self.settings, figures=figures, margin=self.margin)
-        return joined([none.decide(evidence), alike.decide(evidence)])
+        return joint_decision([none.decide(evidence), alike.decide(evidence)])
 
 
 def _share(values: Sequence[float], setting: str, *, heading: str, claimed: tuple[float, float]) -> Finding:
@@ -185,7 +185,7 @@ def _fall(
                     remark="nothing left to fall" if spent else "",
                 )
             )
-    return conclude(findings, claimed="claimed each below 0", note=evidence.assumptions(settings))
+    return decision_from(findings, claimed="claimed each below 0", note=evidence.assumptions(settings))
 
 
 def _check(settings: Sequence[str], methods: Sequence[str]) -> None:

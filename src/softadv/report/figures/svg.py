@@ -65,7 +65,7 @@ def path(points: Sequence[Point]) -> str:
 
 
 @dataclass(frozen=True)
-class Scale:
+class AxisScale:
     """Values from low to high, drawn from `start` to `end` pixels."""
 
     low: float
@@ -116,7 +116,7 @@ def apart(places: Sequence[float], *, gap: float, low: float, high: float) -> li
     return found
 
 
-def plain(value: float) -> str:
+def tick_text(value: float) -> str:
     """A number on an axis."""
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
@@ -141,27 +141,27 @@ class Panel:
         """Draw on top of what is there."""
         self.parts += parts
 
-    def across(self, low: float, high: float) -> Scale:
+    def across(self, low: float, high: float) -> AxisScale:
         """The scale of the x axis."""
-        return Scale(low, high, self.left, self.width - self.right)
+        return AxisScale(low, high, self.left, self.width - self.right)
 
-    def upward(self, low: float, high: float) -> Scale:
+    def upward(self, low: float, high: float) -> AxisScale:
         """The scale of the y axis."""
-        return Scale(low, high, self.height - self.bottom, self.top)
+        return AxisScale(low, high, self.height - self.bottom, self.top)
 
     def title(self, content: str) -> None:
         """The panel's title, cut where it has no room."""
         self.add(text(shortened(content, self.width - 4), 2, 13, class_="title"))
 
-    def axes(self, x: Scale, y: Scale, *, x_name: str, y_name: str = "", whole: bool = False) -> None:
+    def axes(self, x: AxisScale, y: AxisScale, *, x_name: str, y_name: str = "", whole: bool = False) -> None:
         """Both axes with a grid, and their names: that of y above it."""
         foot = self.height - self.bottom
         for value in y.ticks():
             self.add(tag("line", x1=self.left, x2=self.width - self.right, y1=y(value), y2=y(value), class_="thin"))
-            self.add(text(plain(value), self.left - 6, y(value) + 4, anchor="end", class_="soft small"))
+            self.add(text(tick_text(value), self.left - 6, y(value) + 4, anchor="end", class_="soft small"))
         for value in x.ticks(whole=whole):
             self.add(tag("line", x1=x(value), x2=x(value), y1=foot, y2=foot + 4, class_="axis"))
-            self.add(text(plain(value), x(value), foot + 16, anchor="middle", class_="soft small"))
+            self.add(text(tick_text(value), x(value), foot + 16, anchor="middle", class_="soft small"))
         self.add(tag("line", x1=self.left, x2=self.width - self.right, y1=foot, y2=foot, class_="axis"))
         self.add(text(x_name, self.width - self.right, foot + 31, anchor="end", class_="soft small"))
         if y_name:

@@ -17,7 +17,7 @@ from softadv.report.figures.page_figure import (
     run_cells,
     with_variations,
 )
-from softadv.report.figures.svg import Panel, hit, plain, shortened, tag, text
+from softadv.report.figures.svg import Panel, hit, shortened, tag, text, tick_text
 from softadv.report.words import method_title
 
 _ROW = 42.0  # pixels of a method: its title, and its bar below that
@@ -61,7 +61,7 @@ def _panel(runs: Sequence[Series], *, title: str, longest: float) -> Panel:
     foot = panel.height - panel.bottom
     for value in x.ticks(4):
         panel.add(tag("line", x1=x(value), x2=x(value), y1=panel.top, y2=foot, class_="thin"))
-        panel.add(text(plain(value), x(value), foot + 15, anchor="middle", class_="soft small"))
+        panel.add(text(tick_text(value), x(value), foot + 15, anchor="middle", class_="soft small"))
     panel.add(text("s per epoch", panel.width - 2, foot + 15, anchor="end", class_="soft small"))
     for row, same in enumerate(methods.values()):
         top, seconds = panel.top + _ROW * row, 0.0

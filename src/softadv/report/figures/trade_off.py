@@ -9,7 +9,7 @@ from statistics import fmean
 
 from softadv.claims.stats import interval
 from softadv.experiments.spec_text import Series, by_method, by_setting
-from softadv.report.dominance import RULE, Pair, Plane, plane
+from softadv.report.dominance import RULE, AccuracyPair, Plane, plane
 from softadv.report.figures.colors import fill, stroke
 from softadv.report.figures.labels import Box, Crowd
 from softadv.report.figures.page_figure import (
@@ -26,8 +26,8 @@ from softadv.report.figures.page_figure import (
 )
 from softadv.report.figures.svg import (
     MARKERS,
+    AxisScale,
     Panel,
-    Scale,
     around,
     hit,
     marker,
@@ -49,13 +49,13 @@ class _Spot:
     method: str
     label: str
     color: str
-    seeds: tuple[Pair, ...]
+    seeds: tuple[AccuracyPair, ...]
 
     @property
-    def mean(self) -> Pair:
+    def mean(self) -> AccuracyPair:
         return fmean(x for x, _ in self.seeds), fmean(y for _, y in self.seeds)
 
-    def ends(self, axis: int) -> Pair | None:
+    def ends(self, axis: int) -> AccuracyPair | None:
         """The 95% interval of the mean of an axis."""
         return interval([pair[axis] for pair in self.seeds])
 
@@ -157,7 +157,7 @@ def _span(values: Sequence[float]) -> float:
     return max(values) - min(values)
 
 
-def _draw(panel: Panel, spot: _Spot, x: Scale, y: Scale, *, mark: str) -> None:
+def _draw(panel: Panel, spot: _Spot, x: AxisScale, y: AxisScale, *, mark: str) -> None:
     if len(spot.seeds) > 1:
         panel.add(*(marker(mark, x(a), y(b), 2.4, class_=f"seed {stroke(spot.color)}") for a, b in spot.seeds))
     at_x, at_y = x(spot.mean[0]), y(spot.mean[1])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 
 from softadv.experiments.spec_text import Series, by_setting
-from softadv.report.dominance import Pair, plane
+from softadv.report.dominance import AccuracyPair, plane
 from softadv.report.figures.colors import fill, stroke
 from softadv.report.figures.labels import Crowd
 from softadv.report.figures.page_figure import RUN_COLUMNS, PageFigure, csv_text, page_figure, percent_text, run_cells
@@ -77,12 +77,12 @@ def _panel(first: Sequence[Series], second: Sequence[Series], *, title: str, nam
     return panel
 
 
-def _means(one: Mapping[int, Pair], other: Mapping[int, Pair]) -> tuple[Pair, Pair]:
+def _means(one: Mapping[int, AccuracyPair], other: Mapping[int, AccuracyPair]) -> tuple[AccuracyPair, AccuracyPair]:
     """The means over the seeds that both have; over each one's own where there are none."""
     both = one.keys() & other.keys()
     first, second = ([pair for seed, pair in points.items() if seed in both or not both] for points in (one, other))
     return _mean(first), _mean(second)
 
 
-def _mean(points: Sequence[Pair]) -> Pair:
+def _mean(points: Sequence[AccuracyPair]) -> AccuracyPair:
     return fmean(a for a, _ in points), fmean(b for _, b in points)

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, get_args
 from torch import Tensor
 
 from softadv._ranges import MOST_EPOCHS, check_count, shown
-from softadv.certify.certifiers import chosen_certifier
+from softadv.certify.certifiers import certifier_for
 from softadv.certify.domains import DOMAINS, Certifier, Domain
 from softadv.errors import SoftadvError
 from softadv.training.methods.base import EpochStart, Method, register
@@ -61,7 +61,7 @@ class Certifying(Method):
         check_split(self)
         if self.domain not in DOMAINS:
             raise SoftadvError(f"domain: unknown value {shown(self.domain)}, expected one of {', '.join(DOMAINS)}")
-        chosen_certifier(self.certifier, domain=self.domain)
+        certifier_for(self.certifier, domain=self.domain)
 
     def splits_before(self, nth: int) -> bool:
         return (nth - 1) % self.split_every == 0

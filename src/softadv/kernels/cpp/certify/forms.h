@@ -8,13 +8,9 @@
 #include <cstring>
 #include <type_traits>
 
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kTile = 8;  // 8 outputs x 2 vectors fill half of 32 registers
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32, kTile = 4;
-#else
-constexpr int kVectorBytes = 16, kTile = 4;
-#endif
+#include "../shared.h"
+
+constexpr int kTile = kVectorBytes == 64 ? 8 : 4;  // 8 outputs x 2 vectors fill half of 32 registers
 constexpr int kMostVectors = 2;  // vectors of lanes in a block
 constexpr int kAddends = 16;     // a sum is carried on elsewhere after so many terms, so that little is rounded away
 constexpr int kDepth = 32;       // likewise for coefficients
@@ -28,11 +24,6 @@ template <class T>
 using Vector = typename Simd<T>::Vector;
 
 enum Kind : int32_t { kConv, kScale, kFlatten, kCopy, kAdd, kRelu, kMaxPool };
-
-struct Plane {
-    int32_t height, width, channels;
-    int64_t neurons() const { return int64_t(height) * width * channels; }
-};
 
 // One step of the network. Arrays "per image" are (images, neurons of the output). backsub_cpp.py has its twin.
 // A ReLU whose lines are all zero passes nothing on: its neuron is not live.

@@ -13,7 +13,6 @@
 #include <atomic>
 #include <cstdint>
 #include <new>
-#include <thread>
 #include <vector>
 
 #include "block.h"
@@ -63,14 +62,7 @@ int32_t share(const Program<T>& program, int64_t tasks, Work work) {
             failed = true;
         }
     };
-    std::vector<std::thread> others;
-    const int64_t wanted = std::min<int64_t>(program.threads, tasks);
-    try {
-        for (int64_t i = 1; i < wanted; ++i) others.emplace_back(run);
-    } catch (...) {  // fewer threads than asked for do the same work
-    }
-    run();
-    for (auto& thread : others) thread.join();
+    on_threads(std::min<int64_t>(program.threads, tasks), run);
     return failed;
 }
 

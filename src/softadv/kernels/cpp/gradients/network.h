@@ -10,11 +10,6 @@
 
 enum Kind : int32_t { kConv, kNormalize };
 
-struct Plane {
-    int32_t height, width, channels;
-    int64_t neurons() const { return int64_t(height) * width * channels; }
-};
-
 // One layer. A linear layer is a convolution of a plane of one pixel, whose channels are all neurons of the input plane
 // in their order.
 struct Layer {

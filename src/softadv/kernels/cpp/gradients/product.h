@@ -5,13 +5,10 @@
 #include <cstdint>
 #include <type_traits>
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kPanel = 16;  // the sums of a panel fill half of 32 registers
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kPanel = 8;
-#else
-constexpr int kLanes = 4, kPanel = 8;
-#endif
+#include "../shared.h"
+
+constexpr int kLanes = kVectorBytes / sizeof(float);
+constexpr int kPanel = kVectorBytes == 64 ? 16 : 8;  // the sums of a panel fill half of 32 registers
 
 template <int Lanes>
 struct Simd {

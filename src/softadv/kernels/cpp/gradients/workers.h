@@ -8,8 +8,6 @@
 #include <memory>
 #include <mutex>
 #include <new>
-#include <thread>
-#include <vector>
 
 #include "network.h"
 
@@ -64,11 +62,6 @@ void share_out(const Network& network, int count, Work work) {
         network.parallel([](void* data) { static_cast<Shared*>(data)->take(); }, &shared, count, 0);
         return;
     }
-    std::vector<std::thread> others;
-    try {
-        for (int i = 1; i < count; ++i) others.emplace_back([&shared] { shared.take(); });
-    } catch (...) {  // fewer threads than asked for do the same work
-    }
-    shared.take();
-    for (auto& thread : others) thread.join();
+    auto take = [&shared] { shared.take(); };
+    on_threads(count, take);
 }
