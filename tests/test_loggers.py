@@ -12,6 +12,7 @@ from softadv import loggers
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
 from softadv.models import conv_small
+from softadv.training.records import EpochMetrics
 
 
 class Recorder:
@@ -37,6 +38,18 @@ def test_log_to_hands_over_the_numbers_of_each_epoch(digits: ImageData) -> None:
         assert "epoch" not in numbers
         assert "verified" not in numbers  # natural training makes no split
         assert all(isinstance(value, float) for value in numbers.values())
+
+
+def test_log_to_takes_a_function_as_mlflow_has_it_and_refuses_what_cannot_log() -> None:
+    recorder = Recorder()
+    epoch = EpochMetrics(
+        epoch=3, loss=0.5, natural_accuracy=None, adversarial_accuracy=None, misclassified=None, unverified=None,
+        verified=None, attack_seconds=0.0, certification_seconds=0.0, update_seconds=0.0, evaluation_seconds=0.0,
+    )  # fmt: skip
+    loggers.log_to(recorder.log)(epoch)
+    assert recorder.heard == [(3, epoch.numbers())]
+    with pytest.raises(SoftadvError, match="expected a logger or a function"):
+        loggers.log_to(3)  # type: ignore[arg-type]
 
 
 def test_tensorboard_writes_its_files_or_says_what_is_missing(digits: ImageData, tmp_path: Path) -> None:

@@ -24,11 +24,18 @@ class Epoch(Protocol):
     def numbers(self) -> dict[str, float]: ...
 
 
-def log_to(logger: Logger) -> Callable[[Epoch], None]:
-    """A callback that calls `logger.log(numbers, step=epoch)` after each epoch."""
+def log_to(logger: Logger | Callable[..., Any]) -> Callable[[Epoch], None]:
+    """A callback that calls `logger.log(numbers, step=epoch)` after each epoch.
+
+    logger: a run of wandb or trackio, or any object with such a method; or the function itself, as mlflow.log_metrics.
+    Raises SoftadvError for anything else.
+    """
+    function: Any = getattr(logger, "log", logger)
+    if not callable(function):
+        raise SoftadvError(f"loggers.log_to: expected a logger or a function (dict, step), got {type(logger).__name__}")
 
     def log(epoch: Epoch) -> None:
-        logger.log(epoch.numbers(), step=epoch.epoch)
+        function(epoch.numbers(), step=epoch.epoch)
 
     return log
 
