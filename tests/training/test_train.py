@@ -211,3 +211,37 @@ def test_methods_are_had_by_their_short_address() -> None:
     assert issubclass(Short, Method)
     assert softadv.methods.soft.Soft is Soft
     assert softadv.methods.Soft is Soft
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        ("mlp", (torch.rand(2, 1, 28, 28), torch.zeros(2).long()), r"model: expected a torch.nn.Module, got 'mlp'; "),
+        (nn.Flatten(), "digits", r"data: expected a softadv.Dataset, or tensors \(images, labels\), got 'digits'; "),
+        (
+            nn.Flatten(),
+            ([[0.5]], [0]),
+            r"data: expected a softadv.Dataset, or tensors \(images, labels\), got a tuple; ",
+        ),
+        (nn.Flatten(), torch.rand(2, 1, 28, 28), r"data: expected a softadv.Dataset, .*, got a Tensor; "),
+    ],
+)
+def test_another_kind_of_model_or_data_is_refused_in_one_line(model: Any, data: Any, message: str) -> None:
+    for ask in (softadv.evaluate, softadv.train):
+        with pytest.raises(SoftadvError, match=rf"^{message}softadv.load_(model|dataset) makes one$"):
+            ask(model, data, eps=0.1)
+
+
+@pytest.mark.parametrize("callbacks", [print, [3]])
+def test_callbacks_that_cannot_be_called_are_refused_before_the_first_epoch(callbacks: Any, data: ImageData) -> None:
+    model = conv_small("digits", seed=0)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(SoftadvError, match=r"^callbacks: expected a list of functions"):
+        softadv.train(model, data, method="natural", eps=0.1, epochs=1, callbacks=callbacks)
+    assert all(map(torch.equal, before, model.parameters()))
+
+
+def test_one_attack_may_be_named_without_a_list(data: ImageData) -> None:
+    model = conv_small("digits", seed=0)
+    one, several = (softadv.evaluate(model, data, eps=0.1, attacks=attacks) for attacks in ("pgd", ["pgd"]))
+    assert one == several

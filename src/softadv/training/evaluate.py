@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius
+from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius, shown
 from softadv.attacks import Attack, load_attack, title_of
 from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 from softadv.certify.certifiers import certify as certify_images
@@ -83,14 +83,16 @@ def evaluate(
 
     data: a data set, of which the test images are used; or images, float (N, C, H, W) in [0, 1], and labels, int64
     (N,).
-    eps: L-infinity radius in the units of the images. attacks: names or attacks, as softadv.load_attack takes them;
-    a second one of the same name is counted as "PGD (2)".
+    eps: L-infinity radius in the units of the images. attacks: a list of names or attacks, as in softadv.load_attack; a
+    second one of the same name is counted as "PGD (2)".
     certify: True certifies all images; a number n certifies the first n. domain, engine: as in softadv.certify.
     seed: of the attacks' random choices. on_progress: called with the name of the running part and the images done.
 
-    Raises SoftadvError for images or labels that do not fit the model, and for scores that are not finite.
+    Raises SoftadvError for a model or data of another kind, for images or labels that do not fit the model, and for
+    scores that are not finite.
     """
     eps = check_radius(eps)
+    check_kinds(model, data)
     x, y = (data.test_x, data.test_y) if isinstance(data, Dataset) else data
     if not len(x):
         raise SoftadvError("data: no images to evaluate on")
@@ -100,7 +102,7 @@ def evaluate(
     check_fit(model, x, y)
     told = on_progress or (lambda what, done: None)
     adversarial: dict[str, Accuracy] = {}
-    for attack in map(load_attack, attacks):
+    for attack in map(load_attack, [attacks] if isinstance(attacks, str) else attacks):
         title = _free(title_of(attack), adversarial)
         attacked = attack_images(
             model, x, y, attack=partial(attack, eps=eps), generator=torch.Generator(device).manual_seed(seed),
@@ -150,6 +152,19 @@ def certified_curve(
             proven[open_[verdicts.verified]] = True
         found[radius] = Accuracy(correct=int(proven.sum()), images=len(x))
     return {radius: found[radius] for radius in eps}
+
+
+def check_kinds(model: object, data: object) -> None:
+    """Raise SoftadvError unless model is a module, and data a data set or a pair of tensors."""
+    if not isinstance(model, nn.Module):
+        raise SoftadvError(f"model: expected a torch.nn.Module, got {shown(model)}; softadv.load_model makes one")
+    is_pair = isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+    if not (is_pair or isinstance(data, Dataset)):
+        found = shown(data) if isinstance(data, str) else f"a {type(data).__name__}"
+        raise SoftadvError(
+            f"data: expected a softadv.Dataset, or tensors (images, labels), got {found}; "
+            "softadv.load_dataset makes one"
+        )
 
 
 @in_eval_mode

@@ -7,12 +7,12 @@ from dataclasses import dataclass, is_dataclass, replace
 
 from torch import Tensor, nn
 
-from softadv._ranges import MOST_EPOCHS, MOST_SEED, UNIT, Clip, check_clip, check_count, check_radius
+from softadv._ranges import MOST_EPOCHS, MOST_SEED, UNIT, Clip, check_clip, check_count, check_radius, shown
 from softadv.attacks import Attack, load_attack, title_of
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.training.config import Augmentation, OptimizerName, ScheduleName, TrainConfig, Update
-from softadv.training.evaluate import check_fit
+from softadv.training.evaluate import check_fit, check_kinds
 from softadv.training.history import History
 from softadv.training.loop import Progress
 from softadv.training.methods import Method, load_method
@@ -81,6 +81,9 @@ def train(
     become NaN or infinite.
     """
     clip = check_clip(clip)
+    check_kinds(model, data)
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise SoftadvError(f"callbacks: expected a list of functions of an epoch's metrics, got {shown(callbacks)}")
     config = TrainConfig(
         method=load_method(method),
         attack=_within(load_attack(attack), clip),
