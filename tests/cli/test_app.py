@@ -10,10 +10,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer.main
 from safetensors.torch import load_file, save_file
 
+import softadv
 from softadv.cli.app import app, main
+from softadv.data import load_dataset
+from softadv.experiments.load_model import load_saved
 from softadv.models import conv_small
 from tests.experiments.test_grid import TINY
 
@@ -125,6 +129,32 @@ def test_evaluate_certify_attack_and_export_take_a_run_folder(
     assert (found["attacked"] - found["image"]).abs().max() <= 0.05 + 1e-6
     assert run("export", str(model), "--out", str(tmp_path / "m.onnx"), "--limit", "16") == 0
     assert (tmp_path / "m.onnx").exists()
+
+
+def test_evaluate_at_several_radii_gives_the_librarys_curve(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", str(model), "--limit", "16", "--eps", "0,1/255, 8/255") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    images = load_dataset("digits")
+    network = load_saved(model, device=torch.device("cpu"))
+    curve = softadv.certified_curve(network, images.test_x[:16], images.test_y[:16], eps=[0, 1 / 255, 8 / 255])
+    for text, accuracy in zip(("0", "1/255", "8/255"), curve.values(), strict=True):
+        assert f"certified accuracy (deeppoly), eps {text} {accuracy}" in told
+    assert "adversarial" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--eps", "0,1/255", "--steps", "3"], "--steps: needs one radius; several, --eps 0,1/255, give a curve"),
+        (["--eps", "0,"], "--eps: expected a number or a fraction such as 8/255, got ''"),
+        (["--eps", "0,2"], "--eps: 2 is more than the width of the pixels' range"),
+    ],
+)
+def test_several_radii_are_each_a_radius_and_have_no_attack(
+    model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run("evaluate", str(model), *arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_weights_file_of_softadv_needs_no_numbers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,9 @@ from softadv._decimals import percent
 from softadv._io import tensors_sha256, write_tensors
 from softadv._progress import ATTACK_COST, CERTIFICATION_COST, stage
 from softadv._ranges import MOST_IMAGES
-from softadv.certify import Rounding
+from softadv.certify import Domain, Rounding
 from softadv.certify.certifiers import CertifierSession, check_certifier
+from softadv.certify.domains import Certifier
 from softadv.certify.eran import ENGINES
 from softadv.certify.onnx import check_against_onnxruntime, check_parity, export_onnx
 from softadv.certify.per_image import ImageResult, Question, Split, certify_rows, chunk_size, summarize
@@ -35,6 +36,7 @@ from softadv.cli.options import (
     Limit,
     Model,
     ModelName,
+    RadiiText,
     RayAddress,
     Seed,
     Steps,
@@ -42,6 +44,7 @@ from softadv.cli.options import (
     check_target,
     chosen_attack,
     chosen_certifier,
+    chosen_radii,
     chosen_radius,
     images_for,
     network_and_images,
@@ -50,6 +53,7 @@ from softadv.cli.options import (
 )
 from softadv.cli.progress_bar import Display
 from softadv.cli.running import ended_by_sigterm
+from softadv.errors import SoftadvError
 from softadv.experiments.certify_jobs import Sharded
 from softadv.experiments.compare_certifiers import compare_engines, parity_tables
 from softadv.experiments.executors.choose import Chosen
@@ -57,6 +61,7 @@ from softadv.experiments.executors.images import Source
 from softadv.experiments.executors.jobs import pinned_threads
 from softadv.experiments.load_model import known_or_loaded
 from softadv.experiments.run_folder import MODEL
+from softadv.training.evaluate import certified_curve
 from softadv.training.evaluation import attack_images, certified_accuracy, natural_accuracy
 
 
@@ -65,7 +70,7 @@ def evaluate(
     data: DataRoot = None,
     network_name: ModelName = None,
     dataset: DatasetName = None,
-    eps: EpsText = None,
+    eps: RadiiText = None,
     alpha: AlphaText = None,
     steps: Steps = None,
     attack: AttackName = None,
@@ -77,8 +82,18 @@ def evaluate(
 ) -> None:
     """Natural, adversarial and certified accuracy on test images.
 
-    What is not given is taken from the spec of the trial that trained the model.
+    What is not given is taken from the spec of the trial that trained the model. With several radii there is no
+    attack: certified accuracy at each.
     """
+    if eps is not None and "," in eps:
+        for option, given in (("--attack", attack), ("--alpha", alpha), ("--steps", steps)):
+            if given is not None:
+                raise SoftadvError(f"{option}: needs one radius; several, --eps {eps}, give a curve without an attack")
+        _evaluate_curve(
+            model, eps, data=data, name=network_name, dataset=dataset, domain=domain, certifier=certifier, limit=limit,
+            device=device,
+        )  # fmt: skip
+        return
     saved = open_saved(model, dataset=dataset, eps=eps, alpha=alpha, steps=steps)
     radius = chosen_radius(saved, eps)
     name, run_attack = chosen_attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
@@ -102,6 +117,35 @@ def evaluate(
         "certified by": certified.certifier,
     }
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
+
+
+def _evaluate_curve(
+    model: Path,
+    eps: str,
+    *,
+    data: Path | None,
+    name: str | None,
+    dataset: str | None,
+    domain: Domain | None,
+    certifier: Certifier | None,
+    limit: int | None,
+    device: str,
+) -> None:
+    """Print natural accuracy, and certified accuracy at each of several radii."""
+    saved = open_saved(model, dataset=dataset)
+    radii = chosen_radii(saved, eps)
+    asked, chosen = chosen_certifier(saved, certifier, domain)
+    check_certifier(asked)
+    network, x, y = network_and_images(saved, name=name, data=data, limit=limit, device=device)
+    with Display(output.console(), work=None) as display:
+        report = display.of(str(model))
+        curve = certified_curve(
+            network, x, y, eps=list(radii.values()), domain=chosen, engine=asked,
+            on_progress=lambda what, done: report(f"certifying at {what}", 0, note=f"{done:,} images"),
+        )  # fmt: skip
+    rows = {"natural accuracy": percent(natural_accuracy(network, x, y))}
+    rows |= {f"certified accuracy ({chosen}), eps {text}": str(curve[radius]) for text, radius in radii.items()}
+    output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}", rows | {"certifier": asked})
 
 
 def certify(

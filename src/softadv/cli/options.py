@@ -104,6 +104,10 @@ DatasetName = Annotated[
     str | None, typer.Option("--dataset", help="digits, mnist or cifar10, if the weights file does not say.")
 ]
 EpsText = Annotated[str | None, typer.Option("--eps", help="Radius as a number or a fraction, such as 2/255.")]
+RadiiText = Annotated[
+    str | None,
+    typer.Option("--eps", help="Radius, such as 2/255; several, 0,1/255,2/255, give a curve of certified accuracy."),
+]
 AlphaText = Annotated[str | None, typer.Option("--alpha", help="Step size of the attack, such as 0.01.")]
 Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1, max=MOST_STEPS)]
 ModelName = Annotated[
@@ -239,6 +243,11 @@ def chosen_radius(saved: Saved, given: str | None) -> float:
     if given is None:
         return _of_trial(saved, "--eps").eps
     return check_radius(number(given, key="--eps"), key="--eps")
+
+
+def chosen_radii(saved: Saved, given: str) -> dict[str, float]:
+    """Several radii, given with commas between, by their texts."""
+    return {text.strip(): chosen_radius(saved, text) for text in given.split(",")}
 
 
 def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain | None) -> tuple[Certifier, Domain]:

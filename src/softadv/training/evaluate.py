@@ -130,6 +130,7 @@ def certified_curve(
     eps: Sequence[float],
     domain: Domain = "deeppoly",
     engine: Engine = "native",
+    on_progress: Progress | None = None,
 ) -> dict[float, Accuracy]:
     """Certified accuracy at each of several radii, by radius in the given order.
 
@@ -137,6 +138,7 @@ def certified_curve(
     The largest radius is certified first. A proof for a ball covers all smaller balls around the image, so images
     verified at one radius are not certified again. An image counts as verified at a radius if it was verified there or
     at a larger one.
+    on_progress: called with "eps RADIUS" and the images certified there.
     Raises what softadv.certify raises.
     """
     if not len(x):
@@ -147,8 +149,9 @@ def certified_curve(
         open_ = (~proven).nonzero()[:, 0]
         if len(open_):
             verdicts = certify_images(
-                model, x[open_], y[open_], eps=radius, domain=domain, engine=engine, margins=False
-            )
+                model, x[open_], y[open_], eps=radius, domain=domain, engine=engine, margins=False,
+                on_progress=partial(on_progress, f"eps {radius:g}") if on_progress else None,
+            )  # fmt: skip
             proven[open_[verdicts.verified]] = True
         found[radius] = Accuracy(correct=int(proven.sum()), images=len(x))
     return {radius: found[radius] for radius in eps}
