@@ -61,26 +61,32 @@ def test_where_memory_runs_out_the_chunk_is_halved(monkeypatch, engine, error):
     model = network()
     x, y = random_images((1, 8, 8), 13, seed=2)
     expected = certify(model, x, y, eps=0.05)
-    answer, sizes = api._Settings.answer, []
+    evaluate, margin, sizes = api._Settings.evaluate, api._Settings.margin, []
 
-    def starved(self, images, labels, part):
-        sizes.append(part.stop - part.start)
-        if sizes[-1] > 3:
+    def starved(call, count):
+        sizes.append(count)
+        if count > 3:
             raise error
-        return answer(self, images, labels, part)
+        return call()
 
-    monkeypatch.setattr(api._Settings, "answer", starved)
+    monkeypatch.setattr(
+        api._Settings, "evaluate",
+        lambda self, x, y, part: starved(lambda: evaluate(self, x, y, part), part.stop - part.start),
+    )  # fmt: skip
+    monkeypatch.setattr(
+        api._Settings, "margin", lambda self, images: starved(lambda: margin(self, images), len(images))
+    )
     found = certify(model, x, y, eps=0.05)
     assert torch.equal(found.verified, expected.verified)
     torch.testing.assert_close(found.margin, expected.margin, rtol=1e-9, atol=1e-12)
-    assert sizes == [13, 7, 4, 2, 2, 2, 2, 2, 2, 1]
+    assert sizes == [13, 7, 4, *[2] * 12, 1, 1]
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch):
-    def broken(self, images, labels, part):
+    def broken(self, images):
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(api._Settings, "answer", broken)
+    monkeypatch.setattr(api._Settings, "margin", broken)
     x, y = random_images((1, 8, 8), 2, seed=0)
     with pytest.raises(RuntimeError, match="something else"):
         certify(network(), x, y, eps=0.05)
@@ -106,3 +112,22 @@ def test_leaving_out_what_dead_relus_make_changes_no_bit(monkeypatch, name, dtyp
         monkeypatch.setattr(native._Program, "_used", lambda *_: None)
     for without, everything in zip(*margins, strict=True):
         assert torch.equal(without, everything)
+
+
+@needs_kernel
+def test_images_that_need_no_proof_do_not_make_chunks_small(monkeypatch, trained_digits, digits):
+    x, y = digits.test_x[:96], digits.test_y[:96].clone()
+    y[torch.arange(96) % 4 != 0] = 9  # most are misclassified, which nothing needs to prove
+    expected = certify(trained_digits, x, y, eps=0.02, margins=False)
+    margin, sizes, told = api._Settings.margin, [], []
+    monkeypatch.setattr(api._Settings, "margin", lambda self, images: sizes.append(len(images)) or margin(self, images))
+    monkeypatch.setattr(api, "_MOST_AT_ONCE", 16)
+    found = certify(trained_digits, x, y, eps=0.02, margins=False, on_progress=told.append)
+    assert torch.equal(found.correct, expected.correct)
+    assert torch.equal(found.verified, expected.verified)
+    assert torch.equal(found.margin.isnan(), expected.margin.isnan())
+    assert found.verified.any()
+    assert all(size == 16 for size in sizes[:-1])
+    assert sum(sizes) < 64
+    assert told == sorted(set(told))
+    assert told[-1] == 96

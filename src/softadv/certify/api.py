@@ -118,23 +118,60 @@ def certify(
 
     correct = torch.empty(len(x), dtype=torch.bool, device=x.device)
     margin = torch.full((len(x),), float("nan"), dtype=question.like.dtype, device=x.device)
-    done, chunk = 0, min(chunk, _MOST_AT_ONCE)
-    while done < len(x):
-        part = slice(done, min(done + chunk, len(x)))
+    read, told, chunk, waiting = 0, 0, min(chunk, _MOST_AT_ONCE), question.nothing
+    # Many images need no proof, and proofs take less time together: images are evaluated until a chunk is waiting.
+    while read < len(x) or len(waiting):
+        evaluates = read < len(x) and len(waiting) < chunk
+        size = min(chunk, len(x) - read if evaluates else len(waiting))
         try:
             with question.threads():
-                correct[part], margin[part] = question.answer(x, y, part)
+                if evaluates:
+                    part = slice(read, read + size)
+                    correct[part], found = question.evaluate(x, y, part)
+                    read, waiting = part.stop, waiting.beside(found)
+                else:
+                    now, later = waiting.split(size)
+                    margin[now.rows.to(x.device)] = question.margin(now).to(x.device)
+                    waiting = later
         except (MemoryError, RuntimeError) as error:
-            tried = part.stop - part.start
-            if tried == 1 or not _is_memory(error):
+            if size == 1 or not _is_memory(error):
                 raise
-            chunk = -(-tried // 2)
+            chunk = -(-size // 2)
             continue
-        done = part.stop
-        if on_progress is not None:
+        done = int(waiting.rows[0]) if len(waiting) else read
+        if on_progress is not None and done > told:
             on_progress(done)
+        told = done
     # Only a finite positive margin is a proof: NaN and infinity are not.
     return Certificates(correct, correct & (margin > _gap(network, question.like.dtype)) & margin.isfinite(), margin)
+
+
+@dataclass(frozen=True)
+class _Open:
+    """Images whose margin is wanted, on the model's device. rows: int64 (R,), their numbers; the others are theirs."""
+
+    rows: Tensor
+    lower: Tensor
+    upper: Tensor
+    labels: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def beside(self, others: _Open) -> _Open:
+        """These images and then others."""
+        if not len(self) or not len(others):
+            return self if len(self) else others
+        return _Open(*(torch.cat(pair) for pair in zip(self._parts, others._parts, strict=True)))
+
+    def split(self, size: int) -> tuple[_Open, _Open]:
+        """So many images, and the rest."""
+        return _Open(*(part[:size] for part in self._parts)), _Open(*(part[size:] for part in self._parts))
+
+    @property
+    def _parts(self) -> tuple[Tensor, ...]:
+        return self.rows, self.lower, self.upper, self.labels, self.scores
 
 
 @dataclass(frozen=True)
@@ -171,9 +208,15 @@ class _Settings:
         intervals = FLOATS_PER_NEURON * self.network.neurons
         return intervals if self.domain == "box" else intervals + self.engine.floats_per_image(self.network)
 
+    @property
+    def nothing(self) -> _Open:
+        """No image."""
+        none = self.like.new_empty(0)
+        return _Open(none.long(), none, none, none.long(), none)
+
     @torch.no_grad()
-    def answer(self, x: Tensor, y: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        """correct, bool (N,), and margin, float (N,), NaN where none is requested; on the model's device.
+    def evaluate(self, x: Tensor, y: Tensor, part: slice) -> tuple[Tensor, _Open]:
+        """correct, bool (N,), and the images whose margin is wanted and not known to be negative.
 
         part: the positions of these images among all images.
         """
@@ -188,20 +231,21 @@ class _Settings:
             )
         # NaN scores rank no class, but argmax would return the first NaN.
         correct = (scores.argmax(1) == labels) & scores.isfinite().all(1)
-        margin = self.like.new_full((len(x),), torch.nan)
-        wanted = torch.ones_like(correct) if self.margins else correct
-        (rows,) = wanted.nonzero(as_tuple=True)
+        (rows,) = (torch.ones_like(correct) if self.margins else correct).nonzero(as_tuple=True)
         if not len(rows):
-            return correct, margin
+            return correct, self.nothing
         sound = self.rounding == "sound"
         lower, upper = self.boxes.bounds(x[rows], part.start + rows, dtype=self.like.dtype, sound=sound)
         if sound and not self.margins:
             whole = ~broken(self.model, x[rows].to(self.like.dtype), labels[rows], lower, upper)
             rows, lower, upper = rows[whole], lower[whole], upper[whole]
-        if len(rows):
-            lower, upper = self.network.as_planes(lower), self.network.as_planes(upper)
-            margin[rows] = native.in_parts(self._margin, lower, upper, labels[rows], scores[rows])
-        return correct, margin
+        return correct, _Open(part.start + rows, lower, upper, labels[rows], scores[rows])
+
+    @torch.no_grad()
+    def margin(self, images: _Open) -> Tensor:
+        """The margins, float (R,), on the model's device."""
+        lower, upper = self.network.as_planes(images.lower), self.network.as_planes(images.upper)
+        return native.in_parts(self._margin, lower, upper, images.labels, images.scores)
 
     def _margin(self, lower: Tensor, upper: Tensor, y: Tensor, scores: Tensor) -> Tensor:
         identity = torch.eye(self.network.classes, dtype=lower.dtype, device=lower.device)
