@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +18,12 @@ from torch import Tensor
 from softadv.certify.activations import Activation
 from softadv.certify.bounds import Engine, Relaxed, Sides
 from softadv.certify.graph import Network, Node
+from softadv.certify.linear_cpp import SOURCE, back, linear_bounds, ordered
 from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
 from softadv.certify.relu import Lines
 from softadv.certify.rounding import Arithmetic
 from softadv.errors import SoftadvError
 from softadv.kernels import build as compiled
-
-SOURCE = Path(__file__).parents[1] / "kernels" / "cpp" / "certify" / "kernel.cpp"
 
 # As in the kernel.
 _ADDENDS = 16
@@ -58,6 +56,10 @@ def threads_of_its_own() -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         _threads.reset(token)
+
+
+def _thread_count() -> int:
+    return _threads.get() or torch.get_num_threads()
 
 
 def in_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -110,14 +112,20 @@ class NativeEngine(Engine):
         return 0  # a worker's forms do not depend on the number of images
 
     @staticmethod
+    def linear(
+        step: Conv | Dense, known: Interval, *, rectified: bool, rounding: Arithmetic | None
+    ) -> tuple[Interval, Tensor | None] | None:
+        return linear_bounds(step, *known, rectified=rectified, rounding=rounding, threads=_thread_count())
+
+    @staticmethod
     def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
         sides = asked[0].to(torch.uint8) + 2 * asked[1].to(torch.uint8)
         if not sides.any():
             return known
-        lower, upper = (_ordered(bound).clone() for bound in known)
+        lower, upper = (ordered(bound).clone() for bound in known)
         with _Program(relaxed) as program:
-            program.call("bounds", activation, _ordered(sides), lower, upper)
-        return _back(lower), _back(upper)
+            program.call("bounds", activation, ordered(sides), lower, upper)
+        return back(lower), back(upper)
 
     @staticmethod
     def minimum(relaxed: Relaxed, forms: Tensor, asked: Tensor) -> Tensor:
@@ -127,15 +135,6 @@ class NativeEngine(Engine):
                 "minimum", len(relaxed.network.nodes), forms.shape[1], asked.to(torch.uint8), forms.contiguous(), least
             )
         return least
-
-
-def _ordered(plane: Tensor) -> Tensor:
-    """(N, C, H, W) to (N, H, W, C), the kernel's order of neurons, contiguous."""
-    return plane.permute(0, 2, 3, 1).contiguous()
-
-
-def _back(plane: Tensor) -> Tensor:
-    return plane.permute(0, 3, 1, 2)
 
 
 _KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, MaxPool: 6}
@@ -186,7 +185,7 @@ class _Program:
         self._program = _CProgram(
             steps=len(known),
             images=len(relaxed.center),
-            threads=_threads.get() or torch.get_num_threads(),
+            threads=_thread_count(),
             step=self._hold((_Step * len(known))(*known)),
             plane=self._hold((ctypes.c_int32 * len(planes))(*planes)),
             center=self._plane(relaxed.center),
@@ -218,7 +217,7 @@ class _Program:
         return tensor.data_ptr()
 
     def _plane(self, plane: Tensor | None) -> int | None:
-        return None if plane is None else self._tensor(self._once(plane, _ordered))
+        return None if plane is None else self._tensor(self._once(plane, ordered))
 
     def _once(self, key: Any, made_from: Callable[[Any], Tensor]) -> Tensor:
         """made_from(key), computed at the first call of an analysis; key: a tensor, or lines."""
@@ -234,9 +233,7 @@ class _Program:
         if not maker or not isinstance(relaxed.network.nodes[maker - 1].step, Relu) or maker not in relaxed.lines:
             return None
         shape = relaxed.network.shapes[at]
-        return self._tensor(
-            self._once(relaxed.lines[maker], lambda lines: _ordered(_passes(lines).reshape(-1, *shape)))
-        )
+        return self._tensor(self._once(relaxed.lines[maker], lambda lines: ordered(_passes(lines).reshape(-1, *shape))))
 
     def _step(self, node: Node, relaxed: Relaxed, at: int) -> _Step:
         inputs = (*node.inputs, 0)[:2]
@@ -276,7 +273,7 @@ def _chosen(pool: MaxPool, choice: Tensor) -> Tensor:
     """The chosen inputs as the kernel counts neurons: int32 (N, H', W', C)."""
     channels, _, width = pool.in_shape
     _, rows, columns = pool.out_shape
-    tap = _ordered(choice)
+    tap = ordered(choice)
     y = torch.arange(rows)[:, None, None] * pool.stride[0] - pool.padding[0] + tap // pool.kernel[1]
     x = torch.arange(columns)[:, None] * pool.stride[1] - pool.padding[1] + tap % pool.kernel[1]
     return ((y * width + x) * channels + torch.arange(channels)).to(torch.int32).contiguous()

@@ -29,7 +29,7 @@ from softadv.certify.early_proof import last_hidden, prove, unstable
 from softadv.certify.graph import FinalActivation, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
-from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
+from softadv.certify.ops import Add, Affine, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
 from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lines
 from softadv.certify.rounding import Arithmetic, Errors, outwards, overflow_limit
 from softadv.errors import SoftadvError
@@ -80,6 +80,16 @@ class Engine(ABC):
     @abstractmethod
     def floats_per_image(network: Network) -> int:
         """What one image needs beyond FLOATS_PER_NEURON at the peak, in floating-point numbers."""
+
+    @staticmethod
+    def linear(
+        step: Conv | Dense, known: Interval, *, rectified: bool, rounding: Arithmetic | None
+    ) -> tuple[Interval, Tensor | None] | None:
+        """The interval of a layer's outputs with its rounding errors, and what forms pay for each, all (N, C, H, W).
+
+        known: of its inputs; rectified: which are evaluated behind a ReLU. None: ops.py's formulas are to be used.
+        """
+        return None
 
     @staticmethod
     @abstractmethod
@@ -154,12 +164,7 @@ class Analysis:
             case Activation() as step:
                 self.bounds.append(self._activated(step, *self.bounds[node.inputs[0]]))
             case step:
-                lower, upper = step.interval(*(bound for i in node.inputs for bound in self.bounds[i]))
-                errors = None if self.rounding is None else self._errors(at, step, self.rounding)
-                if errors is not None:
-                    self.relaxed.errors[at] = errors.of_forms
-                    lower, upper = lower - errors.of_bounds, upper + errors.of_bounds
-                self.bounds.append((lower, upper))
+                self.bounds.append(self._linear(at, node, step))
                 if self._is_exact(node):
                     self._exact.add(at)
         self._note(*self.bounds[at])
@@ -190,6 +195,25 @@ class Analysis:
             (at,) = last.inputs
         least = forms.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)
         return least if self.rounding is None else least - self.rounding.flat(self.largest)[:, None]
+
+    def _linear(self, at: int, node: Node, step: Affine | Relu | MaxPool) -> Interval:
+        """The interval of a linear step's outputs, and what a form pays for them."""
+        if isinstance(step, Conv | Dense):
+            (entering,) = node.inputs
+            found = self.engine.linear(
+                step, self.bounds[entering], rectified=self._follows_relu(entering), rounding=self.rounding
+            )
+            if found is not None:
+                interval, of_forms = found
+                if of_forms is not None:
+                    self.relaxed.errors[at] = of_forms
+                return interval
+        lower, upper = step.interval(*(bound for i in node.inputs for bound in self.bounds[i]))
+        errors = None if self.rounding is None else self._errors(at, step, self.rounding)
+        if errors is None:
+            return lower, upper
+        self.relaxed.errors[at] = errors.of_forms
+        return lower - errors.of_bounds, upper + errors.of_bounds
 
     def _relax(self, at: int, node: Node, step: Relu | MaxPool | Activation) -> Interval:
         """The lines of a ReLU, an activation or max pooling, and the bounds that follow from them."""
@@ -255,18 +279,20 @@ class Analysis:
 
     def _note(self, lower: Tensor, upper: Tensor) -> None:
         """Record which boxes overflow, and how large activations get."""
-        least, most = lower.flatten(1).amin(1), upper.flatten(1).amax(1)  # NaN if any is
+        least, most = lower.amin((1, 2, 3)), upper.amax((1, 2, 3))  # NaN if any is
         self.finite &= least.isfinite() & most.isfinite()
         self.largest = torch.maximum(self.largest, torch.maximum(-least, most))
 
     def _evaluated(self, at: int) -> Interval:
         """Bounds of an activation's evaluated values; after a ReLU they are narrower than its lines."""
         lower, upper = self.bounds[at]
+        return (lower.clamp(min=0), upper) if self._follows_relu(at) else (lower, upper)
+
+    def _follows_relu(self, at: int) -> bool:
         maker = at
         while maker > 0 and isinstance(self.network.nodes[maker - 1].step, Flatten | Copy):
             (maker,) = self.network.nodes[maker - 1].inputs
-        follows_relu = maker > 0 and isinstance(self.network.nodes[maker - 1].step, Relu)
-        return (lower.clamp(min=0), upper) if follows_relu else (lower, upper)
+        return maker > 0 and isinstance(self.network.nodes[maker - 1].step, Relu)
 
     def _errors(self, at: int, step: Step, rounding: Arithmetic) -> Errors | None:
         """The rounding errors of an activation and of forms substituted through its step; None where both are exact."""

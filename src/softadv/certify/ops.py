@@ -72,13 +72,18 @@ class Conv:
         found = _terms(self, arithmetic, lower, upper, live=live)
         return replace(found, count=torch.ones_like(live), most=1) if self.selects else found
 
-    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+    @property
+    def back(self) -> Pair:
+        """How many terms of how many taps a coefficient sums on its way back."""
         outputs, _, kh, kw = self.weight.shape
-        if self.selects:
-            return arithmetic.sum_errors(terms, None, back=(1, 1))
         # An input meets every stride-th tap of the kernel.
         taps = kh * kw if self.dilation != (1, 1) else -(-kh // self.stride[0]) * -(-kw // self.stride[1])
-        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(outputs // self.groups, taps))
+        return outputs // self.groups, taps
+
+    def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
+        if self.selects:
+            return arithmetic.sum_errors(terms, None, back=(1, 1))
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=self.back)
 
     def backward(self, forms: LinearForms) -> LinearForms:
         flat = forms.coefs.flatten(0, 2).permute(0, 3, 1, 2)
@@ -117,8 +122,13 @@ class Dense:
     def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
         return _terms(self, arithmetic, lower, upper, live=_live(lower, upper).sum(1, keepdim=True))
 
+    @property
+    def back(self) -> Pair:
+        """How many terms of how many taps a coefficient sums on its way back."""
+        return len(self.weight), 1
+
     def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
-        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=(self.weight.shape[0], 1))
+        return arithmetic.sum_errors(terms, self.bias[:, None, None], back=self.back)
 
     def backward(self, forms: LinearForms) -> LinearForms:
         return LinearForms(torch.matmul(forms.coefs, self.weight), forms.const, forms.patches)

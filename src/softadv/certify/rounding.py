@@ -149,6 +149,21 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class SumCosts:
+    """What the errors of a sum are multiples of: P and Q, the sums of its positive and negative terms, and its bias.
+
+    addition: of max(P, Q), for each term. evaluation: of P + Q. form, constant: of P + Q and of |bias|, what a form
+    pays beside. bound: of P + Q, what an interval pays beside.
+    """
+
+    addition: float
+    evaluation: float
+    form: float
+    constant: float
+    bound: float
+
+
+@dataclass(frozen=True)
 class Arithmetic:
     """The costs above, for one floating-point type and the way an engine takes its sums.
 
@@ -183,18 +198,25 @@ class Arithmetic:
         """The positive part of values, raised so that underflow is paid for."""
         return values.clamp(min=self.least)
 
+    def sum_costs(self, most: int, *, back: tuple[int, int]) -> SumCosts:
+        """What sums of at most so many terms cost. back: terms and taps of a coefficient on the way back."""
+        addition = self.unit * (_SECOND_ORDER * (1 + 2 * self.gamma(most)))
+        form = self.gamma(self.depth_of_sum(*back) + 2)
+        return SumCosts(addition, self.gamma(4), form, self.gamma(self.depth), self.gamma(8))
+
     def sum_errors(self, terms: Terms, bias: Tensor | None, *, back: tuple[int, int]) -> Errors:
         """The errors of sums. back: the terms and taps of a coefficient in back-substitution through the step."""
+        costs = self.sum_costs(terms.most, back=back)
         whole = terms.positive + terms.negative
         if not whole.amax() < overflow_limit(self.dtype):  # NaN is not
             whole = whole.masked_fill(~(whole < overflow_limit(self.dtype)), torch.inf)
-        additions = terms.count * self.unit * (_SECOND_ORDER * (1 + 2 * self.gamma(terms.most)))
-        evaluation = additions * torch.maximum(terms.positive, terms.negative) + self.gamma(4) * whole
-        of_forms = evaluation + self.gamma(self.depth_of_sum(*back) + 2) * whole
+        additions = terms.count * costs.addition
+        evaluation = additions * torch.maximum(terms.positive, terms.negative) + costs.evaluation * whole
+        of_forms = evaluation + costs.form * whole
         if bias is not None:
-            of_forms = of_forms + bias.abs() * self.gamma(self.depth)
+            of_forms = of_forms + bias.abs() * costs.constant
         # Center and radius of the inputs are summed once each; the sums are at most 1 and 2 times the largest.
-        return Errors(of_forms, 4 * evaluation + self.gamma(8) * whole)
+        return Errors(of_forms, 4 * evaluation + costs.bound * whole)
 
     def radius(self, center: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
         """A radius that makes center +- radius contain the bounds, with the cost of summing over the box."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from softadv._versions import package_version
-from softadv.certify import backsub_cpp as native
 from softadv.certify import eran
+from softadv.certify.linear_cpp import SOURCE as CERTIFIER
 from softadv.data import check_files, find_dataset, search_places
 from softadv.errors import SoftadvError
 from softadv.experiments import environment
@@ -40,7 +40,7 @@ def examine(data_root: Path | None) -> list[Check]:
         *_together("packages", [_package(name) for name in environment.PACKAGES]),
         _processor(),
         *_together("kernels", [
-            _kernel("certifier", native.SOURCE, "about 8 times"),
+            _kernel("certifier", CERTIFIER, "about 8 times"),
             _kernel("attack", compiled_attack.SOURCE, "about 3 times"),
             _kernel("update", compiled_update.SOURCE, "about twice"),
         ]),

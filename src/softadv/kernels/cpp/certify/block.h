@@ -36,19 +36,24 @@ struct UsedNeurons {
 template <class T, int V>
 class Block {
   public:
-    explicit Block(const Program<T>& program, std::vector<Vector<T>>& coefs, std::vector<uint8_t>& live)
+    explicit Block(const Program<T>& program, std::vector<Vector<T>>& coefs, std::vector<uint8_t>& live,
+                   std::vector<int32_t>& numbers)
         : program_(program), forms_(program.steps + 1), used_(program.steps) {
         int64_t neurons = 0;
         for (int a = 0; a <= program.steps; ++a) {
             forms_[a].plane = program.plane[a];
             forms_[a].coefs = coefs.data() + neurons * kMostVectors;
             forms_[a].live = live.data() + neurons;
+            forms_[a].numbers = numbers.data() + neurons;
             neurons += program.plane[a].neurons();
         }
     }
 
     void begin() {
-        for (auto& f : forms_) f.window = {0, 0, 0, 0};
+        for (auto& f : forms_) {
+            f.window = {0, 0, 0, 0};
+            f.count = 0;
+        }
         std::fill(std::begin(total_), std::end(total_), 0.0);
     }
 
@@ -84,12 +89,11 @@ class Block {
     // Call visit(neuron, channel) for every live neuron.
     template <class Visit>
     static void each(const Forms<T, V>& f, Visit visit) {
-        for (int y = f.window.y0; y < f.window.y1; ++y)
-            for (int x = f.window.x0; x < f.window.x1; ++x) {
-                const int64_t first = f.at(y, x);
-                for (int c = 0; c < f.plane.channels; ++c)
-                    if (f.live[first + c]) visit(first + c, c);
-            }
+        const unsigned channels = f.plane.channels, mask = channels & (channels - 1) ? 0 : channels - 1;
+        for (int i = 0; i < f.count; ++i) {
+            const unsigned k = f.numbers[i];
+            visit(int64_t(k), int(mask ? k & mask : k % channels));
+        }
     }
 
     // Terms of the forms' constants: a few are summed as they are, then added to the total in double.
@@ -104,8 +108,9 @@ class Block {
             if (++terms == kAddends) carry();
         }
         void carry() {
-            for (int lane = 0; lane < V * Simd<T>::lanes; ++lane)
-                block.total_[lane] += double(part[lane / Simd<T>::lanes][lane % Simd<T>::lanes]);
+            T parts[V * Simd<T>::lanes];  // a plain array: the compiler converts it as a vector
+            std::memcpy(parts, part, sizeof parts);
+            for (int lane = 0; lane < V * Simd<T>::lanes; ++lane) block.total_[lane] += double(parts[lane]);
             for (auto& p : part) p = Vector<T>{};
             terms = 0;
         }
@@ -144,17 +149,17 @@ class Block {
                 else
                     for (int c = 0; c < in.plane.channels; ++c) in.touch(k + c);
             }
-        coefs_.resize(outs);
-        weights_.resize(outs);
+        coefs_.resize(outs + 1);
+        weights_.resize(outs + 1);
         for (int y = w.y0; y < w.y1; ++y)
             for (int x = w.x0; x < w.x1; ++x)
                 for (int group = 0; group < step.groups; ++group) {
                     int count = 0;
                     for (int o = group * outs; o < (group + 1) * outs; ++o) {
                         const int64_t k = out.at(y, x) + o;
-                        if (!out.live[k]) continue;
                         coefs_[count] = out.of(k);
-                        weights_[count++] = step.weight + o * per_out;
+                        weights_[count] = step.weight + o * per_out;
+                        count += out.live[k];
                     }
                     if (!count) continue;
                     // The taps that fall inside the plane.

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <utility>
 
 #include "../shared.h"
 
@@ -63,6 +64,8 @@ struct Forms {
     Window window{0, 0, 0, 0};
     Vector<T>* coefs = nullptr;  // neuron by neuron, V vectors each
     uint8_t* live = nullptr;     // 0: no form depends on this neuron, and its coefficients are not set
+    int32_t* numbers = nullptr;  // of the neurons that are live, in the order in which they came to be
+    int count = 0;
 
     int64_t at(int y, int x) const { return (int64_t(y) * plane.width + x) * plane.channels; }
     Vector<T>* of(int64_t neuron) const { return coefs + neuron * V; }
@@ -85,6 +88,7 @@ struct Forms {
         Vector<T>* c = of(neuron);
         if (!live[neuron]) {
             live[neuron] = 1;
+            numbers[count++] = neuron;
             for (int v = 0; v < V; ++v) c[v] = Vector<T>{};
         }
         return c;
@@ -109,19 +113,23 @@ inline void tile(const Vector<T>* const* coefs, const T* const* weights, int cou
         for (int v = 0; v < V; ++v) out[place[t] * V + v] += sum[t][v];
 }
 
-// The same for `run` numbers at(t), which are consecutive or a list of them.
+// Call(size) for a size that is known in advance: a tile of one output would wait for each of its products.
+template <int... sizes, class Call>
+inline void rest(std::integer_sequence<int, sizes...>, int64_t size, Call call) {
+    ((sizes > 0 && sizes == size ? call(std::integral_constant<int, std::max(sizes, 1)>{}) : void()), ...);
+}
+
+// What tile does, for `run` numbers at(t), which are consecutive or a list of them.
 template <class T, int V, class At>
 inline void accumulate(const Vector<T>* const* coefs, const T* const* weights, int count, int64_t from, int64_t run,
                        At at, Vector<T>* out) {
     for (int i = 0; i < count; i += kDepth) {
         const int some = std::min(kDepth, count - i);
-        auto tiles = [&](auto size, int64_t t) {
-            for (; t + size() <= run; t += size())
-                tile<T, V, size()>(coefs + i, weights + i, some, from, [&](int64_t k) { return at(t + k); }, out);
-            return t;
+        auto sized = [&](auto size, int64_t t) {
+            tile<T, V, size()>(coefs + i, weights + i, some, from, [&](int64_t k) { return at(t + k); }, out);
         };
-        int64_t t = tiles(std::integral_constant<int, kTile>{}, 0);
-        if constexpr (kTile > 4) t = tiles(std::integral_constant<int, 4>{}, t);
-        tiles(std::integral_constant<int, 1>{}, t);
+        int64_t t = 0;
+        for (; t + kTile <= run; t += kTile) sized(std::integral_constant<int, kTile>{}, t);
+        rest(std::make_integer_sequence<int, kTile>{}, run - t, [&](auto size) { sized(size, t); });
     }
 }

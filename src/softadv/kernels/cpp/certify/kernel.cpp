@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "block.h"
+#include "linear.h"
 
 namespace {
 
@@ -32,8 +33,8 @@ struct Side {
 template <class T>
 struct Worker {
     explicit Worker(const Program<T>& program)
-        : coefs(neurons(program) * kMostVectors), live(neurons(program)), wide(program, coefs, live),
-          narrow(program, coefs, live) {}
+        : coefs(neurons(program) * kMostVectors), live(neurons(program)), numbers(neurons(program)),
+          wide(program, coefs, live, numbers), narrow(program, coefs, live, numbers) {}
 
     static int64_t neurons(const Program<T>& program) {
         int64_t sum = 0;
@@ -43,26 +44,28 @@ struct Worker {
 
     std::vector<Vector<T>> coefs;
     std::vector<uint8_t> live;
+    std::vector<int32_t> numbers;
     std::vector<Side> sides;
     std::vector<int> rows;
     Block<T, kMostVectors> wide;
     Block<T, 1> narrow;
 };
 
-// Run work(worker, task) for every task on all threads. Returns 1 where memory ran out.
-template <class T, class Work>
-int32_t share(const Program<T>& program, int64_t tasks, Work work) {
+// Run work(worker, task) for every task on all threads, each with a worker of its own that make() returns. Returns 1
+// where memory ran out.
+template <class Make, class Work>
+int32_t share(int threads, int64_t tasks, Make make, Work work) {
     std::atomic<int64_t> next{0};
     std::atomic<bool> failed{false};
     auto run = [&] {
         try {
-            Worker<T> worker(program);
+            auto worker = make();
             for (int64_t task = next++; task < tasks && !failed; task = next++) work(worker, task);
         } catch (const std::bad_alloc&) {
             failed = true;
         }
     };
-    on_threads(std::min<int64_t>(program.threads, tasks), run);
+    on_threads(std::min<int64_t>(threads, tasks), run);
     return failed;
 }
 
@@ -91,7 +94,8 @@ int32_t bounds(const Program<T>& program, int activation, const uint8_t* asked, 
     const int64_t positions = int64_t(plane.height) * plane.width;
     const int per_block = kMostVectors * Simd<T>::lanes;
     const int64_t blocks = (2 * plane.channels + per_block - 1) / per_block;
-    return share(program, program.images * positions * blocks, [&](Worker<T>& worker, int64_t task) {
+    auto make = [&] { return Worker<T>(program); };
+    return share(program.threads, program.images * positions * blocks, make, [&](Worker<T>& worker, int64_t task) {
         const int64_t place = task / blocks;  // image and position
         worker.sides.clear();
         for (int c = 0; c < plane.channels; ++c) {
@@ -129,7 +133,8 @@ template <class T>
 int32_t minimum(const Program<T>& program, int activation, int rows, const uint8_t* asked, const T* coefs, T* least) {
     const int per_block = kMostVectors * Simd<T>::lanes;
     const int64_t blocks = (rows + per_block - 1) / per_block;
-    return share(program, program.images * blocks, [&](Worker<T>& worker, int64_t task) {
+    auto make = [&] { return Worker<T>(program); };
+    return share(program.threads, program.images * blocks, make, [&](Worker<T>& worker, int64_t task) {
         const int64_t image = task / blocks, from = image * rows;
         worker.rows.clear();
         for (int row = 0; row < rows; ++row)
@@ -145,13 +150,26 @@ int32_t minimum(const Program<T>& program, int activation, int rows, const uint8
     });
 }
 
+template <class T>
+int32_t linear(const Linear<T>& layer) try {
+    const PackedWeights<T> packed(layer);
+    const int64_t together = images_at_once(layer), tasks = (layer.images + together - 1) / together;
+    auto make = [&] { return LinearBounds<T>(layer, packed); };
+    return share(layer.threads, tasks, make, [&](LinearBounds<T>& worker, int64_t task) {
+        const int64_t first = task * together;
+        worker.run(first, std::min(together, layer.images - first));
+    });
+} catch (const std::bad_alloc&) {
+    return 1;
+}
+
 }  // namespace
 
 // What backsub_cpp.py calls. Each returns 0, or 1 where memory ran out.
 //
 // bounds: of an activation's neurons; asked: kLower, kUpper, their sum or 0, (images, neurons). What is asked is
 // written into lower and upper, (images, neurons). minimum: of forms (images, rows, neurons) over an activation that
-// are asked for, 0 or 1 (images, rows); written into least, (images, rows).
+// are asked for, 0 or 1 (images, rows); written into least, (images, rows). linear: what linear.h says.
 extern "C" {
 int32_t bounds_float(const Program<float>* program, int32_t activation, const uint8_t* asked, float* lower,
                      float* upper) {
@@ -169,4 +187,6 @@ int32_t minimum_double(const Program<double>* program, int32_t activation, int32
                        const double* coefs, double* least) {
     return minimum(*program, activation, rows, asked, coefs, least);
 }
+int32_t linear_float(const Linear<float>* layer) { return linear(*layer); }
+int32_t linear_double(const Linear<double>* layer) { return linear(*layer); }
 }
