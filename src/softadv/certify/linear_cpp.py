@@ -55,7 +55,7 @@ def linear_bounds(
         costs = rounding.sum_costs(step.weight[0].numel() + 1, back=step.back)
         layer.addition, layer.evaluation = costs.addition, costs.evaluation
         layer.form, layer.constant, layer.bound = costs.form, costs.constant, costs.bound
-    compiled.call(SOURCE, f"linear_{'float' if lower.dtype == torch.float32 else 'double'}", layer)
+    compiled.call_kernel(SOURCE, f"linear_{'float' if lower.dtype == torch.float32 else 'double'}", layer)
     return (back(least), back(most)), None if rounding is None else back(error)
 
 
