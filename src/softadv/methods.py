@@ -6,7 +6,7 @@ from typing import Any
 
 from softadv.training import methods as _methods
 from softadv.training.methods import *  # noqa: F403 (the very names, and no list of them to keep)
-from softadv.training.methods import __all__  # noqa: F401 (for whoever lists them)
+from softadv.training.methods import __all__  # noqa: F401 (for listings)
 
 
 def __getattr__(name: str) -> Any:

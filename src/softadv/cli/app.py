@@ -1,7 +1,7 @@
 """The command line: what commands there are, and how one ends.
 
 Exit codes: 0 done and every expectation holds; 1 an expectation or a trial failed; 2 bad input, or output that cannot
-be written; 130 interrupted; 141 whoever read standard output has left.
+be written; 130 interrupted; 141 the reader of standard output has closed it.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Prepared:
 
     @property
     def lock(self) -> Path:
-        """The lock file that whoever runs these trials holds: of the grid, or of this part of it."""
+        """The lock file of a process that runs these trials: of the grid, or of this part of it."""
         return self.folder / (LOCK if self.shard is None else shard_lock(str(self.shard)))
 
     def source(self, trial: Trial) -> Source:

@@ -106,7 +106,7 @@ def _with_counts(method: Method, trial: Trial, *, beside: Path | None) -> Method
     partition = metrics[-1]
     images = sum(getattr(partition, part) or 0 for part in ("misclassified", "unverified", "verified"))
     counts: Any = attacked_counts(metrics, train_images=images)
-    return replace(method, counts=counts)  # type: ignore[type-var] # whoever replays is a dataclass
+    return replace(method, counts=counts)  # type: ignore[type-var] # methods that replay are dataclasses
 
 
 def _epochs_beside(trial: Trial, folder: Path) -> Sequence[EpochMetrics]:

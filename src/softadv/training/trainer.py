@@ -18,7 +18,7 @@ from softadv.training.records import EpochMetrics
 from softadv.training.state import TrainState
 
 # Images, float (N, C, H, W) in [0, 1], and labels, int64 (N,).
-Images = tuple[Tensor, Tensor]
+LabelledImages = tuple[Tensor, Tensor]
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Trainer:
 
     state: TrainState
     config: TrainConfig
-    train: Images
-    test: Images | None
-    validation: Images | None = None
+    train: LabelledImages
+    test: LabelledImages | None
+    validation: LabelledImages | None = None
     engine: str = ""
     metrics: list[EpochMetrics] = field(default_factory=list)
     best: Best = field(default_factory=Best)
@@ -111,7 +111,7 @@ class Trainer:
             self.best.restore(self.state.model)
 
     def _accuracies(
-        self, images: Images | None, epoch: int, purpose: str, on_progress: Progress
+        self, images: LabelledImages | None, epoch: int, purpose: str, on_progress: Progress
     ) -> tuple[float | None, float | None]:
         """Adversarial and natural accuracy; None if the epoch is not evaluated, or there are no images."""
         if images is None or not self.config.evaluates(epoch):

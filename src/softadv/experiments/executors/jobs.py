@@ -17,7 +17,7 @@ from softadv._progress import Report
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments.executors.images import Images
 
-Outcome = Literal["finished", "refused", "failed"]
+JobOutcome = Literal["finished", "refused", "failed"]
 
 _TELL_SECONDS = 0.3  # the shortest time between two progress messages of a worker
 
@@ -39,7 +39,7 @@ class Ended:
     where: the host and the process, in words; "" in the driver's own.
     """
 
-    outcome: Outcome
+    outcome: JobOutcome
     reason: str = ""
     where: str = ""
 

@@ -47,7 +47,7 @@ class PageFigure:
 def standalone(figure: PageFigure) -> str:
     """A figure as an SVG file of its own: its title, and the panels in rows.
 
-    It is light or dark as its reader is, and brings its own ground: whoever shows it may be the other.
+    It is light or dark as the reader's system is, and has its own background, since the page around it may differ.
     """
     rows: list[list[Panel]] = [[]]
     for panel in figure.panels:
