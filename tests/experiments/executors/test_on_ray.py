@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import platform
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from softadv.experiments.executors.images import Images, LoadedHere
+from softadv.experiments.executors.jobs import Ended, Handle, Lost, Send
 from softadv.experiments.executors.on_ray import OnRay
 from softadv.experiments.run_grid import run_grid
 from tests.experiments.executors.bits import bits
 from tests.experiments.executors.test_processes import grid_of, ready
+from tests.experiments.executors.test_signals import alive, below
 from tests.experiments.test_grid import silent
 
 pytest.importorskip("ray", reason="needs Ray")
@@ -19,16 +27,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head that computes nothing, and two nodes of one CPU."""
+def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A head that computes nothing, and two nodes of one CPU. The parameter, if there is one: Ray's own settings."""
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     store = 100 * 1024**2
-    found = Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 0, "object_store_memory": store, "include_dashboard": False},
-    )
+    head = {"num_cpus": 0, "object_store_memory": store, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args={**head, "_system_config": getattr(request, "param", {})})
     found.nodes = [found.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
     yield found
     found.shutdown()
@@ -61,3 +67,88 @@ def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, tmp_p
     assert [what for _, what in told if what == "lost its worker"]
     assert sum(done) == pytest.approx(prepared.work)
     assert bits(tmp_path / "ray") == bits(tmp_path / "whole")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job that sends its process and its node, and then waits for its end, unless it may live."""
+
+    lives: bool
+    name: str = "waiting"
+    threads: int | None = 1
+
+    def run(self, *, images: Images, send: Send) -> None:
+        import ray
+
+        send((os.getpid(), ray.get_runtime_context().get_node_id()))
+        if not self.lives:
+            time.sleep(600)
+
+
+def ends(executor: OnRay, job: Waiting, *, at_work: Callable[[int, str], None]) -> Ended | Lost:
+    """How a job ends when something is done to its process and its node as soon as it is at work."""
+    found: list[Ended | Lost] = []
+
+    def receive(_handle: Handle, message: object) -> None:
+        match message:
+            case (int(process), str(node)):
+                at_work(process, node)
+            case Ended() | Lost():
+                found.append(message)
+
+    executor.submit(job)
+    while not found:
+        executor.deliver(receive)
+    return found[0]
+
+
+def test_a_job_that_lost_its_worker_is_begun_again_on_another_node_while_there_is_one(cluster: Any) -> None:
+    executor = OnRay(cluster.address, threads=1, gpus=0, images=LoadedHere())
+    nodes: list[str] = []
+
+    def kill(process: int, node: str) -> None:
+        nodes.append(node)
+        os.kill(process, signal.SIGKILL)
+
+    try:
+        for _ in range(2):
+            lost = ends(executor, Waiting(lives=False), at_work=kill)
+            assert isinstance(lost, Lost)
+            assert f"(on {platform.node()}, process " in lost.reason
+        # Both have lost a worker of it now: that is no reason to wait.
+        assert isinstance(ends(executor, Waiting(lives=True), at_work=lambda *_: None), Ended)
+    finally:
+        executor.close()
+    assert nodes[0] != nodes[1]
+
+
+# A node that has not answered for some seconds is gone; otherwise it takes Ray longer.
+SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 1000, "health_check_failure_threshold": 5}
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+@pytest.mark.parametrize("cluster", [SOON], indirect=True)
+def test_a_node_that_falls_silent_is_noticed_while_its_connections_stand(cluster: Any) -> None:
+    """All its processes are stopped: none ends, and none answers, as when its network is gone."""
+    executor = OnRay(cluster.address, threads=1, gpus=0, images=LoadedHere())
+    silent_ones: set[int] = set()
+    nodes: list[str] = []
+
+    def silence(_process: int, node: str) -> None:
+        nodes.append(node)
+        (of_node,) = [each for each in cluster.nodes if each.node_id == node]
+        silent_ones.update(each.process.pid for some in of_node.all_processes.values() for each in some)
+        silent_ones.update(*map(below, tuple(silent_ones)))
+        for process in silent_ones:
+            os.kill(process, signal.SIGSTOP)
+
+    try:
+        lost = ends(executor, Waiting(lives=False), at_work=silence)
+        assert isinstance(lost, Lost)
+        assert lost.reason.startswith("its node is gone (on ")
+        assert isinstance(ends(executor, Waiting(lives=True), at_work=lambda _, node: nodes.append(node)), Ended)
+    finally:
+        for process in alive(silent_ones):
+            os.kill(process, signal.SIGCONT)
+        executor.close()
+    assert nodes[0] != nodes[1]

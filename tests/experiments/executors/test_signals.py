@@ -108,8 +108,26 @@ def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
-def test_no_ray_is_left(tmp_path: Path) -> None:
+def test_no_ray_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray", reason="needs Ray")
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     (tmp_path / "tiny.toml").write_text(TEXT)
     words = command(tmp_path, "--ray", "local", "--threads", "1")
     assert end_by(signal.SIGTERM, words, at="epoch 1/") == 128 + signal.SIGTERM
+    assert not (tmp_path / "home" / ".ray").exists()  # nor a token that a cluster started later would ask for
+
+
+def test_the_smoke_grid_ends_with_the_same_bits_on_every_executor(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray")
+    found = []
+    for name, where in (("here", []), ("jobs", ["--jobs", "2"]), ("ray", ["--ray", "local"])):
+        words = ["reproduce", "smoke", "--epochs", "2", "--device", "cpu", "--threads", "1", *where]
+        words += ["--out", str(tmp_path / name)]
+        done = subprocess.run([sys.executable, "-m", "softadv", *words], capture_output=True, text=True, check=False)
+        assert done.returncode in (0, 1), done.stderr  # so few epochs bear out no claim
+        found.append(bits(tmp_path / name))
+    assert sum(file.endswith("result.json") for file in found[0]) == 6
+    assert found[1] == found[0]
+    assert found[2] == found[0]

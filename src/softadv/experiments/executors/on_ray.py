@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
+import secrets
 import signal
-import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from softadv._scratch import Scratch
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.images import Images, Source
@@ -24,14 +27,30 @@ from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, Seldom
 from softadv.experiments.executors.resources import usable_cores
 
 LOCAL = "local"
+# Ray itself waits minutes for an answer from a node that is cut off, even when it knows that the node is gone.
+_LOOK_SECONDS = 5.0
 # Ray reads these variables before it starts: they switch off usage reports.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+# Where nothing else is said, Ray asks a token of whoever joins one that is started here. Left to itself, it writes it
+# into the home folder, and a cluster started there by hand later asks for it, too.
+_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Taken:
+    """A job that Ray has. messages: its generator of references. began: where it runs, once that is known."""
+
     job: Job
-    messages: Any  # Ray's generator of references
+    messages: Any
+    began: _Began | None = None
+
+
+@dataclass(frozen=True)
+class _Began:
+    """A task's first message. node: Ray's name of the node that it runs on. where: that and the process, in words."""
+
+    node: str
+    where: str
 
 
 class OnRay:
@@ -50,7 +69,9 @@ class OnRay:
         self._threads, self._gpus, self._images = threads, gpus, images
         self._running: list[_Taken] = []
         self._sent: dict[Source, Any] = {}
-        self._place: str | None = None
+        self._lost_on: dict[str, set[str]] = {}  # by the name of a job, nodes that it lost a worker on
+        self._looked, self._known_gone = time.monotonic(), set[str]()
+        self._place: Scratch | None = None
         self._ours = not ray.is_initialized()
         if self._ours:
             self._start(address)
@@ -75,27 +96,25 @@ class OnRay:
         source = getattr(job, "source", None)
         if isinstance(source, Source) and source not in self._sent:
             self._sent[source] = self._ray.put(_packed(self._images(source)))
-        taken = _Taken(job, self._work.remote(job, self._sent.get(source) if source is not None else None))
+        taken = _Taken(job, self._begin(job))
         self._running.append(taken)
         return taken
 
     def deliver(self, receive: Receive) -> None:
-        """Wait for a message of any task, or for the loss of one, and hand over what there is."""
+        """Wait a moment for a message of any task, or for the loss of one, and hand over what there is."""
         by_messages = {id(taken.messages): taken for taken in self._running}
-        ready, _ = self._ray.wait([taken.messages for taken in self._running], fetch_local=False)
+        running = [taken.messages for taken in self._running]
+        ready, _ = self._ray.wait(running, timeout=_LOOK_SECONDS, fetch_local=False)
         for messages in ready:
             taken = by_messages[id(messages)]
             message = self._next(taken)
-            if isinstance(message, Ended | Lost):
-                self._running.remove(taken)
-            try:
-                receive(taken, message)
-            except SoftadvError as error:
-                if isinstance(message, Ended | Lost):
-                    raise
-                self._end(taken)
-                self._running.remove(taken)
-                receive(taken, Ended("refused", str(error)))
+            if isinstance(message, _Began):
+                taken.began = message
+            else:
+                self._hand_over(taken, message, receive)
+        if time.monotonic() - self._looked >= _LOOK_SECONDS:
+            self._looked = time.monotonic()
+            self._look(receive)
 
     def close(self) -> None:
         """End what runs, and Ray itself, if it was started or joined here."""
@@ -106,13 +125,69 @@ class OnRay:
         if self._ours and self._ray.is_initialized():
             self._ray.shutdown()
         if self._place is not None:
-            shutil.rmtree(self._place, ignore_errors=True)
+            self._place.delete()
+
+    def _look(self, receive: Receive) -> None:
+        """Give up what runs on nodes that are gone: of a node that is cut off Ray itself waits long for word."""
+        gone = self._gone()
+        newly, self._known_gone = gone - self._known_gone, gone
+        for taken in list(self._running):
+            if taken.began is None and newly:  # nobody knows whether it was on its way there
+                self._end(taken)
+                self._lost_on.setdefault(taken.job.name, set()).update(newly)
+                taken.messages = self._begin(taken.job)
+            elif taken.began is not None and taken.began.node in gone:
+                self._end(taken)
+                self._hand_over(taken, Lost("its node is gone"), receive)
+
+    def _begin(self, job: Job) -> Any:
+        """Have Ray run a job. Returns the generator of its messages."""
+        source = getattr(job, "source", None)
+        return self._elsewhere(job).remote(job, self._sent.get(source) if isinstance(source, Source) else None)
+
+    def _elsewhere(self, job: Job) -> Any:
+        """The task, to be run on a node that has not lost a worker of this job, if one has room."""
+        lost_on = self._lost_on.get(job.name, set())
+        # Ray has named the label of a node's own name in more than one way.
+        labels = {key for node in self._ray.nodes() for key, value in node["Labels"].items() if value in lost_on}
+        if not labels:
+            return self._work
+        strategies = self._ray.util.scheduling_strategies
+        others = {label: strategies.NotIn(*sorted(lost_on)) for label in labels}
+        return self._work.options(scheduling_strategy=strategies.NodeLabelSchedulingStrategy(hard={}, soft=others))
+
+    def _hand_over(self, taken: _Taken, message: object, receive: Receive) -> None:
+        if isinstance(message, Lost) and taken.began is not None:
+            self._lost_on.setdefault(taken.job.name, set()).add(taken.began.node)
+            message = Lost(f"{message.reason} (on {taken.began.where})")
+        if isinstance(message, Ended | Lost):
+            self._running.remove(taken)
+        if isinstance(message, Ended):
+            self._lost_on.pop(taken.job.name, None)
+        try:
+            receive(taken, message)
+        except SoftadvError as error:
+            if isinstance(message, Ended | Lost):
+                raise
+            self._end(taken)
+            self._running.remove(taken)
+            receive(taken, Ended("refused", str(error)))
+
+    def _gone(self) -> set[str]:
+        """The nodes that the cluster has lost, by Ray's names."""
+        return {node["NodeID"] for node in self._ray.nodes() if not node["Alive"]}
 
     def _next(self, taken: _Taken) -> object:
         """The next message of a task; Lost where its worker, its node or the message is gone."""
         errors = self._ray.exceptions
         try:
-            return self._ray.get(next(taken.messages))
+            message = next(taken.messages)
+            while True:
+                try:
+                    return self._ray.get(message, timeout=_LOOK_SECONDS)
+                except errors.GetTimeoutError:  # it is long, or on its way from a node that is cut off
+                    if taken.began is not None and taken.began.node in self._gone():
+                        return Lost("its node is gone")
         except StopIteration:
             return Lost("the task ended without a word")
         except errors.RayTaskError as error:  # outside the job itself: such as a node without softadv
@@ -128,11 +203,13 @@ class OnRay:
         options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "error"}
         if address == LOCAL:
             # Socket paths must be short, which not every temporary folder allows.
-            self._place = tempfile.mkdtemp(prefix="softadv-ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
-            options |= {"num_cpus": usable_cores(), "include_dashboard": False, "_temp_dir": self._place,
+            self._place = Scratch("softadv-ray-", parent=Path("/tmp") if os.path.isdir("/tmp") else None)
+            options |= {"num_cpus": usable_cores(), "include_dashboard": False, "_temp_dir": str(self._place.path),
                         "_node_ip_address": "127.0.0.1"}  # fmt: skip
-        before = {name: os.environ.get(name) for name in _QUIET}
+        before = {name: os.environ.get(name) for name in (*_QUIET, *_AUTHENTICATION)}
         os.environ.update(_QUIET)
+        if address == LOCAL and not any(map(os.environ.get, _AUTHENTICATION)):
+            os.environ["RAY_AUTH_TOKEN"] = _token()
         terminate = signal.getsignal(signal.SIGTERM)
         try:
             self._ray.init(**options)
@@ -140,12 +217,12 @@ class OnRay:
                 signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
         except Exception as error:
             if self._place is not None:
-                shutil.rmtree(self._place, ignore_errors=True)
+                self._place.delete()
             raise SoftadvError(f"--ray {address}: cannot be had ({_line(error)})") from error
         finally:
             for name, value in before.items():
                 if value is None:
-                    del os.environ[name]
+                    os.environ.pop(name, None)
                 else:
                     os.environ[name] = value
 
@@ -161,6 +238,7 @@ def stream(job: Job, packed: dict[str, Any] | None) -> Iterator[object]:
         send = Seldom(messages.put)
         send(attempt(job, images=images, send=send, where=this_process()))
 
+    yield _Began(_ray().get_runtime_context().get_node_id(), this_process())
     threading.Thread(target=work, daemon=True).start()
     while True:
         message = messages.get()
@@ -179,6 +257,12 @@ def _unpacked(packed: dict[str, Any]) -> Dataset:
     # A copy, since the store's memory may not be written, and PyTorch does not know that.
     tensors = {name: torch.from_numpy(packed[name].copy()) for name in ("train_x", "train_y", "test_x", "test_y")}
     return Dataset(**packed | tensors)
+
+
+@cache
+def _token() -> str:
+    """The token of the Ray that this process starts: one for all, since Ray reads it once."""
+    return secrets.token_hex(32)
 
 
 def _line(error: BaseException) -> str:

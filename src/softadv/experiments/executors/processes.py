@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from softadv._scratch import Scratch
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.images import LoadedHere
 from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, Seldom, attempt, this_process
@@ -28,7 +29,7 @@ class _Worker:
 
     process: BaseProcess
     connection: Connection
-    place: str
+    place: Scratch
     number: int
     job: Job | None = None
 
@@ -41,7 +42,7 @@ class _Worker:
             self.process.join()
         self.connection.close()
         self.process.close()
-        shutil.rmtree(self.place, ignore_errors=True)
+        self.place.delete()
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,9 @@ class Processes:
 
     def _start(self, number: int) -> _Worker:
         ours, theirs = self._context.Pipe()
-        place = tempfile.mkdtemp(prefix="softadv-worker-")
-        process = self._context.Process(
-            target=serve, args=(theirs, place, self._dealt.gpu(number)), daemon=True, name=f"softadv worker {number}"
-        )
+        place = Scratch("softadv-worker-")
+        given = theirs, str(place.path), self._dealt.gpu(number)
+        process = self._context.Process(target=serve, args=given, daemon=True, name=f"softadv worker {number}")
         process.start()
         theirs.close()  # otherwise the pipe would not close when the worker ends
         worker = _Worker(process, ours, place, number)

@@ -1,0 +1,45 @@
+"""Folders of temporary files: deleted at the end, and after a kill by whoever comes next."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from softadv._scratch import Scratch
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from softadv._scratch import Scratch
+found = Scratch("softadv-test-", parent=Path(sys.argv[1]))
+(found.path / "file").write_text("x")
+print(found.path, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+LONG_AGO = 1_000_000_000
+
+
+def test_a_folder_is_deleted_with_all_that_is_in_it(tmp_path: Path) -> None:
+    with Scratch("softadv-test-", parent=tmp_path) as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "file").write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_one_deletes_what_a_killed_process_left_and_nothing_else(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    left = Path(done.stdout.strip())
+    assert (left / "file").exists()
+    (tmp_path / "softadv-test-theirs").mkdir()  # not made by a Scratch
+    with Scratch("softadv-test-", parent=tmp_path) as young:
+        assert left.exists()  # it might be one that is just being made
+        for folder in (left, young):
+            os.utime(folder / ".owner", (LONG_AGO, LONG_AGO))
+        with Scratch("softadv-test-", parent=tmp_path):
+            assert not left.exists()
+            assert young.exists()  # its process is there
+    assert [path.name for path in tmp_path.iterdir()] == ["softadv-test-theirs"]
