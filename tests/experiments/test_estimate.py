@@ -61,7 +61,7 @@ def test_a_dry_run_says_how_many_and_how_long_and_writes_nothing(
 
 
 def test_what_is_for_training_is_refused_for_stored_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for option in (["--jobs", "2"], ["--shard", "1/2"], ["--dry-run"]):
+    for option in (["--shard", "1/2"], ["--dry-run"]):
         assert run("reproduce", "smoke", "--from-weights", "--out", str(tmp_path / "r"), *option) == 2
         assert "not for --from-weights" in capsys.readouterr().err
     assert run("reproduce", "smoke", "--jobs", "2", "--ray", "local") == 2

@@ -17,6 +17,7 @@ from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
 from softadv.experiments.store_reference import keep
 from tests.cli.test_app import run
+from tests.experiments.executors.bits import bits
 from tests.experiments.test_grid import TINY
 
 NAMES = [f"digits-tiny-{method}-seed0" for method in ("natural", "adversarial", "soft")]
@@ -64,6 +65,16 @@ def test_the_same_machine_gets_the_same_figures_without_training(
             assert getattr(one, figure) == getattr(other, figure), figure
         assert [c.verified for c in one.certified] == [c.verified for c in other.certified]
         assert found.metrics() == before.metrics()  # the reference's curves
+
+
+def test_workers_evaluate_as_this_process_does(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert reproduce("--threads", "1") == 0
+    assert reproduce("--jobs", "2", "--threads", "1", "--out", "runs/jobs") == 0
+    assert bits(root / "runs" / "jobs") == bits(root / "runs" / "tiny-from-weights")
+    capsys.readouterr()
+    write_tensors(root / "expected/reference/tiny/weights" / f"{SOFT}.safetensors", {"0.weight": torch.zeros(1)})
+    assert reproduce("--jobs", "2", "--fresh", "--out", "runs/jobs") == 2
+    assert f"{SOFT}.safetensors: not the weights that {SOFT}.json records" in capsys.readouterr().err
 
 
 def test_the_folder_and_the_report_say_that_nothing_was_trained(root: Path) -> None:

@@ -58,7 +58,7 @@ from softadv.experiments import environment
 from softadv.experiments.estimate import estimate_time
 from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.expected import checkout_expected
-from softadv.experiments.from_weights import evaluate_grid, stored_trials
+from softadv.experiments.from_weights import stored_trials
 from softadv.experiments.grid import prepare
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
@@ -107,8 +107,8 @@ def reproduce(
         )
     running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial, ray=ray)
     part = None if shard is None else parse_shard(shard)
-    if from_weights and (running.elsewhere or part is not None or dry_run):
-        raise SoftadvError("--jobs, --ray, --shard and --dry-run are for training, not for --from-weights")
+    if from_weights and (part is not None or dry_run):
+        raise SoftadvError("--shard and --dry-run are for training, not for --from-weights")
     detail = chosen_detail(quiet=quiet, verbose=verbose, as_json=as_json)
     if as_json and (dry_run or part is not None):
         raise SoftadvError("--json is of a whole grid's verdicts: --dry-run and --shard have none")
@@ -152,13 +152,12 @@ def reproduce(
             estimate_time(prepared.trials, folder=folder, records=records), running=running, device=where, on=screen
         )
     work = stored.work(prepared) if stored else prepared.work
-    with Display(screen, work=work, trials=[trial.name for trial in chosen.trials]) as display:
-        report = display.advance
-        if stored is not None:
-            ran = evaluate_grid(prepared, stored, report=report)
-        else:
-            with ended_by_sigterm(), running.opened(elsewhere, prepared.images) as (executor, each):
-                ran = run_grid(prepared, report=report, executor=executor, threads=each)
+    with (
+        Display(screen, work=work, trials=[trial.name for trial in chosen.trials]) as display,
+        ended_by_sigterm(),
+        running.opened(elsewhere, prepared.images) as (executor, each),
+    ):
+        ran = run_grid(prepared, report=display.advance, task=stored, executor=executor, threads=each)
     if part is not None:
         return close_part(folder, part, ran)
     refused = [*ran.refused.values(), *(stored.refused if stored else ())]

@@ -6,25 +6,29 @@ as at the end of training; the curves are the reference's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 
-from softadv._io import tensors_sha256
+from safetensors.torch import load
+
+from softadv._io import tensors_bytes, tensors_sha256
 from softadv._progress import Report, stage
-from softadv.data import ImageData, load_dataset
+from softadv.data import Dataset, ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.final_evaluation import conclude, conclusion_work
-from softadv.experiments.grid import GridReport, GridRun, Prepared, for_each_trial
-from softadv.experiments.load_model import find_saved
+from softadv.experiments.grid import Prepared
+from softadv.experiments.load_model import Saved, find_saved
 from softadv.experiments.records import Result
 from softadv.experiments.reference import FROM_WEIGHTS, Record, training_of
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Grid, Trial
 from softadv.experiments.train_config import attack_of
+from softadv.experiments.trial_job import TrialJob
 from softadv.training.config import generator_for
 from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
+from softadv.training.records import EpochMetrics
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,74 @@ class Stored:
     remarks: tuple[str, ...]
     refused: tuple[str, ...]
 
+    side_by_side = False  # nothing is trained
+
     def work(self, prepared: Prepared) -> float:
-        """The cost in attack steps on one image."""
-        return sum(_work(trial, prepared.datasets[trial]) for trial in prepared.grid.trials)
+        """The cost of all trials in attack steps on one image."""
+        return sum(self.work_on(trial, prepared.datasets[trial]) for trial in prepared.grid.trials)
+
+    def work_on(self, trial: Trial, data: ImageData) -> float:
+        """The cost of one trial in attack steps on one image."""
+        return trial.steps * len(data.test_x) + conclusion_work(trial, data)
+
+    def check(self, done: Result, run: RunFolder, data: ImageData) -> None:
+        """Raise SoftadvError where a result is of other images, or of other weights than the reference now has."""
+        if done.data_fingerprint != data.fingerprint:
+            raise SoftadvError(f"{_other_data(str(run.path), done, data)}; use --fresh")
+        if done.weights_sha256 != self.records[done.trial.name].result.weights_sha256:
+            raise SoftadvError(f"{run.path}: was evaluated with other weights than the reference now has; use --fresh")
+
+    def job(self, job: TrialJob) -> EvaluationJob:
+        """The job that evaluates a trial. Raises SoftadvError for weights that are not the record's."""
+        record = self.records[job.trial.name]
+        weights = find_saved(record.weights).weights
+        found, recorded = tensors_sha256(weights), record.result.weights_sha256
+        if found != recorded:
+            raise SoftadvError(
+                f"{record.weights}: not the weights that {record.path.name} records "
+                f"(sha256 {found[:12]}, recorded {recorded[:12]})"
+            )
+        parts = {field.name: getattr(job, field.name) for field in fields(job)} | {
+            "files": {},
+            "beside": {},
+            "trained_by": None,
+        }
+        return EvaluationJob(**parts, path=record.weights, weights=tensors_bytes(weights), epochs=record.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationJob(TrialJob):
+    """Measure the stored weights of a trial as its last epoch did, and conclude it.
+
+    weights: as safetensors; path: of their file, for messages. epochs: the reference's, which become the folder's.
+    """
+
+    path: Path
+    weights: bytes
+    epochs: tuple[EpochMetrics, ...]
+
+    def work(self, run: RunFolder, data: Dataset, *, report: Report, on_kept: Callable[[], None]) -> None:
+        """Evaluate the trial. run: its folder here, with nothing in it. data: its images, where they are to be.
+
+        Raises SoftadvError for weights that are not the network's.
+        """
+        trial = self.trial
+        with run.begun(trial):
+            saved = Saved(self.path, load(self.weights), trial.dataset, trial)
+            model = saved.model(data, device=data.test_x.device, name=trial.model)
+            natural = natural_accuracy(model, data.test_x, data.test_y)
+            adversarial = adversarial_accuracy(
+                model,
+                data.test_x,
+                data.test_y,
+                attack=partial(attack_of(trial), eps=trial.eps),
+                # Of the last epoch: on the same machine the figure comes out the same.
+                generator=generator_for(trial.seed, trial.epochs, "evaluation", data.test_x.device),
+                on_progress=stage(report, "attacking", cost=trial.steps),
+            )
+            run.write_metrics(list(self.epochs))
+            last = replace(self.epochs[-1], natural_accuracy=natural, adversarial_accuracy=adversarial)
+            run.write_result(conclude(model, trial=trial, run=run, data=data, report=report, last=last))
 
 
 def stored_trials(
@@ -82,64 +151,6 @@ def stored_trials(
         tuple(remarks),
         tuple(refused.values()),
     )
-
-
-def evaluate_grid(prepared: Prepared, stored: Stored, *, report: GridReport) -> GridRun:
-    """Evaluate every trial that has not finished yet; one that fails or is refused never loses another."""
-
-    def evaluate(trial: Trial) -> None:
-        run, data = RunFolder(prepared.folder / trial.name), prepared.datasets[trial]
-        told = partial(report, trial.name)
-        evaluate_trial(trial, record=stored.records[trial.name], run=run, data=data, report=told)
-
-    return for_each_trial(prepared, evaluate, report=report)
-
-
-def evaluate_trial(trial: Trial, *, record: Record, run: RunFolder, data: ImageData, report: Report) -> Result:
-    """Measure the stored weights of a trial as its last epoch did, and conclude it; a finished one is not done again.
-
-    data: the images the spec names, on the device to compute on.
-    Raises SoftadvError for weights that are not the record's, and where the folder has a result of others, or of
-    other images.
-    """
-    with run.begun(trial):
-        return _evaluate_begun(trial, record=record, run=run, data=data, report=report)
-
-
-def _evaluate_begun(trial: Trial, *, record: Record, run: RunFolder, data: ImageData, report: Report) -> Result:
-    finished = run.finished()
-    if finished is not None and finished.data_fingerprint != data.fingerprint:
-        raise SoftadvError(f"{_other_data(str(run.path), finished, data)}; use --fresh")
-    if finished is not None and finished.weights_sha256 != record.result.weights_sha256:
-        raise SoftadvError(f"{run.path}: was evaluated with other weights than the reference now has; use --fresh")
-    if finished is not None:
-        report("finished before", _work(trial, data), before=True)
-        return finished
-    model = find_saved(record.weights).model(data, device=data.test_x.device, name=trial.model)
-    found = tensors_sha256(model.state_dict())
-    if found != record.result.weights_sha256:
-        raise SoftadvError(
-            f"{record.weights}: not the weights that {record.path.name} records "
-            f"(sha256 {found[:12]}, recorded {record.result.weights_sha256[:12]})"
-        )
-    natural = natural_accuracy(model, data.test_x, data.test_y)
-    adversarial = adversarial_accuracy(
-        model,
-        data.test_x,
-        data.test_y,
-        attack=partial(attack_of(trial), eps=trial.eps),
-        # Of the last epoch: on the same machine the figure comes out the same.
-        generator=generator_for(trial.seed, trial.epochs, "evaluation", data.test_x.device),
-        on_progress=stage(report, "attacking", cost=trial.steps),
-    )
-    run.write_metrics(list(record.epochs))
-    last = replace(record.epochs[-1], natural_accuracy=natural, adversarial_accuracy=adversarial)
-    result = conclude(model, trial=trial, run=run, data=data, report=report, last=last)
-    return run.write_result(result)
-
-
-def _work(trial: Trial, data: ImageData) -> float:
-    return trial.steps * len(data.test_x) + conclusion_work(trial, data)
 
 
 def _other_images(found: Mapping[Trial, Record], data_root: Path | None) -> dict[str, str]:

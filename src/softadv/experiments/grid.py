@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from softadv._io import remove_partials, write_json, write_text
+from softadv._io import remove_partials, write_json
 from softadv._locks import held
 from softadv._ranges import shown
 from softadv.certify.certifiers import check_certifier
 from softadv.data import ImageData, load_dataset
-from softadv.errors import DivergedError, SoftadvError
+from softadv.errors import SoftadvError
 from softadv.experiments.executors.images import Source
 from softadv.experiments.run_folder import (
     GRID,
     LOCK,
-    TRACEBACK,
     RunFolder,
     clear_grid,
     read_about,
@@ -165,34 +163,6 @@ def _datasets(grid: Grid, data_root: Path | None, device: torch.device) -> dict[
             parts[key] = whole[trial.dataset].first(train=trial.train_images, test=trial.test_images).to(device)
         datasets[trial] = parts[key]
     return datasets
-
-
-def for_each_trial(prepared: Prepared, work: Callable[[Trial], object], *, report: GridReport) -> GridRun:
-    """Call work for every trial. A trial that fails or has bad input leaves the reason in its folder; others go on.
-
-    work: raises SoftadvError for bad input. report: told of what failed or was refused.
-    Raises SoftadvError where another process writes to the grid's folder.
-    """
-    finished, failed, refused = [], [], {}
-    with held(prepared.lock, what=prepared.folder):
-        for trial in prepared.trials:
-            traceback_file = prepared.folder / trial.name / TRACEBACK
-            try:
-                work(trial)
-                finished.append(trial.name)
-            except DivergedError as error:
-                write_text(traceback_file, f"{error}\n")
-                report(trial.name, "failed", 0)
-                failed.append(trial.name)
-            except SoftadvError as error:
-                write_text(traceback_file, f"{error}\n")
-                report(trial.name, "refused", 0)
-                refused[trial.name] = str(error)
-            except Exception:
-                write_text(traceback_file, traceback.format_exc())
-                report(trial.name, "failed", 0)
-                failed.append(trial.name)
-    return GridRun(tuple(finished), tuple(failed), refused)
 
 
 def grid_name(folder: Path) -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
 from softadv._io import write_text
 from softadv._locks import held
 from softadv._progress import Report
+from softadv.data import ImageData
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.in_process import InProcess
 from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, Told
 from softadv.experiments.grid import GridReport, GridRun, Prepared
+from softadv.experiments.records import Result
 from softadv.experiments.run_folder import (
     CHECKPOINT,
     METRICS,
@@ -37,10 +40,44 @@ from softadv.experiments.trial_job import Files, TrialJob
 TRIES_AGAIN = 3  # of a trial whose workers are lost, without an epoch finished in between
 
 
+class Task(Protocol):
+    """What is done with each trial of a grid."""
+
+    side_by_side: bool  # whether trials that differ in the seed alone can be trained as one model
+
+    def check(self, done: Result, run: RunFolder, data: ImageData) -> None:
+        """Raise SoftadvError where a finished trial's result is not what would come out now."""
+
+    def work_on(self, trial: Trial, data: ImageData) -> float:
+        """Its cost in attack steps on one image."""
+
+    def job(self, job: TrialJob) -> TrialJob:
+        """The job, given the one that trains. Raises SoftadvError where it lacks something."""
+
+
+class Training:
+    """Trials are trained, and what comes out is measured."""
+
+    side_by_side = True
+
+    def check(self, done: Result, run: RunFolder, data: ImageData) -> None:
+        """Raise SoftadvError where a result is of other images."""
+        check_same_data(run, done.data_fingerprint, data)
+
+    def work_on(self, trial: Trial, data: ImageData) -> float:
+        """The cost of the training and of what follows it."""
+        return expected_work(trial, data)
+
+    def job(self, job: TrialJob) -> TrialJob:
+        """The same one."""
+        return job
+
+
 def run_grid(
     prepared: Prepared,
     *,
     report: GridReport,
+    task: Task | None = None,
     executor: Executor | None = None,
     threads: int | None = None,
     side_by_side: bool | None = None,
@@ -50,16 +87,17 @@ def run_grid(
     A trial that fails leaves its traceback in its folder, one with bad input, such as a damaged checkpoint,
     leaves the message there; the next one goes on.
 
-    executor: where they run; None is here, one after another. The caller closes it. threads: of each trial; None: as
-        many as there are where it runs.
+    task: what is done with each; None trains it. executor: where they run; None is here, one after another. The caller
+        closes it. threads: of each trial; None: as many as there are where it runs.
     side_by_side: train trials that differ in nothing but the seed as one model, before the first of them is concluded.
         None does so on a GPU, which one of them does not fill. Here alone: with an executor of one's own it is ignored.
     Raises SoftadvError where another process writes to the grid's folder.
     """
     here = executor is None
     with held(prepared.lock, what=prepared.folder):
-        driver = _Driver(prepared, executor or InProcess(prepared.images), report, threads)
-        if not here:
+        task = task or Training()
+        driver = _Driver(prepared, executor or InProcess(prepared.images), report, threads, task)
+        if not here or not task.side_by_side:
             side_by_side = False
         elif side_by_side is None:
             side_by_side = any(data.train_x.is_cuda for data in prepared.datasets.values())
@@ -84,6 +122,7 @@ class _Driver:
     executor: Executor
     report: GridReport
     threads: int | None
+    task: Task
     under_way: dict[str, _Flight] = field(default_factory=dict)
     finished: set[str] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
@@ -134,9 +173,9 @@ class _Driver:
             holding.enter_context(run.begun(trial))
             done = run.finished()
             if done is not None:
-                check_same_data(run, done.data_fingerprint, data)
+                self.task.check(done, run, data)
                 if trial not in self.told_before:
-                    told("finished before", expected_work(trial, data), before=True)
+                    told("finished before", self.task.work_on(trial, data), before=True)
                 self.finished.add(trial.name)
                 holding.close()
                 return
@@ -154,7 +193,7 @@ class _Driver:
             trained = None  # it failed, or this one has begun a training of its own
         needed: dict[str, tuple[str, ...]] = {} if replayed is None else {replayed.name: (SPEC, METRICS)}
         needed |= {} if trained is None else {trained.name: (SPEC, METRICS, WEIGHTS, RESULT)}
-        return TrialJob(
+        training = TrialJob(
             trial=trial,
             folder=run.path,
             files=run.contents(WRITTEN),
@@ -164,6 +203,7 @@ class _Driver:
             beside={name: RunFolder(self.prepared.folder / name).contents(files) for name, files in needed.items()},
             trained_by=None if trained is None else trained.name,
         )
+        return self.task.job(training)
 
     def _receive(self, handle: Handle, message: object) -> None:
         """Handle a message of a trial. Raises SoftadvError where its files cannot be written."""

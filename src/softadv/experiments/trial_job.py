@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from softadv._progress import Report
+from softadv._scratch import Scratch
+from softadv.data import Dataset
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments.environment import pick_device
 from softadv.experiments.executors.images import Images, Source
@@ -54,8 +56,7 @@ class TrialJob:
         data = images(self.source)
         if data.train_x.device.type != device.type:
             data = data.to(device)
-        with tempfile.TemporaryDirectory(prefix="softadv-trial-") as folder:
-            place = Path(folder)
+        with Scratch("softadv-trial-") as place:
             for name, files in {**self.beside, self.name: self.files}.items():
                 (place / name).mkdir()
                 RunFolder(place / name).receive(files)
@@ -68,16 +69,21 @@ class TrialJob:
                 sent.update({name: _digest(content) for name, content in new.items()})
                 send(Files(new))
 
-            trained = None if self.trained_by is None else RunFolder(place / self.trained_by)
             try:
-                run_trial(
-                    self.trial, run=run, data=data, report=telling(send), on_kept=send_files, trained=trained
-                )  # fmt: skip
+                self.work(run, data, report=telling(send), on_kept=send_files)
             except DivergedError:
                 raise
             except SoftadvError as error:
-                raise SoftadvError(str(error).replace(folder, str(self.folder.parent))) from error
+                raise SoftadvError(str(error).replace(str(place), str(self.folder.parent))) from error
             send_files()
+
+    def work(self, run: RunFolder, data: Dataset, *, report: Report, on_kept: Callable[[], None]) -> None:
+        """Train the trial to its end. run: its folder here. data: its images, where they are to be.
+
+        Raises what run_trial raises.
+        """
+        trained = None if self.trained_by is None else RunFolder(run.path.parent / self.trained_by)
+        run_trial(self.trial, run=run, data=data, report=report, on_kept=on_kept, trained=trained)
 
 
 def _digest(content: bytes) -> bytes:
