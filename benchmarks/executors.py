@@ -114,6 +114,7 @@ def overhead(arguments: argparse.Namespace) -> None:
     }
     if arguments.ray:
         kinds["--ray local"] = Chosen(ray="local", threads=1)
+    run(tiny.select(seeds=1), Chosen(threads=1))  # kernels that are compiled first, and imports, count for nobody
     for name, chosen in kinds.items():
         seconds, sent = run(tiny, chosen)
         each = f", {sum(sent) / arguments.trials / 1e6:.2f} MB back from a trial" if sent else ""

@@ -1,9 +1,10 @@
-"""Kills of workers, drivers and nodes: python -m benchmarks.kills [--kills 50] [--nodes 0]
+"""Kills of workers, drivers and nodes: python -m benchmarks.kills [--kills 50] [--nodes 0] [--cuts 0]
 
 A small grid with soft training, and a control that replays it, runs with --jobs 2. At random moments a worker
 (SIGKILL) or the driver (SIGKILL, SIGTERM) is killed, and a driver that was killed is given again, until the grid is
-done; then the next one begins. With --nodes so many nodes of a Ray cluster on this machine are taken away, too,
-without notice. Every trial must end once, with the bits of a run that was never disturbed; only seconds may differ.
+done; then the next one begins. So is one that gave up a trial, as it must after four workers in one epoch. With --nodes
+so many nodes of a Ray cluster on this machine are taken away, too, without notice; with --cuts so many lose their
+network. Every trial must end once, with the bits of a run that was never disturbed; only seconds may differ.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ batch_size = 32
 train_images = 512
 test_images = 128
 """
-LATEST = 25.0  # seconds after a driver's start at which the last kills come, at first
+LATEST = 2.5  # of an undisturbed run's seconds: so long after a driver's start the last kills come, at first
 
 
 def command(work: Path, out: Path, *more: str) -> list[str]:
@@ -66,11 +67,20 @@ def check(done: int, work: Path, out: Path, whole: dict[str, str]) -> int:
     return int(differs)
 
 
-def process_kills(work: Path, whole: dict[str, str], *, wanted: int, rng: random.Random) -> tuple[dict[str, int], int]:
-    """Kill workers and drivers. Returns how many of each, and how many grids ended otherwise."""
+def gave_up(out: Path) -> bool:
+    """Whether a trial was given up since it lost worker after worker."""
+    return any(path.read_text().startswith("given up after") for path in out.glob("*/traceback.txt"))
+
+
+def process_kills(
+    work: Path, whole: dict[str, str], *, wanted: int, latest: float, rng: random.Random
+) -> tuple[dict[str, int], int]:
+    """Kill workers and drivers. Returns how many of each, and of drivers that gave up, and how many grids ended
+    otherwise."""
     kills = {"worker": 0, "driver": 0}
+    given_up = 0
     differing = grids = 0
-    latest = LATEST
+    least = latest / 2
     while sum(kills.values()) < wanted:
         out = work / f"jobs-{grids}"
         grids += 1
@@ -92,14 +102,18 @@ def process_kills(work: Path, whole: dict[str, str], *, wanted: int, rng: random
                         kills["driver"] += 1
                         driver.wait()
                 ended = driver.wait()
-            if ended not in (-signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM):
-                code = ended
-                latest = time.monotonic() - started
+            if ended in (-signal.SIGKILL, 128 + signal.SIGTERM, -signal.SIGTERM):
+                continue
+            if gave_up(out):
+                given_up += 1
+                continue
+            code = ended
+            latest = max(time.monotonic() - started, least)
         differing += check(code, work, out, whole)
-    return kills, differing
+    return {**kills, "given up": given_up}, differing
 
 
-def node_kills(work: Path, whole: dict[str, str], *, wanted: int, rng: random.Random) -> tuple[int, int]:
+def node_kills(work: Path, whole: dict[str, str], *, wanted: int, latest: float, rng: random.Random) -> tuple[int, int]:
     """Take away nodes of a Ray cluster, and add others. Returns how many, and how many grids ended otherwise."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster  # noqa: PLC0415 (an extra)
@@ -117,7 +131,7 @@ def node_kills(work: Path, whole: dict[str, str], *, wanted: int, rng: random.Ra
             words = command(work, out, "--ray", cluster.address)
             with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as driver:
                 while driver.poll() is None and kills < wanted:
-                    time.sleep(rng.uniform(5, LATEST))
+                    time.sleep(rng.uniform(latest / 5, latest))
                     if driver.poll() is None:
                         cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
                         kills += 1
@@ -134,24 +148,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=50, help="of workers and drivers (default: 50)")
     parser.add_argument("--nodes", type=int, default=0, help="of Ray to take away (default: none)")
+    parser.add_argument("--cuts", type=int, default=0, help="of a node's network (default: none)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     arguments = parser.parse_args()
     work = Path(tempfile.mkdtemp(prefix="softadv-kills-"))
     (work / "kills.toml").write_text(GRID, encoding="utf-8")
+    started = time.monotonic()
     done = subprocess.run(command(work, work / "whole"), capture_output=True, text=True, check=False)
+    latest = LATEST * (time.monotonic() - started)  # a busy machine is not killed while it is still starting
     if done.returncode not in (0, 1):
         raise SystemExit(done.stderr)
     whole = bits(work / "whole")
     rng = random.Random(arguments.seed)
     failed = 0
     if arguments.kills:
-        kills, differing = process_kills(work, whole, wanted=arguments.kills, rng=rng)
-        print(f"{kills['worker']} workers and {kills['driver']} drivers killed: {differing} grids ended otherwise")
+        kills, differing = process_kills(work, whole, wanted=arguments.kills, latest=latest, rng=rng)
+        print(
+            f"{kills['worker']} workers and {kills['driver']} drivers killed, {kills['given up']} trials given up and "
+            f"begun again: {differing} grids ended otherwise", flush=True,
+        )  # fmt: skip
         failed += differing
     if arguments.nodes:
-        taken, differing = node_kills(work, whole, wanted=arguments.nodes, rng=rng)
-        print(f"{taken} nodes taken away: {differing} grids ended otherwise")
+        taken, differing = node_kills(work, whole, wanted=arguments.nodes, latest=latest, rng=rng)
+        print(f"{taken} nodes taken away: {differing} grids ended otherwise", flush=True)
         failed += differing
+    if arguments.cuts:
+        from benchmarks.cut_off import namespaces  # noqa: PLC0415 (which needs what is here)
+
+        words = ["-m", "benchmarks.cut_off", str(work), "--cuts", str(arguments.cuts), "--seed", str(arguments.seed)]
+        failed += subprocess.run([*namespaces(), sys.executable, *words], check=False).returncode
     if failed:
         raise SystemExit(1)
     shutil.rmtree(work)
