@@ -38,10 +38,11 @@ def test_the_worker_is_named_by_a_command_or_a_folder(monkeypatch, tmp_path):
         ("true", "its worker died twice before it answered anything: it ended with exit code 0"),
     ],
 )
-def test_a_worker_that_is_not_there_is_one_clear_line(question, monkeypatch, named, message):
+def test_a_worker_that_is_not_there_is_one_clear_line(question, monkeypatch, tmp_path, named, message):
+    message = message.replace("/nowhere", str(tmp_path))
     monkeypatch.delenv("SOFTADV_ERAN", raising=False)
     if named is not None:
-        monkeypatch.setenv("SOFTADV_ERAN", named)
+        monkeypatch.setenv("SOFTADV_ERAN", named.replace("/nowhere", str(tmp_path)))
     model, x, y = question
     with pytest.raises(SoftadvError) as caught:
         certify_with(model, x, y, engine="gpupoly", eps=EPS)
