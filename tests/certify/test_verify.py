@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
@@ -244,3 +246,36 @@ def test_what_is_supported_is_said_a_line_each(capsys, option, lines):
         app.main(["supports", option])
     assert ended.value.code == 0
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_the_time_limit_holds_while_a_large_network_is_analysed(tmp_path):
+    """One box of this network takes far longer than the limit; the answer does not wait for it."""
+    graph = Graph((64, 12, 12), seed=1).conv((64, 12, 12), channels=64, pads=[1, 1, 1, 1]).then("Tanh")
+    for _ in range(8):
+        graph.conv((64, 12, 12), channels=64, pads=[1, 1, 1, 1]).then("Tanh")
+    graph.then("Flatten").gemm(64 * 144, 2).write(tmp_path / "net.onnx")
+    count = 64 * 144
+    names = "".join(f"(declare-const {n} Real)\n" for n in [*(f"X_{at}" for at in range(count)), "Y_0", "Y_1"])
+    path = tmp_path / "p.vnnlib"
+    path.write_text(names + box(*[(0, 1)] * count, names="X_{}") + "(assert (<= (- Y_0 Y_1) -1e9))")
+    code = (
+        "import sys, time; from softadv.cli import app\n"
+        "started = time.monotonic()\n"
+        "import os; leave = os._exit\n"
+        "def told(code): print(time.monotonic() - started, file=sys.stderr, flush=True); leave(code)\n"
+        "os._exit = told\n"
+        f"app.main(['verify', {str(path)!r}, '--network', 'N={tmp_path / 'net.onnx'}', '--timeout', '4'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "timed-out\n"), done.stderr
+    assert float(done.stderr.split()[-1]) >= 4  # it was ended from outside, and not before
+
+
+@pytest.mark.parametrize("timeout", ["nan", "-1"])
+def test_a_time_limit_that_is_none_is_refused(tmp_path, capsys, timeout):
+    net(tmp_path)
+    path = write(tmp_path, UNIT)
+    with pytest.raises(SystemExit) as ended:
+        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}", "--timeout", timeout])
+    assert ended.value.code == 2
+    assert not capsys.readouterr().out

@@ -56,8 +56,10 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
                 return np.expand_dims(values[0], axes)
             return values[0].squeeze(axes or None)
         case "Concat":
+            _check_size(sum(value.size for value in values))
             return np.concatenate(values, options["axis"])
         case "Gather":
+            _check_size(values[1].size * values[0].size // max(values[0].shape[options.get("axis", 0)], 1))
             return values[0].take(values[1], options.get("axis", 0))
         case "Slice":
             return values[0][slices(inputs, options, values[0].ndim, opset)]
@@ -65,14 +67,17 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
             axis = options.get("axis", 1)
             return values[0].reshape(int(np.prod(values[0].shape[:axis])), -1)
         case "Add" | "Sub" | "Mul" | "Div" if values[0].dtype == values[1].dtype:
-            size = int(np.prod(np.broadcast_shapes(values[0].shape, values[1].shape), dtype=np.float64))
-            if size > _MOST:
-                raise UnreadError(f"makes {size:,} numbers of constants")
+            _check_size(int(np.prod(np.broadcast_shapes(values[0].shape, values[1].shape), dtype=np.float64)))
             if operator == "Div" and values[0].dtype.kind in "iu":
                 return np.asarray(values[0] // values[1])
             function = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[operator]
             return np.asarray(function(values[0], values[1]))
     raise UnreadError("is not computed of constants; fold the constants of the file before")
+
+
+def _check_size(size: int) -> None:
+    if size > _MOST:
+        raise UnreadError(f"makes {size:,} numbers of constants")
 
 
 def slices(inputs: list[Array | None], options: dict[str, Any], ndim: int, opset: int) -> tuple[slice, ...]:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +16,35 @@ import typer
 from softadv.cli import output
 from softadv.cli.options import path_argument
 from softadv.errors import SoftadvError
+
+# An answer that comes by itself, between two boxes, is waited for so long after the limit.
+_GRACE = 0.5
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
+    """End the process with the answer timed-out soon after a limit, also while something long cannot be interrupted.
+
+    Yields a function that says whether there is still time for an answer; from then on the process stays.
+    """
+    spoken = threading.Lock()
+
+    def may_speak() -> bool:
+        return spoken.acquire(blocking=False)
+
+    def end() -> None:
+        if may_speak():
+            output.say("timed-out")
+            sys.stdout.flush()
+            os._exit(0)
+
+    timer = threading.Timer(min(seconds + _GRACE, threading.TIMEOUT_MAX), end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield may_speak
+    finally:
+        timer.cancel()
 
 
 def verify(
@@ -31,15 +66,22 @@ def verify(
     from softadv.certify.verify import verify as answer  # noqa: PLC0415
     from softadv.certify.vnnlib import read_property  # noqa: PLC0415
 
-    asked = read_property(property)
+    if not timeout >= 0:
+        raise SoftadvError(f"--timeout {timeout}: expected a number of seconds")
     if len(network) != 1:
         raise SoftadvError(f"--network: one network is read, got {len(network)}")
     name, equals, file = network[0].partition("=")
     if not equals or not file:
         raise SoftadvError(f"--network {network[0]}: expected NAME=FILE, such as N=net.onnx")
-    if asked.network not in (None, name):
-        raise SoftadvError(f"--network {network[0]}: the property is about {asked.network}")
-    found = answer(read_onnx(Path(file)), asked, timeout=timeout, seed=seed)
+    started = time.monotonic()
+    with _time_limit(timeout) as may_speak:
+        asked = read_property(property)
+        if asked.network not in (None, name):
+            raise SoftadvError(f"--network {network[0]}: the property is about {asked.network}")
+        model = read_onnx(Path(file))
+        found = answer(model, asked, timeout=max(timeout - (time.monotonic() - started), 0), seed=seed)
+        if not may_speak():  # the other thread is about to end the process
+            time.sleep(60)
     output.say(found.status)
     if found.status == "sat":
         output.say(_assignment(asked, found.inputs, found.outputs))
