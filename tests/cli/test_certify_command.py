@@ -331,6 +331,18 @@ def test_an_interrupted_run_keeps_its_rows_and_says_so(model, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_what_a_killed_run_left_half_written_is_cleared_and_nothing_else(model, tmp_path, suffix: str) -> None:
+    out = tmp_path / f"r{suffix}"
+    arguments = ["certify", model, *BOX, "--limit", "8", "--out", str(out)]
+    assert run(*arguments) == 0
+    before = {path.name for path in tmp_path.iterdir()}
+    for name in (out.name, f"{out.name}.json", "another.csv"):
+        (tmp_path / f".{name}.0123456789ab.partial").write_bytes(b"index,")
+    assert run(*arguments) == 0
+    assert {path.name for path in tmp_path.iterdir()} == before | {".another.csv.0123456789ab.partial"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_a_finished_file_is_extended_by_a_larger_limit_and_left_alone_by_a_smaller_one(
     model, tmp_path, capsys, suffix: str
 ) -> None:

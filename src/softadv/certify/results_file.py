@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from softadv._io import read_json, write_bytes, write_json, write_text
+from softadv._io import read_json, remove_partials, write_bytes, write_json, write_text
 from softadv._locks import held
 from softadv._progress import Report
 from softadv.certify import Domain
@@ -73,6 +73,7 @@ class VerdictFile:
         self._begun = False
         self._clean = True  # the file holds exactly self.rows
         self._check()
+        remove_partials(path.parent, [written.name for written in (self._path, self._lines, self._about)])
         self.rows: list[ImageResult] = [] if fresh else self._read()
 
     def append(self, rows: Sequence[ImageResult]) -> None:
