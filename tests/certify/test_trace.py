@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from softadv.certify import DOMAINS, certify
+from softadv.errors import SoftadvError
 from softadv.models import Normalize
 from tests.networks import Residual, batch_norm, random_images
 
@@ -211,3 +212,21 @@ def test_the_layout_of_images_and_weights_in_memory_does_not_matter(engine):
     torch.testing.assert_close(certify(model, x, y, eps=0.01).margin, expected, rtol=1e-5, atol=1e-5)
     once = certify(model, x[:1].expand(3, -1, -1, -1), y[:1].expand(3), eps=0.01).margin
     torch.testing.assert_close(once, expected[:1].expand(3), rtol=1e-5, atol=1e-5)
+
+
+class Overwritten(nn.Module):
+    """A slice that a ReLU overwrites: the tensor that it is a view of changes, too, which no trace shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = x * 1.0 - 0.6
+        F.relu(x[:, :2], inplace=True)
+        return self.head(x)
+
+
+def test_a_slice_that_is_overwritten_in_place_is_refused():
+    with pytest.raises(SoftadvError, match="in place"):
+        certify(Overwritten(), torch.rand(2, 4), torch.zeros(2, dtype=torch.int64), eps=0.1)

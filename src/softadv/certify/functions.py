@@ -50,7 +50,8 @@ def as_layer(where: str, node: fx.Node) -> nn.Module | None:
 
 def is_view(node: fx.Node) -> bool:
     """Whether a function's value may share memory with its input's."""
-    return any(node.target in names for names, build in _FUNCTIONS if build in _VIEWS)
+    moves = (*SELECTIONS, *PERMUTATIONS)
+    return node.target in moves or any(node.target in names for names, build in _FUNCTIONS if build in _VIEWS)
 
 
 # Functions of weights and buffers alone, computed once, before any image.
