@@ -8,6 +8,7 @@ from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote
 from xml.etree import ElementTree
 
 import pytest
@@ -173,7 +174,8 @@ def test_every_figure_is_embedded_and_beside_the_page(page: str, grid: Path) -> 
     }
     figures = {f"{stem}.{kind}" for stem in stems for kind in ("svg", "csv")}
     assert files == {*figures, "results.csv", "results.tex"}
-    assert {link for link in References(page).links if not link.startswith("#")} == files
+    links = {link for link in References(page).links if not link.startswith(("#", "data:"))}
+    assert links == {name for name in files if name.endswith(".svg")}  # the page holds the other files itself
     for stem in stems:
         drawn = ElementTree.fromstring((grid / "report" / f"{stem}.svg").read_text())
         marks = [text for element in drawn.iter() if element.tag.endswith("}text") and (text := element.text)]
@@ -204,6 +206,16 @@ def test_the_numbers_behind_a_figure_are_csv(grid: Path, page: str) -> None:
     assert len(tables["trade-off"]) == 10  # the finished trials
     assert tables["time"][0]["evaluation_seconds"] == "0.5000"
     assert tables["examples"][1]["predicted_attacked"] == "5"
+
+
+def test_the_page_brings_its_data_along_when_it_is_passed_on_by_itself(grid: Path, page: str) -> None:
+    found = dict(
+        re.findall(r'<a href="data:text/[a-z]+;charset=utf-8,([^"]*)" title="[^"]*" download="([^"]*)">', page)
+    )
+    names = {path.name for path in (grid / "report").iterdir() if path.suffix in (".csv", ".tex")}
+    assert set(found.values()) == names
+    for text, name in found.items():
+        assert unquote(text) == (grid / "report" / name).read_text(), name
 
 
 def test_links_within_the_page_have_a_target(page: str) -> None:

@@ -80,6 +80,8 @@ def write_report(
     compared = comparisons(entries)
     question = QUESTION if any(e.trial and e.trial.method == "soft" for e in entries) else WITHOUT_SOFT
     groups = result_groups(entries)
+    finished = any(entry.result for entry in entries)
+    results = {"results.csv": results_csv(entries), "results.tex": results_tex(groups, entries)} if finished else {}
     page = render(
         "report.html",
         title=title,
@@ -96,6 +98,7 @@ def write_report(
         autoattack=has_autoattack(entries),
         attack_title=attack_title(entries),
         groups=groups,
+        results=results,
         remarks=commit_remarks(finished_runs(entries)),
         sensitivities=sensitivities(entries, expected, words),
         costs=cost_groups(entries),
@@ -107,9 +110,7 @@ def write_report(
         sources=_sources(entries),
     )
     files = {name: data for figure in figures for name, data in figure.files.items()}
-    if any(entry.result for entry in entries):
-        files["results.csv"] = results_csv(entries).encode()
-        files["results.tex"] = results_tex(groups, entries).encode()
+    files |= {name: text.encode() for name, text in results.items()}
     return write_page(folder / REPORT if out is None else out, "index.html", page, files)
 
 

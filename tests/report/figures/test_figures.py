@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from dataclasses import replace
 from itertools import pairwise
 from xml.etree import ElementTree
@@ -86,6 +87,20 @@ def test_the_plane_joins_the_settings_of_a_method_and_says_what_lies_beyond() ->
     assert labels <= set(texts(panel))
     drawn = ElementTree.fromstring(panel.svg())
     assert len([path for path in drawn.iter("path") if path.get("class", "").startswith("link")]) == 2
+
+
+def test_a_wide_interval_of_two_seeds_does_not_set_the_planes_scale() -> None:
+    close = [finished(make_trial(method, seed=seed), 0.80 + 0.01 * seed, 0.50 + 0.01 * seed)
+             for method in ("adversarial", "soft") for seed in range(5)]  # fmt: skip
+    (usual,) = trade_off.draw(close)
+    wide = [finished(make_trial("random", seed=seed), 0.81 + 0.02 * seed, 0.52) for seed in (0, 1)]
+    (panel,) = trade_off.draw([*close, *wide])  # whose interval is 25 points wide
+    numbers = [float(text) for text in texts(panel) if re.fullmatch(r"\d+(\.\d+)?", text)]
+    assert min(numbers) > 45  # of both axes
+    assert max(numbers) < 90
+    arrows = "".join(panel.parts).count("goes-on")
+    assert (arrows, "goes-on" in "".join(usual.parts)) == (2, False)
+    assert "random: natural 82.00% (69.29 to 94.71)" in " ".join(said(panel))
 
 
 def test_a_dominated_method_is_named_with_what_dominates_it() -> None:

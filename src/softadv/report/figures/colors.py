@@ -92,6 +92,7 @@ def variables() -> str:
 _RULES = """\
 .figure text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 .figure text { fill: currentColor; font-variant-numeric: tabular-nums; text-rendering: geometricPrecision; }
+.figure text { stroke-width: 3; stroke-linejoin: round; paint-order: stroke; }
 .figure .title { font-weight: 600; }
 .figure .small { font-size: 11px; }
 .figure .thin { stroke-width: 1; }
@@ -109,6 +110,7 @@ def _scheme(colors: Mapping[str, str]) -> str:
     ink, soft, line = colors["ink"], colors["soft"], colors["line"]
     return "\n".join((
         f".figure {{ color: {ink}; }}",
+        f".figure text {{ stroke: {colors['card']}; }}",  # what crosses a text stops short of its letters
         f".figure .ground {{ fill: {colors['card']}; }}",
         f".figure .soft {{ color: {soft}; }}",
         f".figure .thin, .figure .frame {{ stroke: {line}; fill: none; }}",

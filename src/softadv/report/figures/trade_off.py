@@ -40,6 +40,8 @@ from softadv.report.words import method_family, method_label, setting_words
 
 _OWN = {"natural": "circle", "adversarial": "square", "soft": "diamond"}
 _FAR = 0.4  # a method is beyond the frame where the others would have less than this share of it
+_ROOM = 0.5  # of the seeds' span: by so much, to each side, intervals may widen the frame; two seeds have wide ones
+_GOES_ON = "goes-on"  # the class of an arrow at the end of an interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,6 @@ class _Spot:
         """The 95% interval of the mean of an axis."""
         return interval([pair[axis] for pair in self.seeds])
 
-    def reach(self, axis: int) -> list[float]:
-        """All that a frame has to hold."""
-        return [pair[axis] for pair in self.seeds] + list(self.ends(axis) or ())
-
 
 def page_figures(source: FigureInput) -> Iterator[PageFigure]:
     """One figure for all settings as the paper has them, then one for each that varies its assumptions."""
@@ -81,9 +79,12 @@ def _figure(
         "Large marks: means with 95% intervals; small ones: seeds." if has_seeds(runs) else "One seed of each method."
     )
     lines = " A line joins the settings of one method." if _has_lines(runs) else ""
+    panels = draw(runs, words)
+    beyond = any(_GOES_ON in part for panel in panels for part in panel.parts)
+    arrows = " An arrow: the interval goes on." if beyond else ""
     return page_figure(
-        "trade-off", stem, draw(runs, words), runs,
-        caption=f"After the last epoch; further right and up is better. {spread}{lines}",
+        "trade-off", stem, panels, runs,
+        caption=f"After the last epoch; further right and up is better. {spread}{lines}{arrows}",
         csv=_csv(runs), title="Natural against robust accuracy", variation=variation, notes=_notes(runs, words),
     )  # fmt: skip
 
@@ -113,7 +114,7 @@ def _panel(runs: Sequence[Series], found: Plane, *, title: str, marks: Mapping[s
     panel = Panel(f"{title}: natural accuracy and accuracy under {found.under}, in %: {said}", height=280, left=36)
     inside = _inside(spots)
     x, y = (
-        scale(*within_percent(around([value for spot in inside for value in spot.reach(axis)], room=0.14, least=2)))
+        scale(*within_percent(around(_reach(inside, axis), room=0.14, least=2)))
         for axis, scale in ((0, panel.across), (1, panel.upward))
     )
     panel.title(title)
@@ -123,6 +124,8 @@ def _panel(runs: Sequence[Series], found: Plane, *, title: str, marks: Mapping[s
         panel.add(tag("path", d=path(at), class_=f"link {stroke(members[0].color)}", stroke_dasharray="4 3"))
     for spot in inside:
         _draw(panel, spot, x, y, mark=marks[spot.method])
+    for spot in inside:  # no bar covers a mean
+        panel.add(marker(marks[spot.method], x(spot.mean[0]), y(spot.mean[1]), 5, class_=f"point {fill(spot.color)}"))
     crowd = Crowd(panel, marks=[_around(x(spot.mean[0]), y(spot.mean[1]), 7) for spot in inside])
     crowd.drawn += [_around(x(a), y(b), 3) for spot in inside for a, b in spot.seeds]
     for spot in inside:
@@ -147,10 +150,18 @@ def _inside(spots: Sequence[_Spot]) -> list[_Spot]:
     if len(rest) < 2 or len(rest) == len(spots):
         return list(spots)
     for axis in (0, 1):
-        alone, whole = (_span([v for spot in group for v in spot.reach(axis)]) for group in (rest, spots))
+        alone, whole = (_span(_reach(group, axis)) for group in (rest, spots))
         if alone < _FAR * whole:
             return rest
     return list(spots)
+
+
+def _reach(spots: Sequence[_Spot], axis: int) -> list[float]:
+    """What a frame has to hold of these: every seed, and of the intervals what leaves the seeds room."""
+    seeds = [pair[axis] for spot in spots for pair in spot.seeds]
+    room = _ROOM * _span(seeds)
+    low, high = min(seeds) - room, max(seeds) + room
+    return seeds + [min(max(end, low), high) for spot in spots for end in spot.ends(axis) or ()]
 
 
 def _span(values: Sequence[float]) -> float:
@@ -158,16 +169,24 @@ def _span(values: Sequence[float]) -> float:
 
 
 def _draw(panel: Panel, spot: _Spot, x: AxisScale, y: AxisScale, *, mark: str) -> None:
+    """The seeds and the intervals of a method."""
     if len(spot.seeds) > 1:
         panel.add(*(marker(mark, x(a), y(b), 2.4, class_=f"seed {stroke(spot.color)}") for a, b in spot.seeds))
     at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
-    for axis, (scale, ends) in enumerate(((x, spot.ends(0)), (y, spot.ends(1)))):
-        if ends is not None:
-            low, high = scale(ends[0]), scale(ends[1])
-            line = {"x1": low, "x2": high, "y1": at_y, "y2": at_y} if axis == 0 else {
-                "x1": at_x, "x2": at_x, "y1": low, "y2": high}  # fmt: skip
-            panel.add(tag("line", class_=f"line {stroke(spot.color)}", **line))
-    panel.add(marker(mark, at_x, at_y, 5, class_=f"point {fill(spot.color)}"))
+    for axis, scale in enumerate((x, y)):
+        ends = spot.ends(axis)
+        if ends is None:
+            continue
+        at = [(scale(end), at_y) if axis == 0 else (at_x, scale(end)) for end in ends]
+        panel.add(tag("path", d=path(at), class_=f"line {stroke(spot.color)}"))
+        for end, place, shape in zip(ends, at, (("left", "right"), ("down", "up"))[axis], strict=True):
+            if _goes_on(end, scale):
+                panel.add(marker(shape, *place, 4, class_=f"{_GOES_ON} {fill(spot.color)}"))
+
+
+def _goes_on(end: float, scale: AxisScale) -> bool:
+    """Whether an interval goes on beyond the frame."""
+    return (end < scale.low and scale.low > 0) or (end > scale.high and scale.high < 100)
 
 
 def _around(x: float, y: float, size: float) -> Box:
