@@ -34,7 +34,7 @@ def options() -> str:
 
 def example(command: Any) -> str:
     """The example at the end of a command's help."""
-    return str(command.epilog).removeprefix("Example: ")
+    return str(command.epilog).partition(_PARAGRAPH)[0].removeprefix("Example: ")
 
 
 def _commands() -> dict[str, Any]:
@@ -42,7 +42,8 @@ def _commands() -> dict[str, Any]:
 
 
 def _spelled(parameter: Any) -> str:
-    """As the help spells it: "--eps <str>"."""
+    """As the help spells it: "--eps X"."""
+    parameter.hidden = False  # what a help only names is in the table
     return str(parameter.get_help_record(_NOWHERE)[0]).replace("|", r"\|")
 
 

@@ -15,7 +15,7 @@ import typer
 from softadv._versions import package_version
 from softadv.cli import grid_commands, listing, model_commands, output, verify_commands
 from softadv.cli.doctor import examine
-from softadv.cli.options import DataRoot
+from softadv.cli.options import DataRoot, rarely_needed
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments import environment
 
@@ -43,7 +43,9 @@ for name, command, example in (
     ("list", listing.list_names, "softadv list methods"),
     ("schema", listing.schema, "softadv schema > grid.schema.json"),
 ):
-    app.command(name, epilog=f"Example: {example}")(command)
+    rare = ", ".join(rarely_needed(command))
+    more = f"\n\nRarely needed (docs/commands.md): {rare}" if rare else ""
+    app.command(name, epilog=f"Example: {example}{more}")(command)
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
 

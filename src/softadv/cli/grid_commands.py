@@ -98,8 +98,7 @@ def reproduce(
 ) -> int:
     """Run a grid, compare it with what is expected, and report.
 
-    What is expected are the expected results, and the stored reference. An interrupted grid goes on where it stopped
-    when the same command is given again.
+    Stopped at any moment, the same command goes on.
     """
     if (autoattack or other_images) and not from_weights:
         raise SoftadvError(
@@ -166,16 +165,16 @@ def reproduce(
 
 def train(
     out: Annotated[Path, path_argument("The run folder to make.")],
-    dataset: Annotated[str, typer.Option(help="A data set, as softadv list datasets names it.")] = "digits",
-    method: Annotated[str, typer.Option(help="A method, as softadv list methods names it.")] = "soft",
-    eps: Annotated[str, typer.Option(help="Radius as a number or a fraction, such as 2/255.")] = "0.1",
-    alpha: Annotated[str, typer.Option(help="Step size of the attack.")] = "0.01",
-    steps: Annotated[int, typer.Option(help="Steps of the attack.")] = 20,
-    epochs: Annotated[int, typer.Option(help="Epochs of training.")] = 6,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="A data set (softadv list datasets).")] = "digits",
+    method: Annotated[str, typer.Option(metavar="NAME", help="A method (softadv list methods).")] = "soft",
+    eps: Annotated[str, typer.Option(metavar="X", help="Radius, such as 0.1 or 2/255.")] = "0.1",
+    alpha: Annotated[str, typer.Option(metavar="X", help="Step size of the attack.")] = "0.01",
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps of the attack.")] = 20,
+    epochs: Annotated[int, typer.Option(metavar="N", help="Epochs of training.")] = 6,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")] = 0,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other key of a grid file, such as batch_size=32."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Another key of a grid file: batch_size=32."),
     ] = None,
     data: DataRoot = None,
     device: DeviceName = "auto",

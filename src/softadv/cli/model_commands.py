@@ -157,11 +157,11 @@ def certify(
     domain: DomainName = None,
     certifier: CertifierName = None,
     rounding: Annotated[
-        Rounding, typer.Option(help="sound: verdicts hold in floating point; none: faster, without that guarantee.")
+        Rounding, typer.Option(metavar="NAME", help="sound, also in floating point, or none.")
     ] = "sound",
     limit: Limit = None,
-    split: Annotated[Split, typer.Option(help="The images to certify.")] = "test",
-    out: Annotated[Path | None, path_option("--out", "Write a row an image here (.csv or .parquet).")] = None,
+    split: Annotated[Split, typer.Option(metavar="NAME", help="Which images: train or test.")] = "test",
+    out: Annotated[Path | None, path_option("--out", "A row for each image: a .csv or .parquet file.")] = None,
     fresh: Fresh = False,
     device: DeviceName = "auto",
     jobs: Jobs = None,
@@ -170,7 +170,7 @@ def certify(
 ) -> None:
     """Split images into misclassified, unverified and verified.
 
-    With --out, an interrupted run goes on where it stopped when the same command is given again.
+    With --out, a stopped run goes on when it is given again.
     """
     if out is not None:
         check_file_name(out)
@@ -222,7 +222,7 @@ def parity(
     network_name: ModelName = None,
     dataset: DatasetName = None,
     eps: EpsText = None,
-    images: Annotated[int, typer.Option(help="The first so many test images.", min=1, max=MOST_IMAGES)] = 100,
+    images: Annotated[int, typer.Option(metavar="N", help="The first N test images.", min=1, max=MOST_IMAGES)] = 100,
     seed: Seed = 0,
     device: DeviceName = "auto",
 ) -> int:
@@ -259,9 +259,7 @@ def attack(
     name: AttackName = None,
     limit: Limit = None,
     seed: Seed = 0,
-    save: Annotated[
-        Path | None, path_option("--save", "Write images, attacked images and labels here (safetensors).")
-    ] = None,
+    save: Annotated[Path | None, path_option("--save", "Images, attacked images, labels, as safetensors.")] = None,
     device: DeviceName = "auto",
 ) -> None:
     """Attack test images, and keep what was found."""
@@ -289,7 +287,7 @@ def attack(
 
 def export(
     model: Model,
-    out: Annotated[Path | None, path_option("--out", "The file to write; else model.onnx beside the weights.")] = None,
+    out: Annotated[Path | None, path_option("--out", "The file; else model.onnx beside the weights.")] = None,
     data: DataRoot = None,
     network_name: ModelName = None,
     dataset: DatasetName = None,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_type_hints
 
 import torch
 import typer
@@ -25,7 +25,7 @@ from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.load_model import Saved, find_saved, known_or_loaded
-from softadv.experiments.spec import Trial, packaged_grids
+from softadv.experiments.spec import Trial
 from softadv.training.evaluation import AttackAtRadius
 
 
@@ -47,28 +47,31 @@ def path_argument(text: str) -> Any:
     return typer.Argument(help=text, show_default=False, parser=_path)
 
 
-def path_option(name: str, text: str) -> Any:
+def path_option(name: str, text: str, *, hidden: bool = False) -> Any:
     """An option that names a path. text: its help."""
-    return typer.Option(name, help=text, parser=_path, metavar="PATH")
+    return typer.Option(name, help=text, parser=_path, metavar="PATH", hidden=hidden)
 
 
-Model = Annotated[Path, path_argument("A run folder, a .safetensors file of weights, or an .onnx file.")]
+Model = Annotated[Path, path_argument("A run folder, or a .safetensors or .onnx file.")]
 GridName = Annotated[
     str,
-    typer.Argument(help=f"A grid's name ({', '.join(packaged_grids())}), or a TOML file.", envvar="SOFTADV_GRID"),
+    typer.Argument(help="A grid (softadv list grids), or a TOML file.", envvar="SOFTADV_GRID", show_envvar=False),
 ]
 GridFolder = Annotated[Path, path_argument("The folder of a grid's runs, such as runs/smoke.")]
-FinishedFolder = Annotated[
-    Path, path_argument("The folder of a grid's runs, such as runs/smoke, or of its reference results.")
-]
+FinishedFolder = Annotated[Path, path_argument("A grid's runs, such as runs/smoke, or its reference.")]
 OtherFolder = Annotated[
     Path | None,
     typer.Argument(help="Another such folder, to compare with the first.", show_default=False, parser=_path),
 ]
+
+# An option's help is one line of an 80-column screen. Those that are rarely needed are hidden: a command's help names
+# them in its last line, and docs/commands.md explains all.
 GridOut = Annotated[Path | None, path_option("--out", "Folder for the runs; else runs/GRID.")]
-Seeds = Annotated[int | None, typer.Option("--seeds", help="Run seeds 0 to N-1 instead of the grid's.")]
-Epochs = Annotated[int | None, typer.Option("--epochs", help="Train this many epochs instead of the grid's.")]
-Methods = Annotated[str | None, typer.Option("--methods", help="Only these, such as natural,soft.")]
+Seeds = Annotated[int | None, typer.Option("--seeds", metavar="N", help="Run seeds 0 to N-1 instead of the grid's.")]
+Epochs = Annotated[
+    int | None, typer.Option("--epochs", metavar="N", help="Train N epochs instead of the grid's number.")
+]
+Methods = Annotated[str | None, typer.Option("--methods", metavar="NAMES", help="Only these, such as natural,soft.")]
 GridCertifier = Annotated[
     Certifier | None,
     typer.Option(
@@ -76,99 +79,121 @@ GridCertifier = Annotated[
         metavar="NAME",
         help="Who certifies: native (softadv itself), gpupoly, eran-deeppoly or eran-deepzono.",
         envvar="SOFTADV_CERTIFIER",
+        hidden=True,
     ),
 ]
-FromWeights = Annotated[
+FromWeights = Annotated[bool, typer.Option("--from-weights", help="Train nothing: evaluate the reference's weights.")]
+AskAutoattack = Annotated[
     bool,
     typer.Option(
-        "--from-weights",
-        help="Evaluate the reference's weights instead of training, into runs/GRID-from-weights: minutes, no GPU.",
+        "--autoattack", help="With --from-weights: also AutoAttack, which takes long without a GPU.", hidden=True
     ),
-]
-AskAutoattack = Annotated[
-    bool, typer.Option("--autoattack", help="With --from-weights: also AutoAttack, which takes long without a GPU.")
 ]
 OtherImages = Annotated[
-    bool, typer.Option("--other-images", help="With --from-weights: also on images that are not the reference's.")
-]
-PageOut = Annotated[Path | None, path_option("--out", "Folder for the report; else report/ in the runs' folder.")]
-ReferenceFolder = Annotated[
-    Path | None,
-    path_option("--reference", "Folder of reference results; else the checkout's expected_results/reference."),
-]
-DataRoot = Annotated[
-    Path | None, path_option("--data", "Folder that holds the datasets; without it SOFTADV_DATA, ./data, a download.")
-]
-DeviceName = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
-DatasetName = Annotated[
-    str | None, typer.Option("--dataset", help="digits, mnist or cifar10, if the weights file does not say.")
-]
-EpsText = Annotated[str | None, typer.Option("--eps", help="Radius as a number or a fraction, such as 2/255.")]
-RadiiText = Annotated[
-    str | None,
-    typer.Option("--eps", help="Radius, such as 2/255; several, 0,1/255,2/255, give a curve of certified accuracy."),
-]
-AlphaText = Annotated[str | None, typer.Option("--alpha", help="Step size of the attack, such as 0.01.")]
-Steps = Annotated[int | None, typer.Option("--steps", help="Steps of the attack.", min=1, max=MOST_STEPS)]
-ModelName = Annotated[
-    str | None,
+    bool,
     typer.Option(
-        "--model",
-        help="The network of the weights, such as resnet8 or my.nets:function; else what they say themselves.",
+        "--other-images", help="With --from-weights: also on images that are not the reference's.", hidden=True
     ),
 ]
-AttackName = Annotated[
-    str | None, typer.Option("--attack", help="pgd, or torchattacks:NAME such as torchattacks:AutoAttack.")
+PageOut = Annotated[Path | None, path_option("--out", "Folder for the report; else report/ in the runs' own.")]
+ReferenceFolder = Annotated[
+    Path | None, path_option("--reference", "Folder of reference results; else the checkout's own.")
 ]
-DomainName = Annotated[Domain | None, typer.Option("--domain", help="The certifier; else the run's own, or deeppoly.")]
+DataRoot = Annotated[Path | None, path_option("--data", "Data folder; else SOFTADV_DATA, ./data, a download.")]
+DeviceName = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+DatasetName = Annotated[
+    str | None, typer.Option("--dataset", metavar="NAME", help="The data set, if the weights do not say.")
+]
+EpsText = Annotated[str | None, typer.Option("--eps", metavar="X", help="Radius, such as 0.1 or 2/255.")]
+RadiiText = Annotated[
+    str | None, typer.Option("--eps", metavar="X", help="Radius, or several, such as 0,1/255: a curve.")
+]
+AlphaText = Annotated[str | None, typer.Option("--alpha", metavar="X", help="Step size of the attack, such as 0.01.")]
+Steps = Annotated[int | None, typer.Option("--steps", metavar="N", help="Steps of the attack.", min=1, max=MOST_STEPS)]
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="The network, if the weights do not say."),
+]
+AttackName = Annotated[
+    str | None, typer.Option("--attack", metavar="NAME", help="pgd, or torchattacks:NAME (softadv list attacks).")
+]
+DomainName = Annotated[
+    Domain | None,
+    typer.Option("--domain", metavar="NAME", help="box, deepzono or deeppoly; else the run's, deeppoly."),
+]
 CertifierName = Annotated[
     Certifier | None,
     typer.Option(
         "--certifier",
         metavar="NAME",
-        help="native (softadv itself), gpupoly, eran-deeppoly or eran-deepzono; else the run's or the grid's own.",
+        help="Who certifies: native (softadv itself), gpupoly, eran-deeppoly or eran-deepzono; else the run's own.",
+        hidden=True,
     ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", help="Only the first so many images.", min=1, max=MOST_IMAGES)]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of the attack's random start.", min=0, max=MOST_SEED)]
+Limit = Annotated[
+    int | None, typer.Option("--limit", metavar="N", help="Only the first N images.", min=1, max=MOST_IMAGES)
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the attack's start.", min=0, max=MOST_SEED)]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Delete what is there instead of resuming.")]
 Redo = Annotated[
     list[str] | None,
     typer.Option(
-        "--redo", metavar="TRIAL", help="Delete what is there of this trial alone, and run it again; may be repeated."
+        "--redo",
+        metavar="TRIAL",
+        help="Delete what is there of this trial alone, and run it again; may be repeated.",
+        hidden=True,
     ),
 ]
-AllowDirty = Annotated[
-    bool, typer.Option("--allow-dirty", help="Also trials run with changes on top of a commit, or of an unknown one.")
-]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say only the answer, what fails, and where the report is.")]
+AllowDirty = Annotated[bool, typer.Option("--allow-dirty", help="Also trials of uncommitted code.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only the answer, what fails, and the report's path.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Say of every claim why it was decided so.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with verdicts and paths, nothing else.")]
-Expected = Annotated[Path | None, path_option("--expected", "Folder of expected results; else softadv's own.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object with verdicts and paths, nothing else.")]
+Expected = Annotated[Path | None, path_option("--expected", "Expected results; else softadv's own.", hidden=True)]
 
 
-Jobs = Annotated[
-    int | None, typer.Option("--jobs", metavar="N", help="Run in N processes side by side; else in this one.", min=1)
-]
+Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", help="Run in N processes side by side.", min=1)]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", help="CPU threads of each job; else the cores divided by --jobs.", min=1),
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="CPU threads of each job; else the cores divided by --jobs.",
+        min=1,
+        hidden=True,
+    ),
 ]
 RayAddress = Annotated[
-    str | None,
-    typer.Option("--ray", metavar="ADDRESS", help="Run on Ray: local starts it here, auto or an address joins one."),
+    str | None, typer.Option("--ray", metavar="ADDRESS", help="Run on Ray: local, auto, or a cluster's address.")
 ]
 GpusPerTrial = Annotated[
     float | None,
-    typer.Option("--gpus-per-trial", metavar="X", help="A part of a GPU for each trial, such as 0.5: two on each."),
+    typer.Option(
+        "--gpus-per-trial",
+        metavar="X",
+        help="A part of a GPU for each trial, such as 0.5: two on each.",
+        hidden=True,
+    ),
 ]
 ShardOf = Annotated[
     str | None,
-    typer.Option("--shard", metavar="K/N", help="Run only the K-th of N parts, into the same folder as the others."),
+    typer.Option(
+        "--shard",
+        metavar="K/N",
+        help="Run only the K-th of N parts, into the same folder as the others.",
+        hidden=True,
+    ),
 ]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say how many trials there are and about how long they take, and stop.")
-]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many trials and about how long, and stop.")]
+
+
+def rarely_needed(command: Callable[..., object]) -> list[str]:
+    """The options of a command that its help only names."""
+    hints = get_type_hints(command, include_extras=True)
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, hint in hints.items()
+        if any(getattr(info, "hidden", False) for info in get_args(hint)[1:])
+    ]
 
 
 def open_saved(path: Path, *, dataset: str | None, **needed: object) -> Saved:

@@ -53,9 +53,9 @@ def verify(
         list[str], typer.Option("--network", metavar="NAME=FILE", help="The network's name in it, and its ONNX file.")
     ],
     timeout: Annotated[
-        float, typer.Option("--timeout", help="Seconds after which the answer is timed-out.", min=0)
+        float, typer.Option("--timeout", metavar="X", help="Seconds; then the answer is timed-out.", min=0)
     ] = 600.0,
-    seed: Annotated[int, typer.Option("--seed", help="Seed of the search for an assignment.", min=0)] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Seed of the search.", min=0)] = 0,
 ) -> None:
     """Answer a VNN-LIB property of an ONNX file.
 
@@ -105,18 +105,14 @@ def _flag(name: str, text: str) -> Any:
 
 def supports(
     onnx_operators: Annotated[bool, _flag("--onnx-operators", "The ONNX operators that are read.")] = False,
-    onnx_opset_versions: Annotated[bool, _flag("--onnx-opset-versions", "The oldest and the newest opset.")] = False,
-    vnnlib_versions: Annotated[bool, _flag("--vnnlib-versions", "The oldest and the newest VNN-LIB.")] = False,
-    arithmetic: Annotated[
-        bool, _flag("--arithmetic-complexity-theories", "How numbers may be combined: bounds and linear sums.")
-    ] = False,
-    networks: Annotated[bool, _flag("--multiple-network-theories", "How many networks: one.")] = False,
-    tensors: Annotated[bool, _flag("--multiple-input-output-theories", "How many inputs and outputs: one.")] = False,
-    hidden: Annotated[bool, _flag("--hidden-node-theories", "Whether hidden nodes may be named: no.")] = False,
-    element_types: Annotated[bool, _flag("--element-types", "The types that answers are sound for.")] = False,
-    serialise_assignments: Annotated[
-        bool, _flag("--serialise-assignments", "Whether an assignment follows sat: yes.")
-    ] = False,
+    onnx_opset_versions: Annotated[bool, _flag("--onnx-opset-versions", "The oldest and the newest.")] = False,
+    vnnlib_versions: Annotated[bool, _flag("--vnnlib-versions", "The oldest and the newest.")] = False,
+    arithmetic: Annotated[bool, _flag("--arithmetic-complexity-theories", "How numbers may be combined.")] = False,
+    networks: Annotated[bool, _flag("--multiple-network-theories", "How many networks.")] = False,
+    tensors: Annotated[bool, _flag("--multiple-input-output-theories", "How many inputs, outputs.")] = False,
+    hidden: Annotated[bool, _flag("--hidden-node-theories", "Whether they may be named.")] = False,
+    element_types: Annotated[bool, _flag("--element-types", "Those that are sound.")] = False,
+    serialise_assignments: Annotated[bool, _flag("--serialise-assignments", "Whether it follows sat.")] = False,
 ) -> None:
     """What the verify command supports, a line each; one option says of what."""
     from softadv._onnx.calls import OPERATORS  # noqa: PLC0415
