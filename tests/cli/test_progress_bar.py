@@ -47,6 +47,19 @@ def test_a_terminal_shows_the_stage_the_share_and_the_time_left() -> None:
     assert "about 5 s left" in screen  # 40 to go, after 80 in 12 s
 
 
+def test_the_time_left_is_that_of_the_trial_and_that_of_all() -> None:
+    stream, clock = io.StringIO(), Clock()
+    console = Console(file=stream, force_terminal=False, width=120, highlight=False)
+    with Display(console, work=1000, trials=["a", "b"], each={"a": 200, "b": 800}, clock=clock) as display:
+        display.advance("a", "epoch 1/3", 100, before=True)  # by an earlier run
+        display.advance("a", "epoch 2/3", 10)
+        clock.now += 20
+        display.advance("a", "epoch 3/3", 50)  # 40 of it left, and 840 of all, at 2.5 a second
+    assert stream.getvalue().splitlines()[-1] == (
+        "trial 1 of 2, a  epoch 3/3  (7%, about 15 s left of the trial, 6 min of all)"
+    )
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_a_note_is_shown_beside_the_work(terminal: bool) -> None:
     stream = io.StringIO()

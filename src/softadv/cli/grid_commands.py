@@ -151,12 +151,13 @@ def reproduce(
             estimate_time(prepared.trials, folder=folder, records=records), running=running, device=where, on=screen
         )
     work = stored.work(prepared) if stored else prepared.work
+    each = {} if stored else prepared.work_of_each
     with (
-        Display(screen, work=work, trials=[trial.name for trial in chosen.trials]) as display,
+        Display(screen, work=work, trials=[trial.name for trial in chosen.trials], each=each) as display,
         ended_by_sigterm(),
-        running.opened(elsewhere, prepared.images) as (executor, each),
+        running.opened(elsewhere, prepared.images) as (executor, threads_each),
     ):
-        ran = run_grid(prepared, report=display.advance, task=stored, executor=executor, threads=each)
+        ran = run_grid(prepared, report=display.advance, task=stored, executor=executor, threads=threads_each)
     if part is not None:
         return close_part(folder, part, ran)
     refused = [*ran.refused.values(), *(stored.refused if stored else ())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 
@@ -96,6 +96,35 @@ class Pace:
         return work * self._seconds / self._work if told and work and self._work else None
 
 
+class Left:
+    """How much of some work is done, and how long the rest will take. work: all of it; None where nobody knows."""
+
+    def __init__(self, work: float | None, clock: Callable[[], float]) -> None:
+        self.work, self.done = work, 0.0
+        self._pace = Pace(clock)
+
+    def add(self, work: float, *, before: bool) -> None:
+        """So much more is done. before: by an earlier run."""
+        if not before:
+            self.done += work
+            self._pace.add(work)
+        elif self.work is not None:
+            # Not done now: there is simply less to do, or the time left would be told too short.
+            self.work -= work
+
+    @property
+    def share(self) -> float:
+        """How much of the work is done, from 0 to 1."""
+        return min(self.done / self.work, 1.0) if self.work else 1.0
+
+    def duration(self) -> str:
+        """How long the rest will take, in words; empty while nobody can tell."""
+        if self.work is None:
+            return ""
+        seconds = self._pace.left(max(self.work - self.done, 0.0), share=self.share)
+        return "" if seconds is None else duration(seconds)
+
+
 class Display:
     """A bar that moves on a terminal; elsewhere, for logs, a line for each epoch and for each other thing.
 
@@ -108,17 +137,19 @@ class Display:
         *,
         work: float | None,
         trials: Sequence[str] = (),
+        each: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """work: what all of it comes to, in the same unit as advance's; None where that is not known.
 
-        trials: the names of all trials, in order, so that each is shown with its number. clock: in seconds.
+        trials: the names of all trials, in order, so that each is shown with its number. each: the work of each trial
+        that is run. clock: in seconds.
         """
         self._console = console
-        self._work = work
         self._numbers = {name: f"trial {number} of {len(trials)}" for number, name in enumerate(trials, start=1)}
-        self._done = 0.0
-        self._clock, self._pace, self._running = clock, Pace(clock), Running(clock)
+        self._all = Left(work, clock)
+        self._each = {name: Left(its, clock) for name, its in (each or {}).items()}
+        self._clock, self._running = clock, Running(clock)
         self._printed: dict[str, tuple[str, float]] = {}  # for each trial its last line, and when
         self._bar = _Bar(
             TextColumn("{task.description}"),
@@ -145,12 +176,9 @@ class Display:
 
         note: figures to show beside it, which change from call to call.
         """
-        if before and self._work is not None:
-            # Earlier work reduces the total and does not count as progress, or the time left would be too short.
-            self._work -= work
-        elif not before:
-            self._done += work
-            self._pace.add(work)
+        self._all.add(work, before=before)
+        if trial in self._each:
+            self._each[trial].add(work, before=before)
         name = self._name(trial)
         if self._console.is_terminal:
             self._running.told(trial, what)
@@ -160,7 +188,9 @@ class Display:
                 self._bar.lines = ()
             text = f"[bold]{escape(name)}[/]  {escape(what)}"
             self._bar.note = escape(note)
-            self._bar.update(self._task, description=text, total=self._work, completed=self._done, left=self._left())
+            self._bar.update(
+                self._task, description=text, total=self._all.work, completed=self._all.done, left=self._left(trial)
+            )
         else:
             self._log(trial, f"{name}  {what.partition(':')[0]}", note, often=not what.startswith("epoch "))
 
@@ -178,19 +208,18 @@ class Display:
         if line == last and not (often and now - when >= _LOG_SECONDS):
             return
         self._printed[trial] = line, now
-        share = "" if self._work is None else f"{self._share():.0%}"
-        state = ", ".join(part for part in (share, self._left(), note) if part)
+        share = "" if self._all.work is None else f"{self._all.share:.0%}"
+        state = ", ".join(part for part in (share, self._left(trial), note) if part)
         text = f"{line}  ({state})" if state else line
         self._console.print(escape(text), highlight=False, soft_wrap=True)
 
-    def _share(self) -> float:
-        return min(self._done / self._work, 1.0) if self._work else 1.0
-
-    def _left(self) -> str:
-        if self._work is None:
-            return ""
-        seconds = self._pace.left(max(self._work - self._done, 0.0), share=self._share())
-        return "" if seconds is None else f"about {duration(seconds)} left"
+    def _left(self, trial: str) -> str:
+        """The time left: of everything, and before it of the trial, where there are others."""
+        whole = self._all.duration()
+        own = self._each[trial].duration() if trial in self._each and len(self._each) > 1 else ""
+        if own and whole:
+            return f"about {own} left of the trial, {whole} of all"
+        return f"about {whole} left" if whole else ""
 
 
 def duration(seconds: float) -> str:

@@ -66,7 +66,12 @@ class Prepared:
     @property
     def work(self) -> float:
         """The cost of all trials to run in attack steps on one image."""
-        return sum(expected_work(trial, self.datasets[trial]) for trial in self.trials)
+        return sum(self.work_of_each.values())
+
+    @property
+    def work_of_each(self) -> dict[str, float]:
+        """The cost of each trial to run, by its name."""
+        return {trial.name: expected_work(trial, self.datasets[trial]) for trial in self.trials}
 
     @property
     def lock(self) -> Path:
