@@ -82,8 +82,7 @@ def evaluate(
 ) -> None:
     """Natural, adversarial and certified accuracy on test images.
 
-    What is not given is taken from the spec of the trial that trained the model. With several radii there is no
-    attack: certified accuracy at each.
+    What is not given is the spec's of its trial. Several radii give a curve, without an attack.
     """
     if eps is not None and "," in eps:
         for option, given in (("--attack", attack), ("--alpha", alpha), ("--steps", steps)):
