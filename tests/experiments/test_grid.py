@@ -153,24 +153,25 @@ def test_seeds_side_by_side_stopped_at_any_moment_go_on(
 ) -> None:
     grid = seeds.select(methods=["soft"])
     run_grid(prepared(grid, tmp_path / "whole"), report=silent, side_by_side=True)
-    calls = 0
 
     def stop(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
-        nonlocal calls
-        calls += 1
-        if calls == moment:
+        if (trial, what) == moment:
             raise KeyboardInterrupt
 
-    # While the first seed's first epoch is evaluated, the second's, and while the second epoch is trained.
-    for moment, kept in ((10, [0, 0, 0]), (11, [1, 0, 0]), (17, [1, 1, 1])):
-        calls, folder = 0, tmp_path / str(moment)
+    first, second, _ = (trial.name for trial in grid.trials)
+    for moment, kept in (
+        ((first, "epoch 1/2: evaluating"), [0, 0, 0]),
+        ((second, "epoch 1/2: evaluating"), [1, 0, 0]),
+        ((first, "epoch 2/2: training"), [1, 1, 1]),
+    ):
+        folder = tmp_path / f"{sum(kept)} kept"
         with pytest.raises(KeyboardInterrupt):
             run_grid(prepared(grid, folder), report=stop, side_by_side=True)
         assert [len(RunFolder(folder / trial.name).metrics()) for trial in grid.trials] == kept
         ran = run_grid(prepared(grid, folder), report=silent, side_by_side=resumed_side_by_side)
         assert len(ran.finished) == 3
         for trial in grid.trials:
-            metrics, whole = (RunFolder(tmp_path / how / trial.name).metrics() for how in (str(moment), "whole"))
+            metrics, whole = (RunFolder(where / trial.name).metrics() for where in (folder, tmp_path / "whole"))
             assert [e.loss for e in metrics] == pytest.approx([e.loss for e in whole], abs=1e-3)
         if resumed_side_by_side and len(set(kept)) == 1:
             assert weights(folder, grid) == weights(tmp_path / "whole", grid)
