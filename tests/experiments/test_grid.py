@@ -15,7 +15,7 @@ import torch
 from softadv._locks import held
 from softadv.errors import SoftadvError
 from softadv.experiments import side_by_side, trial_job
-from softadv.experiments.grid import Prepared, grid_command, grid_name, prepare
+from softadv.experiments.grid import GridReport, Prepared, grid_command, grid_name, prepare
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import run_grid
 from softadv.experiments.runs import read_entries
@@ -154,19 +154,22 @@ def test_seeds_side_by_side_stopped_at_any_moment_go_on(
     grid = seeds.select(methods=["soft"])
     run_grid(prepared(grid, tmp_path / "whole"), report=silent, side_by_side=True)
 
-    def stop(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
-        if (trial, what) == moment:
-            raise KeyboardInterrupt
+    def stop_at(moment: str) -> GridReport:
+        def report(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
+            if f"{trial} {what}" == moment:
+                raise KeyboardInterrupt
+
+        return report
 
     first, second, _ = (trial.name for trial in grid.trials)
     for moment, kept in (
-        ((first, "epoch 1/2: evaluating"), [0, 0, 0]),
-        ((second, "epoch 1/2: evaluating"), [1, 0, 0]),
-        ((first, "epoch 2/2: training"), [1, 1, 1]),
+        (f"{first} epoch 1/2: evaluating", [0, 0, 0]),
+        (f"{second} epoch 1/2: evaluating", [1, 0, 0]),
+        (f"{first} epoch 2/2: training", [1, 1, 1]),
     ):
         folder = tmp_path / f"{sum(kept)} kept"
         with pytest.raises(KeyboardInterrupt):
-            run_grid(prepared(grid, folder), report=stop, side_by_side=True)
+            run_grid(prepared(grid, folder), report=stop_at(moment), side_by_side=True)
         assert [len(RunFolder(folder / trial.name).metrics()) for trial in grid.trials] == kept
         ran = run_grid(prepared(grid, folder), report=silent, side_by_side=resumed_side_by_side)
         assert len(ran.finished) == 3
