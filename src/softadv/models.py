@@ -204,22 +204,22 @@ def _conv_small(shape: Shape, classes: int) -> nn.Sequential:
 @register("conv_small_padded")
 def _conv_small_padded(shape: Shape, classes: int) -> nn.Sequential:
     """Wong and Kolter's small network (ICML 2018): conv_small with padding 1; 4,814 neurons on MNIST."""
-    _check_size("conv_small_padded", shape, 4)
-    channels, height, width = shape
-    return nn.Sequential(
-        nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(32 * (height // 4) * (width // 4), 100), nn.ReLU(), nn.Linear(100, classes),
-    )  # fmt: skip
+    return _padded("conv_small_padded", shape, classes, hidden=100)
 
 
 @register("convmed")
 def _convmed(shape: Shape, classes: int) -> nn.Sequential:
     """ERAN's ConvMed: 5,714 neurons on MNIST."""
-    _check_size("convmed", shape, 4)
+    return _padded("convmed", shape, classes, hidden=1000)
+
+
+def _padded(name: str, shape: Shape, classes: int, *, hidden: int) -> nn.Sequential:
+    """conv_small's convolutions with padding 1, then a hidden linear layer of so many neurons."""
+    _check_size(name, shape, 4)
     channels, height, width = shape
     return nn.Sequential(
         nn.Conv2d(channels, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(32 * (height // 4) * (width // 4), 1000), nn.ReLU(), nn.Linear(1000, classes),
+        nn.Linear(32 * (height // 4) * (width // 4), hidden), nn.ReLU(), nn.Linear(hidden, classes),
     )  # fmt: skip
 
 
