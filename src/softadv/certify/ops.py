@@ -55,8 +55,7 @@ class Conv:
     @cached_property
     def transposed(self) -> TransposedConv | None:
         """The transposed convolution by phases, which is faster, where there is one."""
-        # Its convolution has a stride of 1, which cuDNN might evaluate by FFT (rounding.py).
-        plain = self.groups == 1 and self.dilation == (1, 1) and self.weight.device.type == "cpu"
+        plain = self.groups == 1 and self.dilation == (1, 1)
         return TransposedConv(self.weight, stride=self.stride) if plain else None
 
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
