@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal, get_args
 
 import torch
@@ -214,12 +215,20 @@ class _Settings:
         none = self.like.new_empty(0)
         return _Open(none.long(), none, none, none.long(), none)
 
-    @torch.no_grad()
     def evaluate(self, x: Tensor, y: Tensor, part: slice) -> tuple[Tensor, _Open]:
         """correct, bool (N,), and the images whose margin is wanted and not known to be negative.
 
         part: the positions of these images among all images.
         """
+
+        def of(rows: Tensor) -> tuple[Tensor, _Open]:
+            return self._evaluate(x, y, slice(int(rows[0]), int(rows[-1]) + 1))
+
+        correct, found = zip(*native.in_parts(of, torch.arange(part.start, part.stop)), strict=True)
+        return torch.cat(correct), reduce(_Open.beside, found)
+
+    @torch.no_grad()
+    def _evaluate(self, x: Tensor, y: Tensor, part: slice) -> tuple[Tensor, _Open]:
         x, labels = x[part].to(self.like.device), y[part].to(self.like.device)
         # A copy: a model that begins with an in-place layer would change the images.
         images = x.to(self.like.dtype, copy=True)
@@ -245,7 +254,7 @@ class _Settings:
     def margin(self, images: _Open) -> Tensor:
         """The margins, float (R,), on the model's device."""
         lower, upper = self.network.as_planes(images.lower), self.network.as_planes(images.upper)
-        return native.in_parts(self._margin, lower, upper, images.labels, images.scores)
+        return torch.cat(native.in_parts(self._margin, lower, upper, images.labels, images.scores))
 
     def _margin(self, lower: Tensor, upper: Tensor, y: Tensor, scores: Tensor) -> Tensor:
         identity = torch.eye(self.network.classes, dtype=lower.dtype, device=lower.device)
