@@ -21,8 +21,8 @@ from benchmarks.measure import matrix_rate, peak_memory, print_machine, take_tur
 from softadv import ImageData, certify, conv_small, count_neurons, load_dataset
 from softadv.certify import DOMAINS, Rounding
 from softadv.certify import backsub_cpp as native
-from softadv.certify.backsub_cpp import NativeEngine
-from softadv.certify.bounds import Engine, Relaxed, Sides, lower_bounds
+from softadv.certify.backsub_cpp import CompiledBackSubstitution
+from softadv.certify.bounds import BackSubstitution, Relaxed, Sides, lower_bounds
 from softadv.certify.graph import Network
 from softadv.certify.linear_forms import Patches
 from softadv.certify.ops import Conv, Dense, Interval, Relu
@@ -123,35 +123,35 @@ def print_stages(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> None:
         return
     network = read_network(model, tuple(x.shape[1:]))
     stages: defaultdict[str, float] = defaultdict(float)
-    engine = _timed(stages)
+    backsub = _timed(stages)
     started = time.perf_counter()
     with torch.no_grad():
         lower, upper = box(x, eps=eps, clip=(0.0, 1.0), dtype=x.dtype, sound=True)
         identity = torch.eye(network.classes)
         lower_bounds(
             network, (lower, upper), identity[y][:, None, :] - identity, domain="deeppoly",
-            rounding=engine.arithmetic(network, x.dtype), engine=engine, scores=model(x),
+            rounding=backsub.arithmetic(network, x.dtype), backsub=backsub, scores=model(x),
         )  # fmt: skip
     total = time.perf_counter() - started
     stages["intervals, lines and rounding errors"] = total - sum(stages.values())
     print("  stages: " + ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in stages.items()))
 
 
-def _timed(stages: defaultdict[str, float]) -> type[Engine]:
-    """The native engine, noting the seconds of each call."""
+def _timed(stages: defaultdict[str, float]) -> type[BackSubstitution]:
+    """The compiled back-substitution, noting the seconds of each call."""
 
-    class Timed(NativeEngine):
+    class Timed(CompiledBackSubstitution):
         @staticmethod
         def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
             started = time.perf_counter()
-            found = NativeEngine.bounds(relaxed, activation, asked, known)
+            found = CompiledBackSubstitution.bounds(relaxed, activation, asked, known)
             stages[f"bounds of {relaxed.network.nodes[activation - 1].name}"] += time.perf_counter() - started
             return found
 
         @staticmethod
         def minimum(relaxed: Relaxed, forms: Tensor, asked: Tensor) -> Tensor:
             started = time.perf_counter()
-            found = NativeEngine.minimum(relaxed, forms, asked)
+            found = CompiledBackSubstitution.minimum(relaxed, forms, asked)
             stages["margins"] += time.perf_counter() - started
             return found
 

@@ -1,4 +1,4 @@
-"""Both engines of back-substitution."""
+"""Both implementations of back-substitution."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from softadv.certify import backsub_cpp as native
 
 @pytest.fixture(params=["native", "torch"])
 def engine(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The engine that certify uses in a test: the compiled kernel, or torch's operations."""
+    """The back-substitution that certify uses in a test: the compiled kernel, or torch's operations."""
     if request.param == "torch":
         with native.disabled():
             yield request.param

@@ -9,8 +9,8 @@ from torch import nn
 from softadv.attacks import pgd
 from softadv.certify import ROUNDINGS, certify
 from softadv.certify import backsub_cpp as native
-from softadv.certify.backsub_cpp import NativeEngine
-from softadv.certify.backsub_torch import TorchEngine
+from softadv.certify.backsub_cpp import CompiledBackSubstitution
+from softadv.certify.backsub_torch import TorchBackSubstitution
 from softadv.certify.counterexample import broken
 from softadv.certify.early_proof import last_hidden
 from softadv.certify.rounding import box
@@ -32,8 +32,8 @@ def dense(hidden, *, seed=0, dtype=torch.float32):
 
 @pytest.fixture
 def sparing_torch(monkeypatch):
-    """PyTorch's engine, told to ask in the same order as the compiled one."""
-    monkeypatch.setattr(TorchEngine, "sparing", True)
+    """Back-substitution in PyTorch, told to ask in the same order as the compiled one."""
+    monkeypatch.setattr(TorchBackSubstitution, "sparing", True)
     with native.disabled():
         yield
 
@@ -142,14 +142,14 @@ def test_less_is_asked(monkeypatch, trained_digits, digits):
                 sides = (sides[0] | sides[1],) * 2
         return answer(relaxed, activation, sides, known)
 
-    answer = NativeEngine.bounds
-    monkeypatch.setattr(NativeEngine, "bounds", staticmethod(bounds))
+    answer = CompiledBackSubstitution.bounds
+    monkeypatch.setattr(CompiledBackSubstitution, "bounds", staticmethod(bounds))
     without_counterexamples(monkeypatch)
     for effort in ("exact", "least"):
         certify(trained_digits, x, y, eps=0.03, margins=False, effort=effort)
     with monkeypatch.context() as patch:
         effort = "two sides"
-        patch.setattr(NativeEngine, "sparing", False)
+        patch.setattr(CompiledBackSubstitution, "sparing", False)
         certify(trained_digits, x, y, eps=0.03, margins=False)
     assert asked["least"] < asked["exact"] < asked["two sides"]
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from softadv.certify import backsub_cpp as native
-from softadv.certify.backsub_cpp import NativeEngine
+from softadv.certify.backsub_cpp import CompiledBackSubstitution
 from softadv.certify.rounding import overflow_limit
 from softadv.certify.trace import read_network
 from tests.networks import seeded
@@ -60,8 +60,10 @@ def test_the_kernel_computes_pytorchs_formulas(name, dtype):
     exactly = 1e-5 if dtype == torch.float32 else 1e-13
     for count, negative, rectified in ((1, False, False), (13, True, False), (30, True, True), (5, False, True)):
         lower, upper = inputs(step, count, dtype, negative=negative)
-        for arithmetic in (None, NativeEngine.arithmetic(network, dtype)):
-            (least, most), error = NativeEngine.linear(step, (lower, upper), rectified=rectified, rounding=arithmetic)
+        for arithmetic in (None, CompiledBackSubstitution.arithmetic(network, dtype)):
+            (least, most), error = CompiledBackSubstitution.linear(
+                step, (lower, upper), rectified=rectified, rounding=arithmetic
+            )
             expected = in_pytorch(step, lower, upper, arithmetic, rectified=rectified)
             torch.testing.assert_close(least, expected[0], rtol=exactly, atol=exactly)
             torch.testing.assert_close(most, expected[1], rtol=exactly, atol=exactly)
@@ -77,19 +79,21 @@ def test_its_bounds_hold_in_exact_arithmetic(name):
     _, exact_step = layer(name, torch.float64)
     lower, upper = inputs(step, 20, torch.float32, negative=True)
     exact = exact_step.interval(lower.double(), upper.double())
-    arithmetic = NativeEngine.arithmetic(network, torch.float32)
-    (least, most), _ = NativeEngine.linear(step, (lower, upper), rectified=False, rounding=arithmetic)
+    arithmetic = CompiledBackSubstitution.arithmetic(network, torch.float32)
+    (least, most), _ = CompiledBackSubstitution.linear(step, (lower, upper), rectified=False, rounding=arithmetic)
     assert (least.double() < exact[0]).all()
     assert (most.double() > exact[1]).all()
 
 
 def test_what_is_no_number_stays_none_and_what_is_too_large_has_no_finite_bounds():
     network, step = layer("dense", torch.float32)
-    arithmetic = NativeEngine.arithmetic(network, torch.float32)
+    arithmetic = CompiledBackSubstitution.arithmetic(network, torch.float32)
     for bad in (torch.nan, torch.inf, overflow_limit(torch.float32) * 2**12):
         lower, upper = inputs(step, 3, torch.float32, negative=False)
         upper[1, 5] = bad
-        (least, most), error = NativeEngine.linear(step, (lower, upper), rectified=False, rounding=arithmetic)
+        (least, most), error = CompiledBackSubstitution.linear(
+            step, (lower, upper), rectified=False, rounding=arithmetic
+        )
         assert not (least[1].isfinite() & most[1].isfinite() & error[1].isfinite()).any()
         assert (least[[0, 2]].isfinite() & most[[0, 2]].isfinite() & error[[0, 2]].isfinite()).all()
 
@@ -102,8 +106,8 @@ def test_the_number_of_threads_changes_no_bit():
         found = []
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            arithmetic = NativeEngine.arithmetic(network, torch.float32)
-            found.append(NativeEngine.linear(step, known, rectified=True, rounding=arithmetic))
+            arithmetic = CompiledBackSubstitution.arithmetic(network, torch.float32)
+            found.append(CompiledBackSubstitution.linear(step, known, rectified=True, rounding=arithmetic))
     finally:
         torch.set_num_threads(before)
     for one, other in zip((*found[0][0], found[0][1]), (*found[1][0], found[1][1]), strict=True):

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from softadv._modes import in_eval_mode
 from softadv._ranges import UNIT, Clip
 from softadv.certify import backsub_cpp as native
-from softadv.certify.backsub_cpp import NativeEngine
-from softadv.certify.backsub_torch import TorchEngine
-from softadv.certify.bounds import FLOATS_PER_NEURON, Engine, lower_bounds
+from softadv.certify.backsub_cpp import CompiledBackSubstitution
+from softadv.certify.backsub_torch import TorchBackSubstitution
+from softadv.certify.bounds import FLOATS_PER_NEURON, BackSubstitution, lower_bounds
 from softadv.certify.boxes import Boxes, Radius, make_boxes
 from softadv.certify.counterexample import broken
 from softadv.certify.domains import DOMAINS, Domain
@@ -194,20 +194,24 @@ class _Settings:
             _check_convolutions(self.network, self.like.device)
 
     @property
-    def engine(self) -> type[Engine]:
-        """The engine for back-substitution; Box needs none."""
+    def backsub(self) -> type[BackSubstitution]:
+        """The implementation of back-substitution; Box needs none."""
         compiled = self.like.device.type == "cpu" and self.like.dtype in (torch.float32, torch.float64)
-        return NativeEngine if compiled and self.domain != "box" and native.available() else TorchEngine
+        return (
+            CompiledBackSubstitution
+            if compiled and self.domain != "box" and native.available()
+            else TorchBackSubstitution
+        )
 
     def threads(self) -> AbstractContextManager[None]:
-        """A context in which the engine's threads sleep, rather than spin, while they wait."""
-        return native.threads_of_its_own() if self.engine is NativeEngine else nullcontext()
+        """A context in which the kernel's threads sleep, rather than spin, while they wait."""
+        return native.threads_of_its_own() if self.backsub is CompiledBackSubstitution else nullcontext()
 
     @property
     def floats_per_image(self) -> int:
         """What one image needs at the peak, in floating-point numbers."""
         intervals = FLOATS_PER_NEURON * self.network.neurons
-        return intervals if self.domain == "box" else intervals + self.engine.floats_per_image(self.network)
+        return intervals if self.domain == "box" else intervals + self.backsub.floats_per_image(self.network)
 
     @property
     def nothing(self) -> _Open:
@@ -259,14 +263,14 @@ class _Settings:
     def _margin(self, lower: Tensor, upper: Tensor, y: Tensor, scores: Tensor) -> Tensor:
         identity = torch.eye(self.network.classes, dtype=lower.dtype, device=lower.device)
         objective = identity[y][:, None, :] - identity  # row j is o_y - o_j
-        sound = self.engine.arithmetic(self.network, lower.dtype) if self.rounding == "sound" else None
+        sound = self.backsub.arithmetic(self.network, lower.dtype) if self.rounding == "sound" else None
         bounds = lower_bounds(
             self.network,
             (lower, upper),
             objective,
             domain=self.domain,
             rounding=sound,
-            engine=self.engine,
+            backsub=self.backsub,
             scores=scores,
             stop_at_proof=not self.margins and self.effort == "least",
         )

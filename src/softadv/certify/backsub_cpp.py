@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softadv.certify.activations import Activation
-from softadv.certify.bounds import Engine, Relaxed, Sides
+from softadv.certify.bounds import BackSubstitution, Relaxed, Sides
 from softadv.certify.graph import Network, Node
 from softadv.certify.linear_cpp import SOURCE, back, linear_bounds, ordered
 from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
@@ -99,7 +99,7 @@ def missing() -> str | None:
     return compiled.missing(SOURCE)
 
 
-class NativeEngine(Engine):
+class CompiledBackSubstitution(BackSubstitution):
     """Blocks of forms, one in each SIMD lane, spread over the threads that PyTorch uses."""
 
     sparing = True

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from softadv.certify.activations import Activation
-from softadv.certify.bounds import Engine, Relaxed, Sides, forms_over_outputs
+from softadv.certify.bounds import BackSubstitution, Relaxed, Sides, forms_over_outputs
 from softadv.certify.graph import Network
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.ops import Add, Interval, MaxPool, Relu
@@ -16,7 +16,7 @@ from softadv.certify.rounding import Arithmetic
 _ROWS_ALIVE = 5
 
 
-class TorchEngine(Engine):
+class TorchBackSubstitution(BackSubstitution):
     """Tensors of forms, a patch of coefficients for each neuron (linear_forms.py)."""
 
     sparing = False

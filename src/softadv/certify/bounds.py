@@ -1,9 +1,8 @@
 """Box, DeepZono and DeepPoly: one pass forwards through the network, with bounds for each activation.
 
-Box carries intervals. DeepZono and DeepPoly refine them at every activation that feeds a ReLU or a max
-pooling: its bounds come from substituting linear forms back to the input box, and from these bounds
-come the lines that bound the ReLU (relu.py). Substituting back is what an engine does: the compiled one
-(backsub_cpp.py) or the one in PyTorch (backsub_torch.py).
+Box carries intervals. DeepZono and DeepPoly refine them at every activation that feeds a ReLU or a max pooling: its
+bounds come from substituting linear forms back to the input box, and from these bounds come the lines that bound the
+ReLU (relu.py). Back-substitution itself is compiled (backsub_cpp.py) or in PyTorch (backsub_torch.py).
 
 Only neurons that the intervals leave unstable are refined. This changes no verdict: an interval that
 starts from the ReLU's lower and upper lines is what back-substitution gives if it stops one layer
@@ -49,7 +48,7 @@ class Relaxed:
 
     center, radius: (N, C, H, W). center +- radius contains the box, and is hardly larger.
     lines: of each ReLU and max pooling, by the number of its activation. errors: (N, C, H, W), of each linear step
-    that rounds, by the number of its activation; empty where rounding is not bounded. memo: an engine's cache of
+    that rounds, by the number of its activation; empty where rounding is not bounded. memo: a cache of
     converted tensors, by the id of the original, which the cache keeps alive.
     """
 
@@ -66,7 +65,7 @@ class Relaxed:
         return torch.float64 if self.errors else self.center.dtype
 
 
-class Engine(ABC):
+class BackSubstitution(ABC):
     """Substitutes linear forms back to the input box. sparing: whether fewer requested bounds take less time."""
 
     sparing: ClassVar[bool]
@@ -74,7 +73,7 @@ class Engine(ABC):
     @staticmethod
     @abstractmethod
     def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
-        """How rounding errors accumulate in the sums of this engine."""
+        """How rounding errors accumulate in its sums."""
 
     @staticmethod
     @abstractmethod
@@ -109,7 +108,7 @@ def lower_bounds(
     *,
     domain: Domain,
     rounding: Arithmetic | None,
-    engine: type[Engine],
+    backsub: type[BackSubstitution],
     scores: Tensor,
     stop_at_proof: bool = False,
 ) -> Tensor:
@@ -123,8 +122,8 @@ def lower_bounds(
     Raises SoftadvError where the scores lie outside of sound bounds: the model then computes something other than
     the network that was read.
     """
-    analysis = Analysis(network, box, domain, rounding, engine)
-    hidden = last_hidden(network) if stop_at_proof and engine.sparing and domain != "box" else None
+    analysis = Analysis(network, box, domain, rounding, backsub)
+    hidden = last_hidden(network) if stop_at_proof and backsub.sparing and domain != "box" else None
     for at, node in enumerate(network.nodes[: None if hidden is None else hidden - 1], 1):
         analysis.pass_through(at, node)
     if hidden is not None:
@@ -146,9 +145,10 @@ class Analysis:
     """One pass through a network. bounds: of each activation so far, the box first."""
 
     def __init__(
-        self, network: Network, box: Interval, domain: Domain, rounding: Arithmetic | None, engine: type[Engine]
-    ) -> None:
-        self.network, self.rounding, self.engine = network, rounding, engine
+        self, network: Network, box: Interval, domain: Domain, rounding: Arithmetic | None,
+        backsub: type[BackSubstitution],
+    ) -> None:  # fmt: skip
+        self.network, self.rounding, self.backsub = network, rounding, backsub
         self.relaxation = _RELAXATIONS.get(domain)
         self.bounds = [box]
         self.relaxed = Relaxed(network, *_centered(box, rounding))
@@ -171,7 +171,7 @@ class Analysis:
 
     def minimum(self, objective: Tensor, asked: Tensor) -> Tensor:
         """Lower bounds (N, R) of the objective by back-substitution; asked: bool (N, R), else -inf."""
-        least = self.engine.minimum(self.relaxed, objective, asked)
+        least = self.backsub.minimum(self.relaxed, objective, asked)
         return least if self.rounding is None else least - self.rounding.flat(self.largest)[:, None]
 
     def finish(self, hidden: int) -> None:
@@ -200,7 +200,7 @@ class Analysis:
         """The interval of a linear step's outputs, and what a form pays for them."""
         if isinstance(step, Conv | Dense):
             (entering,) = node.inputs
-            found = self.engine.linear(
+            found = self.backsub.linear(
                 step, self.bounds[entering], rectified=self._follows_relu(entering), rounding=self.rounding
             )
             if found is not None:
@@ -256,7 +256,7 @@ class Analysis:
             lower, upper = self._refined(node.inputs[0], undecided)
             return lower.reshape(shape), upper.reshape(shape)
         asked = undecided(lower, upper)
-        if undecided is unstable and self.engine.sparing and isinstance(node.step, Dense):
+        if undecided is unstable and self.backsub.sparing and isinstance(node.step, Dense):
             # The lower bound of a neuron that is dead enters nothing. (Neurons of a plane share their way back.)
             likely = asked & (upper < -lower)
             self.ask(at, (asked & ~likely, asked))
@@ -267,7 +267,7 @@ class Analysis:
 
     def ask(self, at: int, sides: Sides) -> None:
         """Refine bounds of an activation's neurons by back-substitution."""
-        lower, upper = self.engine.bounds(self.relaxed, at, sides, self.bounds[at])
+        lower, upper = self.backsub.bounds(self.relaxed, at, sides, self.bounds[at])
         if self.rounding is not None:
             flat = self.rounding.flat(self.largest)[:, None, None, None]
             # What a ReLU returns is at least 0, and exactly 0 where it is dead; max pooling compares such bounds.

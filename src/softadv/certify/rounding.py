@@ -165,7 +165,7 @@ class SumCosts:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """The costs above, for one floating-point type and the way an engine takes its sums.
+    """The costs above, for one floating-point type and the way back-substitution takes its sums.
 
     depth: the most roundings that a term of a form's constant passes through.
     depth_of_sum: the same for a coefficient that sums `terms` products for each of `taps` places.

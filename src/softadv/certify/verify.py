@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from softadv._onnx import OnnxModel
 from softadv.certify import backsub_cpp as native
 from softadv.certify import onnx_runtime
-from softadv.certify.backsub_cpp import NativeEngine
-from softadv.certify.backsub_torch import TorchEngine
-from softadv.certify.bounds import Engine, lower_bounds
+from softadv.certify.backsub_cpp import CompiledBackSubstitution
+from softadv.certify.backsub_torch import TorchBackSubstitution
+from softadv.certify.bounds import BackSubstitution, lower_bounds
 from softadv.certify.rounding import check_evaluation, outwards
 from softadv.certify.trace import read_network
 from softadv.certify.vnnlib import Case, LinearConstraint, Property, PropertyError, Variable, bounds_of, without_bounds
@@ -108,7 +108,7 @@ class _Solver:
         self.network = read_network(self.whole, model.shape, like=self.like, least_outputs=1)
         if self.network.ending is not None:
             raise PropertyError("the network ends in a softmax, whose outputs are not bounded; leave it out")
-        self.engine: type[Engine] = NativeEngine if native.available() else TorchEngine
+        self.backsub: type[BackSubstitution] = CompiledBackSubstitution if native.available() else TorchBackSubstitution
         self.session = onnx_runtime.load_onnxruntime().InferenceSession(
             str(model.path), providers=["CPUExecutionProvider"]
         )
@@ -232,7 +232,7 @@ class _Solver:
         middle = ((lower + upper) / 2).to(self.like.dtype).reshape(-1, *self.model.shape)
         found = lower_bounds(
             self.network, (planes[0], planes[1]), asked.expand(len(lower), -1, -1).contiguous(), domain="deeppoly",
-            rounding=self.engine.arithmetic(self.network, self.like.dtype), engine=self.engine,
+            rounding=self.backsub.arithmetic(self.network, self.like.dtype), backsub=self.backsub,
             scores=self.whole(middle),
         ).double()  # fmt: skip
         value = found[:, : len(forms)]
