@@ -17,7 +17,7 @@ from softadv._progress import Report
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.in_process import InProcess
-from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, Told
+from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, ProgressMessage
 from softadv.experiments.grid import GridReport, GridRun, Prepared
 from softadv.experiments.records import Result
 from softadv.experiments.run_folder import (
@@ -209,7 +209,7 @@ class _Driver:
         """Handle a message of a trial. Raises SoftadvError where its files cannot be written."""
         flight = self.under_way[handle.job.name]
         match message:
-            case Told():
+            case ProgressMessage():
                 if not message.before:
                     flight.new_work += message.work
                 elif flight.lost or flight.trial in self.told_before:

@@ -13,7 +13,7 @@ from softadv.data import Dataset
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments.environment import pick_device
 from softadv.experiments.executors.images import Images, Source
-from softadv.experiments.executors.jobs import Send, telling
+from softadv.experiments.executors.jobs import Send, report_to
 from softadv.experiments.run_folder import WRITTEN, RunFolder
 from softadv.experiments.spec import Trial
 from softadv.experiments.trial import run_trial
@@ -70,7 +70,7 @@ class TrialJob:
                 send(Files(new))
 
             try:
-                self.work(run, data, report=telling(send), on_kept=send_files)
+                self.work(run, data, report=report_to(send), on_kept=send_files)
             except DivergedError:
                 raise
             except SoftadvError as error:

@@ -11,7 +11,7 @@ from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.executors.images import Images, LoadedHere, Source
 from softadv.experiments.executors.in_process import InProcess
-from softadv.experiments.executors.jobs import Ended, Seldom, Send, Told
+from softadv.experiments.executors.jobs import Ended, ProgressMessage, Send, ThrottledSend
 from softadv.experiments.executors.resources import deal, fitting, usable_cores
 
 CPU = torch.device("cpu")
@@ -57,18 +57,18 @@ def test_a_job_ends_once_and_says_how() -> None:
 def test_what_is_told_within_a_moment_travels_as_one() -> None:
     now = [0.0]
     sent: list[object] = []
-    send = Seldom(sent.append, clock=lambda: now[0])
+    send = ThrottledSend(sent.append, clock=lambda: now[0])
     for _ in range(5):
-        send(Told("training", 2))
+        send(ProgressMessage("training", 2))
     now[0] = 1.0
-    send(Told("training", 2, note="last"))
-    send(Told("evaluating", 1))
+    send(ProgressMessage("training", 2, note="last"))
+    send(ProgressMessage("evaluating", 1))
     send("files")
-    send(Told("training", 3, before=True))
+    send(ProgressMessage("training", 3, before=True))
     send.flush()
     assert sent == [
-        Told("training", 2), Told("training", 10, note="last"), Told("evaluating", 1), "files",
-        Told("training", 3, before=True),
+        ProgressMessage("training", 2), ProgressMessage("training", 10, note="last"), ProgressMessage("evaluating", 1), "files",
+        ProgressMessage("training", 3, before=True),
     ]  # fmt: skip
 
 

@@ -19,11 +19,11 @@ from softadv.experiments.executors.images import Images
 
 JobOutcome = Literal["finished", "refused", "failed"]
 
-_TELL_SECONDS = 0.3  # the shortest time between two progress messages of a worker
+_PROGRESS_SECONDS = 0.3  # the shortest time between two progress messages of a worker
 
 
 @dataclass(frozen=True)
-class Told:
+class ProgressMessage:
     """A job's progress, with the arguments of a Report."""
 
     what: str
@@ -135,16 +135,16 @@ def this_process() -> str:
     return f"{platform.node()}, process {os.getpid()}"
 
 
-def telling(send: Send) -> Report:
+def report_to(send: Send) -> Report:
     """A Report that sends every call as a message."""
 
-    def told(what: str, work: float, *, before: bool = False, note: str = "") -> None:
-        send(Told(what, work, before, note))
+    def report(what: str, work: float, *, before: bool = False, note: str = "") -> None:
+        send(ProgressMessage(what, work, before, note))
 
-    return told
+    return report
 
 
-class Seldom:
+class ThrottledSend:
     """A Send that merges progress messages within a short time; all other messages are sent at once.
 
     Call flush at the end.
@@ -152,21 +152,21 @@ class Seldom:
 
     def __init__(self, send: Send, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._send, self._clock = send, clock
-        self._held: Told | None = None
-        self._sent = -_TELL_SECONDS
+        self._held: ProgressMessage | None = None
+        self._sent = -_PROGRESS_SECONDS
 
     def __call__(self, message: object) -> None:
         held = self._held
-        if not isinstance(message, Told):
+        if not isinstance(message, ProgressMessage):
             self.flush()
             self._send(message)
             return
         if held is not None and (held.what, held.before) == (message.what, message.before):
-            self._held = Told(held.what, held.work + message.work, held.before, message.note)
+            self._held = ProgressMessage(held.what, held.work + message.work, held.before, message.note)
         else:
             self.flush()
             self._held = message
-        if self._clock() - self._sent >= _TELL_SECONDS:
+        if self._clock() - self._sent >= _PROGRESS_SECONDS:
             self.flush()
 
     def flush(self) -> None:

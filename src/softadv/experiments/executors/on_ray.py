@@ -23,7 +23,7 @@ from softadv._scratch import Scratch
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.images import Images, Source
-from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, Seldom, attempt, this_process
+from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, ThrottledSend, attempt, this_process
 from softadv.experiments.executors.resources import usable_cores
 
 LOCAL = "local"
@@ -235,7 +235,7 @@ def stream(job: Job, packed: dict[str, Any] | None) -> Iterator[object]:
         return source.load() if packed is None else _unpacked(packed)
 
     def work() -> None:
-        send = Seldom(messages.put)
+        send = ThrottledSend(messages.put)
         send(attempt(job, images=images, send=send, where=this_process()))
 
     yield _Began(_ray().get_runtime_context().get_node_id(), this_process())

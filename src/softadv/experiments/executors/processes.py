@@ -17,7 +17,7 @@ from multiprocessing.process import BaseProcess
 from softadv._scratch import Scratch
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.images import LoadedHere
-from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, Seldom, attempt, this_process
+from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, ThrottledSend, attempt, this_process
 from softadv.experiments.executors.resources import Dealt
 
 _END_SECONDS = 5  # how long a worker may take to end
@@ -163,7 +163,7 @@ def serve(connection: Connection, place: str, gpu: str | None) -> None:
             job = connection.recv()
         except EOFError:
             return
-        send = Seldom(connection.send)
+        send = ThrottledSend(connection.send)
         ended = attempt(job, images=images, send=send, where=this_process())
         send(ended)
 
