@@ -25,7 +25,7 @@ from softadv.certify.per_image import Question, chunk_size
 from softadv.data import load_dataset
 from softadv.experiments.certify_jobs import Sharded
 from softadv.experiments.executors.choose import Chosen
-from softadv.experiments.executors.images import Images, Source
+from softadv.experiments.executors.images import ImageLoader, Source
 from softadv.experiments.executors.jobs import Executor, Handle, Receive
 from softadv.experiments.grid import prepare
 from softadv.experiments.load_model import find_saved
@@ -82,7 +82,7 @@ class Counting:
 
 
 @contextmanager
-def opened(chosen: Chosen, images: Images) -> Iterator[tuple[Counting | None, int | None]]:
+def opened(chosen: Chosen, images: ImageLoader) -> Iterator[tuple[Counting | None, int | None]]:
     """The executor that was chosen, counting; None in this process."""
     with chosen.opened("cpu" if chosen.elsewhere else None, images) as (executor, threads):
         yield None if executor is None else Counting(executor), threads

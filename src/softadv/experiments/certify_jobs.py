@@ -19,7 +19,7 @@ from softadv.certify.per_image import ImageResult, Question, certify_chunk
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
-from softadv.experiments.executors.images import Images, Source
+from softadv.experiments.executors.images import ImageLoader, Source
 from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, Send
 from softadv.experiments.load_model import ONNX, Saved
 
@@ -49,7 +49,7 @@ class SpanJob:
         """The number of the first image."""
         return str(self.first)
 
-    def run(self, *, images: Images, send: Send) -> None:
+    def run(self, *, images: ImageLoader, send: Send) -> None:
         """Send a list of rows for each chunk. Raises what certify raises."""
         device = pick_device(self.device)
         data = images(self.source)

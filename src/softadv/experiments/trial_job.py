@@ -12,7 +12,7 @@ from softadv._scratch import Scratch
 from softadv.data import Dataset
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments.environment import pick_device
-from softadv.experiments.executors.images import Images, Source
+from softadv.experiments.executors.images import ImageLoader, Source
 from softadv.experiments.executors.jobs import Send, report_to
 from softadv.experiments.run_folder import WRITTEN, RunFolder
 from softadv.experiments.spec import Trial
@@ -50,7 +50,7 @@ class TrialJob:
         """The trial's."""
         return self.trial.name
 
-    def run(self, *, images: Images, send: Send) -> None:
+    def run(self, *, images: ImageLoader, send: Send) -> None:
         """Run the trial to its end. Raises what run_trial raises, with the driver's paths in its messages."""
         device = pick_device(self.device)
         data = images(self.source)

@@ -9,7 +9,7 @@ import torch
 
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments.executors.choose import Chosen
-from softadv.experiments.executors.images import Images, LoadedHere, Source
+from softadv.experiments.executors.images import ImageLoader, LoadedHere, Source
 from softadv.experiments.executors.in_process import InProcess
 from softadv.experiments.executors.jobs import Ended, ProgressMessage, Send, ThrottledSend
 from softadv.experiments.executors.resources import deal, fitting, usable_cores
@@ -25,7 +25,7 @@ class Saying:
     threads: int | None = None
     name: str = "saying"
 
-    def run(self, *, images: Images, send: Send) -> None:
+    def run(self, *, images: ImageLoader, send: Send) -> None:
         send(torch.get_num_threads())
         if self.error is not None:
             raise self.error
@@ -67,9 +67,12 @@ def test_what_is_told_within_a_moment_travels_as_one() -> None:
     send(ProgressMessage("training", 3, before=True))
     send.flush()
     assert sent == [
-        ProgressMessage("training", 2), ProgressMessage("training", 10, note="last"), ProgressMessage("evaluating", 1), "files",
+        ProgressMessage("training", 2),
+        ProgressMessage("training", 10, note="last"),
+        ProgressMessage("evaluating", 1),
+        "files",
         ProgressMessage("training", 3, before=True),
-    ]  # fmt: skip
+    ]
 
 
 def test_the_last_images_are_kept(digits) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from softadv.experiments.executors.images import Images, LoadedHere
+from softadv.experiments.executors.images import ImageLoader, LoadedHere
 from softadv.experiments.executors.jobs import Ended, Handle, Lost, Send
 from softadv.experiments.executors.on_ray import OnRay
 from softadv.experiments.run_grid import run_grid
@@ -77,7 +77,7 @@ class Waiting:
     name: str = "waiting"
     threads: int | None = 1
 
-    def run(self, *, images: Images, send: Send) -> None:
+    def run(self, *, images: ImageLoader, send: Send) -> None:
         import ray
 
         send((os.getpid(), ray.get_runtime_context().get_node_id()))

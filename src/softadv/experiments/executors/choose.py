@@ -10,7 +10,7 @@ import torch
 
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
-from softadv.experiments.executors.images import Images
+from softadv.experiments.executors.images import ImageLoader
 from softadv.experiments.executors.jobs import Executor
 from softadv.experiments.executors.on_ray import OnRay
 from softadv.experiments.executors.processes import Processes
@@ -60,7 +60,7 @@ class Chosen:
         return torch.device("cpu"), pick_device(device).type
 
     @contextmanager
-    def opened(self, device: str | None, images: Images) -> Iterator[tuple[Executor | None, int | None]]:
+    def opened(self, device: str | None, images: ImageLoader) -> Iterator[tuple[Executor | None, int | None]]:
         """The executor, None for this process, and the threads of each job, None for as many as there are.
 
         device: of jobs elsewhere, as place says. images: those that jobs may ask for, as they are here.

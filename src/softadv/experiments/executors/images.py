@@ -35,7 +35,7 @@ class Source:
 
 
 # Where a job finds its images.
-Images = Callable[[Source], Dataset]
+ImageLoader = Callable[[Source], Dataset]
 
 
 class LoadedHere:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from softadv.experiments.executors.images import Images
+from softadv.experiments.executors.images import ImageLoader
 from softadv.experiments.executors.jobs import Job, Receive, attempt
 
 
@@ -19,7 +19,7 @@ class InProcess:
 
     slots = 1
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: ImageLoader) -> None:
         self._images = images
         self._taken: deque[_Taken] = deque()
 

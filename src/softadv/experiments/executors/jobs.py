@@ -15,7 +15,7 @@ import torch
 
 from softadv._progress import Report
 from softadv.errors import DivergedError, SoftadvError
-from softadv.experiments.executors.images import Images
+from softadv.experiments.executors.images import ImageLoader
 
 JobOutcome = Literal["finished", "refused", "failed"]
 
@@ -66,7 +66,7 @@ class Job(Protocol):
     def threads(self) -> int | None:
         """How many threads PyTorch and the kernels use for it; None: as many as there are already."""
 
-    def run(self, *, images: Images, send: Send) -> None:
+    def run(self, *, images: ImageLoader, send: Send) -> None:
         """Do the work. Raises SoftadvError for bad input, and any other exception on failure."""
 
 
@@ -103,7 +103,7 @@ class Executor(Protocol):
         """End all running jobs and clean up."""
 
 
-def attempt(job: Job, *, images: Images, send: Send, where: str) -> Ended:
+def attempt(job: Job, *, images: ImageLoader, send: Send, where: str) -> Ended:
     """Run a job and return how it ended; exceptions are caught, except those that end the process."""
     try:
         with pinned_threads(job.threads):

@@ -22,7 +22,7 @@ from torch import Tensor
 from softadv._scratch import Scratch
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
-from softadv.experiments.executors.images import Images, Source
+from softadv.experiments.executors.images import ImageLoader, Source
 from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, ThrottledSend, attempt, this_process
 from softadv.experiments.executors.resources import usable_cores
 
@@ -59,7 +59,7 @@ class OnRay:
     The nodes need softadv, the code that jobs name, and no common file system.
     """
 
-    def __init__(self, address: str, *, threads: int, gpus: float, images: Images) -> None:
+    def __init__(self, address: str, *, threads: int, gpus: float, images: ImageLoader) -> None:
         """address: "local" starts Ray here, "auto" or a HOST:PORT joins one; where this process has joined one
         already, that is used. threads, gpus: of each job. images: what jobs may ask for, as this process has them.
 
