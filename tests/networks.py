@@ -8,10 +8,9 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from softadv.models import Normalize
+from softadv.models import ImageShape, Normalize
 
 CLASSES = 4
-Shape = tuple[int, int, int]
 
 
 class Residual(nn.Module):
@@ -51,13 +50,13 @@ def seeded(seed: int, build: Callable[[], nn.Sequential]) -> nn.Sequential:
     return model.requires_grad_(False)
 
 
-def with_head(shape: Shape, *body: nn.Module, hidden: int = 6) -> nn.Sequential:
+def with_head(shape: ImageShape, *body: nn.Module, hidden: int = 6) -> nn.Sequential:
     """A body on images of a shape, and two linear layers on whatever leaves it."""
     features = nn.Sequential(*body).eval()(torch.zeros(1, *shape)).numel()
     return nn.Sequential(*body, nn.Flatten(), nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES))
 
 
-def random_images(shape: Shape, count: int, *, seed: int, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
+def random_images(shape: ImageShape, count: int, *, seed: int, classes: int = CLASSES) -> tuple[Tensor, Tensor]:
     """Float64 images in [0, 1] and labels."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(count, *shape, generator=generator, dtype=torch.float64)
@@ -65,7 +64,7 @@ def random_images(shape: Shape, count: int, *, seed: int, classes: int = CLASSES
 
 
 # Name to (image shape, builder): each differs from the paper's network in one way.
-ARCHITECTURES: dict[str, tuple[Shape, Callable[[], nn.Sequential]]] = {
+ARCHITECTURES: dict[str, tuple[ImageShape, Callable[[], nn.Sequential]]] = {
     "paper": (
         (1, 10, 10),
         lambda: with_head((1, 10, 10), nn.Conv2d(1, 3, 4, 2), nn.ReLU(), nn.Conv2d(3, 4, 3, 2), nn.ReLU()),
@@ -146,7 +145,7 @@ ARCHITECTURES: dict[str, tuple[Shape, Callable[[], nn.Sequential]]] = {
 
 
 # The same for the operators that the paper's network does without.
-OPERATORS: dict[str, tuple[Shape, Callable[[], nn.Sequential]]] = {
+OPERATORS: dict[str, tuple[ImageShape, Callable[[], nn.Sequential]]] = {
     "dilation": (
         (1, 8, 8),
         lambda: with_head(
@@ -334,7 +333,7 @@ def has_max_pool(model: nn.Module) -> bool:
 
 
 @st.composite
-def networks(draw: st.DrawFn, *, operators: bool = False) -> tuple[nn.Sequential, Shape]:
+def networks(draw: st.DrawFn, *, operators: bool = False) -> tuple[nn.Sequential, ImageShape]:
     """A random chain of up to three convolutions and two linear layers, with the shape of its images.
 
     operators: with dilation and groups, and pools, batch normalisations and residual blocks in between.

@@ -21,7 +21,7 @@ DOCUMENT = SOURCE.parents[1] / "docs" / "architecture.md"
 NETWORK = """
 
 @register("tiny-linear")
-def _tiny_linear(shape: Shape, classes: int) -> nn.Module:
+def _tiny_linear(shape: ImageShape, classes: int) -> nn.Module:
     pixels = shape[0] * shape[1] * shape[2]
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 8), nn.Threshold(0, 0), nn.Linear(8, classes))
 """

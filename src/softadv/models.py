@@ -16,12 +16,12 @@ from softadv.data import KNOWN, About, Dataset
 from softadv.errors import SoftadvError
 from softadv.registry import Registry, call, origin
 
-Shape = tuple[int, int, int]
+ImageShape = tuple[int, int, int]  # channels, height, width
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-Builder = Callable[[Shape, int], nn.Module]
+Builder = Callable[[ImageShape, int], nn.Module]
 
 # Channels, height, width; and mean and deviation of each channel of the training images.
-IMAGE_SHAPES: dict[str, Shape] = {name: about.image_shape for name, about in KNOWN.items()}
+IMAGE_SHAPES: dict[str, ImageShape] = {name: about.image_shape for name, about in KNOWN.items()}
 STATISTICS: dict[str, Statistics] = {name: (about.mean, about.std) for name, about in KNOWN.items()}
 
 registry: Registry[Builder] = Registry("model", expected="a function (shape, classes) that returns a torch.nn.Module")
@@ -106,7 +106,7 @@ def load_onnx(path: Path, data: Dataset | About | None = None) -> nn.Module:
 
 def build_model(
     what: str | Path | Builder | nn.Module,
-    shape: Shape,
+    shape: ImageShape,
     classes: int,
     *,
     normalize: Statistics | None = None,
@@ -136,7 +136,7 @@ def build_model(
     return model
 
 
-def _check_outputs(model: nn.Module, shape: Shape, classes: int, *, where: str) -> None:
+def _check_outputs(model: nn.Module, shape: ImageShape, classes: int, *, where: str) -> None:
     """Raise SoftadvError unless the model, in evaluation mode, gives images of the shape a score for each class."""
     parameter = next(model.parameters(), torch.zeros(0))
     images = torch.zeros(2, *shape, dtype=parameter.dtype, device=parameter.device)
@@ -179,7 +179,7 @@ def conv_small(dataset: str, *, normalize: bool = False, seed: int | None = None
 
 
 @register("conv_small")
-def _conv_small(shape: Shape, classes: int) -> nn.Sequential:
+def _conv_small(shape: ImageShape, classes: int) -> nn.Sequential:
     """ERAN's ConvSmall, the network of the paper's table 1.
 
     Convolutions of 16 and 32 filters 4x4, then linear layers of 100 neurons and of one score per class. The table omits
@@ -202,18 +202,18 @@ def _conv_small(shape: Shape, classes: int) -> nn.Sequential:
 
 
 @register("conv_small_padded")
-def _conv_small_padded(shape: Shape, classes: int) -> nn.Sequential:
+def _conv_small_padded(shape: ImageShape, classes: int) -> nn.Sequential:
     """Wong and Kolter's small network (ICML 2018): conv_small with padding 1; 4,814 neurons on MNIST."""
     return _padded("conv_small_padded", shape, classes, hidden=100)
 
 
 @register("convmed")
-def _convmed(shape: Shape, classes: int) -> nn.Sequential:
+def _convmed(shape: ImageShape, classes: int) -> nn.Sequential:
     """ERAN's ConvMed: 5,714 neurons on MNIST."""
     return _padded("convmed", shape, classes, hidden=1000)
 
 
-def _padded(name: str, shape: Shape, classes: int, *, hidden: int) -> nn.Sequential:
+def _padded(name: str, shape: ImageShape, classes: int, *, hidden: int) -> nn.Sequential:
     """conv_small's convolutions with padding 1, then a hidden linear layer of so many neurons."""
     _check_size(name, shape, 4)
     channels, height, width = shape
@@ -224,7 +224,7 @@ def _padded(name: str, shape: Shape, classes: int, *, hidden: int) -> nn.Sequent
 
 
 @register("convbig")
-def _convbig(shape: Shape, classes: int) -> nn.Sequential:
+def _convbig(shape: ImageShape, classes: int) -> nn.Sequential:
     """ERAN's ConvBig: 48,074 neurons on MNIST."""
     _check_size("convbig", shape, 4)
     channels, height, width = shape
@@ -236,7 +236,7 @@ def _convbig(shape: Shape, classes: int) -> nn.Sequential:
     )  # fmt: skip
 
 
-def _check_size(name: str, shape: Shape, least: int) -> None:
+def _check_size(name: str, shape: ImageShape, least: int) -> None:
     if min(shape[1:]) < least:
         raise SoftadvError(
             f"model {name}: needs images of {least} x {least} pixels or more, got {shape[1]} x {shape[2]}"
@@ -244,7 +244,7 @@ def _check_size(name: str, shape: Shape, least: int) -> None:
 
 
 @register("mlp")
-def _mlp(shape: Shape, classes: int) -> nn.Sequential:
+def _mlp(shape: ImageShape, classes: int) -> nn.Sequential:
     """Two hidden layers of 256."""
     sizes = (shape[0] * shape[1] * shape[2], 256, 256)
     hidden = [layer for size, next_size in pairwise(sizes) for layer in (nn.Linear(size, next_size), nn.ReLU())]
@@ -278,7 +278,7 @@ class Residual(nn.Module):
 
 
 @register("resnet8")
-def _resnet8(shape: Shape, classes: int) -> nn.Sequential:
+def _resnet8(shape: ImageShape, classes: int) -> nn.Sequential:
     """He et al.'s network for CIFAR-10 (CVPR 2016, section 4.2) with n = 1: 6n + 2 layers; 16, 32 and 64 channels."""
     channels, height, width = shape
     for _ in range(2):
@@ -315,7 +315,7 @@ def is_plain_sequential(model: nn.Module) -> bool:
 
 
 @in_eval_mode
-def count_neurons(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def count_neurons(model: nn.Module, image_shape: ImageShape) -> int:
     """Outputs of all convolutional and linear layers for one image: the count of the paper's table 1."""
     total = 0
 

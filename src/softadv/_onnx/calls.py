@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from softadv._onnx.constants import UnreadError
 from softadv._onnx.file import Array
 
-Shape = tuple[int, ...]
+TensorShape = tuple[int, ...]
 DTYPES = {torch.float32: 1, torch.float64: 11}
 
 
@@ -24,7 +24,7 @@ class OperatorCall:
     constants: list[Array | None]
     options: dict[str, Any]
     opset: int
-    shapes: list[Shape]
+    shapes: list[TensorShape]
     first_active: int
     dtype: torch.dtype
     outputs: int

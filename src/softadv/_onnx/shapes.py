@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softadv._onnx.calls import DTYPES, OPERATORS, Function, Modules, OperatorCall, Shape, operator
+from softadv._onnx.calls import DTYPES, OPERATORS, Function, Modules, OperatorCall, TensorShape, operator
 from softadv._onnx.constants import UnreadError, slices
 
 
@@ -30,7 +30,7 @@ def _cast(call: OperatorCall) -> Modules:
     return [nn.Identity()]
 
 
-def _reshaped(call: OperatorCall, shape: Shape) -> Modules:
+def _reshaped(call: OperatorCall, shape: TensorShape) -> Modules:
     """An activation with another shape, its numbers in the same order."""
     if shape == call.shapes[0]:
         return [nn.Identity()]

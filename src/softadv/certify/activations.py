@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softadv.certify.linear_forms import LinearForms, Patches
+from softadv.certify.linear_forms import LinearForms, Patches, PlaneShape
 from softadv.certify.relu import Lines, along
 from softadv.certify.rounding import Arithmetic, outwards
-
-Shape = tuple[int, int, int]
 
 # How far float64 may be off in value() and in what is made from it, relative to the largest number involved.
 _FLOAT64_ERROR = 2.0**-40
@@ -31,8 +29,8 @@ class Activation(ABC):
     The tensors x, lower and upper are float64 (N, C, H, W). The methods return float64 that broadcasts to that shape.
     """
 
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     bias = None
 

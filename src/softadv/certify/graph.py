@@ -9,12 +9,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from softadv.certify.ops import Shape, Step
+from softadv.certify.linear_forms import PlaneShape
+from softadv.certify.ops import Step
 
 FinalActivation = Literal["softmax", "log_softmax"]
 
 
-def as_plane(dims: tuple[int, ...]) -> Shape:
+def as_plane(dims: tuple[int, ...]) -> PlaneShape:
     """The shape (C, H, W) in which an activation of any shape is stored; its neurons keep their order."""
     return (dims[0], dims[1] if len(dims) == 3 else prod(dims[1:]), dims[2] if len(dims) == 3 else 1)
 
@@ -41,7 +42,7 @@ class Network:
     """
 
     nodes: tuple[Node, ...]
-    in_shape: Shape
+    in_shape: PlaneShape
     classes: int
     ending: FinalActivation | None = None
     axes: tuple[int, ...] | None = None
@@ -53,7 +54,7 @@ class Network:
         return x.reshape(-1, *self.in_shape)
 
     @property
-    def shapes(self) -> list[Shape]:
+    def shapes(self) -> list[PlaneShape]:
         """The shape of each activation, the image first."""
         return [self.in_shape, *(node.step.out_shape for node in self.nodes)]
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv.certify.activations import Activation, Clipping, LeakyRelu, Sigmoid, Tanh
-from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Shape, Step
+from softadv.certify.linear_forms import PlaneShape
+from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Step
 from softadv.certify.selections import padded
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
@@ -56,19 +57,19 @@ class Mean(nn.Module):
     """The mean of each channel over its pixels; keepdim leaves one pixel."""
 
 
-StepBuilder = Callable[[str, Any, Shape, Tensor], list[Step]]
-_REGISTERED: dict[type[nn.Module], Callable[[Any, Shape], Activation]] = {}
+StepBuilder = Callable[[str, Any, PlaneShape, Tensor], list[Step]]
+_REGISTERED: dict[type[nn.Module], Callable[[Any, PlaneShape], Activation]] = {}
 
 
 def register_activation(
     kind: type[nn.Module],
-) -> Callable[[Callable[[Any, Shape], Activation]], Callable[[Any, Shape], Activation]]:
+) -> Callable[[Callable[[Any, PlaneShape], Activation]], Callable[[Any, PlaneShape], Activation]]:
     """Let the certifier read a layer of your own: decorates a function (layer, shape) -> Activation.
 
     kind: exactly this class, whose layers take one activation and keep its shape (C, H, W).
     """
 
-    def add(build: Callable[[Any, Shape], Activation]) -> Callable[[Any, Shape], Activation]:
+    def add(build: Callable[[Any, PlaneShape], Activation]) -> Callable[[Any, PlaneShape], Activation]:
         _REGISTERED[kind] = build
         return build
 
@@ -91,7 +92,7 @@ def builders() -> Mapping[type[nn.Module], StepBuilder]:
     return _BUILDERS
 
 
-def layer_steps(where: str, layer: nn.Module, shape: Shape, *, like: Tensor) -> list[Step]:
+def layer_steps(where: str, layer: nn.Module, shape: PlaneShape, *, like: Tensor) -> list[Step]:
     """The steps that compute a layer, none where it changes nothing; like: a weight of the model."""
     kind = type(layer)  # exactly: a subclass may compute something else
     if kind in _REGISTERED:
@@ -107,7 +108,7 @@ def layer_steps(where: str, layer: nn.Module, shape: Shape, *, like: Tensor) -> 
     return _BUILDERS[kind](where, layer, shape, like)
 
 
-def _flatten(where: str, layer: nn.Flatten, shape: Shape, like: Tensor) -> list[Step]:
+def _flatten(where: str, layer: nn.Flatten, shape: PlaneShape, like: Tensor) -> list[Step]:
     if (layer.start_dim, layer.end_dim) != (1, -1):
         raise SoftadvError(f"{where}: only start_dim=1, end_dim=-1 is supported")
     features = shape[0] * shape[1] * shape[2]
@@ -116,14 +117,14 @@ def _flatten(where: str, layer: nn.Flatten, shape: Shape, like: Tensor) -> list[
     return [Flatten(shape, (features, 1, 1))]
 
 
-def _dense(where: str, layer: nn.Linear, shape: Shape, like: Tensor) -> list[Step]:
+def _dense(where: str, layer: nn.Linear, shape: PlaneShape, like: Tensor) -> list[Step]:
     weight = layer.weight.detach()  # its shape counts, whatever the layer's attributes say
     if shape != (weight.shape[1], 1, 1):
         raise SoftadvError(f"{where}: takes {weight.shape[1]} features but its input has shape {shape}")
     return [Dense(weight, _bias(where, layer.bias, weight), shape, (len(weight), 1, 1))]
 
 
-def _conv(where: str, layer: nn.Conv2d, shape: Shape, like: Tensor) -> list[Step]:
+def _conv(where: str, layer: nn.Conv2d, shape: PlaneShape, like: Tensor) -> list[Step]:
     if layer.padding_mode != "zeros":
         raise SoftadvError(f"{where}: padding_mode={layer.padding_mode!r} is not supported, only zeros")
     weight = layer.weight.detach()  # its shape counts, whatever the layer's attributes say
@@ -141,14 +142,14 @@ def _conv(where: str, layer: nn.Conv2d, shape: Shape, like: Tensor) -> list[Step
     return [Conv(weight, _bias(where, layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)]
 
 
-def _normalize(where: str, layer: Any, shape: Shape, like: Tensor) -> Step:
+def _normalize(where: str, layer: Any, shape: PlaneShape, like: Tensor) -> Step:
     mean, std = (torch.as_tensor(values, dtype=like.dtype).to(like.device) for values in (layer.mean, layer.std))
     _check_channels(where, len(mean), shape)
     one, zero = torch.ones_like(mean).double(), torch.zeros_like(mean).double()
     return _scale(shape, (one, 1 / std.double()), zero, mean.double(), parts=(mean, std), like=like)
 
 
-def _batch_norm(where: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape, like: Tensor) -> list[Step]:
+def _batch_norm(where: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, shape: PlaneShape, like: Tensor) -> list[Step]:
     _check_eval(where, layer)
     if layer.running_mean is None or layer.running_var is None:
         raise SoftadvError(f"{where}: keeps no running statistics, so what it computes depends on the batch")
@@ -164,7 +165,7 @@ def _batch_norm(where: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape
 
 
 def _scale(
-    shape: Shape,
+    shape: PlaneShape,
     factors: tuple[Tensor, Tensor],
     shift: Tensor,
     mean: Tensor,
@@ -185,7 +186,7 @@ def _scale(
     )  # fmt: skip
 
 
-def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, like: Tensor) -> list[Step]:
+def _average_pool(where: str, layer: nn.AvgPool2d, shape: PlaneShape, like: Tensor) -> list[Step]:
     if layer.ceil_mode or layer.divisor_override is not None:
         raise SoftadvError(f"{where}: ceil_mode and divisor_override are not supported")
     kernel, stride, padding = _pair(where, layer.kernel_size), _pair(where, layer.stride), _pair(where, layer.padding)
@@ -199,14 +200,14 @@ def _average_pool(where: str, layer: nn.AvgPool2d, shape: Shape, like: Tensor) -
     return [mean, Scale(1 / inside, zero, zero, None, None, out_shape, out_shape)]
 
 
-def _max_pool(where: str, layer: nn.MaxPool2d, shape: Shape, like: Tensor) -> list[Step]:
+def _max_pool(where: str, layer: nn.MaxPool2d, shape: PlaneShape, like: Tensor) -> list[Step]:
     if layer.ceil_mode or layer.return_indices or _pair(where, layer.dilation) != (1, 1):
         raise SoftadvError(f"{where}: ceil_mode, return_indices and dilation are not supported")
     kernel, stride, padding = _pair(where, layer.kernel_size), _pair(where, layer.stride), _pair(where, layer.padding)
     return [MaxPool(kernel, stride, padding, shape, (shape[0], *_windows(where, shape, kernel, stride, padding)))]
 
 
-def _adaptive_pool(where: str, layer: nn.AdaptiveAvgPool2d, shape: Shape, like: Tensor) -> list[Step]:
+def _adaptive_pool(where: str, layer: nn.AdaptiveAvgPool2d, shape: PlaneShape, like: Tensor) -> list[Step]:
     size = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
     high, wide = (n or side for n, side in zip(size, shape[1:], strict=True))
     if shape[1] % high or shape[2] % wide:
@@ -218,44 +219,44 @@ def _adaptive_pool(where: str, layer: nn.AdaptiveAvgPool2d, shape: Shape, like: 
     return _average_pool(where, nn.AvgPool2d(kernel), shape, like)
 
 
-def _mean(where: str, layer: Mean, shape: Shape, like: Tensor) -> list[Step]:
+def _mean(where: str, layer: Mean, shape: PlaneShape, like: Tensor) -> list[Step]:
     return _average_pool(where, nn.AvgPool2d(shape[1:]), shape, like)
 
 
-def _leaky_relu(where: str, layer: nn.LeakyReLU, shape: Shape, like: Tensor) -> list[Step]:
+def _leaky_relu(where: str, layer: nn.LeakyReLU, shape: PlaneShape, like: Tensor) -> list[Step]:
     return [_leaky(shape, torch.tensor([layer.negative_slope], dtype=like.dtype, device=like.device))]
 
 
-def _prelu(where: str, layer: nn.PReLU, shape: Shape, like: Tensor) -> list[Step]:
+def _prelu(where: str, layer: nn.PReLU, shape: PlaneShape, like: Tensor) -> list[Step]:
     weight = layer.weight.detach()
     if weight.shape not in ((1,), (shape[0],)):
         raise SoftadvError(f"{where}: has {weight.numel()} slopes but its input has shape {shape}")
     return [_leaky(shape, weight)]
 
 
-def _leaky(shape: Shape, slope: Tensor) -> Step:
+def _leaky(shape: PlaneShape, slope: Tensor) -> Step:
     return LeakyRelu(shape, shape, slope.double())
 
 
-def _clip(shape: Shape, low: float | None, high: float | None, like: Tensor) -> Step:
+def _clip(shape: PlaneShape, low: float | None, high: float | None, like: Tensor) -> Step:
     ends = [-torch.inf if low is None else low, torch.inf if high is None else high]
     # As the evaluator has them: numbers of the type of its input.
     first, last = torch.tensor(ends, dtype=torch.float64).to(like.dtype).tolist()
     return Clipping(shape, shape, first, last)
 
 
-def _clamp(where: str, layer: Clamp, shape: Shape, like: Tensor) -> list[Step]:
+def _clamp(where: str, layer: Clamp, shape: PlaneShape, like: Tensor) -> list[Step]:
     low, high = layer.low, layer.high
     if low is not None and high is not None and not low <= high:
         raise SoftadvError(f"{where}: clamps to [{low:g}, {high:g}], which is empty")
     return [_clip(shape, low, high, like)]
 
 
-def _hardtanh(where: str, layer: nn.Hardtanh, shape: Shape, like: Tensor) -> list[Step]:
+def _hardtanh(where: str, layer: nn.Hardtanh, shape: PlaneShape, like: Tensor) -> list[Step]:
     return _clamp(where, Clamp(layer.min_val, layer.max_val), shape, like)
 
 
-def _zero_pad(where: str, layer: nn.ZeroPad2d, shape: Shape, like: Tensor) -> list[Step]:
+def _zero_pad(where: str, layer: nn.ZeroPad2d, shape: PlaneShape, like: Tensor) -> list[Step]:
     left, right, top, bottom = layer.padding
     if min(layer.padding) < 0:
         raise SoftadvError(f"{where}: negative padding cuts pixels off, which is not supported")
@@ -263,7 +264,7 @@ def _zero_pad(where: str, layer: nn.ZeroPad2d, shape: Shape, like: Tensor) -> li
 
 
 def arithmetic(
-    where: str, shape: Shape, like: Tensor, *, factor: Tensor, divides: bool, shift: Tensor, mean: Tensor
+    where: str, shape: PlaneShape, like: Tensor, *, factor: Tensor, divides: bool, shift: Tensor, mean: Tensor
 ) -> Step:
     """(x - mean) * factor + shift, or / factor; each float64, and broadcasts to (C, H, W)."""
     whole = [values.expand(shape) for values in (factor, shift, mean)]
@@ -282,7 +283,7 @@ def arithmetic(
     return Scale(values.to(like.dtype), zero, zero, None, None, shape, shape)
 
 
-def _windows(where: str, shape: Shape, reach: Pair, stride: Pair, padding: Pair) -> Pair:
+def _windows(where: str, shape: PlaneShape, reach: Pair, stride: Pair, padding: Pair) -> Pair:
     """How many windows fit into an image, high and wide."""
     height, width = ((shape[i + 1] + 2 * padding[i] - reach[i]) // stride[i] + 1 for i in (0, 1))
     if height < 1 or width < 1:
@@ -290,7 +291,7 @@ def _windows(where: str, shape: Shape, reach: Pair, stride: Pair, padding: Pair)
     return height, width
 
 
-def _check_channels(where: str, channels: int, shape: Shape) -> None:
+def _check_channels(where: str, channels: int, shape: PlaneShape) -> None:
     if channels != shape[0]:
         raise SoftadvError(f"{where}: takes {channels} channels but its input has shape {shape}")
 
@@ -314,7 +315,7 @@ def _pair(where: str, values: object) -> Pair:
     raise SoftadvError(f"{where}: expected one whole number or two, got {values}")
 
 
-def _one(build: Callable[[Shape, Shape], Step]) -> StepBuilder:
+def _one(build: Callable[[PlaneShape, PlaneShape], Step]) -> StepBuilder:
     return lambda where, layer, shape, like: [build(shape, shape)]
 
 

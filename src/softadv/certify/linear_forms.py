@@ -16,6 +16,8 @@ from torch import Tensor
 
 from softadv.errors import SoftadvError
 
+PlaneShape = tuple[int, int, int]  # channels, height, width
+
 
 @dataclass(frozen=True)
 class Patches:

@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softadv.certify.activations import Activation
-from softadv.certify.linear_forms import LinearForms, Patches
+from softadv.certify.linear_forms import LinearForms, Patches, PlaneShape
 from softadv.certify.pooling import maximum_lines, pooled_windows
 from softadv.certify.relu import Lines, along
 from softadv.certify.rounding import Arithmetic, Errors, Terms, overflow_limit
 from softadv.kernels.transposed_conv import TransposedConv
 
-Shape = tuple[int, int, int]
 Pair = tuple[int, int]
 Interval = tuple[Tensor, Tensor]
 
@@ -42,8 +41,8 @@ class Conv:
     padding: Pair
     dilation: Pair
     groups: int
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
     selects: bool = False
 
     @property
@@ -110,8 +109,8 @@ class Dense:
 
     weight: Tensor  # (O, D)
     bias: Tensor  # (O,)
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         middle = self._apply((lower + upper) / 2, self.weight, self.bias)
@@ -154,8 +153,8 @@ class Scale:
     largest_bias: Tensor  # (C,), what rounding of the bias is relative to
     parts: tuple[Tensor, Tensor] | None
     stretch: Tensor | None
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         middle = self.factor * ((lower + upper) / 2) + self.bias[:, None, None]
@@ -186,8 +185,8 @@ class Scale:
 class Flatten:
     """(C, H, W) to (C * H * W, 1, 1)."""
 
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     bias = None
 
@@ -210,8 +209,8 @@ class Copy:
     """
 
     uses: int
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     bias = None
 
@@ -233,8 +232,8 @@ class Copy:
 class Add:
     """y = a + b, two activations of one shape."""
 
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     bias = None
 
@@ -255,8 +254,8 @@ class Add:
 class Relu:
     """y = max(x, 0)."""
 
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         return lower.clamp(min=0), upper.clamp(min=0)
@@ -275,8 +274,8 @@ class MaxPool:
     kernel: Pair
     stride: Pair
     padding: Pair
-    in_shape: Shape
-    out_shape: Shape
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
     def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         return self.windows(lower).amax(4), self.windows(upper).amax(4)
@@ -332,7 +331,7 @@ def _largest(lower: Tensor, upper: Tensor) -> Tensor:
     return torch.maximum(-lower, upper)
 
 
-def _inside(coefs: Tensor, patches: Patches, shape: Shape) -> Tensor:
+def _inside(coefs: Tensor, patches: Patches, shape: PlaneShape) -> Tensor:
     """The coefficients with those beyond the plane's edge set to zero: padding is no neuron."""
     _, height, width = shape
     if patches.inside(height, width):

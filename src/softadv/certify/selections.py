@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softadv.certify.ops import Conv, Shape, Step
+from softadv.certify.linear_forms import PlaneShape
+from softadv.certify.ops import Conv, Step
 
 
-def padded(shape: Shape, *, left: int, right: int, top: int, bottom: int, like: Tensor) -> Step:
+def padded(shape: PlaneShape, *, left: int, right: int, top: int, bottom: int, like: Tensor) -> Step:
     """An image with zeros around it."""
     # PyTorch pads both sides alike. A kernel with one tap at its corner cuts the surplus off one side.
     padding, kernel = (max(top, bottom), max(left, right)), (1 + abs(top - bottom), 1 + abs(left - right))
@@ -18,21 +19,21 @@ def padded(shape: Shape, *, left: int, right: int, top: int, bottom: int, like: 
     return Conv(weight, _zero(weight), (1, 1), padding, (1, 1), shape[0], shape, out_shape, selects=True)
 
 
-def placed(shape: Shape, *, first: int, channels: int, like: Tensor) -> Step:
+def placed(shape: PlaneShape, *, first: int, channels: int, like: Tensor) -> Step:
     """An activation placed into `channels` channels, from channel `first` on; the others are zero."""
     weight = like.detach().new_zeros(channels, shape[0], 1, 1)
     weight[torch.arange(first, first + shape[0]), torch.arange(shape[0])] = 1
     return _chosen(shape, weight)
 
 
-def selected(shape: Shape, index: Tensor, *, like: Tensor) -> Step:
+def selected(shape: PlaneShape, index: Tensor, *, like: Tensor) -> Step:
     """Some channels of an activation; index: int64 (K,), each at most once."""
     weight = like.detach().new_zeros(len(index), shape[0], 1, 1)
     weight[torch.arange(len(index)), index.cpu()] = 1
     return _chosen(shape, weight)
 
 
-def _chosen(shape: Shape, weight: Tensor) -> Step:
+def _chosen(shape: PlaneShape, weight: Tensor) -> Step:
     out_shape = (len(weight), *shape[1:])
     return Conv(weight, _zero(weight), (1, 1), (0, 0), (1, 1), 1, shape, out_shape, selects=True)
 

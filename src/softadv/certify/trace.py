@@ -31,7 +31,8 @@ from softadv.certify.functions import (
 )
 from softadv.certify.graph import FinalActivation, Network, Node, as_plane
 from softadv.certify.layers import SUPPORTED, Mean, arithmetic, is_torchvision_normalize, layer_steps
-from softadv.certify.ops import Add, Copy, Dense, Flatten, Shape, Step
+from softadv.certify.linear_forms import PlaneShape
+from softadv.certify.ops import Add, Copy, Dense, Flatten, Step
 from softadv.certify.selections import placed, selected
 from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
@@ -74,13 +75,13 @@ def read_network(
     return Network(nodes, in_shape, classes, reader.ending, reader.axes)
 
 
-def _with_copies(nodes: list[Node], in_shape: Shape) -> list[Node]:
+def _with_copies(nodes: list[Node], in_shape: PlaneShape) -> list[Node]:
     """The same nodes, with a Copy for each use of an activation that is used more than once."""
     uses = Counter(at for node in nodes for at in node.inputs)
     found: list[Node] = []
     places: dict[int, list[int]] = {}  # of each old activation, the new ones that are still to be used
 
-    def place(at: int, shape: Shape) -> None:
+    def place(at: int, shape: PlaneShape) -> None:
         made, places[at] = len(found), [len(found)]
         if uses[at] > 1:
             found.extend(Node(Copy(uses[at], shape, shape), (made,), "copy") for _ in range(uses[at]))

@@ -17,8 +17,7 @@ from softadv.models import Normalize
 
 _MOST_ROWS = 32  # rows of a convolution's kernel; kMostRuns of cpp/gradients/pass.h
 
-# Channels, height, width.
-_Shape = tuple[int, int, int]
+_PlaneShape = tuple[int, int, int]  # channels, height, width
 
 
 class CLayer(ctypes.Structure):
@@ -77,7 +76,7 @@ class Chain:
         self._layers: list[CLayer] = []
         self._weighted: list[tuple[CLayer, nn.Conv2d | nn.Linear]] = []
         self._x, self._y = in_memory(x), in_memory(y)
-        self._shape: _Shape = (x.shape[1], x.shape[2], x.shape[3])
+        self._shape: _PlaneShape = (x.shape[1], x.shape[2], x.shape[3])
         self._flat = False
         self._passed: ctypes.Array[CLayer] | None = None
 
@@ -161,13 +160,13 @@ class Chain:
         layer = CLayer(kind=_NORMALIZE, mean=self._pointer(mean), deviation=self._pointer(deviation))
         self._add(layer, self._shape)
 
-    def _weigh(self, module: nn.Conv2d | nn.Linear, after: _Shape) -> CLayer:
+    def _weigh(self, module: nn.Conv2d | nn.Linear, after: _PlaneShape) -> CLayer:
         bias = None if module.bias is None else self._pointer(module.bias)
         layer = self._add(CLayer(kind=_CONV, weight=self._pointer(module.weight), bias=bias), after)
         self._weighted.append((layer, module))
         return layer
 
-    def _add(self, layer: CLayer, after: _Shape) -> CLayer:
+    def _add(self, layer: CLayer, after: _PlaneShape) -> CLayer:
         (channels, *sides), (channels_after, *sides_after) = self._shape, after
         layer.entered, layer.left = (*sides, channels), (*sides_after, channels_after)
         self._layers.append(layer)
