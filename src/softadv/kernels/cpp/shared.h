@@ -1,4 +1,4 @@
-// Shared by all kernels: the processor's vectors, planes of neurons, and threads.
+// Used by all kernels: the width of the processor's vectors, the shape of an activation, and threads.
 
 #pragma once
 
@@ -14,14 +14,14 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-// The neurons of an activation, in the order height, width, channel.
+// The shape of an activation. Its neurons lie in the order height, width, channel: a pixel's channels side by side.
 struct Plane {
     int32_t height, width, channels;
     int64_t neurons() const { return int64_t(height) * width * channels; }
 };
 
-// Call work() on `count` threads at once, this one included; on fewer where no more can be started. The calls share
-// the tasks out among themselves, so that fewer of them do the same work.
+// Call work() on `count` threads, of which this is one, and wait until all have returned. Where a thread cannot be
+// started there are fewer: work() takes its tasks from a counter that the threads share, so that they do the same work.
 template <class Work>
 void on_threads(int64_t count, Work& work) {
     std::vector<std::thread> others;

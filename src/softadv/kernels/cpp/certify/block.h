@@ -1,4 +1,4 @@
-// One block of forms on its way back to the input: the rules of each operator.
+// A block of linear forms, and how each operator takes it one step back towards the input.
 
 #pragma once
 
@@ -9,14 +9,14 @@
 
 #include "forms.h"
 
-// The numbers of an image's neurons that anything further back depends on.
+// The used neurons (Step::used) of an activation of one image, in a list.
 struct UsedNeurons {
     int image = -1;
     int channels = 0;
     std::vector<int32_t> number;
-    std::vector<int32_t> first;  // of each pixel, its place among the numbers
+    std::vector<int32_t> first;  // for each pixel, where its neurons begin in `number`; and last, where they all end
 
-    // Where the numbers from a pixel's first neuron on begin.
+    // Where a pixel's neurons begin in `number`. neuron: the pixel's first.
     int32_t from(int64_t neuron) const { return first[neuron / channels]; }
 
     void list(int new_image, const uint8_t* used, const Plane& plane) {
@@ -96,7 +96,7 @@ class Block {
         }
     }
 
-    // Terms of the forms' constants: a few are summed as they are, then added to the total in double.
+    // A sum of terms of the forms' constants: kAddends of them in T, which are then added to the total in double.
     struct Sum {
         Vector<T> part[V] = {};
         int terms = 0;
@@ -127,6 +127,7 @@ class Block {
         });
     }
 
+    // The coefficients of an output, times its weights, are added to those of the inputs that it reads.
     void conv(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in, int image) {
         const int taps_x = step.kernel[1], outs = out.plane.channels / step.groups;
         const int ins = in.plane.channels / step.groups;

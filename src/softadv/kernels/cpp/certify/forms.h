@@ -1,5 +1,5 @@
-// What the kernel computes with: the network as backsub_cpp.py passes it, the coefficients of a block of forms, and the
-// small matrix products that move them from layer to layer.
+// The kernel's data: the network as backsub_cpp.py passes it, and the coefficients of a block of linear forms. And the
+// matrix product that takes coefficients back through a convolution or a linear layer.
 
 #pragma once
 
@@ -11,10 +11,12 @@
 
 #include "../shared.h"
 
-constexpr int kTile = kVectorBytes == 64 ? 8 : 4;  // 8 outputs x 2 vectors fill half of 32 registers
-constexpr int kMostVectors = 2;  // vectors of lanes in a block
-constexpr int kAddends = 16;     // a sum is carried on elsewhere after so many terms, so that little is rounded away
-constexpr int kDepth = 32;       // likewise for coefficients
+constexpr int kTile = kVectorBytes == 64 ? 8 : 4;  // neurons summed together: 8 with 2 vectors fill 16 of 32 registers
+constexpr int kMostVectors = 2;                    // a neuron's coefficients in a block are 1 or 2 vectors
+// A long sum is split, so that few roundings lie between a term and its total. backsub_cpp.py has the same two numbers,
+// and counts the roundings with them: they are part of the proof.
+constexpr int kAddends = 16;  // of a constant: so many neurons' terms are summed, then added to a total in double
+constexpr int kDepth = 32;    // of a coefficient: so many products are summed, then added to it
 
 template <class T>
 struct Simd {
@@ -26,12 +28,12 @@ using Vector = typename Simd<T>::Vector;
 
 enum Kind : int32_t { kConv, kScale, kFlatten, kCopy, kAdd, kRelu, kMaxPool };
 
-// One step of the network. Arrays "per image" are (images, neurons of the output). backsub_cpp.py has its twin.
-// A ReLU whose lines are all zero passes nothing on: its neuron is not live.
+// One step of the network; _Step in backsub_cpp.py has the same layout. An array "per image" is (images, neurons of the
+// output). A neuron whose ReLU is zero for the whole box has lines of zeros: no form depends on its input.
 template <class T>
 struct Step {
     int32_t kind, inputs[2], kernel[2], stride[2], padding[2], dilation[2], groups;
-    const uint8_t* used;    // per image, of the input's neurons: 0 where nothing further back depends on it; or null
+    const uint8_t* used;    // (images, neurons of the input): 0 where it is zero on the whole box; or null
     const T* weight;        // conv: (out channels, kernel height, kernel width, in channels / groups); scale: (neurons)
     const T* bias;          // (out channels), or null
     const T* error;         // per image: what rounding may add to or take from each output, or null
@@ -52,25 +54,26 @@ struct Program {
     const T* radius;
 };
 
+// The pixels of rows y0 to y1 - 1 and columns x0 to x1 - 1.
 struct Window {
     int y0, y1, x0, x1;
     bool empty() const { return y0 >= y1 || x0 >= x1; }
 };
 
-// The coefficients of one activation for the forms of a block.
+// The coefficients of a block's forms over one activation.
 template <class T, int V>
 struct Forms {
     Plane plane;
     Window window{0, 0, 0, 0};
     Vector<T>* coefs = nullptr;  // neuron by neuron, V vectors each
-    uint8_t* live = nullptr;     // 0: no form depends on this neuron, and its coefficients are not set
-    int32_t* numbers = nullptr;  // of the neurons that are live, in the order in which they came to be
-    int count = 0;
+    uint8_t* live = nullptr;     // 1: a form may depend on the neuron; 0: none does, and its coefficients are not set
+    int32_t* numbers = nullptr;  // the live neurons, in the order in which they became live
+    int count = 0;               // of live neurons
 
     int64_t at(int y, int x) const { return (int64_t(y) * plane.width + x) * plane.channels; }
     Vector<T>* of(int64_t neuron) const { return coefs + neuron * V; }
 
-    // Make room for a window; what is new in it is not live.
+    // Widen the window until it contains another one. Neurons that are new in it are not live.
     void include(Window w) {
         if (w.empty()) return;
         Window all = window.empty() ? w
@@ -83,7 +86,7 @@ struct Forms {
         window = all;
     }
 
-    // The coefficients of a neuron, zero if no form depended on it.
+    // The coefficients of a neuron, to add to. One that was not live becomes live, with coefficients of zero.
     Vector<T>* touch(int64_t neuron) {
         Vector<T>* c = of(neuron);
         if (!live[neuron]) {
@@ -95,7 +98,7 @@ struct Forms {
     }
 };
 
-// out[at(t)] += sum over i of weights[i][from + at(t)] * coefs[i], for N numbers at(t).
+// out[at(t)] += the sum over i < count of weights[i][from + at(t)] * coefs[i], for N neurons at(0), …, at(N - 1).
 template <class T, int V, int N, class At>
 inline void tile(const Vector<T>* const* coefs, const T* const* weights, int count, int64_t from, At at,
                  Vector<T>* out) {
@@ -113,13 +116,14 @@ inline void tile(const Vector<T>* const* coefs, const T* const* weights, int cou
         for (int v = 0; v < V; ++v) out[place[t] * V + v] += sum[t][v];
 }
 
-// Call(size) for a size that is known in advance: a tile of one output would wait for each of its products.
+// Call `call` with a size as a compile-time constant; not at all where it is 0. What is left of a run is one tile of
+// that size. With a tile for each neuron, every product would wait for the one before it.
 template <int... sizes, class Call>
 inline void rest(std::integer_sequence<int, sizes...>, int64_t size, Call call) {
     ((sizes > 0 && sizes == size ? call(std::integral_constant<int, std::max(sizes, 1)>{}) : void()), ...);
 }
 
-// What tile does, for `run` numbers at(t), which are consecutive or a list of them.
+// The same for `run` neurons, kDepth products at a time. The neurons are consecutive, or those of a list.
 template <class T, int V, class At>
 inline void accumulate(const Vector<T>* const* coefs, const T* const* weights, int count, int64_t from, int64_t run,
                        At at, Vector<T>* out) {

@@ -3,8 +3,8 @@
 // A form over an activation is one coefficient for each of its neurons. The coefficients of a block
 // of forms are kept neuron by neuron, lanes contiguous, so that every rule in block.h is the same few
 // vector instructions for each neuron, whatever the layer's shape. Neurons are ordered height, width,
-// channel. What a block does not touch is skipped: neurons outside its window (`Window`), and neurons
-// that are certainly zero for this image (`live`).
+// channel. Neurons that no form of the block depends on are skipped: those outside its window
+// (`Window`), and those that are not `live`, such as inputs of a ReLU that is zero for the whole box.
 //
 // The relaxations and the rounding errors come in as numbers (relu.py, rounding.py); nothing is
 // decided here. backsub_torch.py has the same rules for tensors on any device.
@@ -20,10 +20,10 @@
 
 namespace {
 
-// What is asked about a neuron: both may be.
+// Which bounds of a neuron are requested: one or both.
 constexpr uint8_t kLower = 1, kUpper = 2;
 
-// A lane's form: a neuron of a position, or its negative.
+// The form in a lane: a neuron of one position, or its negative.
 struct Side {
     int channel;
     bool negative;
@@ -51,8 +51,8 @@ struct Worker {
     Block<T, 1> narrow;
 };
 
-// Run work(worker, task) for every task on all threads, each with a worker of its own that make() returns. Returns 1
-// where memory ran out.
+// Run work(worker, task) for every task, on up to `threads` threads. Each has a worker of its own, made by make().
+// Returns 1 where memory ran out.
 template <class Make, class Work>
 int32_t share(int threads, int64_t tasks, Make make, Work work) {
     std::atomic<int64_t> next{0};
@@ -69,7 +69,7 @@ int32_t share(int threads, int64_t tasks, Make make, Work work) {
     return failed;
 }
 
-// One bound in each lane, of neurons at one position: the upper bound is minus the least value of the negative.
+// Bounds of neurons at one position, one in each lane. An upper bound is minus the least value of the negative neuron.
 template <class T, int V>
 void bound_neurons(Block<T, V>& block, int activation, int image, int64_t position, const Side* sides, int count,
                    T* lower, T* upper) {
@@ -113,7 +113,7 @@ int32_t bounds(const Program<T>& program, int activation, const uint8_t* asked, 
     });
 }
 
-// One form in each lane; rows: their numbers among an image's forms.
+// The least values of forms over an activation, one in each lane. rows: their numbers among the image's forms.
 template <class T, int V>
 void bound_forms(Block<T, V>& block, int activation, int image, const T* coefs, const int* rows, int count,
                  T* least) {
@@ -167,9 +167,11 @@ int32_t linear(const Linear<T>& layer) try {
 
 // What backsub_cpp.py calls. Each returns 0, or 1 where memory ran out.
 //
-// bounds: of an activation's neurons; asked: kLower, kUpper, their sum or 0, (images, neurons). What is asked is
-// written into lower and upper, (images, neurons). minimum: of forms (images, rows, neurons) over an activation that
-// are asked for, 0 or 1 (images, rows); written into least, (images, rows). linear: what linear.h says.
+// bounds: of an activation's neurons. asked: (images, neurons), kLower, kUpper, their sum, or 0. Requested bounds are
+// written into lower and upper, (images, neurons); the others are left as they are.
+// minimum: the least values of forms over an activation. coefs: (images, rows, neurons). asked: (images, rows), 1 or 0.
+// Requested values are written into least, (images, rows).
+// linear: the bounds of a layer's outputs (linear.h).
 extern "C" {
 int32_t bounds_float(const Program<float>* program, int32_t activation, const uint8_t* asked, float* lower,
                      float* upper) {

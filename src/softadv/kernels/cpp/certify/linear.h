@@ -1,8 +1,8 @@
-// Convolutions and linear layers forwards: the intervals of their outputs, and what rounding may do to them, in one pass.
+// Intervals of the outputs of convolutions and linear layers, and bounds of their rounding errors, in one pass.
 //
-// The formulas are those of ops.py (Conv.interval, _terms) and rounding.py (sum_errors), whose theorem holds for every
-// order of the sums. Output channels lie in lanes. A column is one pixel of the output of one image; a tile of columns
-// shares the weights that it loads.
+// The formulas are those of ops.py (Conv.interval, _terms) and rounding.py (Arithmetic.sum_errors), whose theorem holds
+// for every order of the sums. Each lane computes one output channel. A column is one output pixel of one image;
+// several columns are computed together, so that weights are loaded once for all of them.
 
 #pragma once
 
@@ -16,13 +16,13 @@
 #include "forms.h"
 
 #if defined(__AVX512F__)
-constexpr int kColumns = 6;  // 4 sums x 6 columns, and 4 weights, of 32 registers
+constexpr int kColumns = 6;  // computed together: 4 sums for each of 6, and 4 weights, fit into 32 registers
 #else
 constexpr int kColumns = 2;
 #endif
-constexpr int kImages = 12;  // at once, where images have few columns
+constexpr int kImages = 12;  // computed together where each has few columns
 
-// Arrays are (images, height, width, channels). linear_cpp.py has its twin.
+// A layer. _Layer in linear_cpp.py has the same layout. Arrays are (images, height, width, channels).
 template <class T>
 struct Linear {
     int32_t images, threads, kernel[2], stride[2], padding[2], dilation[2];
@@ -36,7 +36,7 @@ struct Linear {
     T* least;  // of the outputs
     T* most;
     T* error;                                            // what a form pays for each output
-    double raised, limit;                                // magnitudes are at least; nothing holds from here on
+    double raised, limit;                                // magnitudes are raised to; from here on, nothing is proven
     double addition, evaluation, form, constant, bound;  // SumCosts of rounding.py
 };
 
@@ -45,7 +45,7 @@ int images_at_once(const Linear<T>& layer) {
     return int64_t(layer.out.height) * layer.out.width >= kImages ? 1 : kImages;
 }
 
-// A layer's weights in lanes, and where in a padded plane they meet the inputs.
+// A layer's weights, output channels in lanes, and where in a padded plane the inputs of each tap lie.
 template <class T>
 class PackedWeights {
   public:
@@ -74,7 +74,7 @@ class PackedWeights {
     std::vector<Vector<T>> weights_, bias_;
 };
 
-// Some images of a layer; a worker keeps one and uses it again.
+// The bounds of a few images at a time. Each worker has one, and uses its memory again.
 template <class T>
 class LinearBounds {
   public:
@@ -106,7 +106,8 @@ class LinearBounds {
   private:
     T raised(T value) const { return value < T(l_.raised) ? T(l_.raised) : value; }  // NaN stays NaN
 
-    // The inputs of an image, into planes with their padding. Whether any may be negative.
+    // Copy an image's inputs into the padded planes. g: its place among those computed together. Returns whether an
+    // input may be negative.
     bool read(int64_t image, int g) {
         const int channels = l_.in.channels;
         bool negative = false;

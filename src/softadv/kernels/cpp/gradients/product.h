@@ -25,7 +25,7 @@ struct Matrix {
     int64_t depth = 0;  // inputs
 };
 
-// A run of consecutive neurons, and the matrix input that the first of them is.
+// Consecutive neurons. input: the column of the matrix that the first of them is multiplied by.
 template <int Lanes>
 struct Run {
     const Vector<Lanes>* neurons;

@@ -26,7 +26,7 @@ struct Update {
     int terms() const { return pairs ? network.images / 2 : network.images; }
 };
 
-// Images `first` to `first + count` in a block of `width` lanes.
+// Images `first` to `first + count - 1` in a block of `width` lanes.
 struct Part {
     int64_t first;
     int count, width;
@@ -75,7 +75,7 @@ class Block : Pass<Lanes> {
           float* gradients)
         : Pass<Lanes>(prepared, memory), update_(update), places_(places), turned_(turned), gradients_(gradients) {}
 
-    // Add what images `first` to `first + count` contribute; returns the sum of their losses.
+    // Add what images `first` to `first + count - 1` contribute; returns the sum of their losses.
     double differentiate(int64_t first, int count) {
         Seats<Lanes> seats;
         for (int lane = 0; lane < count; ++lane) seats.add(lane, first + lane);
