@@ -73,7 +73,7 @@ def climb(
 
 
 class _CAttack(ctypes.Structure):
-    """Attack of cpp/gradients/block.h."""
+    """Attack of cpp/gradients/attack_block.h."""
 
     _fields_ = (
         ("network", CNetwork),

@@ -10,7 +10,7 @@
 #include <new>
 #include <vector>
 
-#include "block.h"
+#include "attack_block.h"
 #include "workers.h"
 
 namespace {
@@ -18,9 +18,9 @@ namespace {
 template <int Lanes>
 void climb(const Attack& attack, const Prepared& prepared, const Schedule& schedule) {
     std::vector<Memory> memories;
-    std::vector<Block<Lanes>> blocks;  // one per worker, allocated here: a thread cannot report that memory ran out
+    std::vector<AttackBlock<Lanes>> blocks;  // one per worker; made here, since a thread cannot report a lack of memory
     for (int i = 0; i < schedule.workers; ++i) {
-        memories.emplace_back(Block<Lanes>::floats(prepared));
+        memories.emplace_back(AttackBlock<Lanes>::floats(prepared));
         blocks.emplace_back(attack, prepared, memories.back().get());
     }
     std::vector<Event> left(schedule.workers);
@@ -34,9 +34,9 @@ void climb_until_fooled(const Attack& attack, const Prepared& prepared) {
     const int64_t wanted = (int64_t(attack.network.images) + Lanes - 1) / Lanes;
     const int workers = std::min<int64_t>(attack.network.threads, wanted);
     std::vector<Memory> memories;
-    std::vector<Block<Lanes>> blocks;
+    std::vector<AttackBlock<Lanes>> blocks;
     for (int i = 0; i < workers; ++i) {
-        memories.emplace_back(Block<Lanes>::floats(prepared));
+        memories.emplace_back(AttackBlock<Lanes>::floats(prepared));
         blocks.emplace_back(attack, prepared, memories.back().get());
     }
     // Whichever worker takes an image, its steps are the same.

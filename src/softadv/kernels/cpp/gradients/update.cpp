@@ -69,9 +69,9 @@ class Places {
 
 // A block of images that adds to the gradients. turned: scratch memory for Lanes of the longest rows.
 template <int Lanes>
-class Block : Pass<Lanes> {
+class UpdateBlock : Pass<Lanes> {
   public:
-    Block(const Update& update, const Prepared& prepared, const Places& places, float* memory, float* turned,
+    UpdateBlock(const Update& update, const Prepared& prepared, const Places& places, float* memory, float* turned,
           float* gradients)
         : Pass<Lanes>(prepared, memory), update_(update), places_(places), turned_(turned), gradients_(gradients) {}
 
@@ -151,8 +151,8 @@ class Worker {
 
   private:
     const Memory gradients_, turned_, values_;
-    Block<kWide> wide_;
-    Block<kNarrow> narrow_;
+    UpdateBlock<kWide> wide_;
+    UpdateBlock<kNarrow> narrow_;
     const int64_t floats_;
     double loss_ = 0;
 };

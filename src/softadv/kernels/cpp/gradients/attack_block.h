@@ -44,9 +44,9 @@ struct Schedule {
 
 // The memory holds the balls' centres, and then the values.
 template <int Lanes>
-class Block : Pass<Lanes> {
+class AttackBlock : Pass<Lanes> {
   public:
-    Block(const Attack& attack, const Prepared& prepared, float* memory)
+    AttackBlock(const Attack& attack, const Prepared& prepared, float* memory)
         : Base(prepared, memory + floats(prepared) - prepared.neurons() * Lanes), attack_(attack),
           center_(reinterpret_cast<Vec*>(memory)) {
         std::fill(center_, center_ + attack.network.image.neurons(), Vec{});
