@@ -1,5 +1,6 @@
 """The compiled kernel: what must not change its answers. tests/kernels/test_build.py has how it is made."""
 
+import re
 from contextlib import nullcontext
 
 import pytest
@@ -14,6 +15,12 @@ needs_kernel = pytest.mark.skipif(not native.available(), reason="needs a C++ co
 
 def network():
     return seeded(3, lambda: with_head((1, 8, 8), torch.nn.Conv2d(1, 4, 3, 2), torch.nn.ReLU()))
+
+
+def test_the_lengths_of_sums_that_the_proof_counts_on_are_the_kernels():
+    header = (native.SOURCE.parent / "forms.h").read_text(encoding="utf-8")
+    lengths = dict(re.findall(r"constexpr int (kAddends|kDepth) = (\d+);", header))
+    assert lengths == {"kAddends": str(native._ADDENDS), "kDepth": str(native._DEPTH)}
 
 
 @needs_kernel

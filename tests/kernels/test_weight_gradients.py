@@ -70,6 +70,24 @@ def by_roundings(model, x, y):
     return moved
 
 
+def test_a_model_that_overflows_on_a_black_image_has_the_gradients_of_its_own_images():
+    """A block of the kernel has more lanes than there are images."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 1), nn.ReLU(), nn.Linear(1, 3))
+    with torch.no_grad():
+        model[1].weight.fill_(-0.75e38)
+        model[1].bias.fill_(3e38)  # 0 for a white image, 3e38 for a black one
+        model[3].weight.copy_(torch.tensor([[10.0], [-10.0], [0.0]]))
+    assert not model(torch.zeros(1, 1, 2, 2)).isfinite().all()
+    for count in (1, 3):
+        x, y = torch.ones(count, 1, 2, 2), torch.arange(count)
+        loss, found = by_kernel(model, x, y)
+        F.cross_entropy(model(x), y).backward()
+        assert loss.isfinite()
+        for own, parameter in zip(found, model.parameters(), strict=True):
+            torch.testing.assert_close(own, parameter.grad)
+            parameter.grad = None
+
+
 def assert_same_gradients(model, x, y):
     model.requires_grad_()
     (loss, ours), (expected_loss, theirs) = by_kernel(model, x, y), by_autograd(model, x, y)

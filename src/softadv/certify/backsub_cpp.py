@@ -25,7 +25,7 @@ from softadv.certify.rounding import Arithmetic
 from softadv.errors import SoftadvError
 from softadv.kernels import build as compiled
 
-# As in the kernel.
+# kAddends and kDepth of kernels/cpp/certify/forms.h.
 _ADDENDS = 16
 _DEPTH = 32
 
@@ -106,8 +106,8 @@ class CompiledBackSubstitution(BackSubstitution):
 
     @staticmethod
     def arithmetic(network: Network, dtype: torch.dtype) -> Arithmetic:
-        # kernel/: kAddends live neurons of at most two terms each, then float64; kDepth products, then
-        # one addition for each kDepth of them and each tap.
+        # A constant: kAddends neurons of at most two terms each, then float64. A coefficient: kDepth products, then one
+        # addition for each kDepth of them and each tap.
         depth = 4 * network.neurons if dtype == torch.float64 else 2 * _ADDENDS + 4
         return Arithmetic(
             dtype, depth, depth_of_sum=lambda terms, taps: min(terms, _DEPTH) + taps * (terms // _DEPTH + 1)
@@ -152,7 +152,7 @@ def _kind(step: Step) -> int:
 
 
 class _Step(ctypes.Structure):
-    """Step of kernel/forms.h."""
+    """Step of kernels/cpp/certify/forms.h."""
 
     _fields_ = (
         ("kind", ctypes.c_int32),
@@ -169,7 +169,7 @@ class _Step(ctypes.Structure):
 
 
 class _CProgram(ctypes.Structure):
-    """Program of kernel/forms.h."""
+    """Program of kernels/cpp/certify/forms.h."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("steps", "images", "threads")),

@@ -78,8 +78,9 @@ class UpdateBlock : Pass<Lanes> {
     // Add what images `first` to `first + count - 1` contribute; returns the sum of their losses.
     double differentiate(int64_t first, int count) {
         Seats<Lanes> seats;
-        for (int lane = 0; lane < count; ++lane) seats.add(lane, first + lane);
-        std::fill(values_[0], values_[1], Vector<Lanes>{});
+        // Lanes that are left over repeat images, pairs as pairs, and have no share in the mean. Zeros would not do: where
+        // the network overflows on them, 0 times infinity is NaN.
+        for (int lane = 0; lane < Lanes; ++lane) seats.add(lane, first + lane % count);
         this->read(network_.x, seats, values_[0]);
         this->read_labels(seats);
         this->forward();
@@ -88,7 +89,7 @@ class UpdateBlock : Pass<Lanes> {
             this->differentiate_pairs(update_.weight, losses);
         else
             this->differentiate_loss(losses);
-        Vector<Lanes> share;  // lanes without an image have none
+        Vector<Lanes> share;
         for (int lane = 0; lane < Lanes; ++lane) share[lane] = lane < count ? 1.0f / update_.terms() : 0.0f;
         for (int c = 0; c < this->classes(); ++c) values_.back()[c] *= share;
         int lowest = 0;  // the first layer whose gradient is requested
