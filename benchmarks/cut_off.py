@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.campaign import bits
+from benchmarks.bits import Bits, bits
 from benchmarks.kills import check, command
 
 HEAD, FAR = "10.77.0.1", "10.77.0.2"
@@ -99,7 +99,7 @@ def _wait_for_nodes(count: int) -> None:
     raise SystemExit(f"no cluster of {count} nodes after {_SECONDS} seconds: {done.stderr}")
 
 
-def cut_off(work: Path, whole: dict[str, str], *, wanted: int, rng: random.Random) -> int:
+def cut_off(work: Path, whole: Bits, *, wanted: int, rng: random.Random) -> int:
     """Cut off a node in each of so many grids. Returns how many grids ended otherwise."""
     differing = 0
     for number in range(wanted):

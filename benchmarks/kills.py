@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.campaign import bits
+from benchmarks.bits import Bits, bits
 
 GRID = """
 name = "kills"
@@ -57,7 +57,7 @@ def workers(driver: int) -> list[int]:
         return []
 
 
-def check(done: int, work: Path, out: Path, whole: dict[str, str]) -> int:
+def check(done: int, work: Path, out: Path, whole: Bits) -> int:
     """How many of a folder's ends differ from the undisturbed run's: 0 or 1."""
     differs = done not in (0, 1) or bits(out) != whole
     if differs:
@@ -73,7 +73,7 @@ def gave_up(out: Path) -> bool:
 
 
 def process_kills(
-    work: Path, whole: dict[str, str], *, wanted: int, latest: float, rng: random.Random
+    work: Path, whole: Bits, *, wanted: int, latest: float, rng: random.Random
 ) -> tuple[dict[str, int], int]:
     """Kill workers and drivers. Returns how many of each, and of drivers that gave up, and how many grids ended
     otherwise."""
@@ -113,7 +113,7 @@ def process_kills(
     return {**kills, "given up": given_up}, differing
 
 
-def node_kills(work: Path, whole: dict[str, str], *, wanted: int, latest: float, rng: random.Random) -> tuple[int, int]:
+def node_kills(work: Path, whole: Bits, *, wanted: int, latest: float, rng: random.Random) -> tuple[int, int]:
     """Take away nodes of a Ray cluster, and add others. Returns how many, and how many grids ended otherwise."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster  # noqa: PLC0415 (an extra)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from benchmarks.bits import bits
 from softadv._io import read_json, write_json, write_tensors
 from softadv.experiments import from_weights
 from softadv.experiments.expected import expected_folder
@@ -17,7 +18,6 @@ from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
 from softadv.experiments.store_reference import keep
 from tests.cli.test_app import run
-from tests.experiments.executors.bits import bits
 from tests.experiments.test_grid import TINY
 
 NAMES = [f"digits-tiny-{method}-seed0" for method in ("natural", "adversarial", "soft")]

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.bits import bits
 from softadv.experiments.executors.images import ImageLoader, LoadedHere
 from softadv.experiments.executors.jobs import Ended, Handle, Lost, Send
 from softadv.experiments.executors.on_ray import OnRay
 from softadv.experiments.run_grid import run_grid
-from tests.experiments.executors.bits import bits
 from tests.experiments.executors.test_processes import grid_of, ready
 from tests.experiments.executors.test_signals import alive, below
 from tests.experiments.test_grid import silent

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.bits import bits
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.processes import Processes
 from softadv.experiments.executors.resources import Dealt
@@ -21,7 +22,6 @@ from softadv.experiments.grid import Prepared, prepare
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import TRIES_AGAIN, run_grid
 from softadv.experiments.spec import Grid, parse_grid
-from tests.experiments.executors.bits import bits
 from tests.experiments.test_grid import TINY, silent
 
 Report = Callable[..., None]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.bits import bits
 from softadv.experiments.run_grid import run_grid
-from tests.experiments.executors.bits import bits
 from tests.experiments.executors.test_processes import grid_of, ready
 from tests.experiments.test_grid import TINY, silent
 
