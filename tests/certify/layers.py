@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from softadv.models import Normalize
-from tests.networks import Residual, Shape
+from softadv.models import ImageShape, Normalize
+from tests.networks import Residual
 
 Array = NDArray[Any]  # float64, or objects that are integers and Fractions
 Number = Callable[[float], Any]  # float or Fraction
@@ -59,14 +59,14 @@ class Add:
 Layers = list[Affine | Relu | MaxPool | Add]
 
 
-def read(model: nn.Module, shape: Shape, *, number: Number = float) -> Layers:
+def read(model: nn.Module, shape: ImageShape, *, number: Number = float) -> Layers:
     """The layers of a model in eval mode on images of a shape (C, H, W), flattened."""
     layers: Layers = []
     _append(layers, model, 0, shape, number)
     return layers
 
 
-def _append(layers: Layers, module: nn.Module, at: int, shape: Shape, number: Number) -> tuple[int, Shape]:
+def _append(layers: Layers, module: nn.Module, at: int, shape: ImageShape, number: Number) -> tuple[int, ImageShape]:
     """Add the layers of a module that reads activation `at`; returns the activation that leaves it and its shape."""
     match module:
         case nn.Sequential():
@@ -90,7 +90,7 @@ def _append(layers: Layers, module: nn.Module, at: int, shape: Shape, number: Nu
     return len(layers), shape
 
 
-def _affine(module: nn.Module, shape: Shape, number: Number) -> tuple[Array, Array, Shape]:
+def _affine(module: nn.Module, shape: ImageShape, number: Number) -> tuple[Array, Array, ImageShape]:
     match module:
         case nn.Linear():
             weight = array(module.weight, number)
@@ -111,7 +111,7 @@ def _affine(module: nn.Module, shape: Shape, number: Number) -> tuple[Array, Arr
     return np.diag(np.repeat(scale, pixels)), np.repeat(offset, pixels), shape
 
 
-def _convolution(conv: nn.Conv2d, shape: Shape, number: Number) -> tuple[Array, Array, Shape]:
+def _convolution(conv: nn.Conv2d, shape: ImageShape, number: Number) -> tuple[Array, Array, ImageShape]:
     """A convolution as a matrix, entry by entry."""
     kernel = array(conv.weight, number)
     outputs, channels = kernel.shape[:2]
@@ -125,7 +125,7 @@ def _convolution(conv: nn.Conv2d, shape: Shape, number: Number) -> tuple[Array, 
     return weight.reshape(len(bias), -1), bias, (outputs, *sides)
 
 
-def _average(pool: nn.AvgPool2d, shape: Shape, number: Number) -> tuple[Array, Array, Shape]:
+def _average(pool: nn.AvgPool2d, shape: ImageShape, number: Number) -> tuple[Array, Array, ImageShape]:
     windows, out_shape = _pool_windows(pool, shape)
     weight = _zeros((len(windows), prod(shape)), number)
     for row, window in zip(weight, windows, strict=True):
@@ -133,7 +133,7 @@ def _average(pool: nn.AvgPool2d, shape: Shape, number: Number) -> tuple[Array, A
     return weight, _zeros((len(weight),), number), out_shape
 
 
-def _pool_windows(pool: nn.AvgPool2d | nn.MaxPool2d, shape: Shape) -> tuple[Windows, Shape]:
+def _pool_windows(pool: nn.AvgPool2d | nn.MaxPool2d, shape: ImageShape) -> tuple[Windows, ImageShape]:
     sides, taps = _taps(pool, shape)
     neurons, outputs = np.arange(prod(shape)).reshape(shape), np.arange(shape[0] * prod(sides)).reshape(-1, *sides)
     windows: Windows = [[] for _ in range(outputs.size)]
@@ -143,7 +143,7 @@ def _pool_windows(pool: nn.AvgPool2d | nn.MaxPool2d, shape: Shape) -> tuple[Wind
     return windows, (shape[0], *sides)
 
 
-def _taps(module: Any, shape: Shape) -> tuple[tuple[int, ...], list[tuple[tuple[int, int], ...]]]:
+def _taps(module: Any, shape: ImageShape) -> tuple[tuple[int, ...], list[tuple[tuple[int, int], ...]]]:
     """A layer's output sides, and (output position, kernel position, pixel) wherever a window meets the image."""
     kernel, stride, dilation = _pair(module.kernel_size), _pair(module.stride), _pair(getattr(module, "dilation", 1))
     reach = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
