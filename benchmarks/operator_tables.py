@@ -8,7 +8,7 @@ from torch import nn
 from softadv._onnx import read_onnx  # noqa: F401 (with it all operators are registered)
 from softadv._onnx.calls import OPERATORS
 from softadv.certify.activations import Activation
-from softadv.certify.layers import Clamp, Mean, Reshape, builders, layer_steps
+from softadv.certify.layers import Clamp, Mean, builders, layer_steps
 from softadv.certify.ops import Conv, MaxPool, Step
 from softadv.models import Normalize
 
@@ -40,7 +40,7 @@ _LAYERS: tuple[tuple[nn.Module, tuple[int, int, int], str, str], ...] = (
 def layers() -> str:
     """A row for each layer: its function, the steps that it becomes, the domains that read it, its rounding."""
     rows = ["| layer | as a function | becomes | domains | rounding |", "| --- | --- | --- | --- | --- |"]
-    missing = set(builders()) - {type(layer) for layer, *_ in _LAYERS} - {Reshape}
+    missing = set(builders()) - {type(layer) for layer, *_ in _LAYERS}
     assert not missing, f"the table lacks {missing}"
     for layer, shape, function, rounding in _LAYERS:
         steps = layer_steps("", layer.eval(), shape, like=torch.zeros(1))

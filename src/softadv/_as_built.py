@@ -20,7 +20,7 @@ _LAYERS: dict[type[nn.Module], nn.Module] = {
         nn.MaxPool2d(1), nn.AvgPool2d(1), nn.Flatten(), nn.Identity(), nn.Dropout(), nn.Dropout2d(),
         nn.Dropout1d(), nn.LeakyReLU(), nn.PReLU(device="meta"), nn.ReLU6(), nn.Hardtanh(), nn.Sigmoid(), nn.Tanh(),
         nn.BatchNorm1d(1), nn.AdaptiveAvgPool2d(1), nn.ZeroPad2d(1), nn.Softmax(1), nn.LogSoftmax(1),
-        Normalize((0.0,), (1.0,)),
+        nn.Unflatten(1, (1,)), Normalize((0.0,), (1.0,)),
     )
 }  # fmt: skip
 

@@ -33,7 +33,17 @@ STEPS = {
     "sigmoid": Sigmoid(ONE, ONE),
     "tanh": Tanh(ONE, ONE),
 }
+
+
+class Moving(nn.Module):
+    """Channels that are moved, repeated and left out, before a ReLU: the operator Gather."""
+
+    def forward(self, x):
+        return torch.cat([x[:, 2:], x[:, :1], x[:, :1]], 1).relu()
+
+
 LAYERS = {
+    "Gather": Moving,
     "LeakyReLU": lambda: nn.LeakyReLU(0.1),
     "PReLU": lambda: nn.PReLU(init=0.3),
     "ReLU6": nn.ReLU6,

@@ -215,18 +215,104 @@ def test_the_layout_of_images_and_weights_in_memory_does_not_matter(engine):
 
 
 class Overwritten(nn.Module):
-    """A slice that a ReLU overwrites: the tensor that it is a view of changes, too, which no trace shows."""
+    """A view that a ReLU overwrites: the tensor behind it changes, too, which no trace shows."""
 
-    def __init__(self) -> None:
+    def __init__(self, view) -> None:
         super().__init__()
-        self.head = nn.Linear(4, 2)
+        self.view, self.head = view, nn.Linear(4, 2)
 
     def forward(self, x):
         x = x * 1.0 - 0.6
-        F.relu(x[:, :2], inplace=True)
+        F.relu(self.view(x), inplace=True)
         return self.head(x)
 
 
-def test_a_slice_that_is_overwritten_in_place_is_refused():
+@pytest.mark.parametrize(
+    "view",
+    [lambda x: x[:, :2], lambda x: x.permute(0, 1), lambda x: x.split(2, 1)[0], nn.Unflatten(1, (2, 2)), nn.Flatten()],
+)
+def test_a_view_that_is_overwritten_in_place_is_refused(view):
     with pytest.raises(SoftadvError, match="in place"):
-        certify(Overwritten(), torch.rand(2, 4), torch.zeros(2, dtype=torch.int64), eps=0.1)
+        certify(Overwritten(view), torch.rand(2, 4), torch.zeros(2, dtype=torch.int64), eps=0.1)
+
+
+class Moved(nn.Module):
+    """A function between two layers."""
+
+    def __init__(self, first, move, last) -> None:
+        super().__init__()
+        self.first, self.move, self.last = first, move, last
+
+    def forward(self, x):
+        return self.last(self.move(self.first(x)))
+
+
+def exchanged(parts):
+    return torch.cat([parts[1], parts[0]], 1)
+
+
+MOVES = {
+    "a matrix that becomes an image": ((2, 3), lambda x: x.reshape(-1, 2, 3, 1), nn.Conv2d(2, 3, (2, 1)), 6),
+    "rows with a stride": ((2, 6), lambda x: x[:, :, ::2], nn.Identity(), 6),
+    "one column": ((3, 4), lambda x: x[..., 1], nn.Identity(), 3),
+    "transposed": ((2, 3), lambda x: x.transpose(1, 2), nn.Identity(), 6),
+    "repeated": ((2, 3), lambda x: x.repeat(1, 2, 1), nn.Identity(), 12),
+    "split": ((4, 3), lambda x: exchanged(x.split([1, 3], 1)), nn.Identity(), 12),
+    "joined in width": ((2, 3, 2), lambda x: torch.cat([x, x.flip(3)], 3), nn.Identity(), 24),
+    "padded with ones": ((2, 3), lambda x: F.pad(x, (1, 0), value=1.0), nn.Identity(), 8),
+    "reflected": ((2, 3), lambda x: F.pad(x, (1, 1), mode="reflect"), nn.Identity(), 10),
+    "squeezed": ((1, 4), lambda x: x.squeeze(1).unsqueeze(2), nn.Identity(), 4),
+    "a mean of rows": ((3, 4), lambda x: x.mean(1), nn.Identity(), 4),
+    "a matrix product": ((3, 4), lambda x: x.view(x.shape[0], x.size(1), 4), nn.Linear(4, 2), 6),
+    "a constant of each number": ((2, 3), lambda x: x + torch.arange(6.0).reshape(2, 3), nn.Identity(), 6),
+    "a difference": ((2, 3), lambda x: x - x[:, :1], nn.Identity(), 6),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_what_moves_numbers_moves_them_in_the_certifier_too(engine, name, generator):
+    shape, move, last, features = MOVES[name]
+    tail = nn.Sequential(last, nn.ReLU(), nn.Flatten(), nn.Linear(features, 4))
+    model = Moved(nn.ReLU(), move, tail).eval().requires_grad_(False)
+    x = torch.rand(5, *shape, generator=generator)
+    y = model(x).argmax(1)
+    for domain in DOMAINS:
+        exact = certify(model, x, y, eps=0.0, domain=domain)
+        scores = model(x)
+        others = scores.scatter(1, y[:, None], -torch.inf).amax(1)
+        torch.testing.assert_close(exact.margin, scores.amax(1) - others, rtol=1e-3, atol=1e-4)
+        margin = certify(model, x, y, eps=0.05, domain=domain).margin
+        for _ in range(50):
+            near = (x + (torch.rand(x.shape, generator=generator).round() * 2 - 1) * 0.05).clamp(0, 1)
+            found = model(near)
+            assert (
+                found.gather(1, y[:, None])[:, 0] - found.scatter(1, y[:, None], -torch.inf).amax(1) >= margin
+            ).all()
+
+
+def test_a_batch_that_does_not_stay_is_refused():
+    for move in (lambda x: x.reshape(-1, 8), lambda x: x.transpose(0, 1), lambda x: x[:1], lambda x: x.flip(0)):
+        model = Moved(nn.ReLU(), move, nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+        with pytest.raises(SoftadvError, match=r"batch|shape|features"):
+            certify(model, torch.rand(2, 4), torch.zeros(2, dtype=torch.int64), eps=0.1)
+
+
+def test_branches_of_different_strides_are_added(engine, generator):
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(1, 2, 3, stride=2), nn.Conv2d(1, 2, 2), nn.Conv2d(2, 2, 3, stride=1)
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            z = F.relu(self.a(x) + self.c(F.relu(self.b(x)))[:, :, :2, :2])
+            return self.head(z.flatten(1))
+
+    torch.manual_seed(0)
+    model = Branches().eval().requires_grad_(False)
+    x = torch.rand(4, 1, 5, 5, generator=generator)
+    y = model(x).argmax(1)
+    margin = certify(model, x, y, eps=0.02).margin
+    for _ in range(50):
+        found = model((x + (torch.rand(x.shape, generator=generator).round() * 2 - 1) * 0.02).clamp(0, 1))
+        assert (found.gather(1, y[:, None])[:, 0] - found.scatter(1, y[:, None], -torch.inf).amax(1) >= margin).all()

@@ -14,14 +14,14 @@ FLOAT = TensorProto.FLOAT
 
 
 class Graph:
-    """A chain of nodes that grows at one end, with the shape that it has there (without the batch)."""
+    """A chain of nodes that grows at one end. shape: of an input, now: at that end; both without the batch."""
 
     def __init__(self, shape: tuple[int, ...], *, opset: int = 13, batch: int | str = "batch", seed: int = 0) -> None:
         self.shape, self.opset, self.batch = shape, opset, batch
         self.rng = np.random.default_rng(seed)
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        self.value = "x"
+        self.value, self.now = "x", shape
 
     def constant(self, values: Any, dtype: type = np.float32) -> str:
         name = f"c{len(self.constants)}"

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from onnx import helper
 
 import softadv
-from softadv.certify import certify
+from softadv.certify import backsub_cpp, certify
+from softadv.certify.trace import read_network
 from softadv.cli import app
 from softadv.errors import SoftadvError
 from tests.certify.evaluators import LEVELS
+from tests.onnx.any_graphs import any_graphs
 from tests.onnx.graphs import Graph, graphs
 
 THREE = (2, 4, 4)
@@ -34,7 +36,17 @@ def run(found: ort.InferenceSession, points: np.ndarray, batch) -> np.ndarray:
 @settings(max_examples=60, deadline=None)
 @given(graph=graphs())
 def test_random_graphs_compute_what_onnxruntime_computes_and_their_certificates_hold_there(tmp_path_factory, graph):
-    path = graph.write(tmp_path_factory.mktemp("onnx") / "net.onnx")
+    check(graph, tmp_path_factory)
+
+
+@settings(max_examples=40, deadline=None)
+@given(graph=any_graphs())
+def test_so_do_random_graphs_of_activations_of_any_shape(tmp_path_factory, graph):
+    check(graph, tmp_path_factory)
+
+
+def check(graph, tmp_path_factory, path=None):
+    path = path or graph.write(tmp_path_factory.mktemp("onnx") / "net.onnx")
     model = softadv.load_model(path)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(4, *graph.shape, generator=generator)
@@ -45,6 +57,9 @@ def test_random_graphs_compute_what_onnxruntime_computes_and_their_certificates_
     margins = {
         (domain, eps): certify(model, x, y, eps=eps, domain=domain).margin for domain in domains for eps in (0.0, 0.02)
     }
+    with backsub_cpp.disabled():
+        other = certify(model, x, y, eps=0.02).margin
+    torch.testing.assert_close(other, margins["deeppoly", 0.02], rtol=1e-3, atol=1e-3 * max(1, outputs.abs().max()))
     noise = torch.rand(20, 4, *graph.shape, generator=generator)
     points = (x + (noise.round() * 2 - 1) * 0.02).clamp(0, 1)
     for level in LEVELS:
@@ -106,6 +121,23 @@ def test_a_channels_last_network_is_certified(tmp_path):
         assert (found >= margin).all()
 
 
+def test_permutations_that_undo_each_other_leave_no_step(tmp_path):
+    """As TensorFlow's exporter writes convolutions: a channels-last network is the same few steps as any other."""
+    graph = Graph((6, 5, 2), batch=1)
+    shape, bias = (2, 6, 5), []
+    for _ in range(2):
+        graph.then("Transpose", perm=[0, 3, 1, 2]).conv(shape, pads=[1, 1, 1, 1])
+        before = graph.then("Transpose", perm=[0, 2, 3, 1]).then("Add", graph.normal(3)).then("Relu").value
+        bias.append(before)
+        shape = (3, 6, 5)
+    (graph.value,) = graph.node("Add", *bias)
+    graph.then("Flatten").gemm(90, 4)
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    kinds = [type(node.step).__name__ for node in read_network(model, model.shape, like=torch.zeros(0)).nodes]
+    assert kinds == ["Conv", "Scale", "Relu", "Copy", "Copy", "Conv", "Scale", "Relu", "Add", "Gather", "Dense"]
+    check(graph, None, path=tmp_path / "net.onnx")
+
+
 def test_a_vector_that_becomes_an_image_is_certified(tmp_path):
     graph = Graph((32,)).then("Reshape", *[])
     graph.nodes[-1].input.append(graph.constant([-1, 2, 4, 4], np.int64))
@@ -153,13 +185,20 @@ def refusal(path, **options) -> str:
 
 UNREAD = {
     "Gelu": (lambda g: g.then("Erf").then("Flatten"), "Erf0 (Erf)"),
-    "MaxPool ceil": (lambda g: g.then("MaxPool", kernel_shape=[2, 2], ceil_mode=1).then("Flatten"), "ceil_mode"),
-    "Gemm alpha": (lambda g: g.then("Flatten").then("Gemm", g.normal(32, 4), alpha=0.5), "alpha"),
+    "MaxPool with auto_pad": (
+        lambda g: g.then("MaxPool", kernel_shape=[2, 2], auto_pad="SAME_UPPER", dilations=[2, 2]), "auto_pad"),
+    "Gemm transA": (lambda g: g.then("Flatten").then("Gemm", g.normal(32, 4), transA=1), "on the left"),
+    "Gemm of rows": (lambda g: g.then("Flatten").then("Gemm", g.normal(32, 4), g.normal(4, 1)), "each row"),
+    "Add of rows": (lambda g: g.then("Add", g.normal(2, 2, 4, 4)), "each row"),
+    "Add of dimensions": (lambda g: g.then("Add", g.normal(1, 1, 2, 4, 4)), "each row"),
     "Softmax of channels": (lambda g: g.then("Softmax", axis=1).then("Flatten"), "Softmax0"),
     "Mul of two": (lambda g: g.then("Mul", "x").then("Flatten"), "only the sum"),
-    "Pad ones": (lambda g: g.then("Pad", g.constant([0] * 8, np.int64), g.constant(1.0)), "only zeros"),
-    "Concat of the batch": (lambda g: g.then("Concat", "x", axis=0), "another axis"),
-    "Slice of rows": (lambda g: g.then("Slice", *(g.constant([n], np.int64) for n in (0, 2, 2))), "another axis"),
+    "Pad of the batch": (lambda g: g.then("Pad", g.constant([1] + [0] * 7, np.int64)), "the batch"),
+    "Concat of the batch": (lambda g: g.then("Concat", "x", axis=0), "the batch"),
+    "Slice of the batch": (lambda g: g.then("Slice", *(g.constant([n], np.int64) for n in (0, 1, 0))), "the batch"),
+    "Transpose of the batch": (lambda g: g.then("Transpose"), "the batch"),
+    "Gather of the batch": (lambda g: g.then("Gather", g.constant(0, np.int64)), "the batch"),
+    "ReduceMean of all": (lambda g: g.then("ReduceMean"), "the batch"),
     "Reshape of the batch": (lambda g: g.then("Reshape", g.constant([-1], np.int64)), "the batch must stay"),
     "Cast to half": (lambda g: g.then("Cast", to=10).then("Flatten"), "another type"),
     "a weight of another shape": (lambda g: g.then("Flatten").gemm(31, 4), "does not fit"),

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 OPSETS = range(8, 22)
-# One input of more numbers than this is refused, and so is an activation of a hundred times as many.
+# One input of more numbers than the first is refused, and an activation of more than the second.
 MOST_INPUTS = 2**24
+MOST_NUMBERS = 2**26
 _TYPES = {1: "float32", 11: "float64"}
 
 

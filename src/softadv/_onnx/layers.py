@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from softadv._onnx.calls import OPERATORS, ConstantArithmetic, Function, Modules, OperatorCall, operator
 from softadv._onnx.constants import UnreadError
+from softadv._onnx.shapes import Gathered
+from softadv._onnx.windows import Windows
 
 
 def _loaded(layer: nn.Module, **weights: Tensor | None) -> nn.Module:
@@ -22,49 +23,24 @@ def _loaded(layer: nn.Module, **weights: Tensor | None) -> nn.Module:
     return layer
 
 
-def _pads(call: OperatorCall, kernel: list[int], strides: list[int], dilations: list[int]) -> tuple[int, int, int, int]:
-    """Padding at the top, left, bottom and right."""
-    auto = call.options.get("auto_pad", "NOTSET")
-    if auto == "NOTSET":
-        top, left, bottom, right = call.options.get("pads", [0, 0, 0, 0])
-        return top, left, bottom, right
-    if auto == "VALID":
-        return 0, 0, 0, 0
-    found = []
-    for size, k, s, d in zip(call.image()[1:], kernel, strides, dilations, strict=True):
-        whole = max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
-        found.append((whole // 2, whole - whole // 2) if auto == "SAME_UPPER" else (whole - whole // 2, whole // 2))
-    return found[0][0], found[1][0], found[0][1], found[1][1]
-
-
-def _padded(pads: tuple[int, int, int, int], build: Callable[[tuple[int, int]], nn.Module]) -> nn.Module:
-    """A layer with padding that may differ from side to side."""
-    top, left, bottom, right = pads
-    if min(pads) < 0:
-        raise UnreadError(f"pads by {list(pads)}, which is negative")
-    if (top, left) == (bottom, right):
-        return build((top, left))
-    return nn.Sequential(nn.ZeroPad2d((left, right, top, bottom)), build((0, 0)))
-
-
 @operator("Conv")
 def _conv(call: OperatorCall) -> Modules:
-    call.image()
     weight = call.weight(1)
-    if weight.ndim != 4:
-        raise UnreadError("is no convolution of images")
-    kernel, groups = list(weight.shape[2:]), call.options.get("group", 1)
-    strides, dilations = call.options.get("strides", [1, 1]), call.options.get("dilations", [1, 1])
-    bias = None if call.constant(2) is None else call.weight(2)
+    if weight.ndim != len(call.shapes[0]) + 1 or weight.ndim not in (3, 4):
+        raise UnreadError(f"has a weight of shape {tuple(weight.shape)}; one or two dimensions are read")
+    windows = Windows.of(call, list(weight.shape[2:]))
+    if weight.ndim == 3:
+        weight = weight[..., None]
+    groups, bias = call.options.get("group", 1), None if call.constant(2) is None else call.weight(2)
 
     def build(padding: tuple[int, int]) -> nn.Module:
         layer = nn.Conv2d(
-            weight.shape[1] * groups, len(weight), (kernel[0], kernel[1]), (strides[0], strides[1]), padding,
-            (dilations[0], dilations[1]), groups, device="meta",
+            weight.shape[1] * groups, len(weight), windows.kernel, windows.strides, padding, windows.dilations, groups,
+            device="meta",
         )  # fmt: skip
-        return _loaded(layer, weight=weight, bias=bias)
+        return _loaded(layer, weight=weight.contiguous(), bias=bias)
 
-    return [_padded(_pads(call, kernel, strides, dilations), build)]
+    return [windows.of_images(windows.padded(build))]
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
@@ -72,44 +48,91 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
     return _loaded(layer, weight=weight.contiguous(), bias=bias)
 
 
-def _check_vector(call: OperatorCall) -> None:
-    if len(call.shapes[0]) != 1 or call.first_active != 0:
-        raise UnreadError("is read with vectors (N, D) on the left and a constant matrix on the right")
-
-
 @operator("Gemm")
 def _gemm(call: OperatorCall) -> Modules:
-    _check_vector(call)
-    call.refuse(alpha=1.0, beta=1.0, transA=0)
-    weight = call.weight(1)
-    bias = None if call.constant(2) is None else call.weight(2)
+    if len(call.shapes[0]) != 1 or call.first_active != 0 or call.options.get("transA", 0):
+        raise UnreadError("is read with vectors (N, D) on the left and a constant matrix on the right")
+    weight, alpha, beta = call.weight(1), call.options.get("alpha", 1.0), call.options.get("beta", 1.0)
     weight = weight if call.options.get("transB", 0) else weight.t()
+    bias = None if call.constant(2) is None else call.weight(2)
     if bias is not None:
+        if bias.ndim > 2 or (bias.ndim == 2 and len(bias) != 1):
+            raise UnreadError(f"adds a constant of shape {tuple(bias.shape)}, which is another for each row of a batch")
         bias = bias.reshape(-1).expand(len(weight)).contiguous()
-    return [_linear(weight, bias)]
+    if alpha == beta == 1:
+        return [_linear(weight, bias)]
+    parts = [_linear(weight, None), ConstantArithmetic("Mul", torch.tensor(alpha, dtype=call.dtype), first=True)]
+    if bias is not None:
+        parts.append(ConstantArithmetic("Add", bias * torch.tensor(beta, dtype=call.dtype), first=True))
+    return [nn.Sequential(*parts)]
 
 
 @operator("MatMul")
 def _matmul(call: OperatorCall) -> Modules:
-    _check_vector(call)
-    return [_linear(call.weight(1).t(), None)]
+    weight = call.weight(1 - call.first_active)
+    while weight.ndim > 2 and len(weight) == 1:
+        weight = weight[0]
+    if weight.ndim != 2 or (call.first_active == 1 and len(call.shapes[0]) < 2):
+        raise UnreadError(f"is read beside one constant matrix, not one of shape {tuple(call.weight(1).shape)}")
+    if call.first_active == 0:
+        return [_linear(weight.t(), None)]
+    swapped = Function(lambda x: x.transpose(-1, -2))
+    return [nn.Sequential(swapped, _linear(weight, None), Function(lambda x: x.transpose(-1, -2)))]
+
+
+def _beside(call: OperatorCall, at: int) -> Tensor:
+    """A constant beside activations, which leaves them their number of dimensions."""
+    constant = call.weight(at)
+    if constant.ndim > len(call.shapes[0]) + 1 or (constant.ndim == len(call.shapes[0]) + 1 and len(constant) != 1):
+        raise UnreadError(f"has a constant of shape {tuple(constant.shape)}, which is another for each row of a batch")
+    return constant[0] if constant.ndim == len(call.shapes[0]) + 1 else constant
 
 
 def _named_arithmetic(operator: str) -> Callable[[OperatorCall], Modules]:
     def build(call: OperatorCall) -> Modules:
-        if len(call.shapes) == 2 and operator in ("Add", "Sum"):
-            return [Function(torch.add)]
-        if len(call.shapes) != 1 or len(call.constants) != 2:
-            raise UnreadError("of two activations only the sum is read")
-        constant = call.weight(1 - call.first_active)
-        while constant.ndim > len(call.shapes[0]) and len(constant) == 1:
-            constant = constant[0]
-        return [ConstantArithmetic("Add" if operator == "Sum" else operator, constant, first=call.first_active == 0)]
+        if len({len(shape) for shape in call.shapes}) > 1:
+            raise UnreadError("takes activations of different numbers of dimensions")
+        if len(call.shapes) == 2 and operator == "Sub":
+            return [Function(torch.sub)]
+        if len(call.shapes) != 1:
+            raise UnreadError("of two activations only the sum and the difference are read")
+        return [ConstantArithmetic(operator, _beside(call, 1 - call.first_active), first=call.first_active == 0)]
 
     return build
 
 
-OPERATORS.update({name: _named_arithmetic(name) for name in ("Add", "Sub", "Mul", "Div", "Sum")})
+class Total(nn.Module):
+    """The sum of activations and constants, in their order. terms: None where the next activation stands."""
+
+    def __init__(self, terms: list[Tensor | None]) -> None:
+        super().__init__()
+        self._names = [None if term is None else f"term_{at}" for at, term in enumerate(terms)]
+        for name, term in zip(self._names, terms, strict=True):
+            if name is not None:
+                self.register_buffer(name, term)
+
+    def forward(self, *values: Tensor) -> Tensor:
+        left = list(values)
+        terms = [left.pop(0) if name is None else getattr(self, name) for name in self._names]
+        if self._names[0] is not None and len(terms) > 1:  # constants are added to an activation
+            terms[0], terms[1] = terms[1], terms[0]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+
+@operator("Add", "Sum")
+def _sum(call: OperatorCall) -> Modules:
+    if len({len(shape) for shape in call.shapes}) > 1:
+        raise UnreadError("takes activations of different numbers of dimensions")
+    terms = [None if given is None else _beside(call, at) for at, given in enumerate(call.constants)]
+    if len(terms) > 2 and terms[0] is not None and terms[1] is not None:
+        raise UnreadError("begins with two constants; add them up before")
+    return [Total(terms)]
+
+
+OPERATORS.update({name: _named_arithmetic(name) for name in ("Sub", "Mul", "Div")})
 
 
 @operator("BatchNormalization")
@@ -117,7 +140,9 @@ def _batch_norm(call: OperatorCall) -> Modules:
     call.refuse(training_mode=0, spatial=1)
     if call.outputs != 1:
         raise UnreadError("has more than one output, as in training")
-    kind = nn.BatchNorm1d if len(call.shapes[0]) == 1 else nn.BatchNorm2d
+    if len(call.shapes[0]) > 3:
+        raise UnreadError(f"is read with up to four dimensions, not with {len(call.shapes[0]) + 1}")
+    kind = nn.BatchNorm2d if len(call.shapes[0]) == 3 else nn.BatchNorm1d
     layer = kind(call.shapes[0][0], eps=call.options.get("epsilon", 1e-5), device="meta")
     names = ("weight", "bias", "running_mean", "running_var")
     weights: dict[str, Tensor | None] = {name: call.weight(at) for at, name in enumerate(names, 1)}
@@ -141,11 +166,15 @@ def _leaky_relu(call: OperatorCall) -> Modules:
 
 @operator("PRelu")
 def _prelu(call: OperatorCall) -> Modules:
-    slope = call.weight(1)
-    if slope.numel() not in (1, call.shapes[0][0]) or (slope.numel() > 1 and slope.numel() != max(slope.shape)):
-        raise UnreadError(f"has slopes of shape {tuple(slope.shape)}; one, or one a channel, is read")
-    layer = nn.PReLU(slope.numel(), device="meta")
-    return [_loaded(layer, weight=slope.reshape(-1))]
+    slope, shape = _beside(call, 1), call.shapes[0]
+    if tuple(torch.broadcast_shapes(slope.shape, shape)) != shape:
+        raise UnreadError(f"has slopes of shape {tuple(slope.shape)} beside an activation of shape {shape}")
+    if slope.numel() == 1 or slope.numel() == slope.shape[-len(shape)] * (slope.ndim == len(shape)):
+        layer = nn.PReLU(slope.numel(), device="meta")  # one, or one a channel
+        return [_loaded(layer, weight=slope.reshape(-1).contiguous())]
+    slope = slope.expand(shape).reshape(-1).contiguous()
+    own = _loaded(nn.PReLU(len(slope), device="meta"), weight=slope)
+    return [nn.Sequential(nn.Flatten(), own, Function(lambda x: x.reshape(-1, *shape)))]
 
 
 @operator("Clip")
@@ -181,49 +210,59 @@ def _class_axis(call: OperatorCall) -> int:
     return 1
 
 
-def _pool(maximum: bool) -> Callable[[OperatorCall], Modules]:
-    def build(call: OperatorCall) -> Modules:
-        call.image()
-        call.refuse(ceil_mode=0, dilations=[1, 1], storage_order=0)
-        if call.outputs != 1:
-            raise UnreadError("has more than one output")
-        kernel, strides = call.options["kernel_shape"], call.options.get("strides", [1, 1])
-        top, left, bottom, right = _pads(call, kernel, strides, [1, 1])
-        if (top, left) != (bottom, right):
-            raise UnreadError("pads differently from side to side")
-        if maximum:
-            return [nn.MaxPool2d(tuple(kernel), tuple(strides), (top, left))]
-        counts = bool(call.options.get("count_include_pad", 0))
-        return [nn.AvgPool2d(tuple(kernel), tuple(strides), (top, left), count_include_pad=counts)]
+@operator("MaxPool")
+def _max_pool(call: OperatorCall) -> Modules:
+    windows = Windows.of(call, call.options["kernel_shape"])
+    kernel, strides = windows.kernel, windows.strides
+    if windows.dilations != (1, 1) and str(call.options.get("auto_pad", "")).startswith("SAME"):
+        raise UnreadError("has auto_pad and dilations, which evaluators pad differently; give it pads")
+    if windows.is_even and windows.dilations == (1, 1):
+        return [windows.of_images(nn.MaxPool2d(kernel, strides, windows.pads[:2]))]
+    index = windows.index()
+    # Beside the image, a window has one of its own numbers again.
+    index = torch.where(index < 0, index.amax(1, keepdim=True), index)
+    if (index < 0).any():
+        raise UnreadError("has a window that lies beside its input")
+    (count, size), (channels, high, wide) = index.shape, windows.out_shape
+    pooled = nn.Sequential(
+        Function(lambda x: x.flatten(2)), Gathered(2, index.reshape(-1)),
+        Function(lambda x: x.reshape(-1, channels, count, size)), nn.MaxPool2d((1, size)),
+        Function(lambda x: x.reshape(-1, channels, high, wide)),
+    )  # fmt: skip
+    return [windows.of_images(pooled)]
 
-    return build
 
-
-OPERATORS |= {"MaxPool": _pool(maximum=True), "AveragePool": _pool(maximum=False)}
+@operator("AveragePool")
+def _average_pool(call: OperatorCall) -> Modules:
+    windows = Windows.of(call, call.options["kernel_shape"])
+    counts, kernel, strides = bool(call.options.get("count_include_pad", 0)), windows.kernel, windows.strides
+    if windows.is_even and windows.dilations == (1, 1):
+        pool = nn.AvgPool2d(kernel, strides, windows.pads[:2], count_include_pad=counts)
+        return [windows.of_images(pool)]
+    if windows.dilations != (1, 1):
+        raise UnreadError(f"has dilations={list(windows.dilations)}; only 1 is read")
+    met = (windows.index(beyond=-2 if counts else -1) > (-2 if counts else -1)).sum(1)
+    _, high, wide = windows.out_shape
+    if not met.all():
+        raise UnreadError("has a window that lies beside its input")
+    share = (kernel[0] * kernel[1] / met.double()).to(call.dtype).reshape(1, high, wide)
+    parts = [windows.zeros(), nn.AvgPool2d(kernel, strides), ConstantArithmetic("Mul", share, first=True)]
+    return [windows.of_images(nn.Sequential(*parts))]
 
 
 @operator("GlobalAveragePool")
 def _global_pool(call: OperatorCall) -> Modules:
-    call.image()
-    return [Function(lambda x: torch.mean(x, (2, 3), keepdim=True))]
+    axes = list(range(2, len(call.shapes[0]) + 1))
+    return [Function(lambda x: torch.mean(x, axes, keepdim=True)) if axes else nn.Identity()]
 
 
 @operator("ReduceMean")
 def _reduce_mean(call: OperatorCall) -> Modules:
     axes, keep = call.number(1, "axes"), bool(call.options.get("keepdims", 1))
-    if len(call.shapes[0]) != 3 or axes is None or sorted(axis % 4 for axis in axes) != [2, 3]:
-        raise UnreadError("only the mean over height and width is read")
-    return [Function(lambda x: torch.mean(x, (2, 3), keepdim=keep))]
-
-
-@operator("Pad")
-def _pad(call: OperatorCall) -> Modules:
-    call.image()
-    call.refuse(mode="constant")
-    pads, value = call.number(1, "pads"), call.number(2, "value", 0.0)
-    if call.constant(3) is not None:
-        raise UnreadError("pads named axes; give it all of them")
-    if np.any(np.asarray(value) != 0) or any(pads[at] for at in (0, 1, 4, 5)) or min(pads) < 0:
-        raise UnreadError("only zeros around height and width are read")
-    _, _, top, left, _, _, bottom, right = pads
-    return [nn.ZeroPad2d((left, right, top, bottom))]
+    rank = len(call.shapes[0]) + 1
+    if not axes and call.options.get("noop_with_empty_axes", 0):
+        return [nn.Identity()]
+    over = sorted({axis % rank for axis in axes or range(rank)})
+    if over[0] == 0:
+        raise UnreadError("takes the mean over the batch, too")
+    return [Function(lambda x: torch.mean(x, over, keepdim=keep))]

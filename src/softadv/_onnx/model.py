@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from softadv._onnx import layers, shapes  # noqa: F401 (they register their operators)
-from softadv._onnx.calls import OPERATORS, ConstantArithmetic, OperatorCall
+from softadv._onnx.calls import OPERATORS, OperatorCall
 from softadv._onnx.constants import UnreadError, attributes, folded
-from softadv._onnx.file import MOST_INPUTS, OnnxFile, read_file
+from softadv._onnx.file import MOST_NUMBERS, OnnxFile, read_file
 from softadv.errors import SoftadvError
 
 if TYPE_CHECKING:
     import onnx
 
-_MOST_NEURONS = 100 * MOST_INPUTS
-# Operators that compute the same for a vector (D,) as for each row of (N, D).
+# What computes the same of a vector (D,) as of each row of (N, D).
 _WITHOUT_AXES = {
     "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Identity", "Dropout", "Cast", "Neg", "Add", "Sub", "Mul",
     "Div", "Sum", "MatMul",
@@ -87,25 +86,17 @@ def read_onnx(path: Path) -> OnnxModel:
             raise SoftadvError(f"{where}: does not fit its inputs ({' '.join(str(error).split())[:200]})") from error
     if file.output not in reader.shapes:
         raise SoftadvError(f"{path}: its output {file.output} does not depend on its input")
-    if file.output in reader.views or file.output in reader.orders:
-        raise SoftadvError(f"{path}: its output is transposed, which is not read")
     return reader.model.eval().requires_grad_(False)
 
 
 class _Reader:
-    """The modules of the nodes read so far.
-
-    shapes: of each activation as the modules store it. views: where a Transpose is deferred, the order of dimensions in
-    ONNX. orders: for vectors flattened from such views, the position of each of ONNX's features in the module's vector.
-    """
+    """The modules of the nodes read so far. shapes: of each activation, as a tensor without memory."""
 
     def __init__(self, file: OnnxFile) -> None:
         dtype: torch.dtype = getattr(torch, file.dtype)
         self.file, self.model, self.constants = file, OnnxModel(file), dict(file.constants)
         # Shapes are found on a device that has no memory.
         self.shapes = {file.input: torch.zeros(2, *file.shape, dtype=dtype, device="meta")}
-        self.views: dict[str, tuple[int, ...]] = {}
-        self.orders: dict[str, Tensor] = {}
 
     def read(self, node: onnx.NodeProto, *, key: str) -> None:
         if node.domain not in ("", "ai.onnx"):
@@ -131,13 +122,9 @@ class _Reader:
         call = OperatorCall(
             constants=[self.constants.get(name) for name in inputs], options=options, opset=self.file.opset,
             shapes=[self._shape(name) for name in active], first_active=inputs.index(active[0]),
-            dtype=self.shapes[active[0]].dtype, outputs=sum(map(bool, node.output)),
+            dtype=self.shapes[active[0]].dtype, outputs=max(at for at, name in enumerate(node.output, 1) if name),
         )  # fmt: skip
-        if self._put_off(node, call, active):
-            return
         modules = OPERATORS[node.op_type](call)
-        if any(name in self.views or name in self.orders for name in active):
-            modules = self._in_order(node, active, modules)
         for part, module in enumerate(modules):
             if node.output[part]:
                 self._append(f"{key}_{part}" if part else key, module.eval(), active, node.output[part])
@@ -145,50 +132,11 @@ class _Reader:
     def _append(self, key: str, module: nn.Module, active: tuple[str, ...], output: str) -> None:
         meta = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
         made = torch.func.functional_call(module, meta, tuple(self.shapes[name] for name in active))
-        if prod(made.shape[1:]) > _MOST_NEURONS:
+        if prod(made.shape[1:]) > MOST_NUMBERS:
             raise UnreadError(f"makes an activation of {prod(made.shape[1:]):,} numbers")
         self.shapes[output] = made
         self.model.add(key, module, active, output)
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """An activation's shape as ONNX sees it, without the batch."""
-        shape = tuple(self.shapes[name].shape)
-        return tuple(shape[at] for at in self.views.get(name, range(len(shape))))[1:]
-
-    def _put_off(self, node: onnx.NodeProto, call: OperatorCall, active: tuple[str, ...]) -> bool:
-        """Defer a Transpose, unless it is the image's own; returns whether it was deferred."""
-        if node.op_type != "Transpose" or active[0] == self.file.input:
-            return False
-        before = self.views.get(active[0], tuple(range(len(call.shapes[0]) + 1)))
-        perm = tuple(call.options["perm"])
-        if active[0] in self.orders or sorted(perm) != list(range(len(before))) or perm[0] != 0:
-            raise UnreadError("moves the batch, or has another number of dimensions")
-        view = tuple(before[at] for at in perm)
-        self.model.add(f"view_{len(self.model.operators)}", nn.Identity(), active, node.output[0])
-        self.shapes[node.output[0]] = self.shapes[active[0]]
-        if view != tuple(range(len(view))):
-            self.views[node.output[0]] = view
-        return True
-
-    def _in_order(self, node: onnx.NodeProto, active: tuple[str, ...], modules: list[nn.Module]) -> list[nn.Module]:
-        """The modules of a node whose input is stored in another order than in ONNX."""
-        (name,), (module,), output = (*active[:1],), (*modules[:1],), node.output[0]
-        view, order = self.views.get(name), self.orders.get(name)
-        alike = isinstance(module, nn.ReLU | nn.LeakyReLU | nn.Sigmoid | nn.Tanh | nn.Identity)
-        alike |= node.op_type == "Clip" or (isinstance(module, ConstantArithmetic) and module.constant.numel() == 1)
-        if len(active) == 1 and alike:
-            if view is not None:
-                self.views[output] = view
-            if order is not None:
-                self.orders[output] = order
-            return modules
-        if view is not None and isinstance(module, nn.Flatten):
-            stored = torch.arange(prod(self.shapes[name].shape[1:])).reshape(1, *self.shapes[name].shape[1:])
-            self.orders[output] = stored.permute(view).reshape(-1)
-            return modules
-        if order is not None and isinstance(module, nn.Linear):
-            weight = torch.empty_like(module.weight)
-            weight[:, order] = module.weight
-            module.weight = nn.Parameter(weight, requires_grad=False)
-            return modules
-        raise UnreadError("stands behind a Transpose; a flattening and a matrix are read there, and activations")
+        """An activation's shape, without the batch."""
+        return tuple(self.shapes[name].shape[1:])

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from softadv.certify.activations import Activation
 from softadv.certify.bounds import BackSubstitution, Relaxed, Sides
+from softadv.certify.gather import Gather
 from softadv.certify.graph import Network, Node
 from softadv.certify.linear_cpp import SOURCE, back, linear_bounds, ordered
 from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
@@ -143,7 +144,7 @@ class CompiledBackSubstitution(BackSubstitution):
         return least
 
 
-_KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, MaxPool: 6}
+_KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, MaxPool: 6, Gather: 7}
 
 
 def _kind(step: Step) -> int:
@@ -257,6 +258,8 @@ class _Program:
                 found.weight, found.bias = self._tensor(step.weight.contiguous()), self._tensor(step.bias.contiguous())
             case Scale() as step:
                 found.weight, found.bias = self._plane(step.factor[None]), self._tensor(step.bias.contiguous())
+            case Gather() as step:
+                found.choice = self._tensor(_gathered(step))
             case Relu() | MaxPool() | Activation() if at in relaxed.lines:
                 lines = relaxed.lines[at]
                 found.lower_slope, found.upper_slope = self._plane(lines.lower_slope), self._plane(lines.upper_slope)
@@ -273,6 +276,14 @@ def _passes(lines: Lines) -> Tensor:
     """bool (N, C, H, W): the neurons that the output of a ReLU depends on."""
     passes = (lines.lower_slope != 0) | (lines.upper_slope != 0) | (lines.upper_offset != 0)
     return passes if lines.lower_offset is None else passes | (lines.lower_offset != 0)
+
+
+def _gathered(step: Gather) -> Tensor:
+    """The inputs that are gathered, as the kernel counts neurons: int32 (H', W', C')."""
+    channels, height, width = step.in_shape
+    pixels = height * width
+    index = step.index % pixels * channels + step.index // pixels
+    return ordered(torch.where(step.index < 0, -1, index).reshape(1, *step.out_shape)).to(torch.int32)
 
 
 def _chosen(pool: MaxPool, choice: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class TorchBackSubstitution(BackSubstitution):
         both = torch.cat([identity, -identity])[None, None, :, None, None]
         zero = both.new_zeros(1, 1, 2 * channels, dtype=relaxed.sums)
         forms = LinearForms(both, zero, Patches.neurons(height, width))
-        least = _minimum(relaxed, forms, activation).transpose(1, 2)  # (N, 2 C, P)
+        # Forms over whole planes have their positions one after the other.
+        least = _minimum(relaxed, forms, activation).reshape(len(known[0]), height * width, -1).transpose(1, 2)
         least = least.reshape(-1, 2, channels, height, width)
         return torch.where(asked[0], least[:, 0], known[0]), torch.where(asked[1], -least[:, 1], known[1])
 
@@ -58,7 +59,8 @@ def _minimum(relaxed: Relaxed, forms: LinearForms, activation: int) -> Tensor:
     waiting = {activation: forms}
 
     def add(at: int, forms: LinearForms) -> None:
-        waiting[at] = waiting[at].merged(forms) if at in waiting else forms
+        plane = relaxed.network.shapes[at][1:]
+        waiting[at] = waiting[at].merged(forms, plane=plane) if at in waiting else forms
 
     for at, node in relaxed.network.backwards(start=activation):
         if at not in waiting:
@@ -87,7 +89,8 @@ def _largest_rows(network: Network, activation: int) -> int:
             continue
         found = node.step.input_patches(patches.pop(at))
         for entering in node.inputs:
-            patches[entering] = patches[entering].union(found) if entering in patches else found
+            plane = network.shapes[entering][1:]
+            patches[entering] = patches[entering].union(found, plane=plane) if entering in patches else found
             size = patches[entering].size
             largest = max(largest, count * network.shapes[entering][0] * size[0] * size[1])
     return largest

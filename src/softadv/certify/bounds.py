@@ -25,6 +25,7 @@ from torch import Tensor
 from softadv.certify.activations import Activation
 from softadv.certify.domains import Domain
 from softadv.certify.early_proof import last_hidden, prove, unstable
+from softadv.certify.gather import Gather
 from softadv.certify.graph import FinalActivation, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
@@ -290,7 +291,7 @@ class Analysis:
 
     def _follows_relu(self, at: int) -> bool:
         maker = at
-        while maker > 0 and isinstance(self.network.nodes[maker - 1].step, Flatten | Copy):
+        while maker > 0 and isinstance(self.network.nodes[maker - 1].step, Flatten | Copy | Gather):
             (maker,) = self.network.nodes[maker - 1].inputs
         return maker > 0 and isinstance(self.network.nodes[maker - 1].step, Relu)
 
@@ -299,7 +300,7 @@ class Analysis:
         match step:
             case Conv() | Dense() | Scale() | Add():
                 return step.errors(rounding, terms(self.network, at, rounding, self._evaluated))
-            case Copy():
+            case Copy() | Gather():
                 return step.errors(rounding, *self._evaluated(*self.network.nodes[at - 1].inputs))
         return None
 
@@ -307,10 +308,11 @@ class Analysis:
         """Whether intervals are already exact: one linear layer over the box, and any scaling."""
         if not self._exact.issuperset(node.inputs):
             return False
-        if isinstance(node.step, Scale | Flatten | Copy):
+        if isinstance(node.step, Scale | Flatten | Copy | Gather):
             return True
-        before = self.network.nodes[: node.inputs[0]]
-        return isinstance(node.step, Conv | Dense) and all(isinstance(n.step, Scale | Flatten | Copy) for n in before)
+        before = [n.step for n in self.network.nodes[: node.inputs[0]]]
+        apart = all(isinstance(s, Scale | Flatten | Copy) or (isinstance(s, Gather) and not s.repeats) for s in before)
+        return isinstance(node.step, Conv | Dense) and apart
 
 
 def _outside(scores: Tensor, lower: Tensor, upper: Tensor, ending: FinalActivation | None) -> Tensor:

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from softadv.certify.graph import as_plane
-from softadv.certify.layers import Clamp, Mean, Reshape
+from softadv.certify.layers import Clamp
+from softadv.certify.moves import MOVES
 from softadv.errors import SoftadvError
 
 
@@ -25,13 +26,6 @@ def is_size(node: fx.Node) -> bool:
 def _is_method(node: fx.Node, name: str) -> bool:
     """Whether a node calls a tensor's method; a module, a parameter or an argument may have the same name."""
     return node.op == "call_method" and node.target == name
-
-
-def _is_batch_size(node: fx.Node) -> bool:
-    """Whether a node is x.size(0), x.size()[0] or x.shape[0]."""
-    if node.target is operator.getitem:
-        return is_size(node) and bool(node.args[1] == 0)
-    return _is_method(node, "size") and bool(node.args[1:] == (0,))
 
 
 def as_layer(where: str, node: fx.Node) -> nn.Module | None:
@@ -50,8 +44,7 @@ def as_layer(where: str, node: fx.Node) -> nn.Module | None:
 
 def is_view(node: fx.Node) -> bool:
     """Whether a function's value may share memory with its input's."""
-    moves = (*SELECTIONS, *PERMUTATIONS)
-    return node.target in moves or any(node.target in names for names, build in _FUNCTIONS if build in _VIEWS)
+    return node.target in MOVES or any(node.target in names for names, build in _FUNCTIONS if build is _as_dropout)
 
 
 # Functions of weights and buffers alone, computed once, before any image.
@@ -67,9 +60,8 @@ ARITHMETIC: dict[object, str] = {
     "div": "div",
 }  # fmt: skip
 
-PERMUTATIONS = (torch.permute, "permute")
-SELECTIONS = (operator.getitem, torch.index_select, "index_select")
 CONCATENATIONS = (torch.cat, torch.concat)
+MEANS = (torch.mean, "mean")
 
 
 def concatenated(where: str, node: fx.Node) -> tuple[list[Any], int]:
@@ -79,32 +71,6 @@ def concatenated(where: str, node: fx.Node) -> tuple[list[Any], int]:
     if not isinstance(tensors, list | tuple) or not tensors or not isinstance(dim, int):
         raise SoftadvError(f"{where}: its arguments cannot be read")
     return list(tensors), dim
-
-
-def chosen(where: str, node: fx.Node, channels: int, constants: Mapping[fx.Node, Tensor]) -> Tensor:
-    """The channels that x[:, a:b] or an index_select chooses, int64 (K,)."""
-    every = torch.arange(channels)
-    if node.target is operator.getitem:
-        where_to: Any = node.args[1]
-        parts = where_to if isinstance(where_to, tuple) else (where_to,)
-        if all(isinstance(part, slice) for part in parts) and not any(
-            part != slice(None) for at, part in enumerate(parts) if at != 1
-        ):
-            return every[parts[1]] if len(parts) > 1 else every
-    elif len(node.args) == 3 and node.args[1] == 1 and node.args[2] in constants:
-        found = every[constants[node.args[2]].cpu()]  # type: ignore[index]
-        if len(found.unique()) == len(found):
-            return found
-    raise SoftadvError(f"{where}: only a choice of channels is supported, x[:, a:b], each at most once")
-
-
-def permutation(where: str, node: fx.Node, rank: int) -> tuple[int, ...]:
-    """The order of an image's dimensions, without the batch, counted from 0."""
-    given: Any = node.args[1] if len(node.args) == 2 else node.args[1:]
-    axes = tuple(given) if isinstance(given, tuple | list) else (given,)
-    if node.kwargs or sorted(axes) != list(range(rank + 1)) or axes[0] != 0:
-        raise SoftadvError(f"{where}: moves the batch, or has another number of dimensions")
-    return tuple(axis - 1 for axis in axes[1:])
 
 
 def _named(node: fx.Node, *names: str, **defaults: Any) -> dict[str, Any]:
@@ -160,25 +126,6 @@ def _as_log_softmax(where: str, node: fx.Node) -> nn.Module:
     return nn.LogSoftmax(_named(node, "dim", "_stacklevel", "dtype", dim=None)["dim"])
 
 
-def _as_flatten(where: str, node: fx.Node) -> nn.Module:
-    dimensions: dict[str, Any] = dict(zip(("start_dim", "end_dim"), node.args[1:], strict=False)) | dict(node.kwargs)
-    return nn.Flatten(**({"start_dim": 0, "end_dim": -1} | dimensions))
-
-
-def _as_reshape(where: str, node: fx.Node) -> nn.Module:
-    sizes = node.args[1:] if len(node.args) != 2 else node.args[1]
-    first, second, *more = (*sizes, None, None) if isinstance(sizes, tuple | list) else (None, None)
-    if isinstance(sizes, tuple | list) and len(sizes) == 4 and all(isinstance(size, int) for size in sizes[1:]):
-        if node.kwargs or not (first == -1 or (isinstance(first, fx.Node) and _is_batch_size(first))):
-            raise SoftadvError(f"{where}: only a reshape that keeps the batch is supported")
-        return nn.Unflatten(1, tuple(sizes[1:]))  # type: ignore[arg-type]
-    batch = isinstance(first, fx.Node) and _is_batch_size(first)
-    features = isinstance(second, int) and second > 0
-    if node.kwargs or any(more) or not ((batch and (second == -1 or features)) or (first == -1 and features)):
-        raise SoftadvError(f"{where}: only a reshape to (batch, -1) is supported, as torch.flatten(x, 1)")
-    return Reshape(None if second == -1 else second)
-
-
 def _as_max_pool(where: str, node: fx.Node) -> nn.Module:
     return nn.MaxPool2d(*node.args[1:], **node.kwargs)  # type: ignore[arg-type]
 
@@ -191,26 +138,40 @@ def _as_adaptive_pool(where: str, node: fx.Node) -> nn.Module:
     return nn.AdaptiveAvgPool2d(_named(node, "output_size")["output_size"])
 
 
-def _as_mean(where: str, node: fx.Node) -> nn.Module:
-    named = _named(node, "dim", "keepdim", keepdim=False)
-    dims = named["dim"]
-    if not isinstance(dims, list | tuple) or sorted(dim % 4 for dim in dims) != [2, 3]:
-        raise SoftadvError(f"{where}: only the mean over height and width is supported, dim=(2, 3)")
-    return Mean() if named["keepdim"] else nn.Sequential(Mean(), nn.Flatten())
-
-
 def _as_dropout(where: str, node: fx.Node) -> nn.Module:
     if _named(node, "p", "training", "inplace", training=True)["training"] is not False:
         raise SoftadvError(f"{where}: drops activations at random; give it training=self.training")
     return nn.Identity()
 
 
-def _as_pad(where: str, node: fx.Node) -> nn.Module:
+def reduced(node: fx.Node, rank: int) -> tuple[list[int], bool]:
+    """The dimensions, from 1 to rank, over which a mean is taken, and whether they are kept with the size 1."""
+    named = _named(node, "dim", "keepdim", dim=None, keepdim=False)
+    dims = named["dim"] if isinstance(named["dim"], list | tuple) else [named["dim"]]
+    if not all(isinstance(dim, int) for dim in dims):
+        raise ValueError("it is the mean over the batch, too")
+    found = sorted({dim % (rank + 1) for dim in dims})
+    if not found or found[0] == 0:
+        raise ValueError("the batch must stay as it is")
+    return found, bool(named["keepdim"])
+
+
+def padding(node: fx.Node) -> tuple[tuple[int, ...], str, float]:
+    """What F.pad puts around, as its argument says it, in which mode and with which number."""
     named = _named(node, "pad", "mode", "value", mode="constant", value=None)
-    pad = named["pad"]
-    if named["mode"] != "constant" or named["value"] not in (None, 0) or len(pad) not in (2, 4):
-        raise SoftadvError(f"{where}: only zeros around height and width are supported")
-    return nn.ZeroPad2d((*pad, 0, 0)[:4])
+    return tuple(named["pad"]), named["mode"], float(named["value"] or 0)
+
+
+def is_zero_padding(node: fx.Node, rank: int) -> bool:
+    """Whether a node is F.pad with zeros around the height and width of images."""
+    if node.target is not F.pad or rank != 3:
+        return False
+    pad, mode, value = padding(node)
+    return mode == "constant" and value == 0 and len(pad) in (2, 4) and min(pad) >= 0
+
+
+def _as_pad(where: str, node: fx.Node) -> nn.Module:
+    return nn.ZeroPad2d((*padding(node)[0], 0, 0)[:4])  # type: ignore[arg-type]
 
 
 _FUNCTIONS: list[tuple[tuple[object, ...], Callable[[str, fx.Node], nn.Module]]] = [
@@ -223,16 +184,12 @@ _FUNCTIONS: list[tuple[tuple[object, ...], Callable[[str, fx.Node], nn.Module]]]
     ((F.tanh, torch.tanh, "tanh"), _as_tanh),
     ((F.softmax, torch.softmax, "softmax"), _as_softmax),
     ((F.log_softmax, torch.log_softmax, "log_softmax"), _as_log_softmax),
-    ((torch.flatten, "flatten"), _as_flatten),
-    (("view", "reshape", torch.reshape), _as_reshape),
     ((F.max_pool2d, torch.max_pool2d), _as_max_pool),
     ((F.avg_pool2d,), _as_average_pool),
     ((F.adaptive_avg_pool2d,), _as_adaptive_pool),
-    ((torch.mean, "mean"), _as_mean),
     ((F.dropout, F.dropout2d), _as_dropout),
     ((F.pad,), _as_pad),
 ]
-_VIEWS = (_as_flatten, _as_reshape, _as_dropout)
 
 
 def constant_value(node: fx.Node, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor:
@@ -246,10 +203,8 @@ def constant_value(node: fx.Node, arguments: tuple[Any, ...], keywords: dict[str
     return found
 
 
-def constant_plane(
-    where: str, value: object, dims: tuple[int, ...], constants: Mapping[fx.Node, Tensor], dtype: torch.dtype
-) -> Tensor:
-    """A number or a constant that is combined with an activation of shape dims: float64, broadcasts to (C, H, W)."""
+def constant_value_of(where: str, value: object, constants: Mapping[fx.Node, Tensor], dtype: torch.dtype) -> Tensor:
+    """A number or a constant beside an activation, float64."""
     found = constants.get(value) if isinstance(value, fx.Node) else value
     if isinstance(found, int | float) and not isinstance(found, bool):
         found = torch.tensor(float(found), dtype=torch.float64)
@@ -257,11 +212,24 @@ def constant_plane(
         raise SoftadvError(f"{where}: its other value is neither an activation, nor a weight, nor a number")
     elif found.ndim and found.is_floating_point() and found.dtype != dtype:
         raise SoftadvError(f"{where}: its constant is of {found.dtype} beside {dtype}")
-    if found.numel() == 1:
-        return found.double().reshape(())
-    shape = tuple(found.shape[1:]) if found.ndim == len(dims) + 1 and len(found) == 1 else tuple(found.shape)
+    return found.double()
+
+
+def broadcast(where: str, value: Tensor, dims: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape, without the batch, of an activation and a constant that meet."""
+    own = tuple(value.shape[1:]) if value.ndim == len(dims) + 1 and len(value) == 1 else tuple(value.shape)
     try:
-        plane = found.double().reshape(shape).expand(dims)
+        found = tuple(torch.broadcast_shapes(own, dims))
     except RuntimeError:
-        raise SoftadvError(f"{where}: a constant of shape {tuple(found.shape)} beside shape {dims}") from None
-    return plane.reshape(as_plane(dims))
+        found = ()
+    if len(found) != len(dims):
+        raise SoftadvError(f"{where}: a constant of shape {tuple(value.shape)} beside shape {dims}")
+    return found
+
+
+def constant_plane(value: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """A constant that broadcasts to an activation's shape: it broadcasts to its plane (C, H, W)."""
+    if value.numel() == 1:
+        return value.reshape(())
+    own = tuple(value.shape[1:]) if value.ndim == len(dims) + 1 else tuple(value.shape)
+    return value.reshape(own).expand(dims).reshape(as_plane(dims))

@@ -37,20 +37,20 @@ class Node:
 class Network:
     """Nodes in the order of computation; the last one's output is the scores of `classes` classes.
 
-    ending: a softmax or the like after the scores, which keeps their order. axes: if the model begins by permuting an
-    image's dimensions, that permutation; the nodes see its result.
+    ending: what the model makes of the scores at last; it keeps their order. order: where the model begins by
+    moving the numbers of its input, int64 (C * H * W,): which of them each one is that the nodes see.
     """
 
     nodes: tuple[Node, ...]
     in_shape: PlaneShape
     classes: int
     ending: FinalActivation | None = None
-    axes: tuple[int, ...] | None = None
+    order: Tensor | None = None
 
     def as_planes(self, x: Tensor) -> Tensor:
-        """Convert inputs (N, ...) from the model's layout to the nodes' layout, (N, C, H, W)."""
-        if self.axes is not None:
-            x = x.permute(0, *(axis + 1 for axis in self.axes))
+        """Inputs (N, ...) as the model takes them, as the nodes do: (N, C, H, W)."""
+        if self.order is not None:
+            x = x.flatten(1)[:, self.order.to(x.device)]
         return x.reshape(-1, *self.in_shape)
 
     @property

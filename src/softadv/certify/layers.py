@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv.certify.activations import Activation, Clipping, LeakyRelu, Sigmoid, Tanh
+from softadv.certify.gather import Gather
 from softadv.certify.linear_forms import PlaneShape
 from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Step
 from softadv.certify.selections import padded
@@ -18,8 +20,8 @@ from softadv.models import Normalize
 
 SUPPORTED = (
     "Conv2d, Linear, ReLU, LeakyReLU, PReLU, ReLU6, Hardtanh, clamp, Sigmoid, Tanh, MaxPool2d, AvgPool2d, "
-    "AdaptiveAvgPool2d, mean over H and W, BatchNorm1d, BatchNorm2d, Normalize, ZeroPad2d, Flatten, Dropout, Identity, "
-    "cat, +, arithmetic with constants, and softmax or log_softmax as the last"
+    "AdaptiveAvgPool2d, means, BatchNorm1d, BatchNorm2d, Normalize, ZeroPad2d, Flatten, Dropout, Identity, "
+    "reshapes, slices, permutations, cat, +, -, arithmetic with constants, and softmax or log_softmax as the last"
 )
 
 _OF_STATISTICS = "it divides by statistics of the image itself; a batch normalisation in eval mode does not"
@@ -35,14 +37,6 @@ _INSTEAD: dict[type[nn.Module], str] = {
 # An evaluator may move a factor of the input behind the matrix product. With factors from here to the reciprocal, the
 # theorem's allowance for underflow covers that.
 _LEAST = 2.0**-20
-
-
-class Reshape(nn.Flatten):
-    """Flatten to a number of features that the model's code states."""
-
-    def __init__(self, features: object) -> None:
-        super().__init__()
-        self.features = features
 
 
 class Clamp(nn.Module):
@@ -112,8 +106,6 @@ def _flatten(where: str, layer: nn.Flatten, shape: PlaneShape, like: Tensor) -> 
     if (layer.start_dim, layer.end_dim) != (1, -1):
         raise SoftadvError(f"{where}: only start_dim=1, end_dim=-1 is supported")
     features = shape[0] * shape[1] * shape[2]
-    if getattr(layer, "features", None) not in (None, features):
-        raise SoftadvError(f"{where}: reshapes {features} features of an image into another number")
     return [Flatten(shape, (features, 1, 1))]
 
 
@@ -265,22 +257,27 @@ def _zero_pad(where: str, layer: nn.ZeroPad2d, shape: PlaneShape, like: Tensor) 
 
 def arithmetic(
     where: str, shape: PlaneShape, like: Tensor, *, factor: Tensor, divides: bool, shift: Tensor, mean: Tensor
-) -> Step:
+) -> list[Step]:
     """(x - mean) * factor + shift, or / factor; each float64, and broadcasts to (C, H, W)."""
     whole = [values.expand(shape) for values in (factor, shift, mean)]
     flat = [values.flatten(1)[:, 0] for values in whole]
     alike = [bool((values == first[:, None, None]).all()) for values, first in zip(whole, flat, strict=True)]
-    if not alike[1] or not alike[2]:
-        raise SoftadvError(f"{where}: a constant that differs from pixel to pixel is only multiplied or divided by")
     single = flat[0][0].abs()
     if alike[0] and bool((flat[0] == flat[0][0]).all()) and not (single == 0 or _LEAST <= single <= 1 / _LEAST):
         raise SoftadvError(f"{where}: a factor of {float(flat[0][0]):g} is out of the range from 2^-20 to 2^20")
+    if not alike[1] or not alike[2]:  # as a vector, every neuron is a channel
+        vector: PlaneShape = (prod(shape), 1, 1)
+        factor, shift, mean = (values.reshape(-1) for values in whole)
+        by = 1 / factor if divides else factor
+        scale = _scale(vector, (torch.ones_like(by), by), shift, mean, parts=None, like=like)
+        stays = torch.arange(prod(shape), device=like.device)
+        return [Gather(stays, shape, vector), scale, Gather(stays, vector, shape)]
     if alike[0]:
         by = 1 / flat[0] if divides else flat[0]
-        return _scale(shape, (torch.ones_like(by), by), flat[1], flat[2], parts=None, like=like)
+        return [_scale(shape, (torch.ones_like(by), by), flat[1], flat[2], parts=None, like=like)]
     zero = torch.zeros_like(flat[1]).to(like.dtype)
     values = 1 / whole[0] if divides else whole[0]
-    return Scale(values.to(like.dtype), zero, zero, None, None, shape, shape)
+    return [Scale(values.to(like.dtype), zero, zero, None, None, shape, shape)]
 
 
 def _windows(where: str, shape: PlaneShape, reach: Pair, stride: Pair, padding: Pair) -> Pair:
@@ -321,7 +318,7 @@ def _one(build: Callable[[PlaneShape, PlaneShape], Step]) -> StepBuilder:
 
 _BUILDERS: dict[type[nn.Module], StepBuilder] = {
     nn.ReLU: _one(Relu), nn.Sigmoid: _one(Sigmoid), nn.Tanh: _one(Tanh), nn.LeakyReLU: _leaky_relu, nn.PReLU: _prelu,
-    nn.ReLU6: _hardtanh, nn.Hardtanh: _hardtanh, Clamp: _clamp, nn.Flatten: _flatten, Reshape: _flatten,
+    nn.ReLU6: _hardtanh, nn.Hardtanh: _hardtanh, Clamp: _clamp, nn.Flatten: _flatten,
     nn.Linear: _dense, nn.Conv2d: _conv, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm,
     Normalize: lambda where, layer, shape, like: [_normalize(where, layer, shape, like)],
     nn.MaxPool2d: _max_pool, nn.AvgPool2d: _average_pool, nn.AdaptiveAvgPool2d: _adaptive_pool, Mean: _mean,

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from softadv.errors import SoftadvError
-
 PlaneShape = tuple[int, int, int]  # channels, height, width
 
 
@@ -51,13 +49,17 @@ class Patches:
             size=((self.size[0] - 1) * stride[0] + reach[0], (self.size[1] - 1) * stride[1] + reach[1]),
         )
 
-    def union(self, other: Patches) -> Patches:
-        """The smallest patches that contain both. Raises SoftadvError where their strides differ."""
-        if any(
-            count > 1 and stride != theirs
+    def steps_like(self, other: Patches) -> bool:
+        """Whether the patches of two grids of positions lie at the same distances, wherever they begin."""
+        return self.positions == other.positions and all(
+            count == 1 or stride == theirs
             for count, stride, theirs in zip(self.positions, self.stride, other.stride, strict=True)
-        ):
-            raise SoftadvError(f"+: adds branches of different strides, {self.stride} and {other.stride}")
+        )
+
+    def union(self, other: Patches, *, plane: tuple[int, int]) -> Patches:
+        """The least patches that hold these and the other ones; the whole plane where they do not step alike."""
+        if not self.steps_like(other):
+            return Patches.whole(*plane)
         padding = (max(self.padding[0], other.padding[0]), max(self.padding[1], other.padding[1]))
         ends = [max(w.size[i] - w.padding[i] for w in (self, other)) for i in (0, 1)]
         size = (ends[0] + padding[0], ends[1] + padding[1])
@@ -125,10 +127,34 @@ class LinearForms:
             return torch.matmul(coefs.flatten(3), values.flatten(2).unsqueeze(3)).squeeze(3)
         return (coefs * values.unsqueeze(2)).sum((3, 4, 5), dtype=self.const.dtype)
 
-    def merged(self, other: LinearForms) -> LinearForms:
+    def merged(self, other: LinearForms, *, plane: tuple[int, int]) -> LinearForms:
         """The sum of two forms over one activation, whose patches may differ in size."""
-        patches = self.patches.union(other.patches)
+        if not self.patches.steps_like(other.patches):
+            return self.whole(*plane).merged(other.whole(*plane), plane=plane)
+        patches = self.patches.union(other.patches, plane=plane)
         return LinearForms(self._spread(patches) + other._spread(patches), self.const + other.const, patches)
+
+    def whole(self, height: int, width: int) -> LinearForms:
+        """The same over the whole plane: coefs (N, 1, P * R, height, width, C), const (N or 1, 1, P * R)."""
+        if self.patches == Patches.whole(height, width):
+            return self
+        (rows, columns), (tall, wide) = self.patches.positions, self.patches.size
+        device = self.coefs.device
+        # Of each position (rows, columns) and pixel (height, width): its place in the patch, or one behind it.
+        y, x = (
+            torch.arange(side, device=device) + padding - stride * torch.arange(count, device=device)[:, None]
+            for side, count, stride, padding in zip(
+                (height, width), self.patches.positions, self.patches.stride, self.patches.padding, strict=True
+            )
+        )
+        y, x = y[:, None, :, None], x[None, :, None, :]
+        inside = (y >= 0) & (y < tall) & (x >= 0) & (x < wide)
+        place = torch.where(inside, y * wide + x, tall * wide).reshape(rows * columns, -1)
+        n, _, count, _, _, channels = self.coefs.shape
+        padded = F.pad(self.coefs.flatten(3, 4), (0, 0, 0, 1)).expand(-1, len(place), -1, -1, -1)
+        coefs = padded.gather(3, place[None, :, None, :, None].expand(n, -1, count, -1, channels))
+        const = self.const.expand(-1, len(place), -1).flatten(1)[:, None]
+        return LinearForms(coefs.reshape(n, 1, -1, height, width, channels), const, Patches.whole(height, width))
 
     def _spread(self, patches: Patches) -> Tensor:
         """The coefficients over larger patches."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from softadv.certify.gather import Gather
 from softadv.certify.graph import Network
 from softadv.certify.ops import Add, Conv, Dense, Flatten, Interval, Scale
 from softadv.certify.rounding import Arithmetic, Terms, overflow_limit
@@ -31,7 +32,10 @@ def terms(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluate
             alone = step.terms(arithmetic, *evaluated(node.inputs[0]))
             folded = _folded(network, at, arithmetic)
             if folded is None:
-                return alone
+                products = _products(network, node.inputs[0], arithmetic, evaluated)
+                if products is None or step.stretch is None:
+                    return alone
+                return alone.at_most(products.scaled(step, arithmetic).terms)
             layer, constant, entering = folded
             return alone.at_most(layer.terms(arithmetic, *evaluated(entering)).with_constant(constant, _OF_FOLDING))
         case Conv() | Dense() as step:
@@ -46,6 +50,8 @@ def _operand(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evalu
             return terms(network, at, arithmetic, evaluated)
         case Flatten() as step:
             return _operand(network, network.nodes[at - 1].inputs[0], arithmetic, evaluated).reshaped(step.out_shape)
+        case Gather() as step:  # an evaluator may move what moves numbers behind the addition
+            return _operand(network, network.nodes[at - 1].inputs[0], arithmetic, evaluated).moved(step.of)
     return Terms.of_value(arithmetic, *evaluated(at))
 
 
@@ -73,3 +79,63 @@ def _folded(network: Network, at: int, arithmetic: Arithmetic) -> tuple[Conv | D
             constant = constant.masked_fill(~(between < overflow_limit(arithmetic.dtype)), torch.inf)
             return replace(layer, weight=weight), constant, entering
     return None
+
+
+@dataclass(frozen=True)
+class _Products:
+    """Sums of weighted inputs behind steps that move them, where a scaling may still be folded into the weights.
+
+    All are planes (N or 1, C, H, W). sums: without a bias. inputs: of magnitudes of the inputs that have a weight.
+    weight: the largest. constant: of the terms of the constant.
+    """
+
+    sums: Terms
+    inputs: Tensor
+    weight: Tensor
+    constant: Tensor
+
+    @property
+    def terms(self) -> Terms:
+        """All terms, with those of the constant."""
+        positive, negative = self.sums.positive + self.constant, self.sums.negative + self.constant
+        return Terms(positive, negative, self.sums.count + _OF_FOLDING, self.sums.most + _OF_FOLDING)
+
+    def moved(self, step: Gather) -> _Products:
+        inputs, weight, constant = (step.of(plane) for plane in (self.inputs, self.weight, self.constant))
+        return _Products(self.sums.moved(step.of), inputs, weight, constant)
+
+    def scaled(self, step: Scale, arithmetic: Arithmetic) -> _Products:
+        """With a scaling folded in, as in `_folded`."""
+        assert step.stretch is not None
+        size, stretch = arithmetic.raised(step.factor.abs()), step.stretch[:, None, None]
+        positive, negative, lost = self.sums.positive, self.sums.negative, self.inputs * (stretch * arithmetic.least)
+        positive, negative = (
+            torch.where(step.factor < 0, other, own) * size + lost
+            for own, other in ((positive, negative), (negative, positive))
+        )
+        between = torch.maximum(self.weight, self.constant) * stretch
+        constant = self.constant * size + step.largest_bias[:, None, None]
+        constant = constant.masked_fill(~(between < overflow_limit(arithmetic.dtype)), torch.inf)
+        sums = Terms(positive, negative, self.sums.count, self.sums.most)
+        return _Products(sums, self.inputs, self.weight * size + stretch * arithmetic.least, constant)
+
+
+def _products(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluated) -> _Products | None:
+    """What activation `at` is where it is a linear layer, scaled and moved in any order; else None."""
+    node = network.nodes[at - 1] if at else None
+    if node is None or not isinstance(node.step, Conv | Dense | Scale | Gather):
+        return None
+    step, entering = node.step, node.inputs[0]
+    if isinstance(step, Conv | Dense):
+        bare = replace(step, bias=torch.zeros_like(step.bias))
+        sums = bare.terms(arithmetic, *evaluated(entering))
+        inputs = replace(bare, weight=step.weight.sign()).terms(arithmetic, *evaluated(entering))
+        planes = [size[:, None, None].expand(step.out_shape)[None] for size in
+                  (step.weight.abs().flatten(1).amax(1), step.bias.abs())]  # fmt: skip
+        return _Products(sums, inputs.positive + inputs.negative, *planes)
+    before = _products(network, entering, arithmetic, evaluated)
+    if before is None:
+        return None
+    if isinstance(step, Gather):
+        return before.moved(step)
+    return None if step.stretch is None else before.scaled(step, arithmetic)

@@ -102,6 +102,8 @@ def _graph(network: Network) -> onnx.GraphProto:
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     value = "image"
+    if network.order is not None:
+        raise NotExportedError("model: cannot be exported, since it puts the numbers of its input into another order")
     for at, node in enumerate(network.nodes):
         if node.inputs != (at,):
             raise NotExportedError(f"{node.name}: cannot be exported, since the readers take chains of layers only")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from softadv.certify.activations import Activation
+from softadv.certify.gather import Gather
 from softadv.certify.linear_forms import LinearForms, Patches, PlaneShape
 from softadv.certify.pooling import maximum_lines, pooled_windows
 from softadv.certify.relu import Lines, along
@@ -307,7 +308,7 @@ class MaxPool:
         return patches.through(stride=self.stride, padding=self.padding, reach=self.kernel)
 
 
-Affine = Conv | Dense | Scale | Flatten | Copy | Add
+Affine = Conv | Dense | Scale | Flatten | Copy | Add | Gather
 Step = Affine | Relu | MaxPool | Activation
 
 

@@ -42,7 +42,9 @@ NaN, and the image not verified.
 Other activations (activations.py). LeakyReLU, PReLU and clipping are comparisons and at most one product. Sigmoid and
 tanh are what a library makes of them: off by no more than SIGMOID_ERROR and TANH_ERROR, which are measured over all of
 float32, and laid over both lines. Each line holds for the slope that was rounded, since its offset is computed for it.
-A concatenation, padding with zeros and a choice of channels round nothing.
+What moves numbers (gather.py) rounds nothing. Where an input is several outputs, its coefficients are added up on the
+way back, which is paid for as where branches meet. An evaluator may move it past additions and scalings (ONNX Runtime
+does so with transpositions, from the basic level on), so that merged sums look through it.
 Constants that a model adds or multiplies by are scalings, too. A number that a product of matrices is multiplied by,
 before or behind, may come into each of its terms (ONNX Runtime's scaled MatMul): it is between 2^-20 and 2^20, so that
 what underflows there is covered. Behind a softmax, scores are ordered where they are further apart than it blurs them.
@@ -139,6 +141,13 @@ class Terms:
         """These terms with `count` more, of either sign, that sum to at most size (C,) in magnitude."""
         size = size[:, None, None]
         return Terms(self.positive + size, self.negative + size, self.count + count, self.most + count)
+
+    def moved(self, move: Callable[[Tensor], Tensor]) -> Terms:
+        """The same where values only change places; move: of planes (N, C, H, W)."""
+        positive, negative, count = (
+            move(values.expand_as(self.positive)) for values in (self.positive, self.negative, self.count)
+        )
+        return Terms(positive, negative, count, self.most)
 
     def reshaped(self, shape: tuple[int, int, int]) -> Terms:
         """The same for a flattened activation."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections import Counter
-from dataclasses import replace
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -14,26 +13,27 @@ from torch import Tensor, fx, nn
 from torch.nn.modules import module
 
 from softadv._as_built import oddity, peculiarity
+from softadv.certify.assembly import Assembly
 from softadv.certify.functions import (
     ARITHMETIC,
     CONCATENATIONS,
+    MEANS,
     OF_CONSTANTS,
-    PERMUTATIONS,
-    SELECTIONS,
     as_layer,
-    chosen,
+    broadcast,
     concatenated,
     constant_plane,
     constant_value,
+    constant_value_of,
     is_size,
     is_view,
-    permutation,
+    is_zero_padding,
+    padding,
+    reduced,
 )
-from softadv.certify.graph import FinalActivation, Network, Node, as_plane
-from softadv.certify.layers import SUPPORTED, Mean, arithmetic, is_torchvision_normalize, layer_steps
-from softadv.certify.linear_forms import PlaneShape
-from softadv.certify.ops import Add, Copy, Dense, Flatten, Step
-from softadv.certify.selections import placed, selected
+from softadv.certify.graph import FinalActivation, Network, as_plane
+from softadv.certify.layers import SUPPORTED, is_torchvision_normalize
+from softadv.certify.moves import MOVES, MOVING_LAYERS, SEVERAL, moved
 from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
@@ -64,50 +64,30 @@ def read_network(
     reader = _Reader(model, constants, dims, next(model.parameters(), torch.zeros(0)) if like is None else like)
     output = reader.read(graph)
     check_other_modes(model, graph)
-    if len(reader.dims[output]) != 1:
-        shape = reader.dims[output]
+    if len(reader.made.dims[output]) != 1:
+        shape = reader.made.dims[output]
         raise SoftadvError(f"model: ends in shape {shape}, not in a vector of class scores; is a Flatten missing?")
-    (classes,) = reader.dims[output]
+    (classes,) = reader.made.dims[output]
     if classes < least_outputs:
         raise SoftadvError("model: has one output, classification needs at least two")
-    in_shape = as_plane(reader.dims[0])
-    nodes = tuple(_with_copies(reader.nodes[:output], in_shape))
-    return Network(nodes, in_shape, classes, reader.ending, reader.axes)
-
-
-def _with_copies(nodes: list[Node], in_shape: PlaneShape) -> list[Node]:
-    """The same nodes, with a Copy for each use of an activation that is used more than once."""
-    uses = Counter(at for node in nodes for at in node.inputs)
-    found: list[Node] = []
-    places: dict[int, list[int]] = {}  # of each old activation, the new ones that are still to be used
-
-    def place(at: int, shape: PlaneShape) -> None:
-        made, places[at] = len(found), [len(found)]
-        if uses[at] > 1:
-            found.extend(Node(Copy(uses[at], shape, shape), (made,), "copy") for _ in range(uses[at]))
-            places[at] = list(range(made + 1, made + 1 + uses[at]))
-
-    place(0, in_shape)
-    for at, node in enumerate(nodes, 1):
-        found.append(replace(node, inputs=tuple(places[i].pop() for i in node.inputs)))
-        place(at, node.step.out_shape)
-    return found
+    in_shape = as_plane(reader.made.dims[0])
+    nodes = tuple(reader.made.finished(output, in_shape))
+    return Network(nodes, in_shape, classes, reader.ending, reader.order)
 
 
 class _Reader:
-    """The steps read so far; activation 0 is the image.
+    """Reads a graph of torch.fx, node by node.
 
-    dims: each activation's shape in PyTorch, without the batch; the steps store it as a plane (as_plane).
-    ending: a softmax, which only the last operation may be. made: tensors that the model's code creates.
+    made: the steps so far. ending: a softmax, which only the last operation may be. own: tensors that the model's code
+    makes.
     """
 
-    def __init__(self, model: nn.Module, made: dict[str, Tensor], dims: tuple[int, ...], like: Tensor) -> None:
-        self.model, self.made, self.like = model, made, like
-        self.nodes: list[Node] = []
-        self.dims = [dims]
+    def __init__(self, model: nn.Module, own: dict[str, Tensor], dims: tuple[int, ...], like: Tensor) -> None:
+        self.model, self.own, self.made = model, own, Assembly(dims, like)
         self.ending: FinalActivation | None = None
-        self.axes: tuple[int, ...] | None = None
+        self.order: Tensor | None = None
         self._activations: dict[fx.Node, int] = {}
+        self._several: dict[fx.Node, list[int]] = {}  # of what makes several at once
         self._constants: dict[fx.Node, Tensor] = {}
 
     def read(self, graph: fx.Graph) -> int:
@@ -135,14 +115,16 @@ class _Reader:
             self._constants[node] = self._weight(where, str(node.target))
         elif node.target in OF_CONSTANTS and node.args and node.args[0] in self._constants:
             self._constants[node] = self._of_constants(where, node)
+        elif node.target is operator.getitem and node.args[0] in self._several:
+            self._activations[node] = self._several[node.args[0]][node.args[1]]  # type: ignore[index]
         elif node.target in ARITHMETIC:
             self._activations[node] = self._arithmetic(node, where)
-        elif node.target in SELECTIONS and node.args[0] in self._activations:
-            self._activations[node] = self._select(node, where)
-        elif node.target in PERMUTATIONS:
-            self._activations[node] = self._permute(node, where)
         elif node.target in CONCATENATIONS:
             self._activations[node] = self._concatenate(node, where)
+        elif node.target in MEANS:
+            self._activations[node] = self._mean(node, where)
+        elif node.target in MOVES and not is_zero_padding(node, len(self.made.dims[self._input(node, where, 0)])):
+            self._move(node, where)
         else:
             same = self._prelu(where, node) if node.target in (F.prelu, torch.prelu, "prelu") else as_layer(where, node)
             if same is None:
@@ -154,64 +136,87 @@ class _Reader:
         if getattr(layer, "inplace", False):
             self._check_inplace(node.args[0], where)
         if type(layer) in _SOFTMAXES:
-            self._end(node, where, layer, self.dims[entering])
+            self._end(node, where, layer, self.made.dims[entering])
             return entering
-        if type(layer) is nn.Unflatten:
-            return self._unflatten(node, where, layer, entering)
+        if type(layer) in MOVING_LAYERS:
+            return self._moved(node, where, layer, entering)[0]
         for part in layer if type(layer) is nn.Sequential else (layer,):
             entering = self._append_layer(part, entering, where)
         return entering
 
     def _append_layer(self, layer: nn.Module, entering: int, where: str) -> int:
-        dims = self.dims[entering]
-        if isinstance(layer, nn.Flatten) and layer.end_dim == -1 and layer.start_dim == -1 and len(dims) == 1:
-            return entering
-        if type(layer) in (nn.Linear, nn.BatchNorm1d) and len(dims) != 1:
+        dims = self.made.dims[entering]
+        if type(layer) is nn.Linear:
+            return self.made.linear(where, layer, entering)
+        if type(layer) is nn.BatchNorm1d and len(dims) > 2:
             raise SoftadvError(f"{where}: its input is not a vector but has shape {dims}; is a Flatten missing?")
         if len(dims) != 3 and (type(layer) in _OF_IMAGES or is_torchvision_normalize(layer)):
             kind = "is a vector" if len(dims) == 1 else f"has shape {dims}"
             raise SoftadvError(f"{where}: its input {kind}, not an image (C, H, W)")
-        for step in layer_steps(where, layer, as_plane(dims), like=self.like):
-            entering = self._append(step, (entering,), where)
-        return entering
+        return self.made.append_layer(layer, entering, where)
 
-    def _unflatten(self, node: fx.Node, where: str, layer: nn.Unflatten, entering: int) -> int:
-        shape, features = tuple(layer.unflattened_size), prod(self.dims[entering])
-        if layer.dim != 1 or prod(shape) != features:
-            raise SoftadvError(f"{where}: reshapes {features} numbers of an input to {shape}")
-        if self.dims[entering] == shape:
-            return entering
-        if entering == 0 and self._used_once(node.args[0]):
-            self.dims[0] = shape  # the image has another shape from the start
-            return entering
-        if as_plane(shape) != as_plane(self.dims[entering]):
-            raise SoftadvError(f"{where}: only the network's input is reshaped to an image; begin with it")
-        plane = as_plane(shape)
-        return self._append(Flatten(plane, plane), (entering,), where, dims=shape)
-
-    def _permute(self, node: fx.Node, where: str) -> int:
+    def _move(self, node: fx.Node, where: str) -> None:
+        """Read a function that moves numbers, which may make several activations."""
         entering = self._input(node, where, 0)
-        axes = permutation(where, node, len(self.dims[entering]))
-        if axes != tuple(range(len(axes))):
-            if entering != 0 or self.axes is not None or not self._used_once(node.args[0]):
-                raise SoftadvError(f"{where}: only the network's input is permuted; begin with it")
-            self.axes, self.dims[0] = axes, tuple(self.dims[0][axis] for axis in axes)
-        return entering
 
-    def _select(self, node: fx.Node, where: str) -> int:
+        def function(x: Tensor) -> Any:
+            if node.target is F.pad:
+                pad, mode, _ = padding(node)
+                return F.pad(x, pad, mode)
+            arguments, keywords = fx.map_arg((node.args[1:], dict(node.kwargs)), lambda n: self._told(where, n, len(x)))
+            if isinstance(node.target, str):
+                return getattr(x, node.target)(*arguments, **keywords)
+            return node.target(x, *arguments, **keywords)
+
+        found = self._moved(node, where, function, entering)
+        if node.target in SEVERAL:
+            self._several[node] = found
+            return
+        (self._activations[node],) = found
+        if node.target is F.pad and padding(node)[2]:
+            dims, value = self.made.dims[entering], padding(node)[2]
+            around = F.pad(torch.zeros(1, *dims, dtype=torch.float64), padding(node)[0], value=value)
+            self._activations[node] = self._shifted(where, found[0], around[0])
+
+    def _moved(self, node: fx.Node, where: str, function: Callable[[Tensor], Any], entering: int) -> list[int]:
+        """What a function makes. Where the input goes there alone, it is laid out so from the start, without a step."""
+        if entering or self.made.nodes or not _is_alone(node.args[0]):
+            return self.made.move(where, function, entering)
+        laid_out = moved(where, function, self.made.dims[0])
+        index, dims = laid_out[0]
+        stays = torch.equal(index, torch.arange(prod(self.made.dims[0])))
+        if len(laid_out) > 1 or (index < 0).any() or len(index.unique()) < len(index) or (stays and len(dims) == 1):
+            return self.made.move(where, function, entering)
+        if not stays:
+            self.order = index if self.order is None else self.order[index]
+        self.made.dims[0] = dims
+        return [0]
+
+    def _told(self, where: str, node: fx.Node, count: int) -> Any:
+        """The value of an argument that is no activation: a constant, or a size of an activation of `count` rows."""
+        if node in self._constants:
+            return self._constants[node].cpu()
+        if not is_size(node):
+            raise SoftadvError(f"{where}: depends on what is computed")
+        if node.target is operator.getitem:
+            return self._told(where, node.args[0], count)[node.args[1]]  # type: ignore[arg-type]
+        if node.args[0] not in self._activations:
+            raise SoftadvError(f"{where}: takes the size of something other than an activation of the network")
+        sizes = torch.Size((count, *self.made.dims[self._activations[node.args[0]]]))  # type: ignore[index]
+        return sizes[node.args[1]] if node.op == "call_method" and len(node.args) > 1 else sizes  # type: ignore[index]
+
+    def _shifted(self, where: str, entering: int, shift: Tensor) -> int:
+        plane = constant_plane(shift, self.made.dims[entering]).to(self.made.like.device)
+        zero = plane.new_zeros(())
+        return self.made.compute(where, entering, factor=zero + 1, divides=False, shift=plane, mean=zero)
+
+    def _mean(self, node: fx.Node, where: str) -> int:
         entering = self._input(node, where, 0)
-        dims = self.dims[entering]
-        index = chosen(where, node, dims[0], self._constants)
-        if not len(index):
-            raise SoftadvError(f"{where}: chooses no channel")
-        if len(index) == dims[0] and torch.equal(index, torch.arange(dims[0])):
-            return entering
-        step = selected(as_plane(dims), index, like=self.like)
-        return self._append(step, (entering,), where, dims=(len(index), *dims[1:]))
-
-    def _used_once(self, argument: Any) -> bool:
-        """Whether the network's input is used by one operation only, so that a permutation applies to all of it."""
-        return argument.op == "placeholder" and len(_uses(argument)) == 1 and not self.nodes
+        try:
+            over, keep = reduced(node, len(self.made.dims[entering]))
+        except (TypeError, ValueError) as error:
+            raise SoftadvError(f"{where}: its arguments cannot be read ({error})") from error
+        return self.made.mean(where, entering, over, keep=keep)
 
     def _end(self, node: fx.Node, where: str, layer: Any, dims: tuple[int, ...]) -> None:
         if any(user.op != "output" for user in node.users):
@@ -228,47 +233,35 @@ class _Reader:
         if node.target is operator.iadd:
             self._check_inplace(left, where)
         if left in self._activations and right in self._activations:
-            if kind != "add":
-                raise SoftadvError(f"{where}: of two activations only the sum is supported")
-            return self._add(self._input(node, where, 0), self._input(node, where, 1), where)
+            if kind not in ("add", "sub"):
+                raise SoftadvError(f"{where}: of two activations only the sum and the difference are supported")
+            sign = 1 if kind == "add" else -1
+            return self.made.add(where, self._input(node, where, 0), self._input(node, where, 1), sign=sign)
         first = left in self._activations
         if not first and right not in self._activations:
             raise SoftadvError(f"{where}: its input is not an activation of the network")
         entering = self._input(node, where, 0 if first else 1)
-        dims = self.dims[entering]
-        constant = constant_plane(where, right if first else left, dims, self._constants, self.like.dtype)
-        one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         if not first and kind == "div":
             raise SoftadvError(f"{where}: dividing by an activation is not supported")
-        factor = constant if kind in ("mul", "div") else (-one if not first and kind == "sub" else one)
-        step = arithmetic(
-            where, as_plane(dims), self.like, factor=factor.to(self.like.device), divides=kind == "div",
-            shift=(constant if kind == "add" or (kind == "sub" and not first) else zero).to(self.like.device),
-            mean=(constant if kind == "sub" and first else zero).to(self.like.device),
+        like = self.made.like
+        value = constant_value_of(where, right if first else left, self._constants, like.dtype)
+        entering = self.made.expanded(where, entering, broadcast(where, value, self.made.dims[entering]))
+        constant = constant_plane(value, self.made.dims[entering]).to(like.device)
+        one, zero = constant.new_ones(()), constant.new_zeros(())
+        return self.made.compute(
+            where, entering, divides=kind == "div",
+            factor=constant if kind in ("mul", "div") else (-one if not first and kind == "sub" else one),
+            shift=constant if kind == "add" or (kind == "sub" and not first) else zero,
+            mean=constant if kind == "sub" and first else zero,
         )  # fmt: skip
-        return self._append(step, (entering,), where)
-
-    def _add(self, left: int, right: int, where: str) -> int:
-        if self.dims[left] != self.dims[right]:
-            raise SoftadvError(f"{where}: adds shapes {self.dims[left]} and {self.dims[right]}")
-        shape = as_plane(self.dims[left])
-        return self._append(Add(shape, shape), (left, right), where)
 
     def _concatenate(self, node: fx.Node, where: str) -> int:
         tensors, dim = concatenated(where, node)
         if not all(tensor in self._activations for tensor in tensors):
             raise SoftadvError(f"{where}: joins something other than activations of the network")
         parts = [self._activations[tensor] for tensor in tensors]
-        sizes = [self.dims[part] for part in parts]
-        if dim % (len(sizes[0]) + 1) != 1 or len({size[1:] for size in sizes}) > 1:
-            raise SoftadvError(f"{where}: joins shapes {sizes} along dimension {dim}; only channels are joined, dim=1")
-        channels, first, found = sum(size[0] for size in sizes), 0, -1
-        for part, size in zip(parts, sizes, strict=True):
-            step = placed(as_plane(size), first=first, channels=channels, like=self.like)
-            at = self._append(step, (part,), where, dims=(channels, *size[1:]))
-            found = at if found < 0 else self._add(found, at, where)
-            first += size[0]
-        return found
+        channels = dim % (len(self.made.dims[parts[0]]) + 1) == 1
+        return self.made.join(where, lambda *values: torch.cat(values, dim), parts, channels=channels)
 
     def _prelu(self, where: str, node: fx.Node) -> nn.Module:
         weight = self._constants.get(node.args[1]) if len(node.args) == 2 else None  # type: ignore[arg-type]
@@ -279,8 +272,8 @@ class _Reader:
         return layer
 
     def _weight(self, where: str, name: str) -> Tensor:
-        if name in self.made:
-            return self.made[name]
+        if name in self.own:
+            return self.own[name]
         owner, _, attribute = name.rpartition(".")
         value = getattr(self.model.get_submodule(owner), attribute, None)
         reason = peculiarity(value) if isinstance(value, Tensor) else "is no tensor"
@@ -308,15 +301,6 @@ class _Reader:
         if len(_uses(argument)) > 1:
             raise SoftadvError(f"{where}: works in place on a value that is used again; give it inplace=False")
 
-    def _append(self, step: Step, inputs: tuple[int, ...], where: str, *, dims: tuple[int, ...] | None = None) -> int:
-        self.nodes.append(Node(step, inputs, where))
-        if isinstance(step, Flatten | Dense):
-            self.dims.append(step.out_shape[:1])
-        else:
-            same = self.dims[inputs[0]] if step.out_shape == step.in_shape else step.out_shape
-            self.dims.append(dims or same)
-        return len(self.nodes)
-
 
 def _place(name: str, layer: nn.Module) -> str:
     return f"layer {name} ({type(layer).__name__})" if name else f"model ({type(layer).__name__})"
@@ -327,15 +311,24 @@ def _uses(node: fx.Node) -> list[fx.Node]:
     return [user for user in node.users if not is_size(user)]
 
 
+def _is_alone(argument: Any) -> bool:
+    """Whether a value comes from the network's input by a chain of operations of which nothing else takes a value."""
+    while len(_uses(argument)) == 1:
+        if argument.op == "placeholder":
+            return True
+        argument = argument.args[0]
+    return False
+
+
 def _is_view(model: nn.Module, node: fx.Node) -> bool:
     """Whether a node's value may share memory with its input's."""
     if node.op == "call_module":
-        kinds = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+        kinds = (*MOVING_LAYERS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
         return type(model.get_submodule(str(node.target))) in kinds
     return is_view(node)
 
 
 _OF_IMAGES = (
-    nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d, Mean, Normalize,
+    nn.Conv2d, nn.BatchNorm2d, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.ZeroPad2d, Normalize,
 )  # fmt: skip
 _SOFTMAXES: dict[type[nn.Module], FinalActivation] = {nn.Softmax: "softmax", nn.LogSoftmax: "log_softmax"}

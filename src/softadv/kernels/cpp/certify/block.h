@@ -80,6 +80,7 @@ class Block {
                     break;
                 case kRelu: relu(step, out, in, row); break;
                 case kMaxPool: max_pool(step, out, in, row); break;
+                case kGather: gather(step, out, in); break;
             }
         }
         concretise(image);
@@ -209,6 +210,15 @@ class Block {
         const int pixels = in.plane.height * in.plane.width;
         each(out, [&](int64_t k, int) {  // PyTorch orders channel, height, width
             Vector<T>* to = in.touch(k % pixels * in.plane.channels + k / pixels);
+            for (int v = 0; v < V; ++v) to[v] += out.of(k)[v];
+        });
+    }
+
+    void gather(const Step<T>& step, const Forms<T, V>& out, Forms<T, V>& in) {
+        in.include({0, in.plane.height, 0, in.plane.width});
+        each(out, [&](int64_t k, int) {
+            if (step.choice[k] < 0) return;
+            Vector<T>* to = in.touch(step.choice[k]);
             for (int v = 0; v < V; ++v) to[v] += out.of(k)[v];
         });
     }

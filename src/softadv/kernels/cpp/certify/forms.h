@@ -26,7 +26,7 @@ struct Simd {
 template <class T>
 using Vector = typename Simd<T>::Vector;
 
-enum Kind : int32_t { kConv, kScale, kFlatten, kCopy, kAdd, kRelu, kMaxPool };
+enum Kind : int32_t { kConv, kScale, kFlatten, kCopy, kAdd, kRelu, kMaxPool, kGather };
 
 // One step of the network; _Step in backsub_cpp.py has the same layout. An array "per image" is (images, neurons of the
 // output). A neuron whose ReLU is zero for the whole box has lines of zeros: no form depends on its input.
@@ -41,7 +41,8 @@ struct Step {
     const T* upper_slope;   // per image
     const T* lower_offset;  // per image, or null for zero
     const T* upper_offset;  // per image
-    const int32_t* choice;  // per image: the input neuron that a max pooling's lines are lines of
+    const int32_t* choice;  // max pooling, per image: the input neuron that its lines are lines of; gather: (neurons),
+                            // the input neuron that each output is, or -1
 };
 
 template <class T>

@@ -1,0 +1,95 @@
+"""PyTorch's functions that move numbers: what they do to the numbers of neurons says what they do to any."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from softadv.certify.gather import Gather
+from softadv.certify.graph import as_plane
+from softadv.certify.ops import Flatten, Step
+from softadv.certify.selections import selected
+from softadv.errors import SoftadvError
+
+MOVES = (
+    operator.getitem, "view", "reshape", torch.reshape, "flatten", torch.flatten, "unflatten", torch.unflatten,
+    "squeeze", torch.squeeze, "unsqueeze", torch.unsqueeze, "permute", torch.permute, "transpose", torch.transpose,
+    "swapaxes", torch.swapaxes, "movedim", torch.movedim, "index_select", torch.index_select, "narrow", torch.narrow,
+    "select", torch.select, "flip", torch.flip, "roll", torch.roll, "expand", "repeat", "tile", torch.tile,
+    "repeat_interleave", torch.repeat_interleave, "split", torch.split, "chunk", torch.chunk, "unbind", torch.unbind,
+    "contiguous", F.pad, F.pixel_shuffle, F.pixel_unshuffle, F.channel_shuffle,
+)  # fmt: skip
+SEVERAL = ("split", torch.split, "chunk", torch.chunk, "unbind", torch.unbind)  # make several tensors
+MOVING_LAYERS = (nn.Flatten, nn.Unflatten)
+
+# A repetition that makes more neurons of one input than this is refused.
+_MOST = 2**22
+
+Dims = tuple[int, ...]
+
+
+def moved(where: str, move: Callable[..., Any], *inputs: Dims) -> list[tuple[Tensor, Dims]]:
+    """What a function makes of activations of these shapes, without the batch: the index and shape of each output.
+
+    move: of tensors (N, *dims), whose numbers it moves. An index is int64, -1 for zero; neurons of all inputs are
+    counted on, one input after the other. Raises SoftadvError where it moves numbers from one input of a batch to
+    another, or needs a batch of a certain size.
+    """
+    total = sum(map(prod, inputs))
+    found: list[tuple[Tensor, Dims]] = []
+    try:
+        for count in (3, 2):  # a literal size of the batch fits one of them at most
+            # Counted from 1, so that a 0 is a number that no input has.
+            numbers = torch.arange(1, count * total + 1, dtype=torch.float64).reshape(count, total)
+            parts = numbers.split([prod(dims) for dims in inputs], 1)
+            made = move(*(part.reshape(count, *dims) for part, dims in zip(parts, inputs, strict=True)))
+            found = [_index(output, count, total) for output in (made if isinstance(made, Sequence) else [made])]
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+        raise SoftadvError(
+            f"{where}: cannot be read; the batch must stay as it is ({error})".replace("\n", " ")
+        ) from error
+    return found
+
+
+def _index(output: Any, count: int, total: int) -> tuple[Tensor, Dims]:
+    if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != count:
+        raise ValueError("it changes the batch")
+    dims = tuple(output.shape[1:])
+    if not 0 < prod(dims) <= _MOST:
+        raise ValueError(f"it makes {prod(dims):,} numbers of one input")
+    rows = output.reshape(count, -1)
+    first = torch.where(rows == 0, 0, rows - total * torch.arange(count)[:, None])
+    if not (first == first[0]).all() or not ((first[0] >= 0) & (first[0] <= total)).all():
+        raise ValueError("it mixes the inputs of a batch")
+    return first[0].long() - 1, dims
+
+
+def composed(step: Gather | Flatten, index: Tensor) -> Tensor:
+    """The index that reads from a step's input what another index reads from its output."""
+    if isinstance(step, Flatten):
+        return index
+    before = step.index.to(index.device)
+    return torch.where(index < 0, index, before[index.clamp(min=0)])
+
+
+def move_step(index: Tensor, dims: Dims, new_dims: Dims, *, like: Tensor) -> Step | None:
+    """The step that moves an activation's numbers; None where they stay, and the shape with them."""
+    shape, out_shape = as_plane(dims), as_plane(new_dims)
+    stays = len(index) == prod(shape) and torch.equal(index, torch.arange(len(index)))
+    if stays and dims == new_dims:
+        return None
+    if stays and len(new_dims) == 1:
+        return Flatten(shape, out_shape)
+    if len(dims) == 3 and dims[1:] == new_dims[1:]:
+        pixels = shape[1] * shape[2]
+        channels = index.reshape(-1, pixels)[:, 0] // pixels
+        whole = channels[:, None] * pixels + torch.arange(pixels)
+        if torch.equal(whole.flatten(), index) and len(channels.unique()) == len(channels):
+            return selected(shape, channels, like=like)
+    return Gather(index.to(like.device), shape, out_shape)
