@@ -234,9 +234,7 @@ class _Program:
 
     def _used(self, relaxed: Relaxed, at: int) -> int | None:
         """A mask of an activation's neurons that matter: outputs of dead ReLUs are left out. None: all of them."""
-        maker = at
-        while maker and isinstance(relaxed.network.nodes[maker - 1].step, Flatten):
-            (maker,) = relaxed.network.nodes[maker - 1].inputs
+        maker = relaxed.network.before(at, Flatten)
         if not maker or not isinstance(relaxed.network.nodes[maker - 1].step, Relu) or maker not in relaxed.lines:
             return None
         shape = relaxed.network.shapes[at]

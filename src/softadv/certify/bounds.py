@@ -290,9 +290,7 @@ class Analysis:
         return (lower.clamp(min=0), upper) if self._follows_relu(at) else (lower, upper)
 
     def _follows_relu(self, at: int) -> bool:
-        maker = at
-        while maker > 0 and isinstance(self.network.nodes[maker - 1].step, Flatten | Copy | Gather):
-            (maker,) = self.network.nodes[maker - 1].inputs
+        maker = self.network.before(at, Flatten, Copy, Gather)
         return maker > 0 and isinstance(self.network.nodes[maker - 1].step, Relu)
 
     def _errors(self, at: int, step: Step, rounding: Arithmetic) -> Errors | None:

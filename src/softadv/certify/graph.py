@@ -63,6 +63,12 @@ class Network:
         """The size of all activations together."""
         return sum(prod(shape) for shape in self.shapes)
 
+    def before(self, at: int, *steps: type[Step]) -> int:
+        """The activation that number `at` comes from through steps of these types alone."""
+        while at and isinstance(self.nodes[at - 1].step, steps):
+            (at,) = self.nodes[at - 1].inputs
+        return at
+
     def backwards(self, *, start: int) -> Iterator[tuple[int, Node]]:
         """The activations up to number `start`, without the image, with their nodes; the last one first."""
         return ((at, self.nodes[at - 1]) for at in range(start, 0, -1))
