@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from tests.onnx.graphs import Graph
@@ -208,7 +209,7 @@ def _windows(draw: Draw, graph: Graph) -> None:
         last = padded - reach
         size = -(-last // strides[at]) if options.get("ceil_mode") else last // strides[at]
         if options.get("ceil_mode") and size * strides[at] >= n + pads[at]:
-            size -= 1
+            assume(False)  # refused, since onnxruntime does not read all of them either
         found.append(size + 1)
     graph.now = (channels, *found)
 

@@ -55,8 +55,8 @@ class Windows:
             for at, (n, s, r) in enumerate(zip(sizes, strides, reach, strict=True)):
                 padded = n + pads[at] + pads[at + count]
                 last = -(-max(padded - r, 0) // s) * s
-                if last >= n + pads[at]:  # a window that begins behind the input is none
-                    last -= s
+                if last >= n + pads[at]:  # readers differ on whether it is one: onnxruntime may refuse the file
+                    raise UnreadError("has ceil_mode and a window that begins behind its input")
                 beyond[at] = max(last + r - padded, 0)
         padded = prod(n + pads[at] + pads[at + count] + beyond[at] for at, n in enumerate(sizes))
         if call.shapes[0][0] * padded > MOST_NUMBERS or prod(kernel) > MOST_NUMBERS:
