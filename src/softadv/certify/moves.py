@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -30,6 +30,8 @@ MOVING_LAYERS = (nn.Flatten, nn.Unflatten)
 
 # A repetition that makes more neurons of one input than this is refused.
 _MOST = 2**22
+# A slice that ends here or behind leaves the whole batch, whatever its size.
+_END = 2**31 - 1
 
 Dims = tuple[int, ...]
 
@@ -55,6 +57,47 @@ def moved(where: str, move: Callable[..., Any], *inputs: Dims) -> list[tuple[Ten
             f"{where}: cannot be read; the batch must stay as it is ({error})".replace("\n", " ")
         ) from error
     return found
+
+
+def check_batch(target: Any, x: Tensor, arguments: Sequence[Any], keywords: Mapping[str, Any]) -> None:
+    """Raise ValueError where a function's arguments cut or shift the batch of x (N, *dims).
+
+    `moved` tries small batches; there x[:100] or a roll by 6 changes nothing.
+    """
+
+    def given(at: int, name: str, default: Any) -> Any:
+        return arguments[at] if len(arguments) > at else keywords.get(name, default)
+
+    match getattr(target, "__name__", target):
+        case "getitem":
+            cuts = _cuts_batch(arguments[0], x)
+        case "roll":
+            dims = given(1, "dims", ())
+            dims = dims if isinstance(dims, Sequence) else [dims]
+            cuts = not dims or any(dim % x.ndim == 0 for dim in dims)
+        case "split" | "chunk":
+            cuts = given(1, "dim", 0) % x.ndim == 0
+        case "pad":
+            pad = given(0, "pad", ())
+            cuts = len(pad) == 2 * x.ndim and any(pad[-2:])
+        case _:
+            cuts = False
+    if cuts:
+        raise ValueError("it cuts or shifts the batch")
+
+
+def _cuts_batch(index: Any, x: Tensor) -> bool:
+    """Whether an index takes a slice of the batch. Whatever else it may do to the batch, two sizes of it show."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if parts and parts[0] is ...:
+        taken = sum(part.ndim if isinstance(part, Tensor) and part.dtype == torch.bool else 1
+                    for part in parts[1:] if part is not None)  # fmt: skip
+        parts = parts[1:] if taken == x.ndim else []
+    if not parts or not isinstance(parts[0], slice):
+        return False
+    first = parts[0]
+    whole = first.stop is None or first.stop >= _END or first.stop == len(x)
+    return bool(first.start or first.step not in (None, 1) or not whole)
 
 
 def _index(output: Any, count: int, total: int) -> tuple[Tensor, Dims]:

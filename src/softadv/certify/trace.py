@@ -33,7 +33,7 @@ from softadv.certify.functions import (
 )
 from softadv.certify.graph import FinalActivation, Network, as_plane
 from softadv.certify.layers import SUPPORTED, is_torchvision_normalize
-from softadv.certify.moves import MOVES, MOVING_LAYERS, SEVERAL, moved
+from softadv.certify.moves import MOVES, MOVING_LAYERS, SEVERAL, check_batch, moved
 from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
@@ -162,8 +162,10 @@ class _Reader:
         def function(x: Tensor) -> Any:
             if node.target is F.pad:
                 pad, mode, _ = padding(node)
+                check_batch(F.pad, x, (pad,), {})
                 return F.pad(x, pad, mode)
             arguments, keywords = fx.map_arg((node.args[1:], dict(node.kwargs)), lambda n: self._told(where, n, len(x)))
+            check_batch(node.target, x, arguments, keywords)
             if isinstance(node.target, str):
                 return getattr(x, node.target)(*arguments, **keywords)
             return node.target(x, *arguments, **keywords)
