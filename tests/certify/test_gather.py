@@ -61,16 +61,19 @@ def relu_rule(low, high):
     return float(high > -low), 0.0, chord, -chord * low
 
 
-def box(model: nn.Sequential, x: np.ndarray, label: int, eps: float) -> float:
+def box(model: Moving, index, x: np.ndarray, label: int, eps: float) -> float:
     """The least margin by intervals alone; the last layer's differences of two outputs are bounded as one."""
     low, high = np.maximum(x - eps, 0), np.minimum(x + eps, 1)
-    *inner, last = [(layer.weight.numpy(), layer.bias.numpy()) for layer in model]
-    for weight, bias in inner:
+    for layer in (model.first, model.second):
+        weight, bias = layer.weight.numpy(), layer.bias.numpy()
         plus, minus = np.maximum(weight, 0), np.minimum(weight, 0)
         ends = plus @ low + minus @ high + bias, plus @ high + minus @ low + bias
         low, high = (np.maximum(end, 0) for end in ends)
+        if layer is model.first:
+            low, high = (np.append(end, 0)[index] for end in (low, high))
     others = [j for j in range(4) if j != label]
-    weight, bias = last[0][label] - last[0][others], last[1][label] - last[1][others]
+    weight, bias = model.last.weight.numpy(), model.last.bias.numpy()
+    weight, bias = weight[label] - weight[others], bias[label] - bias[others]
     return (np.maximum(weight, 0) @ low + np.minimum(weight, 0) @ high + bias).min()
 
 
@@ -85,7 +88,9 @@ def test_margins_are_those_of_matrices_of_zeros_and_ones_by_hand(engine, name, b
         for domain in ("deeppoly", "box"):
             found = certify(model, x, y, eps=eps, rounding="none", domain=domain).margin
             by_hand = [
-                deeppoly(plain, image, label, eps, relu_rule) if domain == "deeppoly" else box(plain, image, label, eps)
+                deeppoly(plain, image, label, eps, relu_rule)
+                if domain == "deeppoly"
+                else box(model, index, image, label, eps)
                 for image, label in zip(x.numpy(), y.tolist(), strict=True)
             ]
             np.testing.assert_allclose(found.numpy(), by_hand, rtol=1e-8, atol=1e-8)

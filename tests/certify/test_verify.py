@@ -167,6 +167,10 @@ def test_boxes_that_are_empty_are_unsat_and_an_input_alone_may_be_sat(tmp_path):
     assert answered(tmp_path, UNIT + "(assert (>= (+ X[0,0] X[0,1]) 2.5))", model).status == "unsat"
 
 
+# In 600 characters.
+EIGHT_THOUSAND = "(and {})".format("(or (<= Y[0,0] 1) (<= Y[0,1] 1))" * 13)
+
+
 @pytest.mark.parametrize(
     ("text", "named"),
     [
@@ -182,6 +186,11 @@ def test_boxes_that_are_empty_are_unsat_and_an_input_alone_may_be_sat(tmp_path):
         (UNIT + "(declare-network M (declare-input A float32 [1]) (declare-output B float32 [1]))", "one network"),
         ("(check-sat)", "check-sat"),
         (UNIT + "(assert (or {}))".format(" ".join(["(<= Y[0,0] 1)"] * 200)) * 3, "cases"),
+        (UNIT + f"(assert (or {EIGHT_THOUSAND} {EIGHT_THOUSAND}))", "cases"),
+        (UNIT + "(assert (<= Y[0,0] {}))".format("1" * 5_000), "not declare"),
+        (UNIT + "(assert (<= Y[0,0] 1e999))", "beyond 10^300"),
+        (UNIT + "(assert (<= Y[0,0] (* {} 1)))".format("1e-900 " * 10_000), "too many digits"),
+        ("[" * 50_000, "not read"),
     ],
 )  # fmt: skip
 def test_a_damaged_property_is_one_line_and_exit_code_2(tmp_path, capsys, text, named):

@@ -86,6 +86,20 @@ class Function(nn.Module):
         return found
 
 
+class Gathered(nn.Module):
+    """Numbers along a dimension in an order of their own, each any number of times."""
+
+    index: Tensor
+
+    def __init__(self, axis: int, index: Tensor) -> None:
+        super().__init__()
+        self._axis = axis
+        self.register_buffer("index", index)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.index_select(x, self._axis, self.index)
+
+
 class ConstantArithmetic(nn.Module):
     """x + c, x - c, x * c, x / c, c - x or c / x."""
 

@@ -37,6 +37,8 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
     values = [value for value in inputs if value is not None]
     if operator == "Constant":
         if "value" in options:
+            if onnx.external_data_helper.uses_external_data(options["value"]):
+                raise UnreadError("keeps its numbers in another file; only initializers may")
             return np.asarray(onnx.numpy_helper.to_array(options["value"]))
         kind: Any = np.float32 if any("float" in key for key in options) else np.int64
         (value,) = options.values()

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 OPSETS = range(8, 22)
-# One input of more numbers than the first is refused, and an activation of more than the second.
+# One input of more numbers than the first is refused, an activation of more than the second, and all activations of
+# one input of more than the third. The fourth: numbers that a network may hold beyond twice those of its file.
 MOST_INPUTS = 2**24
 MOST_NUMBERS = 2**26
+MOST_TOGETHER = 2**27
+MOST_MADE = 2**25
 _TYPES = {1: "float32", 11: "float64"}
 
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from softadv._onnx.calls import OPERATORS, ConstantArithmetic, Function, Modules, OperatorCall, operator
 from softadv._onnx.constants import UnreadError
-from softadv._onnx.shapes import Gathered
 from softadv._onnx.windows import Windows
 
 
@@ -223,13 +222,7 @@ def _max_pool(call: OperatorCall) -> Modules:
     index = torch.where(index < 0, index.amax(1, keepdim=True), index)
     if (index < 0).any():
         raise UnreadError("has a window that lies beside its input")
-    (count, size), (channels, high, wide) = index.shape, windows.out_shape
-    pooled = nn.Sequential(
-        Function(lambda x: x.flatten(2)), Gathered(2, index.reshape(-1)),
-        Function(lambda x: x.reshape(-1, channels, count, size)), nn.MaxPool2d((1, size)),
-        Function(lambda x: x.reshape(-1, channels, high, wide)),
-    )  # fmt: skip
-    return [windows.of_images(pooled)]
+    return [windows.of_images(windows.listed(index, nn.MaxPool2d((1, index.shape[1]))))]
 
 
 @operator("AveragePool")
@@ -239,14 +232,20 @@ def _average_pool(call: OperatorCall) -> Modules:
     if windows.is_even and windows.dilations == (1, 1):
         pool = nn.AvgPool2d(kernel, strides, windows.pads[:2], count_include_pad=counts)
         return [windows.of_images(pool)]
-    if windows.dilations != (1, 1):
-        raise UnreadError(f"has dilations={list(windows.dilations)}; only 1 is read")
-    met = (windows.index(beyond=-2 if counts else -1) > (-2 if counts else -1)).sum(1)
+    if windows.dilations != (1, 1) and str(call.options.get("auto_pad", "")).startswith("SAME"):
+        raise UnreadError("has auto_pad and dilations, which evaluators pad differently; give it pads")
+    index = windows.index(beyond=-2)
+    met = (index > (-2 if counts else -1)).sum(1)
     _, high, wide = windows.out_shape
     if not met.all():
         raise UnreadError("has a window that lies beside its input")
     share = (kernel[0] * kernel[1] / met.double()).to(call.dtype).reshape(1, high, wide)
-    parts = [windows.zeros(), nn.AvgPool2d(kernel, strides), ConstantArithmetic("Mul", share, first=True)]
+    if windows.dilations == (1, 1):
+        parts: list[nn.Module] = [windows.zeros(), nn.AvgPool2d(kernel, strides)]
+    else:
+        parts = [windows.listed(index, nn.AvgPool2d((1, index.shape[1])))]
+    if not (share == 1).all():
+        parts.append(ConstantArithmetic("Mul", share, first=True))
     return [windows.of_images(nn.Sequential(*parts))]
 
 

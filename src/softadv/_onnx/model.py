@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softadv._onnx import layers, shapes  # noqa: F401 (they register their operators)
 from softadv._onnx.calls import OPERATORS, OperatorCall
 from softadv._onnx.constants import UnreadError, attributes, folded
-from softadv._onnx.file import MOST_NUMBERS, OnnxFile, read_file
+from softadv._onnx.file import MOST_MADE, MOST_NUMBERS, MOST_TOGETHER, OnnxFile, read_file
 from softadv.errors import SoftadvError
 
 if TYPE_CHECKING:
@@ -82,7 +82,10 @@ def read_onnx(path: Path) -> OnnxModel:
             reader.read(node, key=f"{number}_{node.op_type}")
         except UnreadError as error:
             raise SoftadvError(f"{where}: {error}") from error
-        except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
+        except (
+            RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError,
+            MemoryError,
+        ) as error:  # fmt: skip
             raise SoftadvError(f"{where}: does not fit its inputs ({' '.join(str(error).split())[:200]})") from error
     if file.output not in reader.shapes:
         raise SoftadvError(f"{path}: its output {file.output} does not depend on its input")
@@ -90,11 +93,16 @@ def read_onnx(path: Path) -> OnnxModel:
 
 
 class _Reader:
-    """The modules of the nodes read so far. shapes: of each activation, as a tensor without memory."""
+    """The modules of the nodes read so far. shapes: of each activation, as a tensor without memory.
+
+    made: how many numbers the modules hold, with the constants that were computed; computed: of all activations.
+    """
 
     def __init__(self, file: OnnxFile) -> None:
         dtype: torch.dtype = getattr(torch, file.dtype)
         self.file, self.model, self.constants = file, OnnxModel(file), dict(file.constants)
+        self.made = self.computed = 0
+        self.most = MOST_MADE + 2 * sum(constant.size for constant in file.constants.values())
         # Shapes are found on a device that has no memory.
         self.shapes = {file.input: torch.zeros(2, *file.shape, dtype=dtype, device="meta")}
 
@@ -111,7 +119,9 @@ class _Reader:
             return
         if all(name in self.constants or not name for name in inputs):
             known = [self.constants.get(name) for name in inputs]
-            self.constants[node.output[0]] = folded(node.op_type, known, options, self.file.opset)
+            constant = folded(node.op_type, known, options, self.file.opset)
+            self._count(constant.size)
+            self.constants[node.output[0]] = constant
             return
         if node.op_type not in OPERATORS:
             raise UnreadError(f"is not read; operators that are: {', '.join(sorted(OPERATORS))}")
@@ -134,8 +144,18 @@ class _Reader:
         made = torch.func.functional_call(module, meta, tuple(self.shapes[name] for name in active))
         if prod(made.shape[1:]) > MOST_NUMBERS:
             raise UnreadError(f"makes an activation of {prod(made.shape[1:]):,} numbers")
+        self.computed += prod(made.shape[1:])
+        if self.computed > MOST_TOGETHER:
+            raise UnreadError(f"is where the activations of one input pass {MOST_TOGETHER:,} numbers together")
+        self._count(sum(tensor.numel() for tensor in meta.values()))
         self.shapes[output] = made
         self.model.add(key, module, active, output)
+
+    def _count(self, numbers: int) -> None:
+        """Keep a small file from filling the memory by many nodes that each repeat a constant."""
+        self.made += numbers
+        if self.made > self.most:
+            raise UnreadError(f"is where the network passes {self.most:,} numbers, far more than the file holds")
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """An activation's shape, without the batch."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv._onnx.calls import DTYPES, OPERATORS, Function, Modules, OperatorCall, TensorShape, operator
+from softadv._onnx.calls import DTYPES, OPERATORS, Function, Gathered, Modules, OperatorCall, TensorShape, operator
 from softadv._onnx.constants import UnreadError, slices
 from softadv._onnx.file import MOST_NUMBERS
 
@@ -158,7 +158,8 @@ def _slice(call: OperatorCall) -> Modules:
     whole = (1, *call.shapes[0])
     cuts = slices(call.constants, call.options, len(whole), call.opset)
     found = [range(*part.indices(size)) for part, size in zip(cuts, whole, strict=True)]
-    if (cuts[0] != slice(None) and (cuts[0].start, cuts[0].step) != (0, 1)) or (cuts[0].stop or _ALL) < _ALL:
+    last = _ALL if cuts[0].stop is None else cuts[0].stop
+    if (cuts[0] != slice(None) and (cuts[0].start, cuts[0].step) != (0, 1)) or last < _ALL:
         raise UnreadError("cuts the batch, which must stay")
     if not all(found[1:]):
         raise UnreadError("leaves nothing")
@@ -202,20 +203,6 @@ def _gather(call: OperatorCall) -> Modules:
     shape = (*call.shapes[0][: axis - 1], *index.shape, *call.shapes[0][axis:])
     picked = Gathered(axis, torch.from_numpy(index.reshape(-1) % size))
     return [picked if index.ndim == 1 else nn.Sequential(picked, Function(lambda x: x.reshape(-1, *shape)))]
-
-
-class Gathered(nn.Module):
-    """Numbers along a dimension in an order of their own, each any number of times."""
-
-    index: Tensor
-
-    def __init__(self, axis: int, index: Tensor) -> None:
-        super().__init__()
-        self._axis = axis
-        self.register_buffer("index", index)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.index_select(x, self._axis, self.index)
 
 
 @operator("Pad")

@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from softadv._onnx.calls import Function, OperatorCall
+from softadv._onnx.calls import Function, Gathered, OperatorCall
 from softadv._onnx.constants import UnreadError
 from softadv._onnx.file import MOST_NUMBERS
 
@@ -115,6 +115,17 @@ class Windows:
         if (top, left) == (bottom, right):
             return build((top, left))
         return nn.Sequential(self.zeros(), build((0, 0)))
+
+    def listed(self, index: Tensor, pool: nn.Module) -> nn.Sequential:
+        """A pooling over windows that are listed one by one. index: as `index` gives it; -1 is a zero."""
+        (count, size), (channels, high, wide) = index.shape, self.out_shape
+        around = [Function(lambda x: nn.functional.pad(x, (0, 1)))] if (index < 0).any() else []
+        picked = torch.where(index < 0, self.shape[1] * self.shape[2], index)
+        return nn.Sequential(
+            Function(lambda x: x.flatten(2)), *around, Gathered(2, picked.reshape(-1)),
+            Function(lambda x: x.reshape(-1, channels, count, size)), pool,
+            Function(lambda x: x.reshape(-1, channels, high, wide)),
+        )  # fmt: skip
 
     def of_images(self, layer: nn.Module) -> nn.Module:
         """A layer of images, also where the input is none."""

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from softadv.certify.gather import Gather
 from softadv.certify.graph import Node, as_plane
 from softadv.certify.layers import Clamp, Mean, arithmetic, layer_steps
-from softadv.certify.moves import Dims, composed, move_step, moved
 from softadv.certify.linear_forms import PlaneShape
+from softadv.certify.moves import Dims, composed, move_step, moved
 from softadv.certify.ops import Add, Copy, Dense, Flatten, Step
 from softadv.certify.selections import placed
 from softadv.errors import SoftadvError

@@ -13,7 +13,6 @@ from softadv.certify.linear_forms import LinearForms, Patches, PlaneShape
 from softadv.certify.rounding import Arithmetic, Errors
 
 
-
 @dataclass(frozen=True)
 class Gather:
     """y[k] = x[index[k]], or zero where the index is -1: slices, permutations, reshapes, repetitions, padding.

@@ -34,6 +34,8 @@ Status = Literal["unsat", "sat", "unknown", "timed-out"]
 _MOST_SPLIT = 16
 _BOXES_AT_ONCE = 64
 _STARTS, _STEPS = 32, 60
+# Comparisons times variables of one case.
+_MOST_FACTORS = 2**26
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,8 @@ class _Solver:
         return None
 
     def _rows(self, case: Case) -> _Rows:
+        if len(case) * (self.inputs + self.outputs) > _MOST_FACTORS:
+            raise PropertyError(f"has {len(case):,} comparisons of a network of {self.inputs:,} inputs in one case")
         exact = {
             side: np.zeros((len(case), size), object) for side, size in ((True, self.outputs), (False, self.inputs))
         }
@@ -195,8 +199,11 @@ class _Solver:
                 exact[variable.output][row, variable.index] = factor
         outputs = torch.tensor(exact[True].astype(float)).reshape(len(case), self.outputs).to(self.like.dtype)
         missed = np.zeros(exact[True].shape)
-        for (row, at), factor in np.ndenumerate(exact[True]):
-            missed[row, at] = float(abs(Fraction(factor) - Fraction(outputs[row, at].item()))) * (1 + 1e-9)
+        if not outputs.isfinite().all():
+            raise PropertyError(f"has a factor beyond the numbers of {self.like.dtype}")
+        for row, at in np.argwhere(exact[True]):
+            factor = Fraction(exact[True][row, at])
+            missed[row, at] = float(abs(factor - Fraction(outputs[row, at].item()))) * (1 + 1e-9)
         inputs = torch.tensor(exact[False].astype(float)).reshape(len(case), self.inputs)
         constant = torch.tensor([float(comparison.sum.constant) for comparison in case], dtype=torch.float64)
         return _Rows(case, outputs, torch.from_numpy(missed), inputs, constant)

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from softadv.certify.expressions import nested
 from softadv.errors import SoftadvError
 
 # Types that verdicts are sound for: 2.0 asks for an error where a solver is not. "real" is any real input, and the
@@ -25,8 +26,10 @@ VERSIONS = ("1.0", "2.0")
 _MOST_BYTES = 2**26
 _MOST_VARIABLES = 2**22
 _MOST_CASES = 10_000
-_DEEPEST = 200
-_TOKEN = re.compile(r"[()]|[^\s()\[\]]*\[[^\]()]*\]|[^\s()\[\]]+|\S")
+_MOST_COMPARISONS = 2**25  # of all cases together
+_LONGEST_NUMBER = 1_000
+_LARGEST = Fraction(10) ** 300
+_MOST_BITS = 2**14  # of a denominator
 _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,3})?")
 _COMPARISONS = ("<=", "<", ">=", ">", "==", "=", "!=")
 
@@ -115,34 +118,14 @@ def read_property(path: Path) -> Property:
         if path.stat().st_size > _MOST_BYTES:
             raise PropertyError(f"{path}: is larger than {_MOST_BYTES // 2**20} MiB")
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise PropertyError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise PropertyError(f"{path}: is no text in UTF-8") from error
+    except (OSError, ValueError) as error:  # a ValueError: the name holds a zero byte
+        raise PropertyError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
     try:
-        return _Reader().read(_expressions(text))
-    except PropertyError as error:
+        return _Reader().read(nested(text))
+    except SoftadvError as error:
         raise PropertyError(f"{path}: {error}") from error
-
-
-def _expressions(text: str) -> list[Any]:
-    """Parse a text of parentheses into nested lists."""
-    stack: list[list[Any]] = [[]]
-    for token in _TOKEN.findall(re.sub(r";[^\n]*", "", text)):
-        if token == "(":
-            if len(stack) > _DEEPEST:
-                raise PropertyError(f"nests more than {_DEEPEST} parentheses")
-            stack.append([])
-        elif token == ")":
-            if len(stack) == 1:
-                raise PropertyError("closes a parenthesis that is not open")
-            done = stack.pop()
-            stack[-1].append(done)
-        else:
-            stack[-1].append(token)
-    if len(stack) > 1:
-        raise PropertyError("ends within a parenthesis: was it cut off?")
-    return stack[0]
 
 
 @dataclass
@@ -152,6 +135,8 @@ class _Reader:
     type: str = "real"
     tensors: dict[str, tuple[bool, tuple[int, ...]]] = field(default_factory=dict)
     scalars: dict[str, Variable] = field(default_factory=dict)
+    counts: dict[bool, int] = field(default_factory=lambda: {False: 0, True: 0})  # of scalar inputs and outputs
+    common: list[LinearConstraint] = field(default_factory=list)  # to all cases
     cases: list[Case] = field(default_factory=lambda: [()])
 
     def read(self, expressions: list[Any]) -> Property:
@@ -160,7 +145,7 @@ class _Reader:
                 case ["vnnlib-version", str(version)]:
                     self.version = version.strip("<>")
                     if self.version not in VERSIONS:
-                        raise PropertyError(f"is of version {self.version}; {' and '.join(VERSIONS)} are read")
+                        raise PropertyError(f"is of version {_shown(self.version)}; {' and '.join(VERSIONS)} are read")
                 case ["declare-network", str(name), *declarations]:
                     self._declare(name, declarations)
                 case ["declare-const", str(name), "Real"]:
@@ -174,14 +159,17 @@ class _Reader:
         return self._property()
 
     def _property(self) -> Property:
+        if sum(len(self.common) + len(case) for case in self.cases) > _MOST_COMPARISONS:
+            raise PropertyError(f"has more than {_MOST_COMPARISONS:,} comparisons in its cases")
+        cases = tuple((*self.common, *case) for case in self.cases)
         if self.network is None:
-            counts = [sum(v.output == output for v in self.scalars.values()) for output in (False, True)]
-            return Property("1.0", "float32", ("X", None), ("Y", None), tuple(self.cases), (counts[0], counts[1]))
+            sizes = self.counts[False], self.counts[True]
+            return Property("1.0", "float32", ("X", None), ("Y", None), cases, sizes)
         sides = {output: (name, shape) for name, (output, shape) in self.tensors.items()}
         if set(sides) != {False, True} or len(self.tensors) != 2:
             raise PropertyError("declares another network than of one input and one output")
         sizes = prod(sides[False][1]), prod(sides[True][1])
-        return Property("2.0", self.type, sides[False], sides[True], tuple(self.cases), sizes, self.network)
+        return Property("2.0", self.type, sides[False], sides[True], cases, sizes, self.network)
 
     def _declare(self, name: str, declarations: list[Any]) -> None:
         if self.network is not None:
@@ -193,42 +181,45 @@ class _Reader:
                     types.add(element.lower())
                     self.tensors[tensor] = kind == "declare-output", _indices(shape, tensor)
                     if prod(self.tensors[tensor][1]) > _MOST_VARIABLES or min(self.tensors[tensor][1], default=1) < 1:
-                        raise PropertyError(f"declares {tensor} of shape {shape}")
+                        raise PropertyError(f"declares {_shown(tensor)} of shape {_shown(shape)}")
                 case _:
                     raise PropertyError(f"declares {_shown(declaration)}, which is not read")
         if len(types) != 1:
-            raise PropertyError(f"declares several element types, {', '.join(sorted(types))}")
+            raise PropertyError(f"declares several element types, {_shown(', '.join(sorted(types)))}")
         self.type = types.pop()
         if self.type not in SOUND_TYPES:
             raise PropertyError(
-                f"declares elements of type {self.type}, for which answers would not be sound; "
+                f"declares elements of type {_shown(self.type)}, for which answers would not be sound; "
                 f"{', '.join(SOUND_TYPES)} are answered"
             )
 
     def _declare_scalar(self, name: str) -> None:
         found = re.fullmatch(r"([XY])_(\d{1,8})", name)
         if found is None or name in self.scalars or self.network is not None:
-            raise PropertyError(f"declares {name}; X_0, X_1, … and Y_0, Y_1, … are read, each once")
+            raise PropertyError(f"declares {_shown(name)}; X_0, X_1, … and Y_0, Y_1, … are read, each once")
         output = found[1] == "Y"
-        if int(found[2]) != sum(v.output == output for v in self.scalars.values()):
+        if int(found[2]) != self.counts[output]:
             raise PropertyError(f"declares {name} out of its turn")
+        self.counts[output] += 1
         self.scalars[name] = Variable(output, int(found[2]))
 
     def _assert(self, formula: Any) -> None:
         found = self._cases(formula)
-        if len(found) * len(self.cases) > _MOST_CASES:
-            raise PropertyError(f"has more than {_MOST_CASES:,} cases")
-        self.cases = [(*before, *case) for before in self.cases for case in found]
+        if len(found) == 1:
+            self.common.extend(found[0])
+        else:
+            self.cases = _all_of([self.cases, found])
 
     def _cases(self, formula: Any) -> list[Case]:
         match formula:
             case ["and", *parts]:
-                found = [self._cases(part) for part in parts]
-                if prod(map(len, found)) > _MOST_CASES:
-                    raise PropertyError(f"has more than {_MOST_CASES:,} cases")
-                return [tuple(c for case in chosen for c in case) for chosen in product(*found)]
+                return _all_of([self._cases(part) for part in parts])
             case ["or", *parts]:
-                return [case for part in parts for case in self._cases(part)]
+                either: list[Case] = []
+                for part in parts:
+                    either += self._cases(part)
+                    _check_size(len(either), sum(map(len, either[-1:])))
+                return either
             case [str(operator), left, right] if operator in _COMPARISONS:
                 difference = self._sum(left).plus(self._sum(right), Fraction(-1))
                 return [self._comparisons(operator, difference)]
@@ -236,6 +227,7 @@ class _Reader:
 
     @staticmethod
     def _comparisons(operator: str, difference: Sum) -> Case:
+        _check_numbers(difference)
         negative = Sum({}, Fraction(0)).plus(difference, Fraction(-1))
         match operator:
             case "<=" | "<":
@@ -264,17 +256,22 @@ class _Reader:
                         raise PropertyError(f"multiplies variables, in {_shown(expression)}; linear sums are read")
                     scaled, by = (found, other) if found.terms else (other, found)
                     found = Sum({}, Fraction(0)).plus(scaled, by.constant)
+                    _check_numbers(found)
                 return found
         raise PropertyError(f"has the value {_shown(expression)}, which is not read")
 
     def _total(self, parts: list[Any], factor: Fraction) -> Sum:
-        found = Sum({}, Fraction(0))
+        terms: dict[Variable, Fraction] = {}
+        constant = Fraction(0)
         for part in parts:
-            found = found.plus(self._sum(part), factor)
-        return found
+            found = self._sum(part)
+            for variable, value in found.terms.items():
+                terms[variable] = terms.get(variable, Fraction(0)) + factor * value
+            constant += factor * found.constant
+        return Sum({v: c for v, c in terms.items() if c}, constant)
 
     def _atom(self, token: str) -> Sum:
-        if _NUMBER.fullmatch(token):
+        if len(token) <= _LONGEST_NUMBER and _NUMBER.fullmatch(token):
             return Sum({}, Fraction(token))
         return Sum({self._variable(token): Fraction(1)}, Fraction(0))
 
@@ -292,6 +289,25 @@ class _Reader:
         for at, size in zip(places, shape, strict=True):
             index = index * size + at
         return Variable(output, index)
+
+
+def _all_of(parts: list[list[Case]]) -> list[Case]:
+    """The cases of a conjunction: one of each part."""
+    _check_size(prod(map(len, parts)), sum(max(map(len, cases), default=0) for cases in parts))
+    return [tuple(comparison for case in chosen for comparison in case) for chosen in product(*parts)]
+
+
+def _check_size(cases: int, comparisons: int) -> None:
+    """Raise PropertyError for more cases, of so many comparisons each, than are read."""
+    if cases > _MOST_CASES or cases * comparisons > _MOST_COMPARISONS:
+        raise PropertyError(f"has more than {_MOST_CASES:,} cases, or {_MOST_COMPARISONS:,} comparisons in them")
+
+
+def _check_numbers(found: Sum) -> None:
+    """Raise PropertyError for numbers that no double is near."""
+    for number in (found.constant, *found.terms.values()):
+        if abs(number) > _LARGEST or number.denominator.bit_length() > _MOST_BITS:
+            raise PropertyError("multiplies numbers to one of too many digits, or has one beyond 10^300")
 
 
 def _indices(text: str, where: str) -> tuple[int, ...]:
