@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from softadv.experiments.estimate import estimate_time
+from softadv.experiments.estimate import epoch_seconds, estimate_time
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import load_grid
+from softadv.training.records import EpochMetrics
 from tests.cli.test_app import run
 
 
@@ -37,6 +38,22 @@ def test_costs_of_the_folder_itself_come_first_and_what_is_finished_costs_nothin
     again = estimate_time([*trials, *others], folder=tiny, records=[], anew={trials[0].name})
     assert again.left == 4
     assert again.seconds > found.seconds
+
+
+def test_a_slow_machines_reference_is_adapted_to_the_pace_of_epochs_here(tmp_path: Path) -> None:
+    """Two epochs of a trial that has not finished say how fast this machine is, for the others as well."""
+    trials = load_grid("smoke").select(seeds=1).trials
+    records = [r for r in read_reference(expected_folder() / REFERENCE, grid="smoke") if r.trial in trials]
+    whole = estimate_time(trials, folder=tmp_path, records=records)
+    assert not whole.paced
+    begun, *_ = records
+    run = RunFolder(tmp_path / begun.trial.name)
+    run.begin(begun.trial)
+    spent = [field.name for field in fields(EpochMetrics) if field.name.endswith("_seconds")]
+    run.write_metrics([replace(e, **{name: getattr(e, name) / 10 for name in spent}) for e in begun.epochs[:2]])
+    found = estimate_time(trials, folder=tmp_path, records=records)
+    assert (found.left, found.known, found.paced) == (3, 3, True)
+    assert found.seconds == pytest.approx((whole.seconds - sum(map(epoch_seconds, begun.epochs[:2]))) / 10)
 
 
 def test_natural_training_is_paid_for_once(tmp_path: Path) -> None:

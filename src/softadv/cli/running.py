@@ -50,7 +50,10 @@ def say_estimate(estimate: TimeEstimate, *, running: Chosen, device: torch.devic
         return
     part = "" if estimate.known == estimate.left else f", for {estimate.known} of them"
     side = "" if jobs == 1 else f", {jobs} side by side"
+    if running.ray is not None:
+        side = ", one after another"  # how many Ray has room for is known when it has been joined
     machines = "; ".join(estimate.machines) or "unknown machines"
     here = environment.device_name(device)
     where = "on this machine" if estimate.machines == (here,) else f"on {machines}; here is {here}"
-    output.say(f"{trials}: about {duration(estimate.spread(jobs))}{side}{part}, by costs measured {where}", on=on)
+    pace = ", at the pace of the epochs in the folder" if estimate.paced else ""
+    output.say(f"{trials}: about {duration(estimate.spread(jobs))}{side}{part}, by costs measured {where}{pace}", on=on)
