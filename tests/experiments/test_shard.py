@@ -15,6 +15,7 @@ from softadv.experiments.grid import Prepared, prepare
 from softadv.experiments.run_grid import run_grid
 from softadv.experiments.runs import read_entries
 from softadv.experiments.shard import Shard, parse_shard
+from softadv.experiments.shared_training import trained_by
 from softadv.experiments.spec import Grid, load_grid, parse_grid
 from tests.experiments.test_grid import TINY, silent
 
@@ -42,6 +43,17 @@ def test_every_trial_is_in_one_part_and_replays_one_of_its_own_part(parts: int) 
                 assert replace(trial, method="soft") in part
     if parts == 2:  # the order in which a grid names its trials does not matter
         assert set(Shard(1, 2).of(trials[::-1])) == set(dealt[0])
+
+
+@pytest.mark.parametrize("parts", [2, 7])
+def test_trials_that_share_a_training_are_in_one_part_whatever_their_order(parts: int) -> None:
+    trials = load_grid("paper").trials
+    for number in range(1, parts + 1):
+        part = Shard(number, parts).of(trials)
+        assert set(part) == set(Shard(number, parts).of(trials[::-1]))
+        for trial in trials:
+            first = trained_by(trial, trials)
+            assert first is None or (trial in part) == (first in part)
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/b", "-1/2", "1/2/3", "1 /2", "1/9999999"])
