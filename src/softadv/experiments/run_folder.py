@@ -107,7 +107,7 @@ class RunFolder:
         remove_partials(self.path, _OF_A_TRIAL)
         if anew or not (self.path / SPEC).exists():
             write_json(self.path / SPEC, trial_to_table(trial))
-        (self.path / TRACEBACK).unlink(missing_ok=True)
+        delete_file(self.path / TRACEBACK)
 
     def renew(self, trial: Trial) -> list[Path]:
         """Delete the trial in the folder, if there is one, and let another take its place.

@@ -171,6 +171,10 @@ class _Driver:
         holding = ExitStack()
         try:
             holding.enter_context(run.begun(trial))
+        except SoftadvError as error:  # somebody else's folder, or another process writes there: nothing is left in it
+            self._refuse(trial.name, str(error))
+            return
+        try:
             done = run.finished()
             if done is not None:
                 self.task.check(done, run, data)
@@ -181,7 +185,7 @@ class _Driver:
                 return
             job = self._job(trial, run)
         except SoftadvError as error:
-            self._refuse(trial.name, str(error))
+            self._refuse(trial.name, self._kept(run, str(error)))
             holding.close()
             return
         self.under_way[trial.name] = _Flight(trial, run, told, holding)
@@ -245,16 +249,22 @@ class _Driver:
             self.finished.add(name)
             if self.executor.slots > 1:
                 flight.report("finished", 0)
-        elif ended.outcome == "refused":
-            self._refuse(name, reason)
+        elif (kept := self._kept(flight.run, reason)) != reason or ended.outcome == "refused":
+            self._refuse(name, kept)
         else:
-            write_text(flight.run.path / TRACEBACK, f"{reason}\n")
             self.report(name, "failed", 0)
             self.failed.add(name)
         del self.under_way[name]
         flight.holding.close()
 
+    def _kept(self, run: RunFolder, reason: str) -> str:
+        """Write into a trial's folder why it ended. Returns the reason, or, where that fails, one line with both."""
+        try:
+            write_text(run.path / TRACEBACK, f"{reason}\n")
+        except SoftadvError as error:  # such as a full disk: the other trials go on
+            return f"{reason.splitlines()[-1]}; {error}"
+        return reason
+
     def _refuse(self, name: str, reason: str) -> None:
-        write_text(self.prepared.folder / name / TRACEBACK, f"{reason}\n")
         self.report(name, "refused", 0)
         self.refused[name] = reason

@@ -9,13 +9,17 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.bits import bits
+from softadv._locks import held
 from softadv.errors import SoftadvError
+from softadv.experiments.executors.images import ImageLoader
+from softadv.experiments.executors.jobs import Send
 from softadv.experiments.executors.processes import Processes
 from softadv.experiments.executors.resources import Dealt
 from softadv.experiments.grid import Prepared, prepare
@@ -130,7 +134,6 @@ def test_a_trial_whose_workers_die_again_and_again_is_given_up_and_loses_no_othe
 
 
 OWN = """
-import os
 from pathlib import Path
 from softadv.training.methods import Method
 
@@ -139,22 +142,23 @@ class Failing(Method):
     def attacked(self, epoch):
         with Path("tries").open("a") as file:
             file.write("x")
-        raise RuntimeError("no good")
+        raise {error}("no good")
 """
 
 
+@pytest.mark.parametrize("error", ["RuntimeError", "SystemExit"])
 def test_a_trial_that_fails_by_itself_is_not_tried_again_and_says_where(
-    tmp_path: Path, two: Processes, monkeypatch: pytest.MonkeyPatch
+    error: str, tmp_path: Path, two: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own_failing.py").write_text(OWN)
+    (tmp_path / "own_failing.py").write_text(OWN.format(error=error))
     grid = grid_of("own_failing:Failing")
     ran = run_grid(ready(grid, tmp_path / "runs"), report=silent, executor=two, threads=1)
     sys.modules.pop("own_failing", None)
     assert ran.failed == (grid.trials[0].name,)
     assert (tmp_path / "tries").read_text() == "x"
     last = (tmp_path / "runs" / ran.failed[0] / "traceback.txt").read_text().splitlines()[-1]
-    assert last.startswith(f"RuntimeError: no good (on {platform.node()}, process ")
+    assert last.startswith(f"{error}: no good (on {platform.node()}, process ")
 
 
 def test_bad_input_is_refused_with_the_path_that_the_user_knows(tmp_path: Path, two: Processes) -> None:
@@ -175,6 +179,58 @@ def test_files_that_cannot_be_written_end_their_trial_alone(tmp_path: Path, two:
     ran = run_grid(prepared, report=silent, executor=two, threads=1)
     assert ran.finished == (grid.trials[1].name,)
     assert "model.onnx" in ran.refused[grid.trials[0].name]
+
+
+def test_a_folder_that_another_process_writes_is_left_alone(tmp_path: Path, two: Processes) -> None:
+    grid = grid_of("soft", "natural")
+    prepared = ready(grid, tmp_path)
+    taken = tmp_path / grid.trials[0].name
+    with held(taken / ".lock", what=taken):
+        there = sorted(taken.iterdir())
+        ran = run_grid(prepared, report=silent, executor=two, threads=1)
+        assert sorted(taken.iterdir()) == there
+    assert ran.finished == (grid.trials[1].name,)
+    assert "in use by process" in ran.refused[grid.trials[0].name]
+
+
+def test_a_reason_that_cannot_be_kept_is_told_and_the_other_trials_go_on(
+    tmp_path: Path, two: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = OWN.format(error="RuntimeError").replace(
+        "with Path", "if epoch.number == 1:\n            return epoch.y < 0\n        with Path"
+    )
+    (tmp_path / "own_unlucky.py").write_text(text)
+    grid = grid_of("own_unlucky:Failing", "natural")
+    first, second = (trial.name for trial in grid.trials)
+
+    def report(trial: str, what: str, work: float, **_: object) -> None:
+        if trial == first and what.startswith("epoch 1"):
+            (tmp_path / "runs" / first / "traceback.txt").mkdir(exist_ok=True)  # where the reason is to go
+
+    ran = run_grid(ready(grid, tmp_path / "runs"), report=report, executor=two, threads=1)
+    sys.modules.pop("own_unlucky", None)
+    assert ran.finished == (second,)
+    assert "RuntimeError: no good (on " in ran.refused[first]
+    assert "traceback.txt: cannot be written" in ran.refused[first]
+
+
+@dataclass(frozen=True)
+class Unsendable:
+    """A job with a part that cannot be pickled."""
+
+    part: Callable[[], None] = lambda: None
+    name: str = "unsendable"
+    threads: int | None = 1
+
+    def run(self, *, images: ImageLoader, send: Send) -> None:
+        raise AssertionError
+
+
+def test_a_job_that_cannot_be_sent_is_an_error_and_not_waited_for(two: Processes) -> None:
+    with pytest.raises(Exception, match="pickle"):
+        two.submit(Unsendable())
+    assert two.free == 2
 
 
 def test_an_error_of_the_driver_ends_the_workers(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.bits import bits
+from benchmarks.kills import workers
 from softadv.experiments.run_grid import run_grid
 from tests.experiments.executors.test_processes import grid_of, ready
 from tests.experiments.test_grid import TINY, silent
@@ -89,6 +90,28 @@ def test_whatever_ends_the_driver_ends_its_workers_and_nothing_is_lost(tmp_path:
     whole = tmp_path / "whole"
     assert run_grid(ready(grid_of("soft", "natural", epochs=EPOCHS), whole), report=silent, threads=1).refused == {}
     assert bits(tmp_path / "runs") == bits(whole)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+def test_ctrl_c_while_the_workers_start_leaves_no_traceback_on_the_terminal(tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of the terminal at once."""
+    (tmp_path / "tiny.toml").write_text(TEXT)
+    with subprocess.Popen(
+        command(tmp_path, "--jobs", "2", "--threads", "1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_heed_interrupts,  # noqa: PLW1509 (no threads here)
+    ) as driver:
+        while driver.poll() is None and len(started := workers(driver.pid)) < 2:
+            time.sleep(0.01)
+        os.killpg(driver.pid, signal.SIGINT)
+        assert driver.stdout is not None
+        told = driver.stdout.read()
+    assert driver.returncode == 130
+    assert "Traceback" not in told
+    assert alive(set(started)) == set()
 
 
 def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:

@@ -104,7 +104,11 @@ class Executor(Protocol):
 
 
 def attempt(job: Job, *, images: ImageLoader, send: Send, where: str) -> Ended:
-    """Run a job and return how it ended; exceptions are caught, except those that end the process."""
+    """Run a job and return how it ended; exceptions are caught.
+
+    Only in the driver's own process, where `where` is empty, do SystemExit and KeyboardInterrupt pass: there they come
+    from a signal, elsewhere from the job's own code, such as a method that calls sys.exit.
+    """
     try:
         with pinned_threads(job.threads):
             job.run(images=images, send=send)
@@ -112,7 +116,9 @@ def attempt(job: Job, *, images: ImageLoader, send: Send, where: str) -> Ended:
         return Ended("failed", str(error), where)
     except SoftadvError as error:
         return Ended("refused", str(error), where)
-    except Exception:
+    except BaseException as error:
+        if not where and not isinstance(error, Exception):
+            raise
         return Ended("failed", traceback.format_exc().rstrip(), where)
     return Ended("finished", where=where)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import platform
 import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -25,13 +29,22 @@ _END_SECONDS = 5  # how long a worker may take to end
 
 @dataclass(eq=False)
 class _Worker:
-    """A process that does one job after another. place: its folder of temporary files."""
+    """A process that does one job after another. place: its folder of temporary files. sender: what sends the job."""
 
     process: BaseProcess
     connection: Connection
     place: Scratch
     number: int
     job: Job | None = None
+    sender: threading.Thread | None = None
+
+    def take(self, job: Job) -> None:
+        """Send a job. Raises what pickling it raises."""
+        message = pickle.dumps(job)
+        self.job = job
+        # In a thread: a starting worker reads late, and others must not wait for it.
+        self.sender = threading.Thread(target=_send, args=(self.connection, message), daemon=True)
+        self.sender.start()
 
     def end(self) -> None:
         """End the process, whatever it is doing, and delete its files."""
@@ -40,6 +53,8 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
+        if self.sender is not None:
+            self.sender.join(_END_SECONDS)  # nobody reads any more, so that it fails at once
         self.connection.close()
         self.process.close()
         self.place.delete()
@@ -82,10 +97,7 @@ class Processes:
         if worker is not None and not worker.process.is_alive():
             self._forget(worker)
             worker = None
-        worker = worker or self._start(number)
-        worker.job = job
-        # In a thread: a starting worker reads late, and others must not wait for it.
-        threading.Thread(target=_send, args=(worker.connection, job), daemon=True).start()
+        (worker or self._start(number)).take(job)
         return _Taken(job)
 
     def deliver(self, receive: Receive) -> None:
@@ -140,7 +152,8 @@ class Processes:
         place = Scratch("softadv-worker-")
         given = theirs, str(place.path), self._dealt.gpu(number)
         process = self._context.Process(target=serve, args=given, daemon=True, name=f"softadv worker {number}")
-        process.start()
+        with _interrupts_held_back():
+            process.start()
         theirs.close()  # otherwise the pipe would not close when the worker ends
         worker = _Worker(process, ours, place, number)
         self._workers[number] = worker
@@ -153,6 +166,8 @@ def serve(connection: Connection, place: str, gpu: str | None) -> None:
     place: its folder of temporary files. gpu: the one that it is to see; None: those that there are.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the driver ends its workers
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # which _interrupts_held_back has blocked
     threading.Thread(target=_end_with_the_driver, args=(place,), daemon=True).start()
     tempfile.tempdir = place
     if gpu is not None:
@@ -165,12 +180,32 @@ def serve(connection: Connection, place: str, gpu: str | None) -> None:
             return
         send = ThrottledSend(connection.send)
         ended = attempt(job, images=images, send=send, where=this_process())
-        send(ended)
+        try:
+            send(ended)
+        except OSError:  # the driver has been killed: there is nobody to tell
+            return
 
 
-def _send(connection: Connection, job: Job) -> None:
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Block SIGINT in this thread, and in processes that are started in the block, until serve ignores it.
+
+    Otherwise Ctrl-C while a worker still imports PyTorch would leave its traceback on the terminal.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # the first process starts it, and that would unblock SIGINT again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _send(connection: Connection, message: bytes) -> None:
     with contextlib.suppress(OSError):  # the worker has just died, as deliver finds out
-        connection.send(job)
+        connection.send_bytes(message)
 
 
 def _end_with_the_driver(place: str) -> None:
