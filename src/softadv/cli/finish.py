@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from softadv.claims.judge import Verdict, expectations_of, judge
@@ -27,7 +27,7 @@ def close(
     *,
     expected: Path,
     out: Path | None = None,
-    refused: Sequence[str] = (),
+    refused: Mapping[str, str] | None = None,
     detail: Detail = "usual",
 ) -> int:
     """Compare, write the report and print the results. Returns the exit code: 1 when an expectation or a trial failed,
@@ -35,8 +35,10 @@ def close(
 
     folder: of a grid's runs, or a grid's reference. expected: the folder of expected results.
     out: where the report goes, else below the folder; without it there is none of a reference.
-    refused: one line for each trial that was not run because of bad input. detail: how much to print.
+    refused: trials that were not run because of bad input, or data sets whose trials were not, with the reason in one
+    line. detail: how much to print.
     """
+    refused = refused or {}
     entries = read_entries(folder)
     verdicts = verdicts_on(folder, entries, expected=expected)
     shown = out is not None or not is_reference(folder)
@@ -59,10 +61,11 @@ def close(
     )
     show_ending(ending, detail=detail)
     for entry in lost:
+        if entry.name in refused:
+            continue
         where = folder if is_reference(folder) else entry.folder.path
         output.complain(f"{entry.name} {entry.state}: {entry.note}; see {where}")
-    for message in refused:
-        output.complain(message)
+    _complain_of(refused)
     return code
 
 
@@ -72,9 +75,13 @@ def close_part(folder: Path, part: Shard, ran: GridRun) -> int:
     for name in ran.failed:
         entry = read_entry(RunFolder(folder / name))
         output.complain(f"{name} failed: {entry.note}; see {entry.folder.path}")
-    for message in ran.refused.values():
-        output.complain(message)
+    _complain_of(ran.refused)
     return 2 if ran.refused else int(bool(ran.failed))
+
+
+def _complain_of(refused: Mapping[str, str]) -> None:
+    for name, reason in refused.items():
+        output.complain(reason if name in reason else f"{name}: {reason}")
 
 
 def verdicts_on(folder: Path, entries: Sequence[Entry], *, expected: Path) -> list[Verdict]:

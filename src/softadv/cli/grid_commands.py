@@ -160,7 +160,7 @@ def reproduce(
         ran = run_grid(prepared, report=display.advance, task=stored, executor=executor, threads=threads_each)
     if part is not None:
         return close_part(folder, part, ran)
-    refused = [*ran.refused.values(), *(stored.refused if stored else ())]
+    refused = ran.refused | (stored.refused if stored else {})
     return close(folder, expected=expected, refused=refused, detail=detail)
 
 

@@ -37,13 +37,14 @@ class Stored:
 
     grid: of these trials alone, with a name of its own. records: by the trial's name.
     remarks: lines that say what is not computed: the trials without weights, AutoAttack.
-    refused: a line for each dataset whose images are not those of the reference, so that its trials are left out.
+    refused: the data sets whose images are not those of the reference, so that their trials are left out; with a line
+    that says so.
     """
 
     grid: Grid
     records: Mapping[str, Record]
     remarks: tuple[str, ...]
-    refused: tuple[str, ...]
+    refused: dict[str, str]
 
     side_by_side = False  # nothing is trained
 
@@ -149,7 +150,7 @@ def stored_trials(
         replace(grid, name=grid.name + FROM_WEIGHTS, description=description, trials=tuple(trials)),
         {trial.name: record for trial, record in kept.items()},
         tuple(remarks),
-        tuple(refused.values()),
+        refused,
     )
 
 
