@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +93,17 @@ def test_a_history_is_a_sequence_and_a_table(whole: softadv.Trained) -> None:
     records = history.to_records()
     assert [record["epoch"] for record in records] == [1, 2, 3, 4]
     assert EpochMetrics(**records[0]) == history[0]  # type: ignore[arg-type]
-    if importlib.util.find_spec("pandas") is None:
-        with pytest.raises(ImportError, match="pandas"):
-            history.to_frame()
-    else:
+    if importlib.util.find_spec("pandas") is not None:
         frame = history.to_frame()
         assert list(frame.loss) == [epoch.loss for epoch in history]
         assert len(frame) == TRIAL.epochs
+
+
+def test_without_pandas_a_table_says_what_is_missing(whole: softadv.Trained, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
+    with pytest.raises(SoftadvError) as caught:
+        whole.history.to_frame()
+    assert str(caught.value) == "history.to_frame: pandas is not installed; pip install pandas"
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from softadv.errors import SoftadvError
 from softadv.training.records import EpochMetrics
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class History(Sequence[EpochMetrics]):
         return [asdict(epoch) for epoch in self.epochs]
 
     def to_frame(self) -> pandas.DataFrame:
-        """A pandas DataFrame with one row per epoch. Raises ImportError where pandas is not installed."""
-        import pandas  # type: ignore[import-untyped, unused-ignore] # noqa: PLC0415 (softadv does without)
-
+        """A pandas DataFrame with one row per epoch. Raises SoftadvError where pandas is not installed."""
+        try:
+            import pandas  # type: ignore[import-untyped, unused-ignore] # noqa: PLC0415 (softadv does without)
+        except ImportError as error:
+            raise SoftadvError("history.to_frame: pandas is not installed; pip install pandas") from error
         return pandas.DataFrame.from_records(self.to_records())
