@@ -50,6 +50,9 @@ def test_the_generator_decides_everything_and_labels_nothing(trained_digits: nn.
     once = DivergencePGD(steps=0)
     starts = [once(trained_digits, x, y, eps=EPS, generator=generator(seed)) for seed in (1, 2)]
     assert not torch.equal(*starts)
+    small = once(trained_digits, x, y, eps=1e-4, generator=generator(1))
+    assert float((small - x).abs().max()) <= 1e-4 + 1e-6
+    assert ((small >= 0) & (small <= 1)).all()
 
 
 def test_images_lie_in_memory_as_they_like() -> None:

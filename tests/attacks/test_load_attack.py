@@ -14,6 +14,7 @@ from torch import nn
 import softadv
 from softadv import evaluate, load_attack
 from softadv.attacks import AUTOATTACK, PGD, TorchAttack, is_linf, title_of
+from softadv.attacks.base import check_ball, extremes
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
 from tests.networks import random_images
@@ -141,6 +142,63 @@ def test_autoattack_keeps_to_its_ball_however_the_images_lie_in_memory(
     assert ((found[0] - x).abs() <= EPS + 1e-6).all()
     assert ((found[0] >= 0) & (found[0] <= 1)).all()
     assert torch.equal(*found)
+
+
+def twice_as_far(model, x, y, *, eps, generator):
+    return (x + 2 * eps).clamp(0, 1)
+
+
+def below_black(model, x, y, *, eps, generator):
+    return x - eps
+
+
+class Turned:
+    """Not of the L-infinity ball, as it says."""
+
+    norm = "degrees"
+
+    def __call__(self, model, x, y, *, eps, generator):
+        return x.rot90(1, (2, 3))
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        (twice_as_far, "attack twice_as_far: moved a pixel by 0.2, more than eps = 0.1"),
+        (below_black, "attack below_black: made a pixel -0.1, outside of [0, 1]"),
+    ],
+)
+@pytest.mark.parametrize("method", ["adversarial", "survivors", "natural"])
+def test_an_attack_that_leaves_its_ball_is_refused_wherever_it_is_used(
+    trained_digits: nn.Module, digits: ImageData, attack: softadv.Attack, message: str, method: str
+) -> None:
+    data = digits.first(train=8, test=8)
+    model = copy.deepcopy(trained_digits)
+    with pytest.raises(SoftadvError) as caught:
+        softadv.train(model, data, method=method, eps=0.1, attack=attack, epochs=1)  # at the latest at its evaluation
+    assert str(caught.value) == message
+    with pytest.raises(SoftadvError) as caught:
+        evaluate(trained_digits, data, eps=0.1, attacks=[attack])
+    assert str(caught.value) == message
+
+
+def test_no_ball_but_the_range_of_pixels_is_asked_of_an_attack_of_another_norm(
+    trained_digits: nn.Module, digits: ImageData
+) -> None:
+    data = digits.first(train=8, test=8)
+    assert set(evaluate(trained_digits, data, eps=0.1, attacks=[Turned()]).adversarial) == {"Turned"}
+    softadv.train(copy.deepcopy(trained_digits), data, method="adversarial", eps=0.1, attack=Turned(), epochs=1)
+
+
+@pytest.mark.parametrize(("scale", "eps"), [(1.0, 0.1), (1e-3, 1e-9), (255.0, 8.0), (255.0, 1e-6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_rounding_is_no_offence(scale: float, eps: float, dtype: torch.dtype) -> None:
+    x = scale * torch.rand(50, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for found in ((x + eps).clamp(0, scale), (x - eps).clamp(0, scale), (x.double() + eps).clamp(0, scale).to(dtype)):
+        check_ball(extremes(found, x), attack=one_image, eps=eps, clip=(0.0, scale))
+    further = 1.01 * eps + 20 * scale * torch.finfo(dtype).eps
+    with pytest.raises(SoftadvError, match="moved a pixel"):
+        check_ball(extremes(x + further, x), attack=one_image, eps=eps, clip=(-torch.inf, torch.inf))
 
 
 def one_image(model, x, y, *, eps, generator):

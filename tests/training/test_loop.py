@@ -34,7 +34,9 @@ TRIAL = Trial(
 
 
 class Recorder:
-    """An attack that keeps what it was given, and moves every pixel so that it shows."""
+    """An attack that keeps what it was given, and moves every pixel so that it shows: further than any ball reaches."""
+
+    norm = "none"
 
     def __init__(self):
         self.attacked = []

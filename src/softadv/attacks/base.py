@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from softadv._ranges import MOST_STEPS, check_count, check_radius
+from softadv._ranges import MOST_STEPS, UNIT, Clip, check_count, check_radius
 from softadv.errors import SoftadvError
 from softadv.registry import Registry, call
 
@@ -18,6 +20,8 @@ class Attack(Protocol):
     """Searches each image's ball for a point that the model misclassifies; called with the model in eval mode.
 
     Optional attributes: `title`, its name in tables; `norm`, the norm of its ball ("Linf" is the certifier's).
+    Training and evaluation refuse points that lie further than eps from x in any pixel, unless the attack has another
+    norm, and points outside of the range of the pixels.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
@@ -31,6 +35,8 @@ class Attack(Protocol):
 Factory = Callable[..., Any]
 
 _EXPECTED = "an attack, or a class of attacks"
+# By how much examples may leave their ball: roundings of the largest number involved, and a part of the radius.
+_ROUNDINGS, _RELATIVE = 8, 1e-4
 attacks: Registry[Factory] = Registry("attack", expected=_EXPECTED)
 register = attacks.register
 
@@ -80,6 +86,47 @@ def check_examples(found: object, x: Tensor, *, attack: Any) -> Tensor:
         wanted, got = (f"{t.dtype} of shape {tuple(t.shape)} on {t.device}" for t in (x, found))
         raise SoftadvError(f"attack {title_of(attack)}: must return images as it gets them, {wanted}, got {got}")
     return found
+
+
+def extremes(found: Tensor, x: Tensor) -> Tensor:
+    """What check_ball needs to know of adversarial examples, (5,) on their device: the larger, the further out.
+
+    The largest change of a pixel; minus the smallest and the largest pixel of the examples; the same two of x. Of
+    several batches it is the maximum. No host-device sync. found, x: (N, C, H, W), N at least 1.
+    """
+    (low, high), (x_low, x_high) = found.aminmax(), x.aminmax()
+    return torch.stack([torch.linalg.vector_norm(found - x, ord=math.inf), -low, high, -x_low, x_high])
+
+
+def check_ball(reached: Tensor, *, attack: Attack, eps: float, clip: Clip) -> None:
+    """Raise SoftadvError where adversarial examples have left their balls or clip, by more than rounding.
+
+    reached: as extremes returns it. What is NaN or infinite is left to check_finite.
+    """
+    change, lowest, highest, x_lowest, x_highest = reached.tolist()
+    rounding = _ROUNDINGS * torch.finfo(reached.dtype).eps * max(abs(x_lowest), abs(x_highest), eps) + _RELATIVE * eps
+    where = f"attack {title_of(attack)}"
+    if getattr(attack, "norm", None) in (None, "Linf") and eps + rounding < change < math.inf:
+        raise SoftadvError(f"{where}: moved a pixel by {change:g}, more than eps = {eps:g}")
+    for pixel in (-lowest, highest):
+        if not clip[0] - rounding <= pixel <= clip[1] + rounding and math.isfinite(pixel):
+            raise SoftadvError(f"{where}: made a pixel {pixel:g}, outside of [{clip[0]:g}, {clip[1]:g}]")
+
+
+@dataclass(frozen=True)
+class AtRadius:
+    """An attack with its radius; its examples are checked to be images within their balls and within clip."""
+
+    attack: Attack
+    eps: float
+    clip: Clip = UNIT
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Examples of the shape of x. Arguments as an Attack takes them. Raises SoftadvError where they are none."""
+        found = check_examples(self.attack(model, x, y, eps=self.eps, generator=generator), x, attack=self.attack)
+        if len(x):
+            check_ball(extremes(found, x), attack=self.attack, eps=self.eps, clip=self.clip)
+        return found
 
 
 def is_linf(attack: Attack) -> bool:

@@ -39,4 +39,7 @@ class DivergencePGD:
         noise = torch.empty(x.shape, dtype=x.dtype, device=x.device).normal_(generator=generator)
         # KL(f(x) || f(x')) is the cross-entropy of f(x') with target probabilities f(x), plus a constant.
         steps = PGD(steps=self.steps, alpha=self.alpha, random_start=False, clip=self.clip)
-        return steps.climb(model, x, target, x + _START * noise, eps=eps)
+        start = x + _START * noise
+        if not self.steps:  # every step is projected, the start alone is not
+            return start.clamp(x - eps, x + eps).clamp_(*self.clip)
+        return steps.climb(model, x, target, start, eps=eps)

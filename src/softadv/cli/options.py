@@ -6,7 +6,6 @@ import shlex
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -15,7 +14,7 @@ import typer
 from torch import nn
 
 from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, number
-from softadv.attacks import load_attack
+from softadv.attacks import AtRadius, load_attack
 from softadv.certify import Domain
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
 from softadv.certify.onnx import check_against_onnxruntime
@@ -299,7 +298,7 @@ def chosen_attack(
         size = check_radius(number(alpha, key="--alpha"), key="--alpha")
     count = _of_trial(saved, "--steps").steps if steps is None else steps
     start = saved.trial is None or saved.trial.random_start
-    return name, partial(load_attack(name, alpha=size, steps=count, random_start=start), eps=eps)
+    return name, AtRadius(load_attack(name, alpha=size, steps=count, random_start=start), eps)
 
 
 def given_command(program: Sequence[str], argument: str, options: Mapping[str, object]) -> str:

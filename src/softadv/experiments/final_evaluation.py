@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from functools import partial
 
 import torch
 from torch import nn
@@ -12,7 +11,7 @@ from torch import nn
 from softadv._io import tensors_sha256, write_tensors
 from softadv._modes import in_eval_mode
 from softadv._progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
-from softadv.attacks import AUTOATTACK, load_attack
+from softadv.attacks import AUTOATTACK, AtRadius, load_attack
 from softadv.certify.certifiers import certify
 from softadv.certify.onnx import NotExportedError, check_parity, export_onnx
 from softadv.certify.records import Certified, Parity
@@ -131,7 +130,7 @@ def _autoattack(model: nn.Module, *, trial: Trial, data: ImageData, report: Repo
         model,
         x,
         y,
-        attack=partial(load_attack(AUTOATTACK, alpha=trial.alpha, steps=trial.steps), eps=trial.eps),
+        attack=AtRadius(load_attack(AUTOATTACK, alpha=trial.alpha, steps=trial.steps), trial.eps),
         generator=generator_for(trial.seed, 0, "autoattack", x.device),
         on_progress=stage(report, "AutoAttack", cost=AUTOATTACK_COST),
     )
@@ -143,7 +142,7 @@ def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: Ima
     """The first test images, their attacks and what the model and the certifier say of them."""
     x, y = data.test_x[:_EXAMPLES], data.test_y[:_EXAMPLES]
     generator = generator_for(trial.seed, 0, "examples", x.device)
-    attacked = attack_images(model, x, y, attack=partial(attack_of(trial), eps=trial.eps), generator=generator)
+    attacked = attack_images(model, x, y, attack=AtRadius(attack_of(trial), trial.eps), generator=generator)
     certificates = certify(model, x, y, eps=trial.eps, domain=trial.domain, engine=trial.certifier)
     with torch.no_grad():
         tensors = {

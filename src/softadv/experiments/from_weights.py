@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from pathlib import Path
 
 from safetensors.torch import load
 
 from softadv._io import tensors_bytes, tensors_sha256
 from softadv._progress import Report, stage
+from softadv.attacks import AtRadius
 from softadv.data import Dataset, ImageData, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.final_evaluation import conclude, conclusion_work
@@ -106,7 +106,7 @@ class EvaluationJob(TrialJob):
                 model,
                 data.test_x,
                 data.test_y,
-                attack=partial(attack_of(trial), eps=trial.eps),
+                attack=AtRadius(attack_of(trial), trial.eps),
                 # Of the last epoch: on the same machine the figure comes out the same.
                 generator=generator_for(trial.seed, trial.epochs, "evaluation", data.test_x.device),
                 on_progress=stage(report, "attacking", cost=trial.steps),

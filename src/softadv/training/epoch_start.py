@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from softadv.attacks import AtRadius
 from softadv.certify.domains import Certifier, Domain
 from softadv.training.config import TrainConfig
 from softadv.training.evaluation import attack_images, predictions
@@ -111,6 +111,6 @@ class EpochContext:
                 self.model,
                 x,
                 y,
-                attack=partial(self._config.train_attack, eps=self.eps),
+                attack=AtRadius(self._config.train_attack, self.eps, self._config.clip),
                 generator=self._config.generator(self.number, "method attack", x.device),
             )

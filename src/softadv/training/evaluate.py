@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
 from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius, shown
-from softadv.attacks import Attack, load_attack, title_of
+from softadv.attacks import AtRadius, Attack, load_attack, title_of
 from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 from softadv.certify.certifiers import certify as certify_images
 from softadv.certify.domains import Domain
@@ -88,8 +88,8 @@ def evaluate(
     certify: True certifies all images; a number n certifies the first n. domain, engine: as in softadv.certify.
     seed: of the attacks' random choices. on_progress: called with the name of the running part and the images done.
 
-    Raises SoftadvError for a model or data of another kind, for images or labels that do not fit the model, and for
-    scores that are not finite.
+    Raises SoftadvError for a model or data of another kind, for images or labels that do not fit the model, for an
+    attack that leaves its ball or [0, 1], and for scores that are not finite.
     """
     eps = check_radius(eps)
     check_kinds(model, data)
@@ -105,7 +105,7 @@ def evaluate(
     for attack in map(load_attack, [attacks] if isinstance(attacks, str) else attacks):
         title = _free(title_of(attack), adversarial)
         attacked = attack_images(
-            model, x, y, attack=partial(attack, eps=eps), generator=torch.Generator(device).manual_seed(seed),
+            model, x, y, attack=AtRadius(attack, eps), generator=torch.Generator(device).manual_seed(seed),
             on_progress=partial(told, title),
         )  # fmt: skip
         adversarial[title] = _accuracy(model, attacked, y)

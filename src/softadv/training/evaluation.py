@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
-from softadv.attacks.base import check_examples
 from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 from softadv.certify.domains import Domain
 from softadv.certify.records import Certified
@@ -23,7 +22,7 @@ from softadv.errors import SoftadvError
 # Large enough to keep two cores busy, small enough for their caches.
 _BATCH = 500
 
-# An attack with its radius bound: (model, x, y, *, generator) to images of the shape of x.
+# An attack with its radius, as attacks.AtRadius: (model, x, y, *, generator) to images of the shape of x.
 AttackAtRadius = Callable[..., Tensor]
 
 
@@ -68,13 +67,11 @@ def attack_images(
     """Attack images batch by batch. Returns images of the shape of x.
 
     on_progress: called after each batch with the number of images done so far.
-    Raises SoftadvError where the attack returns anything but images of their shape, type and device.
     """
     found = []
     done = 0
     for images, labels in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
-        examples = attack(model, images, labels, generator=generator)
-        found.append(check_examples(examples, images, attack=getattr(attack, "func", attack)))
+        found.append(attack(model, images, labels, generator=generator))
         done += len(images)
         if on_progress is not None:
             on_progress(done)

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv._modes import eval_mode, in_eval_mode, training_mode
-from softadv.attacks import PGD, Attack
-from softadv.attacks.base import check_examples
+from softadv.attacks import PGD, Attack, DivergencePGD, FriendlyPGD
+from softadv.attacks.base import check_ball, check_examples, extremes
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.kernels import weight_gradients
 from softadv.kernels.cuda_graphs import bucket
@@ -56,12 +56,13 @@ def train_epoch(
     The model is certified and attacked in eval mode, updated in training mode, and left in the mode it was in.
     Within the epoch there is no host-device synchronisation, except in the method's own code.
     Raises DivergedError where a loss or a weight is NaN or infinite; the state is then unusable. Raises SoftadvError
-    where the method returns no valid mask.
+    where the method returns no valid mask, and, at the end of the epoch, where the attack left its ball or config.clip.
     """
     seconds = EpochSeconds(x.device)
     x = augmented(config, epoch, x)
     attacked = images_to_attack(state, x, y, config=config, epoch=epoch, seconds=seconds, on_progress=on_progress)
     examples = _examples(state, x, config=config)
+    ball = _Ball(config, config.radius(epoch))
     set_learning_rate(state.optimizer, learning_rate(config, epoch))
     starts = config.generator(epoch, "attack", x.device)
     attack = replayed(config.train_attack, state, eps=config.radius(epoch), most=config.batch_size, tf32=config.tf32)
@@ -85,6 +86,7 @@ def train_epoch(
                         chosen, theirs = clean[step.attacked], labels[step.attacked]
                         found = attack(state.model, chosen, theirs, generator=starts)
                         inputs[step.attacked] = found
+                        ball.add(found, chosen)
                         if examples is not None:
                             examples.keep(step.images[step.attacked], chosen, found)
                 with seconds.spent_on("update"):
@@ -98,9 +100,30 @@ def train_epoch(
     ) as error:  # such as an attack with NaN gradients: report the divergence behind it, if there is one
         raise diverged() or error from None
     seconds.settle()
+    ball.check()
     if (failed := diverged()) is not None:
         raise failed
     return TrainedEpoch(float(total) / len(x), attacked_in(plan), seconds)
+
+
+class _Ball:
+    """Whether an epoch's adversarial examples stay in their balls; softadv's own PGD need not be checked."""
+
+    def __init__(self, config: TrainConfig, eps: float) -> None:
+        self._attack, self._eps, self._clip = config.train_attack, eps, config.clip
+        self._reached: Tensor | None = None
+
+    def add(self, found: Tensor, x: Tensor) -> None:
+        """Look at a batch, without a wait for the device. found, x: (N, C, H, W)."""
+        if type(self._attack) in (PGD, FriendlyPGD, DivergencePGD):
+            return
+        reached = extremes(found, x)
+        self._reached = reached if self._reached is None else torch.maximum(self._reached, reached)
+
+    def check(self) -> None:
+        """Raise SoftadvError where an example lies outside."""
+        if self._reached is not None:
+            check_ball(self._reached, attack=self._attack, eps=self._eps, clip=self._clip)
 
 
 def _examples(state: TrainState, x: Tensor, *, config: TrainConfig) -> Examples | None:

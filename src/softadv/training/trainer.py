@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
-from softadv.attacks import Attack
+from softadv.attacks import PGD, AtRadius, Attack
 from softadv.training.config import TrainConfig
 from softadv.training.early_stopping import Best
 from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
@@ -143,4 +143,6 @@ def _ages(split: Partition | None, epoch: int) -> dict[str, int]:
 def evaluation_attack(config: TrainConfig, state: TrainState, *, most: int) -> Callable[..., Tensor]:
     """The attack that epochs are evaluated with, at config.eps, whatever the method trains against."""
     attack: Attack = config.attack
+    if type(attack) is not PGD:
+        return AtRadius(attack, config.eps, config.clip)
     return replayed(attack, state, eps=config.eps, most=most)
