@@ -61,7 +61,8 @@ def fill(folder: Path, methods: tuple[str, ...] = METHODS, *, seeds: int = 2) ->
             result = run.result()
             assert result is not None
             natural = 0.9 - 0.03 * place - 0.01 * seed * place
-            run.write_result(replace(result, names=names(method), natural_accuracy=natural))
+            own_loss = method == MINE
+            run.write_result(replace(result, names=names(method), natural_accuracy=natural, own_loss=own_loss))
     (folder / GRID).write_text('{"name": "mine", "description": "", "command": "softadv reproduce mine.toml"}')
     return folder
 
@@ -96,6 +97,13 @@ def test_the_data_set_and_the_code_have_their_names(page: str, grid: Path) -> No
     code = page.partition("Code of one’s own")[2].partition("</table>")[0]
     assert re.findall(r"<td[^>]*>(.*?)</td>", code) == ["dataset", FLOWERS, "d" * 64, "method", MINE, "unknown"]
     assert str(grid) not in page
+
+
+def test_a_method_with_a_loss_of_its_own_is_said_to_do_without_the_kernel(page: str) -> None:
+    costs = page.partition('<section id="costs">')[2].partition("</section>")[0]
+    assert re.findall(r"<p class=\"note\">(.*) has a loss of its own: PyTorch’s autograd", costs) == [
+        escape(TITLES[MINE])
+    ]
 
 
 def test_each_method_is_compared_with_adversarial_and_soft_with_each_control(page: str, grid: Path) -> None:

@@ -49,7 +49,7 @@ def conclude(
     """
     assert last.natural_accuracy is not None  # the last epoch is always evaluated, and of others only those
     assert last.adversarial_accuracy is not None
-    weights = model.state_dict()
+    weights, method = model.state_dict(), method_of(trial)
     write_tensors(run.path / WEIGHTS, weights, metadata=about_weights(trial))
     report("exporting", 0)
     parity = _export(model, run=run, data=data)
@@ -69,6 +69,7 @@ def conclude(
         weights_sha256=tensors_sha256(weights),
         environment=environment.describe(data.train_x.device),
         names=_names(trial, data),
+        own_loss=method.loss is not None and method.divergence_weight is None,
     )
 
 

@@ -55,6 +55,7 @@ class Result:
     autoattack: Autoattacked | None = None  # where the trial asks for it
     files: dict[str, str] = field(default_factory=dict)  # SHA-256 of the run folder's others; {} in old records
     names: Names | None = None  # what the method and the data set are called; None in old records
+    own_loss: bool = False  # whether the method has a loss that the compiled kernels do not differentiate
 
     @property
     def trained_images(self) -> int:

@@ -27,6 +27,7 @@ class Cost:
     steps: str  # millions of attack steps on one image, in training
     splits: str
     certified: str  # training images that the certifier was asked about, at each split
+    own_loss: bool  # updated by autograd, not by the compiled kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,11 @@ def cost_groups(entries: Sequence[Entry]) -> list[CostGroup]:
         CostGroup(title=setting_title(runs[0]), rows=tuple(_cost(same) for same in by_method(runs).values()))
         for runs in by_setting(finished).values()
     ]
+
+
+def own_losses(groups: Sequence[CostGroup]) -> list[str]:
+    """The titles of methods with a loss that only autograd differentiates."""
+    return list(dict.fromkeys(row.title for group in groups for row in group.rows if row.own_loss))
 
 
 def _cost(runs: Sequence[Series]) -> Cost:
@@ -67,6 +73,7 @@ def _cost(runs: Sequence[Series]) -> Cost:
         steps=f"{fmean(steps) / 1e6:,.1f}" if counted and len(steps) == len(runs) else "\N{EN DASH}",
         splits=f"{len(asked) / len(runs):g}" if asked else "\N{EN DASH}",
         certified=f"{fmean(asked):,.0f}" if asked else "\N{EN DASH}",
+        own_loss=any(result.own_loss for result in results),
     )
 
 

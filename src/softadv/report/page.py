@@ -23,7 +23,7 @@ from softadv.report import commands as rerun
 from softadv.report.claims_table import claim_groups
 from softadv.report.comparison_plots import comparison_groups
 from softadv.report.comparisons import comparisons
-from softadv.report.costs import cost_groups
+from softadv.report.costs import cost_groups, own_losses
 from softadv.report.figures.gallery import page_figures
 from softadv.report.provenance import commit_remarks
 from softadv.report.results_files import results_csv, results_tex
@@ -79,7 +79,7 @@ def write_report(
         report(f"drawing figures: {figure.stem}", 1)
     compared = comparisons(entries)
     question = QUESTION if any(e.trial and e.trial.method == "soft" for e in entries) else WITHOUT_SOFT
-    groups = result_groups(entries)
+    groups, costs = result_groups(entries), cost_groups(entries)
     finished = any(entry.result for entry in entries)
     results = {"results.csv": results_csv(entries), "results.tex": results_tex(groups, entries)} if finished else {}
     page = render(
@@ -101,7 +101,8 @@ def write_report(
         results=results,
         remarks=commit_remarks(finished_runs(entries)),
         sensitivities=sensitivities(entries, expected, words),
-        costs=cost_groups(entries),
+        costs=costs,
+        own_losses=own_losses(costs),
         figures=figures,
         reruns=_reruns(entries),
         spec_table=_spec_table(entries, words),
