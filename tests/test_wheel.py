@@ -87,6 +87,19 @@ def test_an_unpacked_wheel_says_its_version(unpacked: Path, tmp_path: Path) -> N
     )
 
 
+def test_an_unpacked_wheel_reproduces_a_grid_without_a_checkout(unpacked: Path, tmp_path: Path) -> None:
+    """By PyTorch alone: to compile the kernels once more takes longer than all the rest."""
+    arguments = ["reproduce", "smoke", "--methods", "natural", "--seeds", "1", "--epochs", "1", "--out", "runs"]
+    done = subprocess.run(
+        [sys.executable, "-m", "softadv", *arguments, "--device", "cpu"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=300, check=False, env={**os.environ, "PYTHONPATH": str(unpacked), "PATH": ""},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("softadv: plain PyTorch computes, since no C++ compiler found")
+    assert done.stdout.splitlines()[-1] == "Report: runs/report/index.html"
+    assert (tmp_path / "runs" / "report" / "index.html").is_file()
+
+
 def test_an_unpacked_wheel_knows_its_claims_and_its_reference_without_a_checkout(
     unpacked: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ import softadv
 from softadv.cli.app import app, main
 from softadv.data import load_dataset
 from softadv.experiments.load_model import load_saved
-from softadv.models import conv_small
+from softadv.models import conv_small, load_model
 from tests.experiments.test_grid import TINY
 
 
@@ -175,6 +175,27 @@ def test_other_weights_need_theirs_and_all_are_named_at_once(
     assert not Path("data").exists()  # said before any download
     numbers = ["--dataset", "digits", "--eps", "0.02", "--alpha", "0.01", "--steps", "2"]
     assert run("evaluate", "w.safetensors", "--limit", "8", *numbers) == 0
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_another_network_are_used_by_every_command_that_is_told_its_name(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_model("mlp", load_dataset("digits"), seed=0).state_dict()
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".pt":
+        torch.save({f"module.{name}": value for name, value in state.items()}, path)
+    else:
+        save_file(state, path)
+    named = [str(path), "--dataset", "digits", "--limit", "8", "--model", "mlp"]
+    eps, attack = ["--eps", "0.02"], ["--alpha", "0.01", "--steps", "2"]
+    assert run("evaluate", *named, *eps, *attack) == 0
+    assert run("attack", *named, *eps, *attack) == 0
+    assert run("certify", *named, *eps) == 0
+    assert run("export", *named, "--out", str(tmp_path / "mlp.onnx")) == 0
+    capsys.readouterr()
+    assert run("certify", *named[:-2], *eps) == 2  # the network is taken for the paper's
+    assert "not the weights of conv_small" in capsys.readouterr().err
 
 
 def test_a_message_does_not_repeat_thousands_of_letters(

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from softadv._progress import CERTIFICATION_COST
+from softadv.data import ImageData
 from softadv.experiments.estimate import epoch_seconds, estimate_time
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
-from softadv.experiments.spec import load_grid
+from softadv.experiments.spec import Trial, load_grid
+from softadv.experiments.trial import expected_work
 from softadv.training.records import EpochMetrics
 from tests.cli.test_app import run
 
@@ -75,6 +78,21 @@ def test_a_dry_run_says_how_many_and_how_long_and_writes_nothing(
     assert capsys.readouterr().out.startswith("6 trials to run: about ")
     assert run("reproduce", "smoke", "--dry-run", "--epochs", "2", "--out", str(out), "--device", "cpu") == 0
     assert capsys.readouterr().out == "6 trials to run; no costs of such trials are stored\n"
+
+
+def test_the_work_of_epochs_that_attack_nothing_is_that_of_natural_training(digits: ImageData) -> None:
+    data = digits.first(train=64, test=32)
+
+    def work(method: str, natural_epochs: int) -> float:
+        trial = Trial(
+            setting="a", dataset="digits", method=method, seed=0, eps=0.1, alpha=0.01, steps=7, epochs=5,
+            natural_epochs=natural_epochs,
+        )  # fmt: skip
+        return expected_work(trial, data)
+
+    assert work("adversarial", 0) - work("adversarial", 3) == pytest.approx(3 * 64 * 7)
+    assert work("soft", 4) - work("adversarial", 4) == pytest.approx(64 * CERTIFICATION_COST["deeppoly"])
+    assert work("natural", 0) == work("adversarial", 0) - 5 * 64 * 7
 
 
 def test_what_is_for_training_is_refused_for_stored_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
