@@ -36,7 +36,7 @@ def answer() -> str:
     Natural training knows no radius, so that of another setting of the data set stands for one that has none.
     """
     rows = [
-        "| setting | epochs | seeds | natural training | adversarial | soft | soft − adversarial | under PGD |",
+        "| setting | epochs | seeds | natural training | adversarial | soft | soft − adversarial | the same under PGD |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for grid in _ANSWERING:
