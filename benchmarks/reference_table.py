@@ -16,6 +16,7 @@ from softadv.experiments.runs import Run, all_series, finished_runs, read_entrie
 from softadv.experiments.spec_text import Series, by_setting
 from softadv.report.comparisons import compare_methods
 from softadv.report.provenance import commit_remarks
+from softadv.report.words import in_symbols, setting_words
 
 REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
 # The smoke grid answers no question of the paper's.
@@ -36,7 +37,7 @@ def answer() -> str:
     Natural training knows no radius, so that of another setting of the data set stands for one that has none.
     """
     rows = [
-        "| setting | epochs | seeds | natural training | adversarial | soft | soft − adversarial | the same under PGD |",
+        "| setting | epochs | seeds | natural training | adversarial | soft | soft − adversarial | that under PGD |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for grid in _ANSWERING:
@@ -67,7 +68,7 @@ def claims() -> str:
             if verdict.outcome != "not run":
                 said.setdefault(verdict.claim.id, f"*{verdict.outcome}* (`{grid}`)")
     rows = [
-        f"| C{claim.id} | {claim.title} | {claim.source} | {said.get(claim.id, 'not run')} |"
+        f"| C{claim.id} | {in_symbols(claim.title)} | {claim.source} | {said.get(claim.id, 'not run')} |"
         for claim, _ in load_expectations(REFERENCE.parent / "paper.toml").claims
     ]
     return "\n".join(["| | claim | the paper's | the stored runs |", "| --- | --- | --- | --- |", *rows])
@@ -84,7 +85,8 @@ def results(grid: str) -> str:
 
 def differences(grid: str) -> str:
     """What soft training changes in each accuracy, paired by seed, a column a setting; "" without runs of both."""
-    runs = finished_runs(read_entries(REFERENCE / grid))
+    entries = read_entries(REFERENCE / grid)
+    runs, words = finished_runs(entries), setting_words(all_series(entries))
     columns: dict[str, list[str]] = {}
     for setting in dict.fromkeys(run.result.trial.setting for run in runs):
         soft, adversarial = (
@@ -93,7 +95,7 @@ def differences(grid: str) -> str:
         )
         both = sorted(soft.keys() & adversarial.keys())
         if both:
-            columns[setting] = [
+            columns[words[setting]] = [
                 _difference([(soft[seed], adversarial[seed]) for seed in both], column) for column in _DIFFERENCES
             ]
     if not columns:
@@ -110,12 +112,14 @@ def table(grid: str) -> str:
         "| setting | training | seeds | natural | PGD | AutoAttack | certified | verified |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
+    entries = read_entries(REFERENCE / grid)
+    words = setting_words(all_series(entries))
     runs: dict[tuple[str, str], list[Run]] = {}
-    for run in finished_runs(read_entries(REFERENCE / grid)):
+    for run in finished_runs(entries):
         runs.setdefault((run.result.trial.setting, run.result.trial.method), []).append(run)
     for (setting, method), same in runs.items():
         cells = " | ".join(_cell(same, column) for column in _COLUMNS)
-        rows.append(f"| {setting} | {method} | {len(same)} | {cells} |")
+        rows.append(f"| {words[setting]} | {method} | {len(same)} | {cells} |")
     return "\n".join(rows)
 
 
@@ -130,7 +134,7 @@ def verdicts(grid: str) -> str:
     rows = ["| claim | verdict |", "| --- | --- |"]
     for verdict in _verdicts(grid):
         if verdict.outcome != "not run":
-            rows.append(f"| {verdict.claim.id}: {verdict.claim.title} | *{verdict.outcome}* |")
+            rows.append(f"| {verdict.claim.id}: {in_symbols(verdict.claim.title)} | *{verdict.outcome}* |")
     return "\n".join(rows)
 
 

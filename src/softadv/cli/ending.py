@@ -18,6 +18,7 @@ from rich.table import Table
 from softadv.claims.judge import Outcome, Verdict
 from softadv.cli.output import OUTCOME_STYLES, console, say
 from softadv.report.results_table import Group
+from softadv.report.words import in_symbols
 
 Detail = Literal["quiet", "usual", "verbose", "json"]
 
@@ -125,10 +126,11 @@ def _show_claims(screen: Console, verdicts: Sequence[Verdict], *, reasons: bool)
     """A line for each, cut at the screen's width; or, with reasons, as many lines as it takes."""
     longest = max((len(verdict.claim.id) for verdict in verdicts), default=0)
     for verdict in verdicts:
-        mark, name, title = OUTCOME_STYLES[verdict.outcome], escape(verdict.claim.id), escape(verdict.claim.title)
+        mark, name = OUTCOME_STYLES[verdict.outcome], escape(verdict.claim.id)
+        title, reason = (escape(in_symbols(text)) for text in (verdict.claim.title, verdict.reason))
         if reasons:
             screen.print(f"{mark}  {name}: {title}")
-            screen.print(Padding(escape(verdict.reason), (0, 0, 0, 4), expand=False))
+            screen.print(Padding(reason, (0, 0, 0, 4), expand=False))
         else:
             gap = " " * (_WIDEST - len(verdict.outcome))
             line = f"{mark}{gap}{name}{' ' * (longest - len(verdict.claim.id) + 2)}{title}"
