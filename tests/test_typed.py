@@ -111,7 +111,7 @@ BAD: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "more verified than images": (("result", "certified", 0, "verified"), 10**6, "certified[0]: verified: 1000000 of"),
     "more certified than there are": (("result", "certified", 0, "images"), 10**6, "certified by deeppoly: of 1000000"),
     "an unknown domain": (("result", "certified", 0, "domain"), "magic", "certified[0].domain: unknown value 'magic'"),
-    "an epoch twice": (("epochs", 1, "epoch"), 1, "epoch 1 stands in the place of epoch 2"),
+    "an epoch twice": (("epochs", 1, "epoch"), 1, "epoch 1 is in the place of epoch 2"),
     "a split of other images": (("epochs", 0, "verified"), 3, "epoch 1: the split is of"),
     "a part of a split": (("epochs", 0, "verified"), None, "epoch 1: a part of the split is missing"),
     "negative seconds": (("epochs", 0, "attack_seconds"), -1, "epochs[0].attack_seconds: must be at least 0.0, got -1"),

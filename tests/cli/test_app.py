@@ -224,8 +224,7 @@ def test_doctor_gives_advice_for_what_is_missing(
     monkeypatch.setenv("SOFTADV_ERAN", str(tmp_path / "nowhere"))
     assert run("doctor") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "data sets: mnist not found in data" in told
-    assert "name its folder with --data or SOFTADV_DATA" in told
+    assert "mnist, cifar10 not found in data → name their folder with --data or SOFTADV_DATA" in told
     assert "correct SOFTADV_ERAN" in told
 
 
@@ -303,7 +302,7 @@ WRONG = {
     "a folder that is not there to keep": (["keep", "nowhere"], "nowhere: not the folder of a grid"),
     "AutoAttack by weights, but training": (
         ["reproduce", "smoke", "--autoattack"],
-        "--autoattack and --other-images are for --from-weights",
+        "--autoattack, --other-images: only with --from-weights",
     ),
     "expected results that are not there": (["compare", ".", "--expected", "/nowhere"], "--expected /nowhere: no such"),
     "an attack into a folder": (["attack", "file", "--save", "."], "--save .: is a folder, name a file"),

@@ -50,16 +50,19 @@ def test_a_data_folder_that_cannot_be_read_is_a_line(locked) -> None:
         assert finding.advice
 
 
-def test_what_is_alike_and_lacks_nothing_is_one_line() -> None:
-    kept = "compiled, kept in a folder"
-    findings = [doctor.Check("a", kept), doctor.Check("b", "plain", "get a compiler"), doctor.Check("c", kept)]
-    assert doctor._together("kernels", findings) == [
-        doctor.Check("kernels", "a, c compiled, kept in a folder"),
-        doctor.Check("kernels: b", "plain", "get a compiler"),
-    ]
+def test_what_is_alike_is_said_once() -> None:
+    lacking = [doctor.Check(name, "not found in data", "name their folder") for name in ("b", "d")]
+    findings = [doctor.Check("a", "bundled"), lacking[0], doctor.Check("c", "bundled"), lacking[1]]
+    found = "a, c bundled; b, d not found in data"
+    assert doctor._together("data sets", findings) == doctor.Check("data sets", found, "name their folder")
+    assert doctor._together("data sets", findings[::2]) == doctor.Check("data sets", "a, c bundled")
 
 
-def test_what_works_takes_ten_lines_at_most() -> None:
-    subjects = [finding.subject for finding in doctor.examine(None) if finding.advice is None]
-    assert len(subjects) <= 10
-    assert subjects[:4] == ["softadv", "Python", "packages", "processor"]
+def test_it_takes_ten_lines_at_most_even_where_data_sets_are_missing(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOFTADV_DATA", raising=False)
+    assert run("doctor") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= 10, lines
+    assert [line.split()[1] for line in lines[:4]] == ["softadv", "Python", "packages", "processor"]
+    assert "mnist, cifar10 not found in data → name their folder" in " ".join(" ".join(lines).split())

@@ -204,11 +204,10 @@ def test_a_library_that_others_can_write_is_not_loaded(monkeypatch, tmp_path, so
     assert len(loads) == 1
 
 
-def test_the_doctor_names_the_folder(monkeypatch, tmp_path, source, loads):
+def test_the_doctor_has_no_advice_for_a_kernel_that_is_kept(monkeypatch, tmp_path, source, loads):
     compiler(tmp_path, monkeypatch, MAKE)
     finding = doctor._kernel("attack", source, "about 3 times")
-    assert finding.found == f"compiled for this processor, kept in {source.parent / '__pycache__'}"
-    assert finding.advice is None
+    assert finding == doctor.Check("attack", "compiled for this processor")
 
 
 def test_a_folder_that_cannot_be_made_is_passed_over(monkeypatch, tmp_path, source, loads):

@@ -78,7 +78,7 @@ def _radius(eps: Radius, x: Tensor, clip: Clip) -> Radius:
     if not eps.is_floating_point():
         raise SoftadvError(f"eps: expected a float tensor, got {eps.dtype}")
     rows = _rows(eps, x, key="eps")
-    _check(x, (rows >= 0) & rows.isfinite(), "eps: must be 0 or more and finite, and is not")
+    _check(x, (rows >= 0) & rows.isfinite(), "eps: must be 0 or more and finite")
     most = float(rows.max()) if rows.numel() else 0.0
     check_radius(most, clip=clip)
     return rows

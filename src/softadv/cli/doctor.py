@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +19,7 @@ from softadv.kernels import build as compiled
 from softadv.kernels import pgd as compiled_attack
 from softadv.kernels import weight_gradients as compiled_update
 
+_SLOWER = "the CPU runs everything"
 _OTHER_FOLDER = "name another folder, or see whose it is (in a container: --user, and :Z on the mount for SELinux)"
 
 
@@ -33,36 +34,35 @@ class Check:
 
 
 def examine(data_root: Path | None) -> list[Check]:
-    """Look at everything that softadv can make use of."""
+    """Look at everything that softadv can make use of; a line for each kind of thing."""
     return [
         Check("softadv", f"{package_version('softadv')}, commit {environment.commit()}"),
         Check("Python", environment.python_version()),
-        *_together("packages", [_package(name) for name in environment.PACKAGES]),
+        _together("packages", [_package(name) for name in environment.PACKAGES]),
         _processor(),
-        *_together("kernels", [
+        _together("kernels", [
             _kernel("certifier", CERTIFIER, "about 8 times"),
             _kernel("attack", compiled_attack.SOURCE, "about 3 times"),
             _kernel("update", compiled_update.SOURCE, "about twice"),
         ]),
         _gpu(),
         *_data_folder(data_root),
-        *_together("data sets", [
+        _together("data sets", [
             Check("digits", "bundled with scikit-learn"),
             *(_dataset(name, data_root) for name in ("mnist", "cifar10")),
         ]),
-        *_eran(),
+        _eran(),
     ]  # fmt: skip
 
 
-def _together(subject: str, findings: Sequence[Check]) -> list[Check]:
-    """Those that lack nothing in one line; the others in a line each, with their advice."""
-    fine: dict[str, list[str]] = {}  # what was found of several alike is said once
+def _together(subject: str, findings: Sequence[Check]) -> Check:
+    """Several findings in one line: what is found of several alike is said once, and so is each piece of advice."""
+    alike: dict[tuple[str, str | None], list[str]] = {}
     for finding in findings:
-        if finding.advice is None:
-            fine.setdefault(finding.found, []).append(finding.subject)
-    told = "; ".join(f"{', '.join(subjects)} {found}" for found, subjects in fine.items())
-    lacking = [replace(finding, subject=f"{subject}: {finding.subject}") for finding in findings if finding.advice]
-    return [*([Check(subject, told)] if fine else []), *lacking]
+        alike.setdefault((finding.found, finding.advice), []).append(finding.subject)
+    told = (f"{', '.join(subjects)} {found}" for (found, _), subjects in alike.items())
+    advice = dict.fromkeys(finding.advice for finding in findings if finding.advice)
+    return Check(subject, "; ".join(told), "; ".join(advice) or None, any(finding.failed for finding in findings))
 
 
 def _package(name: str) -> Check:
@@ -73,7 +73,9 @@ def _package(name: str) -> Check:
 
 def _processor() -> Check:
     threads = torch.get_num_threads()
-    return Check("processor", f"{environment.device_name(torch.device('cpu'))}, {threads} threads in use")
+    return Check(
+        "processor", f"{environment.device_name(torch.device('cpu'))}, {threads} thread{'s' * (threads != 1)} in use"
+    )
 
 
 def _kernel(subject: str, source: Path, faster: str) -> Check:
@@ -86,7 +88,7 @@ def _kernel(subject: str, source: Path, faster: str) -> Check:
             f"compiled for this processor, for this process alone: {kernel.why}",
             "every start compiles it anew; name a folder of your own with XDG_CACHE_HOME, for it to be kept in",
         )
-    return Check(subject, f"compiled for this processor, kept in {kernel.folder}")
+    return Check(subject, "compiled for this processor")
 
 
 def _gpu() -> Check:
@@ -94,12 +96,8 @@ def _gpu() -> Check:
         memory = torch.cuda.get_device_properties(0).total_memory / 2**30
         return Check("GPU", f"{torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
     if torch.version.cuda is None:
-        return Check("GPU", "none in use", "this PyTorch is built without CUDA; the CPU runs everything, slower")
-    return Check(
-        "GPU",
-        "none seen",
-        "if there is one, check that nvidia-smi sees it (docker run needs --gpus all); the CPU runs everything, slower",
-    )
+        return Check("GPU", f"none in use; {_SLOWER}", "this PyTorch is built without CUDA: install one with it")
+    return Check("GPU", f"none seen; {_SLOWER}", "if there is one, nvidia-smi must see it; docker run needs --gpus all")
 
 
 def _data_folder(root: Path | None) -> list[Check]:
@@ -127,19 +125,18 @@ def _dataset(name: str, root: Path | None) -> Check:
     return Check(
         name,
         f"not found in {searched}",
-        "name its folder with --data or SOFTADV_DATA"
-        + ("" if root else "; without, it is downloaded into ./data when it is needed"),
+        "name their folder with --data or SOFTADV_DATA" + ("" if root else ", or let a run download them into ./data"),
     )
 
 
-def _eran() -> list[Check]:
+def _eran() -> Check:
     if not os.environ.get("SOFTADV_ERAN"):
-        return [Check("ERAN", "not found", "not needed: softadv's own certifier answers; the container has ERAN")]
+        return Check("ERAN", "not here", "not needed: softadv's own certifier answers; the container has ERAN")
     try:
         engines = eran.available()
     except SoftadvError as error:
-        return [Check("ERAN", str(error), "correct SOFTADV_ERAN, or unset it")]
-    return [
+        return Check("ERAN", str(error), "correct SOFTADV_ERAN, or unset it")
+    findings = [
         Check(
             name,
             f"not to be asked: {offer}",
@@ -151,3 +148,4 @@ def _eran() -> list[Check]:
         else Check(name, offer.version)
         for name, offer in engines.items()
     ]
+    return _together("ERAN", findings)

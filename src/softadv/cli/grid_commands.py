@@ -101,16 +101,14 @@ def reproduce(
     Stopped at any moment, the same command goes on.
     """
     if (autoattack or other_images) and not from_weights:
-        raise SoftadvError(
-            "--autoattack and --other-images are for --from-weights; where a grid trains, it says it all"
-        )
+        raise SoftadvError("--autoattack, --other-images: only with --from-weights; for a training the grid says both")
     running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial, ray=ray)
     part = None if shard is None else parse_shard(shard)
     if from_weights and (part is not None or dry_run):
         raise SoftadvError("--shard and --dry-run are for training, not for --from-weights")
     detail = chosen_detail(quiet=quiet, verbose=verbose, as_json=as_json)
     if as_json and (dry_run or part is not None):
-        raise SoftadvError("--json is of a whole grid's verdicts: --dry-run and --shard have none")
+        raise SoftadvError("--json: prints the verdicts on a whole grid; --dry-run and --shard have none")
     screen = output.console(silent=detail in ("quiet", "json"))
     wanted = None if methods is None else [method.strip() for method in methods.split(",")]
     chosen = load_grid(grid).select(methods=wanted, seeds=seeds, epochs=epochs, certifier=certifier)

@@ -132,13 +132,12 @@ def show_figures(title: str, rows: Mapping[str, str]) -> None:
 
 
 def show_findings(findings: Sequence[Check]) -> None:
-    """The doctor's findings, with a line of advice below each that has one."""
+    """The doctor's findings, each with its advice behind an arrow where it has one."""
     table = Table(show_header=False, box=None)
     for finding in findings:
         mark = "[green]✓[/]" if finding.advice is None else "[yellow]![/]"
-        table.add_row(mark, escape(finding.subject), escape(finding.found))
-        if finding.advice is not None:
-            table.add_row("", "", f"[dim]{escape(finding.advice)}[/]")
+        advice = "" if finding.advice is None else f" [dim]→ {escape(finding.advice)}[/]"
+        table.add_row(mark, escape(finding.subject), escape(finding.found) + advice)
     console().print(table)
 
 

@@ -77,7 +77,7 @@ def verify(
     with _time_limit(timeout) as may_speak:
         asked = read_property(property)
         if asked.network not in (None, name):
-            raise SoftadvError(f"--network {network[0]}: the property is about {asked.network}")
+            raise SoftadvError(f"--network {network[0]}: the property's network is called {asked.network}")
         model = read_onnx(Path(file))
         found = answer(model, asked, timeout=max(timeout - (time.monotonic() - started), 0), seed=seed)
         if not may_speak():  # the other thread is about to end the process
@@ -105,16 +105,22 @@ def _flag(name: str, text: str) -> Any:
 
 def supports(
     onnx_operators: Annotated[bool, _flag("--onnx-operators", "The ONNX operators that are read.")] = False,
-    onnx_opset_versions: Annotated[bool, _flag("--onnx-opset-versions", "The oldest and the newest.")] = False,
-    vnnlib_versions: Annotated[bool, _flag("--vnnlib-versions", "The oldest and the newest.")] = False,
-    arithmetic: Annotated[bool, _flag("--arithmetic-complexity-theories", "How numbers may be combined.")] = False,
-    networks: Annotated[bool, _flag("--multiple-network-theories", "How many networks.")] = False,
-    tensors: Annotated[bool, _flag("--multiple-input-output-theories", "How many inputs, outputs.")] = False,
-    hidden: Annotated[bool, _flag("--hidden-node-theories", "Whether they may be named.")] = False,
-    element_types: Annotated[bool, _flag("--element-types", "Those that are sound.")] = False,
-    serialise_assignments: Annotated[bool, _flag("--serialise-assignments", "Whether it follows sat.")] = False,
+    onnx_opset_versions: Annotated[
+        bool, _flag("--onnx-opset-versions", "The oldest ONNX opset and the newest.")
+    ] = False,
+    vnnlib_versions: Annotated[bool, _flag("--vnnlib-versions", "The oldest VNN-LIB and the newest.")] = False,
+    arithmetic: Annotated[
+        bool, _flag("--arithmetic-complexity-theories", "How properties may combine numbers.")
+    ] = False,
+    networks: Annotated[bool, _flag("--multiple-network-theories", "How many networks in a property.")] = False,
+    tensors: Annotated[bool, _flag("--multiple-input-output-theories", "How many inputs and outputs.")] = False,
+    hidden: Annotated[bool, _flag("--hidden-node-theories", "How properties may name hidden nodes.")] = False,
+    element_types: Annotated[bool, _flag("--element-types", "Element types with sound answers.")] = False,
+    serialise_assignments: Annotated[
+        bool, _flag("--serialise-assignments", "Whether an assignment follows sat.")
+    ] = False,
 ) -> None:
-    """What the verify command supports, a line each; one option says of what."""
+    """List what the verify command supports, of the kind that an option names."""
     from softadv._onnx.calls import OPERATORS  # noqa: PLC0415
     from softadv._onnx.file import OPSETS  # noqa: PLC0415
     from softadv._onnx.model import read_onnx  # noqa: F401, PLC0415 (with it all operators are registered)
@@ -127,6 +133,6 @@ def supports(
     ]  # fmt: skip
     chosen = [lines for asked, lines in said if asked]
     if len(chosen) != 1:
-        raise SoftadvError("supports: one option says of what, such as --onnx-operators")
+        raise SoftadvError("supports: give one option, such as --onnx-operators")
     for line in chosen[0]:
         output.say(line)

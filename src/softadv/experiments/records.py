@@ -119,7 +119,7 @@ def check_together(trial: Trial, epochs: Sequence[EpochMetrics], result: Result 
     """Raise SoftadvError where a trial's epochs or its result are not of this trial, or contradict one another."""
     for number, epoch in enumerate(epochs, start=1):
         if epoch.epoch != number:
-            raise SoftadvError(f"epoch {epoch.epoch} stands in the place of epoch {number}")
+            raise SoftadvError(f"epoch {epoch.epoch} is in the place of epoch {number}")
     if len(epochs) > trial.epochs:
         raise SoftadvError(f"{len(epochs)} epochs of a trial of {trial.epochs}")
     images = None if trial.train_images is None else trial.train_images - trial.validation_images
@@ -153,7 +153,7 @@ def _check_result(trial: Trial, result: Result) -> None:
             raise SoftadvError(f"{key}: the result is of {found}, the trial of {asked}")
     domains = [certified.domain for certified in result.certified]
     if len(set(domains)) != len(domains):
-        raise SoftadvError("certified: a domain stands there twice")
+        raise SoftadvError("certified: a domain is there twice")
     measured = [(f"certified by {found.domain}", found.images) for found in result.certified]
     measured += [] if result.autoattack is None else [("autoattack", result.autoattack.images)]
     for what, count in measured:

@@ -218,7 +218,7 @@ class OnRay:
         except Exception as error:
             if self._place is not None:
                 self._place.delete()
-            raise SoftadvError(f"--ray {address}: cannot be had ({_line(error)})") from error
+            raise SoftadvError(f"--ray {address}: cannot be reached ({_line(error)})") from error
         finally:
             for name, value in before.items():
                 if value is None:
