@@ -47,6 +47,20 @@ CUT = """[...document.querySelectorAll('svg.figure text, main *, header *')].fil
 SCROLLS = """[...document.querySelectorAll('main *, header *')].filter(it =>
     it.scrollWidth > it.clientWidth + 1 && ['auto', 'scroll'].includes(getComputedStyle(it).overflowX)
 ).map(it => it.tagName + '.' + it.className)"""
+# Every symbol with its value: the text that they are in, and in how many lines the two are.
+SYMBOLS = """(() => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+    while (texts.nextNode()) {
+        const node = texts.currentNode, range = document.createRange();
+        if (node.parentElement.closest('script, style, svg') || !node.parentElement.checkVisibility()) continue;
+        for (const match of node.textContent.matchAll(/[εατβ]\\s[\\d/.]+/g)) {
+            range.setStart(node, match.index);
+            range.setEnd(node, match.index + match[0].length);
+            found.push([node.textContent, range.getClientRects().length]);
+        }
+    }
+    return found;
+})()"""
 # axe-core's complaints, in words.
 COMPLAINTS = """axe.run({resultTypes: ['violations']}).then(found => found.violations.map(it =>
     it.id + ': ' + it.nodes.slice(0, 3).map(node => node.html.slice(0, 99) + ' ' + node.failureSummary).join(' | ')))"""
@@ -173,6 +187,17 @@ def test_the_first_screen_has_the_question_the_answer_and_the_picture(browser: B
     assert "The paper’s claims 1 holds, 14 not run" in counts
 
 
+@pytest.mark.parametrize("which", ["page", "paper_short", "compared"])
+def test_no_line_breaks_between_a_symbol_and_its_value(
+    browser: Browser, request: pytest.FixtureRequest, which: str
+) -> None:
+    session, _ = browser.open(request.getfixturevalue(which), width=PHONE)
+    unfold(browser, session)
+    found = browser.value(session, SYMBOLS)
+    assert found
+    assert [text for text, lines in found if lines > 1] == []
+
+
 def test_a_figure_says_its_values(browser: Browser, page: Path) -> None:
     session, _ = browser.open(page, width=DESK)
     said = "(tip => tip.hidden ? '' : tip.textContent)(document.getElementById('tip'))"
@@ -218,9 +243,17 @@ def test_every_estimate_has_a_place_in_a_plot(browser: Browser, page: Path) -> N
     assert min(sizes) > 300
 
 
-def test_a_page_fits_on_paper_black_on_white_with_its_commands(browser: Browser, page: Path) -> None:
-    session, seen = browser.open(page, width=PAPER, scheme="dark", media="print")
-    assert check(browser, session, seen, width=PAPER) == []
+@pytest.mark.parametrize("which", ["page", "paper_short", "compared"])
+@pytest.mark.parametrize("width", [PHONE, PAPER])
+def test_a_page_fits_on_paper_of_any_width(
+    browser: Browser, request: pytest.FixtureRequest, which: str, width: int
+) -> None:
+    session, seen = browser.open(request.getfixturevalue(which), width=width, media="print")
+    assert check(browser, session, seen, width=width) == []
+
+
+def test_paper_is_black_on_white_and_has_the_commands(browser: Browser, page: Path) -> None:
+    session, _ = browser.open(page, width=PAPER, scheme="dark", media="print")
     colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
     assert browser.value(session, colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
     assert browser.value(session, "document.querySelector('nav').offsetHeight") == 0  # links lead nowhere on paper

@@ -29,7 +29,7 @@ from softadv.report.costs import attack_steps, certified_images, cost_groups
 from softadv.report.figures import accuracy, trade_off
 from softadv.report.figures.page_figure import page_figure
 from softadv.report.page import write_report
-from tests.report.test_page import IMAGES, finish, make_epoch, make_run, make_trial
+from tests.report.test_page import IMAGES, finish, make_epoch, make_run, make_trial, words_of
 
 MINE = "my.nets:Mine"
 FLOWERS = "my.flowers:load"
@@ -75,7 +75,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(grid: Path) -> str:
     before = set(sys.modules)
-    text = write_report(grid, verdicts=[], title="mine", command=grid_command(grid)).read_text()
+    text = words_of(write_report(grid, verdicts=[], title="mine", command=grid_command(grid)))
     assert not [name for name in set(sys.modules) - before if name.startswith("my")]
     return text
 
@@ -83,7 +83,7 @@ def page(grid: Path) -> str:
 def test_every_method_is_in_the_tables_with_its_title_and_colour(page: str) -> None:
     for section, rows in (("results", 1), ("costs", 1)):
         table = page.partition(f'<section id="{section}">')[2].partition("</table>")[0]
-        found = re.findall(r'<span class="swatch f-(\w+)"></span>(.*?)</th>', table)
+        found = re.findall(r'<span class="swatch f-(\w+)"></span>(.*?)</span></th>', table)
         assert [title for _, title in found] == ["Natural", "Adversarial", "Soft", *(
             escape(TITLES[MINE]), "TRADES β 6"
         )]  # fmt: skip
@@ -130,7 +130,7 @@ def test_each_method_is_compared_with_adversarial_and_soft_with_each_control(pag
 
 def test_without_soft_training_the_page_says_what_was_compared(tmp_path: Path) -> None:
     folder = fill(tmp_path, ("natural", "adversarial", MINE))
-    text = write_report(folder, verdicts=[], title="mine", command="x").read_text()
+    text = words_of(write_report(folder, verdicts=[], title="mine", command="x"))
     assert "<h1>How do the methods compare?</h1>" in text
     assert (
         "Compared seed by seed, after 2 epochs, Natural − adversarial on Flowers &amp; weeds at ε 0.1 is +3.50 points "
@@ -140,7 +140,7 @@ def test_without_soft_training_the_page_says_what_was_compared(tmp_path: Path) -
 
 
 def test_a_method_alone_is_compared_with_nothing(tmp_path: Path) -> None:
-    text = write_report(fill(tmp_path, (MINE,)), verdicts=[], title="mine", command="x").read_text()
+    text = words_of(write_report(fill(tmp_path, (MINE,)), verdicts=[], title="mine", command="x"))
     assert "Nothing is compared yet: no seed has finished two methods of a setting." in text
     assert 'id="comparisons"' not in text
 

@@ -13,7 +13,7 @@ from softadv.experiments.run_folder import GRID
 from softadv.experiments.spec import METHODS, Trial
 from softadv.report.two_runs import write_comparison
 from tests.cli.test_app import run
-from tests.report.test_page import finish, make_run, make_trial
+from tests.report.test_page import finish, make_run, make_trial, words_of
 
 
 def complete(folder: Path, trial: Trial, *, natural: float, weights: str = "a") -> None:
@@ -51,7 +51,7 @@ def test_differences_are_by_seed(two: tuple[Path, Path]) -> None:
     assert {row[1] for row in soft} == {
         "natural accuracy", "adversarial accuracy", "certified accuracy", "verified share",
     }  # fmt: skip
-    text = page.read_text()
+    text = words_of(page)
     assert "0 of 2 shared seeds end with the same weights" in text
     assert "Only in first: Digits, ε 0.1 (random)." in text
     assert "<h1>How does second differ from first?</h1>" in text

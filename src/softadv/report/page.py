@@ -130,7 +130,9 @@ def _reruns(entries: Sequence[Entry]) -> list[Rerun]:
 def _spec_table(entries: Sequence[Entry], words: Mapping[str, str]) -> SpecTable:
     groups = by_setting(all_series(entries))
     keys = [field.name for field in fields(Trial) if field.name not in ("setting", "method", "seed")]
-    values = {key: [_joined(spec_value(run.trial, key) for run in runs) for runs in groups.values()] for key in keys}
+    values = {
+        key: [_joined(spec_value(run.trial, key) for run in runs) or "none" for runs in groups.values()] for key in keys
+    }
     differing = tuple(key for key in keys if len(set(values[key])) > 1)
     return SpecTable(
         shared=tuple((key, found[0]) for key, found in values.items() if found and key not in differing),

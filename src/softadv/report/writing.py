@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,9 +15,15 @@ from softadv.experiments.report_files import delete_page, files_list, refuse_for
 from softadv.report.figures.colors import stylesheet, variables
 from softadv.report.intervals import amount_text, ends_text, signed
 
+_TYPES = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex"}
+_SYMBOL_AND_VALUE = re.compile(r"(?<=[εατβ]) (?=\d)")  # as in "ε 4/255", which no line may break
+
 
 def render(template: str, **content: object) -> str:
-    """A page from a template of this package. Figures' SVG is put in as it is, all other text is escaped."""
+    """A page from a template of this package. Figures' SVG is put in as it is, all other text is escaped.
+
+    A symbol and its value stay on one line.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("softadv.report"),
         autoescape=True,
@@ -23,10 +31,10 @@ def render(template: str, **content: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"signed": _mean, "ends": _ends, "amount": amount_text}
+    environment.filters |= {"signed": _mean, "ends": _ends, "amount": amount_text, "data_uri": data_uri}
     page = environment.get_template(template).render(content, variables=variables())
     # The rules of the colours that the page turned out to use.
-    return page.replace("/* figures */", stylesheet([page]), 1)
+    return _SYMBOL_AND_VALUE.sub("\N{NO-BREAK SPACE}", page.replace("/* figures */", stylesheet([page]), 1))
 
 
 def write_page(folder: Path, name: str, page: str, files: Mapping[str, bytes]) -> Path:
@@ -42,6 +50,12 @@ def write_page(folder: Path, name: str, page: str, files: Mapping[str, bytes]) -
     write_json(folder / files_list(name), {"files": sorted({name, *files})})
     write_all({folder / file: data for file, data in {**files, name: page.encode()}.items()})
     return folder / name
+
+
+def data_uri(text: str, name: str) -> str:
+    """A file within a page: the page keeps it when it is passed on by itself. name: of the file, with its suffix."""
+    kind = _TYPES[name.rpartition(".")[2]]
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _mean(estimate: Estimate | None) -> str:

@@ -39,9 +39,14 @@ class PageFigure:
         return [panel.svg() for panel in self.panels]
 
     @property
+    def svg(self) -> str:
+        """The figure as an SVG file of its own."""
+        return standalone(self)
+
+    @property
     def files(self) -> dict[str, bytes]:
         """What lies beside the page, by name."""
-        return {f"{self.stem}.svg": standalone(self).encode(), f"{self.stem}.csv": self.csv.encode()}
+        return {f"{self.stem}.svg": self.svg.encode(), f"{self.stem}.csv": self.csv.encode()}
 
 
 def standalone(figure: PageFigure) -> str:

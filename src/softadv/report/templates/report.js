@@ -10,6 +10,9 @@ function show(hit) {
   hit.classList.add("on");
   tip.textContent = hit.dataset.said;
   tip.hidden = false;
+  place(hit);
+}
+function place(hit) {
   const box = hit.getBoundingClientRect(), room = document.documentElement.clientWidth - tip.offsetWidth - 8;
   const above = box.top - tip.offsetHeight - 6;
   tip.style.left = `${Math.max(8, Math.min(box.left + box.width / 2 - tip.offsetWidth / 2, room))}px`;
@@ -35,10 +38,15 @@ for (const figure of document.querySelectorAll("svg.figure")) {
     show(hits[at = (at + step + hits.length) % hits.length]);
   });
 }
-addEventListener("scroll", hide, {passive: true});
+// The focus scrolls a figure into view, and its values go along.
+addEventListener("scroll", () => {
+  const hit = document.activeElement.querySelector(".hit.on");
+  if (hit) place(hit);
+  else hide();
+}, {passive: true});
 
 // Tables: a click on a header sorts within each setting; a button copies the table.
-const plain = (cell) => cell.innerText.trim();
+const plain = (cell) => cell.innerText.replace(/\u00a0/g, " ").trim();
 const number = (text) => parseFloat(text.replace("−", "-").replace(/,/g, ""));
 function compare(one, other) {
   const [a, b] = [number(one), number(other)];
@@ -60,7 +68,7 @@ function csv(table) {
     const setting = body.querySelector(".setting b");
     for (const row of body.rows) {
       if (row.matches(".setting")) continue;
-      lines.push([...(grouped ? [setting.textContent.trim()] : []), ...[...row.cells].map(plain)]);
+      lines.push([...(grouped ? [plain(setting)] : []), ...[...row.cells].map(plain)]);
     }
   }
   return lines.map((line) => line.map((text) => quoted(text.replace(/−/g, "-"))).join(",")).join("\n") + "\n";
