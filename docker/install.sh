@@ -30,13 +30,14 @@ python_packages() {
         pip_install --require-hashes -r "$lock"
         return
     fi
-    local versions
+    local versions rest
     versions=$(locked 'torch|torchvision' | sed -nE 's/^([a-z]+==[0-9.]+).*/\1/p')
     # shellcheck disable=SC2086 # two words
     pip_install --no-deps --index-url "$TORCH_INDEX" $versions
-    locked -v 'torch|torchvision|triton|nvidia-.*|cuda-.*' >/tmp/rest.lock
-    pip_install --no-deps --require-hashes -r /tmp/rest.lock
-    rm /tmp/rest.lock
+    rest=$(mktemp)
+    locked -v 'torch|torchvision|triton|nvidia-.*|cuda-.*' >"$rest"
+    pip_install --no-deps --require-hashes -r "$rest"
+    rm "$rest"
 }
 
 pip_install() {

@@ -1,4 +1,4 @@
-"""What builds and runs an image: Docker, or Buildah where there is no engine to ask."""
+"""What builds and runs an image: Docker by its SDK, or Buildah where no engine answers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import shutil
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 IMAGE = "localhost/softadv-test:cpu"
 BASE = "localhost/softadv-test:base"
+ARGUMENTS = ("BASE_IMAGE", "TORCH_INDEX")  # of the Dockerfile, which the environment may give
 Volumes = Mapping[str, Path]
 
 # The image has about 7 GB, and is copied whole: in the container that builds, as the image, in the one that runs.
@@ -52,34 +54,55 @@ class Engine(ABC):
     def _options(self, root: Path) -> list[str]:
         """Options of a build: the target, and what this machine has set for package indexes and authorities."""
         said = _call([str(root / "docker" / "secrets.sh"), str(self._folder / "secrets")])
-        index = os.environ.get("TORCH_INDEX", "")
-        arguments = ["--build-arg=COMMIT=test", f"--build-arg=TORCH_INDEX={index}"]
+        given = {"COMMIT": "test", **{name: os.environ[name] for name in ARGUMENTS if os.environ.get(name)}}
+        arguments = [f"--build-arg={name}={value}" for name, value in given.items()]
         return ["--target=cpu", f"--tag={IMAGE}", *arguments, *said.split()]
 
 
 class Docker(Engine):
-    """The image's own base, from its registry."""
+    """By Docker's SDK, on the image's own base, or the one that BASE_IMAGE names.
+
+    Only the build is the docker command's: it takes BuildKit for the build's secrets, and the SDK has none.
+    """
 
     name = "docker"
 
     @classmethod
     def missing(cls) -> str | None:
-        return None if _answers("docker", "info") else "docker does not answer"
+        try:
+            with _client() as client:
+                client.ping()
+        except ImportError:
+            return "its SDK is not installed (pip install docker)"
+        except Exception as error:  # of the SDK, of requests, or of the socket
+            return f"no engine answers ({error})"
+        return None if shutil.which("docker") else "its command is not installed"
 
     def build(self, root: Path) -> None:
-        _call(["docker", "build", *self._options(root), str(root)], DOCKER_BUILDKIT="1")
+        # On the machine's own network, where its proxies and indexes are.
+        _call(["docker", "build", "--network=host", *self._options(root), str(root)], DOCKER_BUILDKIT="1")
 
     def config(self) -> dict[str, Any]:
-        return json.loads(_call(["docker", "image", "inspect", IMAGE]))[0]["Config"]
+        with _client() as client:
+            return client.images.get(IMAGE).attrs["Config"]
 
     def run(self, command: Sequence[str], volumes: Volumes, *, entrypoint: bool = True) -> str:
-        mounts = [f"--volume={path}:{place}" for place, path in volumes.items()]
-        start = [] if entrypoint else [f"--entrypoint={command[0]}"]
-        words = command if entrypoint else command[1:]
-        return _call(["docker", "run", "--rm", "--network=none", *mounts, *start, IMAGE, *words])
+        start = {} if entrypoint else {"entrypoint": [command[0]]}
+        with _client() as client:
+            said = client.containers.run(
+                IMAGE,
+                list(command if entrypoint else command[1:]),
+                network_mode="none",
+                volumes={str(path): {"bind": place, "mode": "rw"} for place, path in volumes.items()},
+                remove=True,
+                **start,
+            )
+        return said.decode()
 
     def remove(self) -> None:
-        subprocess.run(["docker", "image", "rm", "--force", IMAGE], capture_output=True, check=False)
+        with _client() as client:
+            for image in client.images.list(IMAGE):
+                client.images.remove(image.id, force=True)
 
 
 class Buildah(Engine):
@@ -104,7 +127,7 @@ class Buildah(Engine):
 
     def build(self, root: Path) -> None:
         self._make_base()
-        self._buildah("build", "--pull-never", f"--build-arg=BASE_IMAGE={BASE}", *self._options(root), str(root))
+        self._buildah("build", "--pull-never", *self._options(root), f"--build-arg=BASE_IMAGE={BASE}", str(root))
         # One container for all runs: another would be one more copy of everything.
         self._container = self._buildah("from", "--pull-never", IMAGE).strip()
         # Buildah 1.28 mounts volumes of its own over those that `run` is given, where all of them are given.
@@ -144,6 +167,18 @@ class Buildah(Engine):
 
     def _buildah(self, *words: str) -> str:
         return _call([*self._command(), *words], **self._environment())
+
+
+@contextmanager
+def _client() -> Iterator[Any]:
+    """Docker's SDK, connected as the environment says. Raises ImportError where it is not installed."""
+    from docker import from_env  # not at the top: a machine without it still has Buildah
+
+    client = from_env(timeout=1200)  # seconds: the smoke grid runs in one call
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def _mirror() -> tuple[str, str] | None:

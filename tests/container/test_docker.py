@@ -213,6 +213,35 @@ def test_what_the_machine_has_set_is_passed_on_as_secrets(tmp_path: Path) -> Non
     assert len(found) == 3
 
 
+def test_with_an_index_torch_comes_from_it_and_without_cudas_libraries(tmp_path: Path) -> None:
+    """The real function on the real lock file, with a pip that writes down what it is asked for."""
+    functions = re.findall(
+        r"^(?:locked|python_packages)\(\) \{.*?^\}", (DOCKER / "install.sh").read_text(), re.M | re.S
+    )
+    asked, rest = tmp_path / "asked", tmp_path / "rest"
+    script = "\n".join((
+        "set -euo pipefail",
+        *functions,
+        "python3() { :; }",
+        f'pip_install() {{ echo "$@" >>"{asked}"; if [ -f "${{@: -1}}" ]; then cp "${{@: -1}}" "{rest}"; fi; }}',
+        "python_packages",
+    ))  # fmt: skip
+    lock = ROOT / "requirements.lock"
+    environment = os.environ | {"TORCH_INDEX": "https://index.example.org/cpu", "lock": str(lock)}
+    done = run(["bash", "-c", script], env=environment)
+    assert done.returncode == 0, done.stderr
+    versions = dict(re.findall(r"^([\w.-]+)==(\S+)", lock.read_text(), re.M))
+    first, second = asked.read_text().splitlines()
+    wanted = f"torch=={versions['torch']} torchvision=={versions['torchvision']}"
+    assert first == f"--no-deps --index-url https://index.example.org/cpu {wanted}"
+    assert second.startswith("--no-deps --require-hashes -r ")
+    left = {name for name in versions if re.match(r"torch$|torchvision$|triton|nvidia-|cuda-", name)}
+    assert {"torch", "torchvision", "triton"} < left
+    assert any(name.startswith("nvidia-") for name in left)
+    assert set(re.findall(r"^([\w.-]+)==", rest.read_text(), re.M)) == versions.keys() - left
+    assert rest.read_text().count("--hash=") > len(versions)
+
+
 def test_without_an_engine_one_line_names_the_command_that_needs_none(tmp_path: Path) -> None:
     for tool in ("bash", "dirname", "env"):  # all that is needed until an engine is looked for
         found = shutil.which(tool)
