@@ -54,6 +54,6 @@ def say_estimate(estimate: TimeEstimate, *, running: Chosen, device: torch.devic
         side = ", one after another"  # how many Ray has room for is known when it has been joined
     machines = "; ".join(estimate.machines) or "unknown machines"
     here = environment.device_name(device)
-    where = "on this machine" if estimate.machines == (here,) else f"on {machines}; here is {here}"
+    where = "a machine like this" if estimate.machines == (here,) else f"{machines}; here is {here}"
     pace = ", at the pace of the epochs in the folder" if estimate.paced else ""
-    output.say(f"{trials}: about {duration(estimate.spread(jobs))}{side}{part}, by costs measured {where}{pace}", on=on)
+    output.say(f"{trials}: about {duration(estimate.spread(jobs))}{side}{part}, as they took on {where}{pace}", on=on)
