@@ -1,6 +1,7 @@
 """The compiled update: its gradients are autograd's."""
 
 import copy
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -68,6 +69,11 @@ def by_roundings(model, x, y):
         gradients = [parameter.grad for parameter in other.parameters()]
         moved = [max(a, float((g - e).abs().max())) for a, g, e in zip(moved, gradients, exact, strict=True)]
     return moved
+
+
+def test_the_kernels_have_room_for_the_rows_of_every_convolution_that_they_are_given():
+    header = (compiled_update.SOURCE.parent / "pass.h").read_text(encoding="utf-8")
+    assert re.findall(r"constexpr int kMostRuns = (\d+);", header) == [str(compiled_chain._MOST_ROWS)]
 
 
 def test_a_model_that_overflows_on_a_black_image_has_the_gradients_of_its_own_images():

@@ -18,7 +18,6 @@ _CPU = torch.device("cpu")
 class Batch:
     """The batch of one step.
 
-
     images: int64 (B,), indices into the training set. attacked: int64 (K,), indices into the batch.
     With indices instead of masks, the number of attacked images is known without reading from the device.
     """

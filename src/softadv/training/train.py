@@ -77,8 +77,8 @@ def train(
 
     Equal seeds give equal weights, bit for bit, on one machine with one number of threads.
     Returns the same model, in the mode it was in, and its history.
-    Raises SoftadvError for what is out of range or does not fit together, DivergedError where the loss or the weights
-    become NaN or infinite.
+    Raises SoftadvError for what is out of range or does not fit together, and for an attack that leaves its ball or
+    clip; DivergedError where the loss or the weights become NaN or infinite.
     """
     clip = check_clip(clip)
     check_kinds(model, data)
