@@ -202,13 +202,13 @@ def certify(
             ended_by_sigterm(),
             running.opened(elsewhere, lambda _source: images) as (executor, each),
         ):
+            report = display.of(str(model))
 
             def rows_from(start: int) -> Iterator[list[ImageResult]]:
                 if executor is not None:
-                    return sharded.rows_from(start, executor=executor, threads=each)
+                    return sharded.rows_from(start, executor=executor, threads=each, report=report)
                 return certify_rows(network, x, y, question=question, session=session, start=start)
 
-            report = display.of(str(model))
             with pinned_threads(None if elsewhere else each):
                 rows = complete_rows(len(x), rows_from, domain=computed, file=there, report=report)
     about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"

@@ -13,6 +13,7 @@ from safetensors.torch import load
 from torch import nn
 
 from softadv._io import read_bytes, tensors_bytes
+from softadv._progress import Report, silent
 from softadv.certify.certifiers import CertifierSession
 from softadv.certify.domains import Certifier
 from softadv.certify.per_image import ImageResult, Question, certify_chunk
@@ -20,7 +21,7 @@ from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
 from softadv.experiments.executors.images import ImageLoader, Source
-from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, Send
+from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, ProgressMessage, Send
 from softadv.experiments.load_model import ONNX, Saved
 
 _CHUNKS = 4  # chunks per span, which share a job's weights and a worker's preparation
@@ -92,9 +93,12 @@ class Sharded:
     size: int
     device: str
 
-    def rows_from(self, start: int, *, executor: Executor, threads: int | None) -> Iterator[list[ImageResult]]:
+    def rows_from(
+        self, start: int, *, executor: Executor, threads: int | None, report: Report = silent
+    ) -> Iterator[list[ImageResult]]:
         """The rows of images from a number on, in order, as they become complete.
 
+        report: told what keeps a job from beginning.
         Raises SoftadvError where a job fails, or its workers are lost again and again.
         """
         if start >= self.count:
@@ -120,6 +124,8 @@ class Sharded:
                 case list():
                     chunks[message[0].index] = message
                     span.done, span.lost = message[-1].index + 1, 0
+                case ProgressMessage():
+                    report(message.what, message.work)
                 case Ended(outcome="finished"):
                     del under_way[span.end]
                 case Ended():
@@ -161,7 +167,7 @@ class Sharded:
 
 @dataclass
 class _Span:
-    """Images under way. done: the first of which there is no row yet."""
+    """ImageLoader under way. done: the first of which there is no row yet."""
 
     done: int
     end: int

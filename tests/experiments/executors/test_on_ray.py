@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,11 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.bits import bits
-from softadv.experiments.executors.images import ImageLoader, LoadedHere
-from softadv.experiments.executors.jobs import Ended, Handle, Lost, Send
+from softadv.data import Dataset
+from softadv.experiments.executors.images import ImageLoader, LoadedHere, Source
+from softadv.experiments.executors.jobs import Ended, Handle, Lost, ProgressMessage, Send
 from softadv.experiments.executors.on_ray import OnRay
+from softadv.experiments.executors.resources import usable_cores
 from softadv.experiments.run_grid import run_grid
 from tests.experiments.executors.test_processes import grid_of, ready
 from tests.experiments.executors.test_signals import alive, below
@@ -152,3 +158,108 @@ def test_a_node_that_falls_silent_is_noticed_while_its_connections_stand(cluster
             os.kill(process, signal.SIGCONT)
         executor.close()
     assert nodes[0] != nodes[1]
+
+
+# So little memory may be used that every task is killed for it.
+FULL = {"memory_usage_threshold": 0.001, "memory_monitor_refresh_ms": 100}
+
+
+@pytest.mark.parametrize("cluster", [FULL], indirect=True)
+def test_a_worker_that_ray_kills_for_its_memory_is_a_lost_one(cluster: Any) -> None:
+    executor = OnRay(cluster.address, threads=1, gpus=0, images=LoadedHere())
+    try:
+        lost = ends(executor, Waiting(lives=False), at_work=lambda *_: None)
+    finally:
+        executor.close()
+    assert isinstance(lost, Lost)
+    assert lost.reason.startswith("OutOfMemoryError: ")
+
+
+def test_a_job_that_no_node_has_room_for_says_what_it_waits_for(cluster: Any) -> None:
+    executor = OnRay(cluster.address, threads=2, gpus=0, images=LoadedHere())
+    found: list[object] = []
+
+    def receive(_handle: Handle, message: object) -> None:
+        found.append(message)
+        if message == ProgressMessage("waiting for a node of Ray with 2 CPUs", 0) and found.count(message) == 1:
+            cluster.add_node(num_cpus=2, object_store_memory=100 * 1024**2)
+
+    try:
+        executor.submit(Waiting(lives=True))
+        while not any(isinstance(message, Ended) for message in found):
+            executor.deliver(receive)
+    finally:
+        executor.close()
+    assert isinstance(found[0], ProgressMessage)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """A job that sends the fingerprint of its images, and then ends as a careless method might."""
+
+    source: Source
+    name: str = "looking"
+    threads: int | None = usable_cores() + 1
+
+    def run(self, *, images: ImageLoader, send: Send) -> None:
+        send((torch.get_num_threads(), images(self.source).fingerprint))
+        sys.exit("no good")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+def test_a_ray_of_ones_own_is_for_this_machine_alone(digits: Dataset) -> None:
+    """It listens to nobody else, reports nothing, and has the driver's images; it may have more threads than cores."""
+    threads = usable_cores() + 1
+    nowhere = Source("no.such.module:data", None, None, None, digits.fingerprint)
+    executor = OnRay("local", threads=threads, gpus=0, images=lambda _source: digits)
+    found: list[object] = []
+    try:
+        executor.submit(Looking(nowhere))
+        while not any(isinstance(message, Ended) for message in found):
+            executor.deliver(lambda _handle, message: found.append(message))
+        running = below(os.getpid())
+        about = {kind: [read(process, kind) for process in alive(running)] for kind in ("cmdline", "environ")}
+        heard = listening(running)
+    finally:
+        executor.close()
+    (sent, ended) = found
+    assert sent == (threads, digits.fingerprint)
+    assert isinstance(ended, Ended)
+    assert ended.outcome == "failed"
+    assert ended.reason.endswith("SystemExit: no good")
+    assert ended.where.startswith(f"{platform.node()}, process ")
+    assert any("gcs_server" in command for command in about["cmdline"])
+    # What is left of the dashboard without its pages counts usage, unless that is off.
+    assert all("--disable-frontend" in command for command in about["cmdline"] if "dashboard.py" in command)
+    of_ray = [variables for variables in about["environ"] if "RAY_AUTH_TOKEN=" in variables]
+    assert of_ray
+    assert all("RAY_USAGE_STATS_ENABLED=0" in variables for variables in of_ray)
+    assert heard
+    assert {address.removeprefix("::ffff:") for address in heard} == {"127.0.0.1"}
+    assert alive(running) == set()
+
+
+def read(process: int, what: str) -> str:
+    """A file of /proc on a process; empty where that has ended."""
+    try:
+        return Path(f"/proc/{process}/{what}").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def listening(processes: set[int]) -> set[str]:
+    """The addresses at which processes wait for connections."""
+    sockets = set()
+    for process in processes:
+        for descriptor in Path(f"/proc/{process}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(descriptor))
+    found = set()
+    for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in sockets:
+                address = bytes.fromhex(words[1].partition(":")[0])
+                parts = [address[at : at + 4][::-1] for at in range(0, len(address), 4)]  # each in the host's order
+                found.add(socket.inet_ntop(family, b"".join(parts)))
+    return found

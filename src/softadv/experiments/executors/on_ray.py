@@ -23,7 +23,16 @@ from softadv._scratch import Scratch
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.images import ImageLoader, Source
-from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, ThrottledSend, attempt, this_process
+from softadv.experiments.executors.jobs import (
+    Ended,
+    Job,
+    Lost,
+    ProgressMessage,
+    Receive,
+    ThrottledSend,
+    attempt,
+    this_process,
+)
 from softadv.experiments.executors.resources import usable_cores
 
 LOCAL = "local"
@@ -31,6 +40,9 @@ LOCAL = "local"
 _LOOK_SECONDS = 5.0
 # Ray reads these variables before it starts: they switch off usage reports.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+# By this Ray stays on the loopback address, as it does by itself on Windows and macOS. Given 127.0.0.1 as its node's
+# address, it takes one that others can reach, and listens to all.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # Where nothing else is said, Ray asks a token of whoever joins one that is started here. Left to itself, it writes it
 # into the home folder, and a cluster started there by hand later asks for it, too.
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -63,18 +75,19 @@ class OnRay:
         """address: "local" starts Ray here, "auto" or a HOST:PORT joins one; where this process has joined one
         already, that is used. threads, gpus: of each job. images: what jobs may ask for, as this process has them.
 
-        Raises SoftadvError where there is no Ray, and where it cannot be joined.
+        Raises SoftadvError where there is no Ray, where it cannot be joined, and for GPUs that this machine lacks
+        where Ray is started here.
         """
         self._ray = ray = _ray()
         self._threads, self._gpus, self._images = threads, gpus, images
         self._running: list[_Taken] = []
         self._sent: dict[Source, Any] = {}
         self._lost_on: dict[str, set[str]] = {}  # by the name of a job, nodes that it lost a worker on
-        self._looked, self._known_gone = time.monotonic(), set[str]()
         self._place: Scratch | None = None
         self._ours = not ray.is_initialized()
         if self._ours:
             self._start(address)
+        self._looked, self._known_gone = time.monotonic(), self._gone()
         self._work = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=0, num_returns="streaming")(stream)
 
     @property
@@ -122,7 +135,11 @@ class OnRay:
             self._end(taken)
         self._running.clear()
         self._sent.clear()
-        if self._ours and self._ray.is_initialized():
+        self._leave()
+
+    def _leave(self) -> None:
+        """End Ray, or leave the cluster, if it was started or joined here."""
+        if self._ours:
             self._ray.shutdown()
         if self._place is not None:
             self._place.delete()
@@ -131,7 +148,10 @@ class OnRay:
         """Give up what runs on nodes that are gone: of a node that is cut off Ray itself waits long for word."""
         gone = self._gone()
         newly, self._known_gone = gone - self._known_gone, gone
+        fits = all(taken.began for taken in self._running) or self._fits_a_node()
         for taken in list(self._running):
+            if taken.began is None and not fits:  # a node that joins may; until then nobody would know why it waits
+                receive(taken, ProgressMessage(f"waiting for a node of Ray with {self._need()}", 0))
             if taken.began is None and newly:  # nobody knows whether it was on its way there
                 self._end(taken)
                 self._lost_on.setdefault(taken.job.name, set()).update(newly)
@@ -139,6 +159,16 @@ class OnRay:
             elif taken.began is not None and taken.began.node in gone:
                 self._end(taken)
                 self._hand_over(taken, Lost("its node is gone"), receive)
+
+    def _fits_a_node(self) -> bool:
+        """Whether there is a node that could run a job if it had nothing else to do."""
+        there = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        return any(each.get("CPU", 0) >= self._threads and each.get("GPU", 0) >= self._gpus for each in there)
+
+    def _need(self) -> str:
+        """What a job takes of a node, in words."""
+        cpus = f"{self._threads} CPU{'' if self._threads == 1 else 's'}"
+        return f"{cpus} and {self._gpus:g} GPU" if self._gpus else cpus
 
     def _begin(self, job: Job) -> Any:
         """Have Ray run a job. Returns the generator of its messages."""
@@ -204,22 +234,30 @@ class OnRay:
         if address == LOCAL:
             # Socket paths must be short, which not every temporary folder allows.
             self._place = Scratch("softadv-ray-", parent=Path("/tmp") if os.path.isdir("/tmp") else None)
-            options |= {"num_cpus": usable_cores(), "include_dashboard": False, "_temp_dir": str(self._place.path),
-                        "_node_ip_address": "127.0.0.1"}  # fmt: skip
-        before = {name: os.environ.get(name) for name in (*_QUIET, *_AUTHENTICATION)}
-        os.environ.update(_QUIET)
+            # As many CPUs as a job has threads, even where there are fewer: else it would wait for ever.
+            cpus = max(usable_cores(), self._threads)
+            options |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(self._place.path)}
+        before = {name: os.environ.get(name) for name in (*_QUIET, *_AUTHENTICATION, *_LOOPBACK)}
+        os.environ.update(_QUIET | (_LOOPBACK if address == LOCAL else {}))
+        constants = self._ray._private.ray_constants
+        clusters = constants.ENABLE_RAY_CLUSTER  # read from _LOOPBACK's variable when Ray was imported
+        constants.ENABLE_RAY_CLUSTER = clusters and address != LOCAL
         if address == LOCAL and not any(map(os.environ.get, _AUTHENTICATION)):
             os.environ["RAY_AUTH_TOKEN"] = _token()
         terminate = signal.getsignal(signal.SIGTERM)
         try:
             self._ray.init(**options)
-            if terminate is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
-        except Exception as error:
-            if self._place is not None:
-                self._place.delete()
+            if address == LOCAL and not self._fits_a_node():
+                raise SoftadvError(f"--ray {address}: this machine does not have {self._need()}")
+        except BaseException as error:
+            self._leave()  # Ctrl-C, too, may come when half of Ray has started
+            if isinstance(error, SoftadvError) or not isinstance(error, Exception):
+                raise
             raise SoftadvError(f"--ray {address}: cannot be reached ({_line(error)})") from error
         finally:
+            constants.ENABLE_RAY_CLUSTER = clusters
+            if terminate is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
             for name, value in before.items():
                 if value is None:
                     os.environ.pop(name, None)
