@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,16 @@ def test_workers_evaluate_as_this_process_does(root: Path, capsys: pytest.Captur
     write_tensors(root / "expected/reference/tiny/weights" / f"{SOFT}.safetensors", {"0.weight": torch.zeros(1)})
     assert reproduce("--jobs", "2", "--fresh", "--out", "runs/jobs") == 2
     assert f"{SOFT}.safetensors: not the weights that {SOFT}.json records" in capsys.readouterr().err
+
+
+def test_ray_evaluates_as_this_process_does(root: Path) -> None:
+    pytest.importorskip("ray", reason="needs Ray")
+    assert reproduce("--threads", "1") == 0
+    words = ["reproduce", "tiny.toml", "--from-weights", "--expected", "expected", "--device", "cpu", "--threads", "1"]
+    words += ["--ray", "local", "--out", "runs/ray"]
+    done = subprocess.run([sys.executable, "-m", "softadv", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert bits(root / "runs" / "ray") == bits(root / "runs" / "tiny-from-weights")
 
 
 def test_the_folder_and_the_report_say_that_nothing_was_trained(root: Path) -> None:
