@@ -15,8 +15,13 @@ from torch import nn
 from tests.certify.layers import Add, Affine, Array, Layers, MaxPool, Number, Relu, array, forward, largest, read
 
 
-def margin(
-    model: nn.Module,
+def margin(model: nn.Module, image: Array, label: int, *, number: Number = float, **question: Any) -> Any:
+    """The lower bound of the least o_y - o_j over the box around an image (C, H, W)."""
+    return margin_of(read(model, image.shape, number=number), image, label, number=number, **question)
+
+
+def margin_of(
+    layers: Layers,
     image: Array,
     label: int,
     *,
@@ -25,8 +30,7 @@ def margin(
     clip: tuple[float, float] = (0.0, 1.0),
     number: Number = float,
 ) -> Any:
-    """The lower bound of the least o_y - o_j over the box around an image (C, H, W)."""
-    layers = read(model, image.shape, number=number)
+    """The same of a model that is read already: that takes longer than some domains."""
     pixels = array(image.ravel(), number)
     lower = np.maximum(pixels - number(eps), number(clip[0]))
     upper = np.minimum(pixels + number(eps), number(clip[1]))

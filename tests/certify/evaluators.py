@@ -10,8 +10,6 @@ from itertools import product
 import onnxruntime as ort
 import torch
 from torch import nn
-from torch._inductor import config as inductor_config
-from torch._inductor.utils import fresh_cache
 
 from tests.certify.layers import Array
 
@@ -46,6 +44,9 @@ def inductor(
     model: nn.Module, points: Array, *, batches: Sequence[int] = BATCHES, freezing: Sequence[bool] = (False, True)
 ) -> Iterator[tuple[object, Array]]:
     """The same by torch.compile; freezing folds batch norms, and takes oneDNN's merged operators."""
+    from torch._inductor import config as inductor_config  # seconds, for the few tests that compile
+    from torch._inductor.utils import fresh_cache
+
     for freeze, size in product(freezing, batches):
         torch.compiler.reset()
         settings = inductor_config.patch(freezing=freeze, compile_threads=1, cpp_cache_precompile_headers=False)

@@ -10,6 +10,7 @@ from softadv.certify import DOMAINS, ROUNDINGS, Certificates, certify
 from softadv.certify import backsub_cpp as native
 from tests import reference
 from tests.certify import layers
+from tests.certify.conftest import engines
 from tests.networks import NETWORKS, has_max_pool, networks, random_images, seeded
 
 EPSILONS = (0.0, 0.02, 0.15, 0.6)
@@ -24,9 +25,19 @@ CASES = [
 
 
 def margins_by_definition(model, x, y, **question):
+    chain = layers.read(model, x.shape[1:])
     return np.array(
-        [reference.margin(model, a.numpy(), int(b), **question) for a, b in zip(x.double(), y, strict=True)]
+        [reference.margin_of(chain, a.numpy(), int(b), **question) for a, b in zip(x.double(), y, strict=True)]
     )
+
+
+def margins_by_engines(model, x, y, **question):
+    """The same as certify has it, by each of its engines, as float64."""
+    for engine in engines():
+        with engine:
+            margin = certify(model, x, y, **question).margin
+        assert margin.dtype == x.dtype
+        yield margin.double().numpy()
 
 
 def architecture(name, *, seed=0, count=3):
@@ -48,36 +59,34 @@ def test_the_reference_computes_the_network_itself(name):
 
 
 @pytest.mark.parametrize(("name", "domain"), CASES)
-def test_margins_are_those_of_the_definition(engine, name, domain):
+def test_margins_are_those_of_the_definition(name, domain):
     model, x, y = architecture(name)
     for eps in EPSILONS:
-        margin = certify(model, x, y, eps=eps, domain=domain, rounding="none").margin
         expected = margins_by_definition(model, x, y, eps=eps, domain=domain)
-        np.testing.assert_allclose(margin.numpy(), expected, rtol=1e-9, atol=1e-9)
+        for margin in margins_by_engines(model, x, y, eps=eps, domain=domain, rounding="none"):
+            np.testing.assert_allclose(margin, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize(("name", "domain"), CASES)
-def test_margins_in_single_precision_are_those_of_the_definition(engine, name, domain):
+def test_margins_in_single_precision_are_those_of_the_definition(name, domain):
     model, x, y = architecture(name, seed=1)
     model, x = model.float(), x.float()
-    margin = certify(model, x, y, eps=0.1, domain=domain, rounding="none").margin
-    assert margin.dtype == torch.float32
     expected = margins_by_definition(model, x, y, eps=0.1, domain=domain)
-    np.testing.assert_allclose(margin.numpy(), expected, rtol=1e-4, atol=1e-4)
+    for margin in margins_by_engines(model, x, y, eps=0.1, domain=domain, rounding="none"):
+        np.testing.assert_allclose(margin, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("name", "domain"), CASES)
-def test_sound_margins_are_a_little_below_the_definition(engine, name, domain, dtype):
+def test_sound_margins_are_a_little_below_the_definition(name, domain, dtype):
     model, x, y = architecture(name, seed=2)
     model, x = model.to(dtype), x.to(dtype)
     for eps in EPSILONS:
-        margin = certify(model, x, y, eps=eps, domain=domain).margin
         expected = margins_by_definition(model, x, y, eps=eps, domain=domain)
-        lost = expected - margin.double().numpy()
-        unit = torch.finfo(dtype).eps
-        assert (lost > 0).all()
-        assert (lost <= 20_000 * unit * (1 + np.abs(expected))).all()
+        for margin in margins_by_engines(model, x, y, eps=eps, domain=domain):
+            lost = expected - margin
+            assert (lost > 0).all()
+            assert (lost <= 20_000 * torch.finfo(dtype).eps * (1 + np.abs(expected))).all()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -98,7 +107,8 @@ def test_margins_of_any_network_are_those_of_the_definition(engine, network, eps
     margin = certify(model, x, y, eps=eps, domain=domain, rounding="none").margin
     expected = margins_by_definition(model, x, y, eps=eps, domain=domain)
     np.testing.assert_allclose(margin.numpy(), expected, rtol=1e-5, atol=1e-5)
-    assert (certify(model, x, y, eps=eps, domain=domain).margin <= margin + 1e-9 * (1 + margin.abs())).all()
+    if not has_max_pool(model):  # rounding decides which of equal bounds a pooling takes: the other line may be better
+        assert (certify(model, x, y, eps=eps, domain=domain).margin <= margin + 1e-9 * (1 + margin.abs())).all()
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

@@ -153,13 +153,14 @@ def test_neither_threads_nor_neighbours_change_an_image(steps, workers, monkeypa
         monkeypatch.setattr(compiled_chain, "workers", lambda: None)
     model = small()
     x, y = random_images((2, 6, 6), 70, seed=0)
-    how = {"eps": 0.2, "alpha": 0.03, "steps": steps, "random_start": False}
+    x = x.float()
+    attack = PGD(alpha=0.03, steps=steps, random_start=False)
     threads(1)
-    alone = torch.cat([pgd(model, x[i : i + 1].float(), y[i : i + 1], **how) for i in range(70)])
+    alone = torch.cat([attack(model, x[i : i + 1], y[i : i + 1], eps=0.2, generator=None) for i in range(70)])
     for count in (1, 2, 3, 7):
         threads(count)
         for size in range(1, 71):
-            assert torch.equal(pgd(model, x[:size].float(), y[:size], **how), alone[:size])
+            assert torch.equal(attack(model, x[:size], y[:size], eps=0.2, generator=None), alone[:size])
 
 
 @pytest.mark.parametrize("label", [0, 9])

@@ -430,8 +430,9 @@ def test_training_with_trades_uses_the_kernel_and_learns_as_autograd_does(monkey
             train_epoch(state, x, y, config=config, epoch=1, on_progress=lambda *_: None)
         states.append(state)
     assert [found is not None for found in asked] == [True, True, False, False]
+    # Where a gradient is nothing but rounding, each of Adam's two steps of 1e-3 may go either way.
     for one, two in zip(states[0].model.parameters(), states[1].model.parameters(), strict=True):
-        torch.testing.assert_close(one, two, rtol=0, atol=2e-3)  # two steps of Adam, each of 1e-3
+        assert float((one - two).detach().abs().mean()) < 1e-4
 
 
 TRADES = Trial(

@@ -1,6 +1,7 @@
 """Seeds side by side: each learns what it would learn alone."""
 
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ TRIAL = Trial(
 SEEDS = (0, 5, 7)
 
 
+EPOCHS = range(1, 6)
+
+
 def quiet(_what, _done):
     pass
 
@@ -32,6 +36,12 @@ def quiet(_what, _done):
 @pytest.fixture(scope="module")
 def images(digits):
     return digits.train_x[:210], digits.train_y[:210]  # the last batch of an epoch is smaller
+
+
+@pytest.fixture(scope="module")
+def together(images):
+    """States and records of the seeds trained side by side, by a method. Shared: tests must not change them."""
+    return cache(lambda method: side_by_side(replace(TRIAL, method=method), images, EPOCHS))
 
 
 def started(trial):
@@ -129,11 +139,9 @@ def test_each_seed_draws_and_attacks_its_own(images, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["natural", "adversarial", "soft"])
-def test_after_some_epochs_accuracies_are_as_alone(images, digits, method):
-    trial = replace(TRIAL, method=method)
-    epochs = range(1, 6)
-    found, trained = side_by_side(trial, images, epochs)
-    expected, by_one = alone(trial, images, epochs)
+def test_after_some_epochs_accuracies_are_as_alone(images, together, digits, method):
+    found, trained = together(method)
+    expected, by_one = alone(replace(TRIAL, method=method), images, EPOCHS)
     test = digits.test_x, digits.test_y
     for ours, theirs in zip(found, expected, strict=True):
         accuracy = natural_accuracy(theirs.model, *test)
@@ -148,11 +156,10 @@ def test_after_some_epochs_accuracies_are_as_alone(images, digits, method):
 
 
 @pytest.mark.parametrize("method", ["adversarial", "soft"])
-def test_recorded_steps_of_a_stack_are_plain_ones(images, method):
-    trial = replace(TRIAL, method=method)
+def test_recorded_steps_of_a_stack_are_plain_ones(images, together, method):
     recorder = Repeater()
-    found, _ = side_by_side(trial, images, range(1, 6), replays=Replays(recorder))
-    expected, _ = side_by_side(trial, images, range(1, 6))
+    found, _ = side_by_side(replace(TRIAL, method=method), images, EPOCHS, replays=Replays(recorder))
+    expected, _ = together(method)
     assert_alike(found, expected, rtol=0, atol=0)
     assert recorder.repeated > 0
 
