@@ -25,7 +25,7 @@ from softadv.certify.backsub_cpp import CompiledBackSubstitution
 from softadv.certify.bounds import BackSubstitution, Relaxed, Sides, lower_bounds
 from softadv.certify.graph import Network
 from softadv.certify.linear_forms import Patches
-from softadv.certify.ops import Conv, Dense, Interval, Relu
+from softadv.certify.operators import Conv, Dense, Interval, Relu
 from softadv.certify.rounding import box
 from softadv.certify.trace import read_network
 from softadv.data import find_dataset

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper
 from torch import nn
 
 from softadv.certify import Activation, certify, register_activation
-from softadv.certify.activations import SIGMOID_ERROR, TANH_ERROR, Clipping, LeakyRelu, Sigmoid, Tanh
+from softadv.certify.operators import Clipping, LeakyRelu, Sigmoid, Tanh
+from softadv.certify.operators.s_shaped import SIGMOID_ERROR, TANH_ERROR
 from softadv.certify.rounding import Arithmetic
 from tests.certify import evaluation, evaluators
 from tests.certify.test_search import barely_verified
@@ -220,6 +221,7 @@ def sessions(model, example):
         yield ort.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
 
 
+@pytest.mark.long  # test_campaign.py has a share of all operators
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_search_finds_no_point_that_breaks_a_certificate(name):
     """10^5 points for each operator, in PyTorch and in onnxruntime at each level, where the least bias is proven."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from softadv._onnx.constants import UnreadError
 from softadv._onnx.file import Array
+from softadv.errors import SoftadvError
 
 TensorShape = tuple[int, ...]
 DTYPES = {torch.float32: 1, torch.float64: 11}
@@ -72,6 +73,26 @@ def operator(*names: str) -> Callable[[Callable[[OperatorCall], Modules]], Calla
         return build
 
     return add
+
+
+_BY_USERS: set[str] = set()
+
+
+def register_operator(name: str, kind: type[nn.Module]) -> None:
+    """Read an ONNX operator of one activation, without attributes, as a layer of this kind.
+
+    Raises SoftadvError for an operator that softadv reads itself.
+    """
+    if name in OPERATORS and name not in _BY_USERS:
+        raise SoftadvError(f"onnx: {name} is read already")
+
+    def build(call: OperatorCall) -> Modules:
+        if call.options or len(call.constants) != 1:
+            raise UnreadError(f"has attributes or more inputs; {kind.__name__} stands for it without")
+        return [kind()]
+
+    _BY_USERS.add(name)
+    OPERATORS[name] = build
 
 
 class Function(nn.Module):

@@ -1,9 +1,9 @@
 """Certification: proof that a model classifies every point of a box as the label y."""
 
-from softadv.certify.activations import Activation
 from softadv.certify.api import EFFORTS, ROUNDINGS, Certificates, Effort, Rounding, certify
 from softadv.certify.domains import DOMAINS, Domain
 from softadv.certify.layers import register_activation
+from softadv.certify.operators import Activation
 
 __all__ = [
     "DOMAINS",

@@ -21,7 +21,7 @@ from softadv.certify.boxes import Boxes, Radius, make_boxes
 from softadv.certify.counterexample import broken
 from softadv.certify.domains import DOMAINS, Domain
 from softadv.certify.graph import Network
-from softadv.certify.ops import Conv
+from softadv.certify.operators import Conv
 from softadv.certify.rounding import check_evaluation
 from softadv.certify.trace import read_network
 from softadv.data import check_images, check_labels

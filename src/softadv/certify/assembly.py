@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softadv.certify.gather import Gather
 from softadv.certify.graph import Node, as_plane
 from softadv.certify.layers import Clamp, Mean, arithmetic, layer_steps
 from softadv.certify.linear_forms import PlaneShape
 from softadv.certify.moves import Dims, composed, move_step, moved
-from softadv.certify.ops import Add, Copy, Dense, Flatten, Step
+from softadv.certify.operators import Add, Copy, Dense, Flatten, Gather, Step
 from softadv.certify.selections import placed
 from softadv.errors import SoftadvError
 

@@ -15,13 +15,24 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from softadv.certify.activations import Activation
 from softadv.certify.bounds import BackSubstitution, Relaxed, Sides
-from softadv.certify.gather import Gather
 from softadv.certify.graph import Network, Node
 from softadv.certify.linear_cpp import SOURCE, back, linear_bounds, ordered
-from softadv.certify.ops import Add, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
-from softadv.certify.relu import Lines
+from softadv.certify.operators import (
+    Activation,
+    Add,
+    Conv,
+    Copy,
+    Dense,
+    Flatten,
+    Gather,
+    Interval,
+    Lines,
+    MaxPool,
+    Relu,
+    Scale,
+    Step,
+)  # fmt: skip
 from softadv.certify.rounding import Arithmetic
 from softadv.errors import SoftadvError
 from softadv.kernels import build as compiled

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softadv.certify.activations import Activation
 from softadv.certify.bounds import BackSubstitution, Relaxed, Sides, forms_over_outputs
 from softadv.certify.graph import Network
 from softadv.certify.linear_forms import LinearForms, Patches
-from softadv.certify.ops import Add, Interval, MaxPool, Relu
+from softadv.certify.operators import Activation, Add, Interval, MaxPool, Relu
 from softadv.certify.rounding import Arithmetic
 
 # How many copies of the largest forms are in memory at the peak (measured on the paper's networks: 2.6 to 3.9).

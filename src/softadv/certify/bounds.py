@@ -2,7 +2,7 @@
 
 Box carries intervals. DeepZono and DeepPoly refine them at every activation that feeds a ReLU or a max pooling: its
 bounds come from substituting linear forms back to the input box, and from these bounds come the lines that bound the
-ReLU (relu.py). Back-substitution itself is compiled (backsub_cpp.py) or in PyTorch (backsub_torch.py).
+ReLU (operators/relu.py). Back-substitution itself is compiled (backsub_cpp.py) or in PyTorch (backsub_torch.py).
 
 Only neurons that the intervals leave unstable are refined. This changes no verdict: an interval that
 starts from the ReLU's lower and upper lines is what back-substitution gives if it stops one layer
@@ -22,15 +22,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from softadv.certify.activations import Activation
 from softadv.certify.domains import Domain
-from softadv.certify.early_proof import last_hidden, prove, unstable
-from softadv.certify.gather import Gather
+from softadv.certify.early_proof import last_hidden, prove
 from softadv.certify.graph import FinalActivation, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
-from softadv.certify.ops import Add, Affine, Conv, Copy, Dense, Flatten, Interval, MaxPool, Relu, Scale, Step
-from softadv.certify.relu import Lines, Relaxation, deeppoly_lines, zonotope_lines
+from softadv.certify.operators import Activation, Add, Affine, Conv, Copy, Dense, Flatten, Gather, MaxPool, Scale, Step
+from softadv.certify.operators.base import Interval
+from softadv.certify.operators.lines import Lines
+from softadv.certify.operators.relu import Relu, unstable
 from softadv.certify.rounding import Arithmetic, Errors, outwards, overflow_limit
 from softadv.errors import SoftadvError
 
@@ -39,8 +39,6 @@ FLOATS_PER_NEURON = 32
 
 # The neurons whose lower bounds, and those whose upper bounds, are to be refined: bool (N, C, H, W) each.
 Sides = tuple[Tensor, Tensor]
-
-_RELAXATIONS: dict[Domain, Relaxation] = {"deepzono": zonotope_lines, "deeppoly": deeppoly_lines}
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class BackSubstitution(ABC):
     ) -> tuple[Interval, Tensor | None] | None:
         """The interval of a layer's outputs with its rounding errors, and what forms pay for each, all (N, C, H, W).
 
-        known: of its inputs; rectified: which are evaluated behind a ReLU. None: ops.py's formulas are to be used.
+        known: of its inputs; rectified: whether behind a ReLU. None: the operator's formulas are to be used.
         """
         return None
 
@@ -150,7 +148,7 @@ class Analysis:
         backsub: type[BackSubstitution],
     ) -> None:  # fmt: skip
         self.network, self.rounding, self.backsub = network, rounding, backsub
-        self.relaxation = _RELAXATIONS.get(domain)
+        self.relaxes, self.parallel = domain != "box", domain == "deepzono"
         self.bounds = [box]
         self.relaxed = Relaxed(network, *_centered(box, rounding))
         self.finite = torch.ones(len(box[0]), dtype=torch.bool, device=box[0].device)
@@ -160,7 +158,7 @@ class Analysis:
     def pass_through(self, at: int, node: Node) -> None:
         """Compute the bounds of activation `at`, the output of a node."""
         match node.step:
-            case Relu() | MaxPool() | Activation() if self.relaxation is not None:
+            case Relu() | MaxPool() | Activation() if self.relaxes:
                 self.bounds.append(self._relax(at, node, node.step))
             case Activation() as step:
                 self.bounds.append(self._activated(step, *self.bounds[node.inputs[0]]))
@@ -218,19 +216,18 @@ class Analysis:
 
     def _relax(self, at: int, node: Node, step: Relu | MaxPool | Activation) -> Interval:
         """The lines of a ReLU, an activation or max pooling, and the bounds that follow from them."""
-        assert self.relaxation is not None
         (entering,) = node.inputs
         if isinstance(step, Relu):
             lower, upper = self._refined(entering, unstable)
-            lines = self.relaxation(lower, upper, self.rounding)
+            lines = step.lines(lower, upper, self.rounding, parallel=self.parallel)
             least = lines.lower_slope * lower
             bounds = (least if lines.lower_offset is None else least + lines.lower_offset), upper.clamp(min=0)
         elif isinstance(step, Activation):
             lower, upper = self._refined(entering, step.undecided)
-            lines = step.lines(lower, upper, self.rounding, parallel=self.relaxation is not deeppoly_lines)
+            lines = step.lines(lower, upper, self.rounding, parallel=self.parallel)
             bounds = self._activated(step, lower, upper)
         else:
-            if self.relaxation is not deeppoly_lines:
+            if self.parallel and not step.zonotope:
                 raise SoftadvError(f"{node.name}: only the domains box and deeppoly read max pooling")
             lower, upper = self._refined(entering, _everything)
             lines = step.lines(lower, upper, self.rounding)

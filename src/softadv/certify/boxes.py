@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from softadv._ranges import UNIT, Clip, check_clip, check_radius
-from softadv.certify.ops import Interval
+from softadv.certify.operators import Interval
 from softadv.certify.rounding import box, outwards
 from softadv.data import check_pixels
 from softadv.errors import SoftadvError

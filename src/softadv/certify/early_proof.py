@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from softadv.certify.graph import Network
-from softadv.certify.ops import Dense, Interval, Relu
+from softadv.certify.operators import Dense, Interval, Relu, unstable
 
 # Neurons, as measured on the paper's networks: with at most _FEW to refine, the margins are tried first; _FIRST of
 # them are refined in the first step.
@@ -46,11 +46,6 @@ def last_hidden(network: Network) -> int | None:
         isinstance(nodes[at].step, Dense),
     )
     return at if all(kinds) else None
-
-
-def unstable(lower: Tensor, upper: Tensor) -> Tensor:
-    """The neurons whose ReLU is neither the identity nor zero on their bounds."""
-    return (lower < 0) & (upper > 0)
 
 
 def prove(analysis: RefinableAnalysis, at: int, objective: Tensor) -> Tensor:

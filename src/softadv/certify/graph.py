@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from softadv.certify.linear_forms import PlaneShape
-from softadv.certify.ops import Step
+from softadv.certify.operators import Step
 
 FinalActivation = Literal["softmax", "log_softmax"]
 

@@ -10,10 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.certify.activations import Activation, Clipping, LeakyRelu, Sigmoid, Tanh
-from softadv.certify.gather import Gather
+from softadv._onnx.calls import register_operator
 from softadv.certify.linear_forms import PlaneShape
-from softadv.certify.ops import Conv, Dense, Flatten, MaxPool, Pair, Relu, Scale, Step
+from softadv.certify.operators import (
+    Activation,
+    Clipping,
+    Conv,
+    Dense,
+    Flatten,
+    Gather,
+    LeakyRelu,
+    MaxPool,
+    Pair,
+    Relu,
+    Scale,
+    Sigmoid,
+    Step,
+    Tanh,
+)  # fmt: skip
 from softadv.certify.selections import padded
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
@@ -56,12 +70,16 @@ _REGISTERED: dict[type[nn.Module], Callable[[Any, PlaneShape], Activation]] = {}
 
 
 def register_activation(
-    kind: type[nn.Module],
+    kind: type[nn.Module], *, onnx: str | None = None
 ) -> Callable[[Callable[[Any, PlaneShape], Activation]], Callable[[Any, PlaneShape], Activation]]:
     """Let the certifier read a layer of your own: decorates a function (layer, shape) -> Activation.
 
-    kind: exactly this class, whose layers take one activation and keep its shape (C, H, W).
+    kind: exactly this class, whose layers take one activation and keep its shape (C, H, W). onnx: an ONNX operator
+    that computes the same without attributes; files with it are read from now on. Raises SoftadvError for one that
+    softadv reads itself.
     """
+    if onnx is not None:
+        register_operator(onnx, kind)
 
     def add(build: Callable[[Any, PlaneShape], Activation]) -> Callable[[Any, PlaneShape], Activation]:
         _REGISTERED[kind] = build

@@ -1,6 +1,6 @@
 """Intervals of convolutions and linear layers, and their rounding errors, by the compiled kernel (linear.h).
 
-The formulas are those of ops.py and rounding.py, for every image in one pass instead of some twenty.
+The formulas are those of operators/weighted.py and rounding.py, for every image in one pass instead of some twenty.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softadv.certify.ops import Conv, Dense, Interval
+from softadv.certify.operators import Conv, Dense, Interval
 from softadv.certify.rounding import Arithmetic, overflow_limit
 from softadv.kernels import build as compiled
 

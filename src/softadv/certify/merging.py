@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from softadv.certify.gather import Gather
 from softadv.certify.graph import Network
-from softadv.certify.ops import Add, Conv, Dense, Flatten, Interval, Scale
+from softadv.certify.operators import Add, Conv, Dense, Flatten, Gather, Interval, Scale
 from softadv.certify.rounding import Arithmetic, Terms, overflow_limit
 
 # From an activation's number to the bounds of its evaluated values.

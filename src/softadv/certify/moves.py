@@ -11,9 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv.certify.gather import Gather
 from softadv.certify.graph import as_plane
-from softadv.certify.ops import Flatten, Step
+from softadv.certify.operators import Flatten, Gather, Step
 from softadv.certify.selections import selected
 from softadv.errors import SoftadvError
 

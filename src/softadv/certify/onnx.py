@@ -14,7 +14,7 @@ from softadv._modes import in_eval_mode
 from softadv._onnx import OnnxModel
 from softadv.certify import onnx_runtime
 from softadv.certify.graph import Network, Node
-from softadv.certify.ops import Conv, Dense, Flatten, Relu, Scale
+from softadv.certify.operators import Conv, Dense, Flatten, Relu, Scale
 from softadv.certify.records import Parity
 from softadv.certify.trace import read_network
 from softadv.data import check_finite

@@ -28,7 +28,7 @@ multiplies. So:
 - where forms meet that went through different branches, their coefficients are added: `Copy` pays;
 - through a ReLU, c * slope costs u |c| A, A being the largest magnitude of the ReLU's input. The slope
   may be any number in [0, 1]: the offset is what makes the line hold, so the offset is what is rounded
-  up (relu.py), and this cost is added to it;
+  up (operators/relu.py), and this cost is added to it;
 - the constant is one sum of products whose every term passes through at most `depth` roundings, which
   costs gamma(depth) of each term's magnitude;
 - the box is center +- radius, with the radius rounded up.
@@ -39,12 +39,12 @@ themselves. Underflow inside the analysis, in fewer than 2^40 operations, costs 
 Where a bound or a sum of magnitudes is not below `overflow_limit`, nothing is proven: the margin is then
 NaN, and the image not verified.
 
-Other activations (activations.py). LeakyReLU, PReLU and clipping are comparisons and at most one product. Sigmoid and
+Other activations (operators/). LeakyReLU, PReLU and clipping are comparisons and at most one product. Sigmoid and
 tanh are what a library makes of them: off by no more than SIGMOID_ERROR and TANH_ERROR, which are measured over all of
 float32, and laid over both lines. Each line holds for the slope that was rounded, since its offset is computed for it.
-What moves numbers (gather.py) rounds nothing. Where an input is several outputs, its coefficients are added up on the
-way back, which is paid for as where branches meet. An evaluator may move it past additions and scalings (ONNX Runtime
-does so with transpositions, from the basic level on), so that merged sums look through it.
+What moves numbers (operators/gather.py) rounds nothing. Where an input is several outputs, its coefficients are added
+up on the way back, which is paid for as where branches meet. An evaluator may move it past additions and scalings (ONNX
+Runtime does so with transpositions, from the basic level on), so that merged sums look through it.
 Constants that a model adds or multiplies by are scalings, too. A number that a product of matrices is multiplied by,
 before or behind, may come into each of its terms (ONNX Runtime's scaled MatMul): it is between 2^-20 and 2^20, so that
 what underflows there is covered. Behind a softmax, scores are ordered where they are further apart than it blurs them.

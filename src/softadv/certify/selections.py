@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from softadv.certify.linear_forms import PlaneShape
-from softadv.certify.ops import Conv, Step
+from softadv.certify.operators import Conv, Step
 
 
 def padded(shape: PlaneShape, *, left: int, right: int, top: int, bottom: int, like: Tensor) -> Step:

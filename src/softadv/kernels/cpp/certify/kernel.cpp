@@ -6,7 +6,7 @@
 // channel. Neurons that no form of the block depends on are skipped: those outside its window
 // (`Window`), and those that are not `live`, such as inputs of a ReLU that is zero for the whole box.
 //
-// The relaxations and the rounding errors come in as numbers (relu.py, rounding.py); nothing is
+// The relaxations and the rounding errors come in as numbers (operators/, rounding.py); nothing is
 // decided here. backsub_torch.py has the same rules for tensors on any device.
 
 #include <algorithm>

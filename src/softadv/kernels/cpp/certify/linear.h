@@ -1,8 +1,8 @@
 // Intervals of the outputs of convolutions and linear layers, and bounds of their rounding errors, in one pass.
 //
-// The formulas are those of ops.py (Conv.interval, _terms) and rounding.py (Arithmetic.sum_errors), whose theorem holds
-// for every order of the sums. Each lane computes one output channel. A column is one output pixel of one image;
-// several columns are computed together, so that weights are loaded once for all of them.
+// The formulas are those of operators/weighted.py (Conv.interval, _terms) and rounding.py (Arithmetic.sum_errors), whose
+// theorem holds for every order of the sums. Each lane computes one output channel. A column is one output pixel of one
+// image; several columns are computed together, so that weights are loaded once for all of them.
 
 #pragma once
 

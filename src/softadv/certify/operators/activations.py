@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from softadv.certify.linear_forms import LinearForms, Patches, PlaneShape
-from softadv.certify.relu import Lines, along
+from softadv.certify.linear_forms import LinearForms, PlaneShape
+from softadv.certify.operators.base import Operator
+from softadv.certify.operators.lines import Lines, along
 from softadv.certify.rounding import Arithmetic, outwards
 
 # How far float64 may be off in value() and in what is made from it, relative to the largest number involved.
@@ -22,17 +23,19 @@ _FLOAT64_ERROR = 2.0**-40
 
 
 @dataclass(frozen=True)
-class Activation(ABC):
+class Activation(Operator, ABC):
     """An elementwise activation y = f(x). For one of your own, write these methods and register it
     (layers.register_activation).
 
     The tensors x, lower and upper are float64 (N, C, H, W). The methods return float64 that broadcasts to that shape.
     """
 
+    bias = None
+    relaxation = "least area of the chord and a branch"
+    rounding = "as its class says"
+
     in_shape: PlaneShape
     out_shape: PlaneShape
-
-    bias = None
 
     @abstractmethod
     def value(self, x: Tensor) -> Tensor:
@@ -96,9 +99,6 @@ class Activation(ABC):
     def backward(self, forms: LinearForms, lines: Lines) -> LinearForms:
         return along(forms, lines)
 
-    def input_patches(self, patches: Patches) -> Patches:
-        return patches
-
     def _extreme(self, slope: Tensor, lower: Tensor, upper: Tensor, *, sign: int) -> Tensor:
         """The minimum (sign -1) or maximum (sign 1) of f(x) - slope x between the bounds, rounded outwards."""
         found = None
@@ -115,6 +115,9 @@ class Activation(ABC):
 @dataclass(frozen=True)
 class LeakyRelu(Activation):
     """x where x > 0, else negative_slope * x. negative_slope: float64, (1,) or (C,), with the evaluated value."""
+
+    onnx = ("LeakyRelu", "PRelu")
+    rounding = "one product"
 
     negative_slope: Tensor
 
@@ -155,6 +158,9 @@ class LeakyRelu(Activation):
 class Clipping(Activation):
     """x clipped to [low, high]; one of them may be infinite. ReLU6, Hardtanh and clamp. Both as evaluated."""
 
+    onnx = ("Clip",)
+    rounding = "nothing"
+
     low: float
     high: float
 
@@ -186,69 +192,3 @@ class Clipping(Activation):
 
     def undecided(self, lower: Tensor, upper: Tensor) -> Tensor:
         return ((lower < self.low) & (upper > self.low)) | ((lower < self.high) & (upper > self.high))
-
-
-class _SShaped(Activation):
-    """Convex below 0 and concave above; the derivative is largest at 0 and falls on both sides.
-
-    Singh et al., An Abstract Domain for Certifying Neural Networks (POPL 2019), section 4.3; the zonotope's slope
-    after Singh et al., Fast and Effective Robustness Certification (NeurIPS 2018), section 3.
-    """
-
-    @abstractmethod
-    def derivative(self, x: Tensor) -> Tensor:
-        """f'(x)."""
-
-    def slopes(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        chord, flattest = self.chord(lower, upper), self.parallel_slope(lower, upper)
-        chord = torch.where(upper > lower, chord, flattest).clamp(0, 1)
-        return torch.where(lower >= 0, chord, flattest), torch.where(upper <= 0, chord, flattest)
-
-    def parallel_slope(self, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.minimum(self.derivative(lower), self.derivative(upper))
-
-
-@dataclass(frozen=True)
-class Sigmoid(_SShaped):
-    """1 / (1 + exp(-x))."""
-
-    def value(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(x)
-
-    def derivative(self, x: Tensor) -> Tensor:
-        return torch.sigmoid(x) * torch.sigmoid(-x)
-
-    def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
-        """y (1 - y) = slope: with r = sqrt(1 - 4 slope), y is (1 + r) / 2 or (1 - r) / 2."""
-        x = torch.log((1 + (1 - 4 * slope).sqrt()).square() / (4 * slope))
-        return x, -x
-
-    def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
-        return torch.full_like(lower, SIGMOID_ERROR * arithmetic.unit)
-
-
-@dataclass(frozen=True)
-class Tanh(_SShaped):
-    """tanh(x)."""
-
-    def value(self, x: Tensor) -> Tensor:
-        return torch.tanh(x)
-
-    def derivative(self, x: Tensor) -> Tensor:
-        return 1 / torch.cosh(x).square()
-
-    def stationary(self, slope: Tensor) -> tuple[Tensor, ...]:
-        """1 - y**2 = slope: x = log((1 + y) / sqrt(slope))."""
-        x = torch.log((1 + (1 - slope).sqrt()) / slope.sqrt())
-        return x, -x
-
-    def evaluation_error(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Tensor:
-        """Relative to the largest |x|, since |tanh x| <= |x|, and libraries keep the relative error small near 0."""
-        largest = torch.maximum(-lower, upper).clamp(0, 1)
-        return largest * (TANH_ERROR * arithmetic.unit) + torch.finfo(arithmetic.dtype).tiny
-
-
-# The errors of PyTorch and onnxruntime, in units u of their type. test_activations.py measures them in steps over the
-# whole float32 range; the largest errors found are below a quarter of these.
-SIGMOID_ERROR = 16.0
-TANH_ERROR = 128.0

@@ -1,4 +1,4 @@
-"""The two linear relaxations of ReLU, which are the only difference between DeepPoly and DeepZono.
+"""ReLU and its two linear relaxations, which are the only difference between DeepPoly and DeepZono.
 
 For l <= x <= u, both bound max(x, 0) by a lower and an upper line. A stable neuron is exact: the identity for
 l >= 0, zero for u <= 0.
@@ -6,43 +6,42 @@ l >= 0, zero for u <= 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from softadv.certify.linear_forms import LinearForms
+from softadv.certify.linear_forms import LinearForms, PlaneShape
+from softadv.certify.operators.base import Interval, Operator, largest_magnitude
+from softadv.certify.operators.lines import Lines, along
 from softadv.certify.rounding import Arithmetic
 
 
 @dataclass(frozen=True)
-class Lines:
-    """lower_slope * x + lower_offset <= output <= upper_slope * x + upper_offset, each (N, C, H, W).
+class Relu(Operator):
+    """y = max(x, 0)."""
 
-    lower_offset: None for zero. choice: int64 (N, C, H, W), for max pooling: which of a window's
-    inputs x is, counted row by row; None where the output has one input.
-    """
+    onnx = ("Relu",)
+    relaxation = "Singh et al. 2019 (4.2), 2018 (3.1)"
+    rounding = "nothing"
 
-    lower_slope: Tensor
-    upper_slope: Tensor
-    upper_offset: Tensor
-    lower_offset: Tensor | None = None
-    choice: Tensor | None = None
+    in_shape: PlaneShape
+    out_shape: PlaneShape
 
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return lower.clamp(min=0), upper.clamp(min=0)
 
-def along(forms: LinearForms, lines: Lines) -> LinearForms:
-    """Replace each output in a form by the line that keeps the form a lower bound."""
-    cut = forms.patches.cut
-    negative = forms.coefs < 0
-    slope = torch.where(negative, cut(lines.upper_slope).unsqueeze(2), cut(lines.lower_slope).unsqueeze(2))
-    const = forms.const + forms.dot(forms.coefs.clamp(max=0), lines.upper_offset)
-    if lines.lower_offset is not None:
-        const = const + forms.dot(forms.coefs.clamp(min=0), lines.lower_offset)
-    return LinearForms(slope.mul_(forms.coefs), const, forms.patches)
+    def lines(self, lower: Tensor, upper: Tensor, rounding: Arithmetic | None, *, parallel: bool) -> Lines:
+        """parallel: both lines share one slope, as a zonotope needs it."""
+        return (zonotope_lines if parallel else deeppoly_lines)(lower, upper, rounding)
+
+    def backward(self, forms: LinearForms, lines: Lines) -> LinearForms:
+        return along(forms, lines)
 
 
-Relaxation = Callable[[Tensor, Tensor, Arithmetic | None], Lines]
+def unstable(lower: Tensor, upper: Tensor) -> Tensor:
+    """The neurons whose ReLU is neither the identity nor zero on their bounds."""
+    return (lower < 0) & (upper > 0)
 
 
 def deeppoly_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> Lines:
@@ -67,7 +66,7 @@ def zonotope_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) ->
     if rounding is None:
         return Lines(slope, slope, offset)
     # The lower line goes through 0; its offset is what the rounding of slope * coefficient costs.
-    down = _where_unstable(lower, upper, -rounding.offset(torch.zeros_like(upper), _largest(lower, upper)))
+    down = _where_unstable(lower, upper, -rounding.offset(torch.zeros_like(upper), largest_magnitude(lower, upper)))
     return Lines(slope, slope, offset, down)
 
 
@@ -81,13 +80,9 @@ def _upper_line(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> tu
     height = -chord * low
     if rounding is not None:
         # Whatever the rounded slope is, this line lies above both corners of the chord.
-        height = rounding.offset(torch.maximum(height, (1 - chord) * high), _largest(low, high))
+        height = rounding.offset(torch.maximum(height, (1 - chord) * high), largest_magnitude(low, high))
     return slope.index_put_(at, chord), offset.index_put_(at, height)
 
 
 def _where_unstable(lower: Tensor, upper: Tensor, values: Tensor) -> Tensor:
     return torch.where((lower < 0) & (upper > 0), values, torch.zeros_like(values))
-
-
-def _largest(lower: Tensor, upper: Tensor) -> Tensor:
-    return torch.maximum(-lower, upper)

@@ -1,4 +1,4 @@
-"""The operator that moves numbers and computes nothing: each output is an input, or zero."""
+"""The operators that move numbers and compute nothing: each output is an input, or zero."""
 
 from __future__ import annotations
 
@@ -10,21 +10,27 @@ import torch
 from torch import Tensor
 
 from softadv.certify.linear_forms import LinearForms, Patches, PlaneShape
+from softadv.certify.operators.base import Interval, Operator, largest_magnitude
 from softadv.certify.rounding import Arithmetic, Errors
 
 
 @dataclass(frozen=True)
-class Gather:
+class Gather(Operator):
     """y[k] = x[index[k]], or zero where the index is -1: slices, permutations, reshapes, repetitions, padding.
 
     index: int64, one for each output. Neurons are counted as PyTorch does, channel by channel.
     """
 
+    bias = None
+    onnx = (
+        "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Concat", "Pad", "MaxPool",
+        "AveragePool", "MatMul", "ReduceMean", "PRelu", "Add", "Sub", "Mul", "Div", "Sum",
+    )  # fmt: skip
+    rounding = "nothing forwards; coefficients are added on the way back where an input is several outputs"
+
     index: Tensor
     in_shape: PlaneShape
     out_shape: PlaneShape
-
-    bias = None
 
     def of(self, plane: Tensor) -> Tensor:
         """(N, *in_shape) to (N, *out_shape)."""
@@ -41,7 +47,7 @@ class Gather:
         """Whether an input is more than one output."""
         return bool((self.uses > 1).any())
 
-    def interval(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
         return self.of(lower), self.of(upper)
 
     def errors(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Errors | None:
@@ -49,7 +55,7 @@ class Gather:
         if not self.repeats:
             return None
         added = self.of((self.uses > 1).to(lower.dtype).reshape(1, *self.in_shape))
-        cost = self.of(torch.maximum(-lower, upper)) * (added * arithmetic.gamma(int(self.uses.max())))
+        cost = self.of(largest_magnitude(lower, upper)) * (added * arithmetic.gamma(int(self.uses.max())))
         return Errors(cost, torch.zeros_like(cost))
 
     def backward(self, forms: LinearForms) -> LinearForms:
@@ -60,6 +66,28 @@ class Gather:
         coefs.index_add_(3, self.index[kept], flat[..., kept])
         coefs = coefs.reshape(*flat.shape[:3], *self.in_shape).movedim(3, 5).contiguous()
         return LinearForms(coefs, whole.const, self.input_patches(whole.patches))
+
+    def input_patches(self, patches: Patches) -> Patches:
+        return Patches.whole(*self.in_shape[1:])
+
+
+@dataclass(frozen=True)
+class Flatten(Operator):
+    """(C, H, W) to (C * H * W, 1, 1)."""
+
+    bias = None
+    onnx = ("Flatten", "Reshape", "Squeeze")
+    rounding = "nothing"
+
+    in_shape: PlaneShape
+    out_shape: PlaneShape
+
+    def interval(self, lower: Tensor, upper: Tensor) -> Interval:
+        return lower.reshape(-1, *self.out_shape), upper.reshape(-1, *self.out_shape)
+
+    def backward(self, forms: LinearForms) -> LinearForms:
+        coefs = forms.coefs.reshape(*forms.coefs.shape[:3], *self.in_shape)
+        return LinearForms(coefs.movedim(3, 5).contiguous(), forms.const, self.input_patches(forms.patches))
 
     def input_patches(self, patches: Patches) -> Patches:
         return Patches.whole(*self.in_shape[1:])
