@@ -63,8 +63,8 @@ def residual(path: Path) -> None:
     ), (1, 28, 28))  # fmt: skip
 
 
-class _Written:
-    """Nodes by onnx.helper, one behind the other."""
+class Written:
+    """Nodes by onnx.helper, one behind the other. constants: without their names, which are c0, c1 and so on."""
 
     def __init__(self, seed: int) -> None:
         self.rng, self.value = np.random.default_rng(seed), "x"
@@ -72,35 +72,51 @@ class _Written:
         self.constants: list[Any] = []
 
     def constant(self, values: Any) -> str:
-        self.constants.append(numpy_helper.from_array(np.asarray(values), f"c{len(self.constants)}"))
-        return self.constants[-1].name
+        self.constants.append(np.asarray(values))
+        return f"c{len(self.constants) - 1}"
+
+    def number(self, value: float) -> str:
+        return self.constant(np.float32(value))
 
     def weight(self, *shape: int) -> str:
         spread = np.sqrt(2 / np.prod(shape[1:]))
         return self.constant((self.rng.normal(size=shape) * spread).astype(np.float32))
 
-    def then(self, operator: str, *more: str, **options: Any) -> _Written:
-        made = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operator, [self.value, *more], [made], **options))
-        self.value = made
+    def positive(self, *shape: int) -> str:
+        return self.constant(self.rng.uniform(0.3, 1.5, shape).astype(np.float32))
+
+    def then(self, operator: str, *more: str, outputs: int = 1, **options: Any) -> Written:
+        """A node of the value so far; its last output is the next value."""
+        return self._node(operator, [self.value, *more], outputs, options)
+
+    def left(self, operator: str, first: str) -> Written:
+        """A node that has the value so far on the right."""
+        return self._node(operator, [first, self.value], 1, {})
+
+    def _node(self, operator: str, inputs: list[str], outputs: int, options: dict[str, Any]) -> Written:
+        made = [f"v{len(self.nodes)}_{at}" for at in range(outputs)]
+        self.nodes.append(helper.make_node(operator, inputs, made, **options))
+        self.value = made[-1]
         return self
 
-    def write(self, path: Path, shape: tuple[int, ...]) -> None:
+    def write(self, path: Path, shape: tuple[int, ...], *, classes: int | None = 10) -> None:
+        """classes: None where they are not known."""
         x = helper.make_tensor_value_info("x", 1, ["batch", *shape])
-        y = helper.make_tensor_value_info(self.value, 1, ["batch", 10])
-        graph = helper.make_graph(self.nodes, "net", [x], [y], initializer=self.constants)
+        y = helper.make_tensor_value_info(self.value, 1, ["batch", classes or "scores"])
+        constants = [numpy_helper.from_array(values, f"c{at}") for at, values in enumerate(self.constants)]
+        graph = helper.make_graph(self.nodes, "net", [x], [y], initializer=constants)
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
 
 
 def sigmoid(path: Path) -> None:
-    net = _Written(2).then("Flatten")
+    net = Written(2).then("Flatten")
     for inputs, outputs in ((784, 200), (200, 200), (200, 100)):
         net.then("MatMul", net.weight(inputs, outputs)).then("Add", net.weight(outputs)).then("Sigmoid")
     net.then("Gemm", net.weight(10, 100), net.weight(10), transB=1).write(path, (1, 28, 28))
 
 
 def max_pool(path: Path) -> None:
-    net = _Written(3)
+    net = Written(3)
     net.then("Conv", net.weight(8, 1, 5, 5), net.weight(8), auto_pad="SAME_UPPER").then("Relu")
     net.then("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     net.then("Conv", net.weight(16, 8, 4, 4), net.weight(16), strides=[2, 2]).then("LeakyRelu", alpha=0.1)
@@ -110,7 +126,7 @@ def max_pool(path: Path) -> None:
 
 def channels_last(path: Path) -> None:
     """As TensorFlow's exporter writes it: a transposition before and behind every convolution."""
-    net, channels = _Written(4), 1
+    net, channels = Written(4), 1
     for made in (16, 32):
         net.then("Transpose", perm=[0, 3, 1, 2]).then("Conv", net.weight(made, channels, 4, 4), strides=[2, 2])
         net.then("Transpose", perm=[0, 2, 3, 1]).then("Add", net.weight(made)).then("Relu")
