@@ -274,7 +274,7 @@ def test_what_lies_there_instead_is_named(tmp_path, name, looked):
     for entry in ("cifar-10-python.tar.gz", "notes", *(f"x{i}" for i in range(9))):
         (root / entry).mkdir(parents=True)
     message = refusal(load_dataset, name, root)
-    assert f"{root} has no {looked} (there lie cifar-10-python.tar.gz, notes, x0, x1, x2, x3, ...)" in message
+    assert f"{root} has no {looked} (it has cifar-10-python.tar.gz, notes, x0, x1, x2, x3, ...)" in message
     assert "data has no" in refusal(load_dataset, name)
     (tmp_path / "empty").mkdir()
     assert "it is empty" in refusal(load_dataset, name, tmp_path / "empty")

@@ -29,6 +29,8 @@ def make_folder(folder: Path) -> None:
     """Create a folder and its parents. Raises SoftadvError naming it where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise SoftadvError(f"{folder}: is a file, not a folder") from None
     except OSError as error:
         raise SoftadvError(f"{folder}: cannot be made ({error.strerror})") from error
 

@@ -415,6 +415,17 @@ def test_a_finished_trial_tells_of_a_later_failure(tmp_path: Path) -> None:
 def test_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SoftadvError, match="holds no runs"):
         report(tmp_path)
+    with pytest.raises(SoftadvError, match=r"nowhere: no such folder$"):
+        report(tmp_path / "nowhere")
+
+
+def test_a_file_in_the_place_of_the_pages_folder_is_named(tmp_path: Path) -> None:
+    complete = tmp_path / "grid"
+    finish(make_run(complete, make_trial()))
+    (tmp_path / "page").write_text("mine")
+    with pytest.raises(SoftadvError, match=r"page: is a file, not a folder$"):
+        write_report(complete, verdicts=[], title="x", command="x", out=tmp_path / "page")
+    assert (tmp_path / "page").read_text() == "mine"
 
 
 def test_variations_are_folded_away_and_the_base_is_not(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def _content(place: Path) -> str:
         names = sorted(entry.name for entry in islice(place.iterdir(), 1000))
     if not names:
         return "it is empty"
-    return f"there lie {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
+    return f"it has {', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}"
 
 
 def _is_there(path: Path) -> bool:

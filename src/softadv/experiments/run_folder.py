@@ -261,7 +261,10 @@ def grid_runs(folder: Path) -> list[RunFolder]:
         if path.is_dir() and any(os.path.lexists(path / name) for name in _OF_A_TRIAL)
     ]
     if not runs:
-        raise SoftadvError(f"{folder}: holds no runs (no folder in it has a {SPEC})")
+        there = os.path.lexists(folder)
+        raise SoftadvError(
+            f"{folder}: " + (f"holds no runs (no folder in it has a {SPEC})" if there else "no such folder")
+        )
     return runs
 
 
