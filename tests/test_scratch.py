@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from softadv._scratch import Scratch
 
@@ -43,3 +46,22 @@ def test_the_next_one_deletes_what_a_killed_process_left_and_nothing_else(tmp_pa
             assert not left.exists()
             assert young.exists()  # its process is there
     assert [path.name for path in tmp_path.iterdir()] == ["softadv-test-theirs"]
+
+
+def test_what_is_written_while_a_folder_is_deleted_goes_with_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray's processes do, which end a little later than their driver."""
+    rmtree, left = shutil.rmtree, Scratch("softadv-test-", parent=tmp_path)
+
+    def late(path: Path, *, ignore_errors: bool) -> None:
+        rmtree(path, ignore_errors=ignore_errors)
+        path.mkdir()
+        (path / "log").write_text("x")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", late)
+        left.delete()
+    os.utime(left.path / ".owner", (LONG_AGO, LONG_AGO))
+    Scratch("softadv-test-", parent=tmp_path).delete()
+    assert list(tmp_path.iterdir()) == []

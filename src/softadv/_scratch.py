@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -39,6 +40,9 @@ class Scratch:
     def delete(self) -> None:
         """Delete the folder with all that is in it, as far as that can be done."""
         shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):
+            if self.path.exists():  # a process of Ray's that is ending wrote there: the next one deletes the rest
+                (self.path / _OWNER).touch()
         self._lock.release()
 
 
