@@ -139,7 +139,7 @@ def _eran() -> Check:
     findings = [
         Check(
             name,
-            f"not to be asked: {offer}",
+            offer.removeprefix(f"{name}: "),
             "it needs a GPU (docker run needs --gpus all); softadv's own certifier and ERAN do without"
             if eran.NO_DEVICE in offer
             else "correct SOFTADV_ERAN, or build the container anew (docker/eran/build.sh)",
