@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
 import subprocess
 import tempfile
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,13 +71,20 @@ class Docker(Engine):
 
     @classmethod
     def missing(cls) -> str | None:
-        try:
-            with _client() as client:
-                client.ping()
-        except ImportError:
-            return "its SDK is not installed (pip install docker)"
-        except Exception as error:  # of the SDK, of requests, or of the socket
-            return f"no engine answers ({error})"
+        why = None
+        with warnings.catch_warnings():
+            # Where no engine answers, the SDK leaves its socket to the garbage collector.
+            warnings.simplefilter("ignore", ResourceWarning)
+            try:
+                with _client() as client:
+                    client.ping()
+            except ImportError:
+                why = "its SDK is not installed (pip install docker)"
+            except Exception as error:  # of the SDK, of requests, or of the socket
+                why = f"no engine answers ({error})"
+            gc.collect()
+        if why is not None:
+            return why
         return None if shutil.which("docker") else "its command is not installed"
 
     def build(self, root: Path) -> None:

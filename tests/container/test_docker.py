@@ -1,5 +1,6 @@
 """The files of the container, as far as they can be checked without building it (tests/container builds it)."""
 
+import gc
 import os
 import re
 import shutil
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.container.engine import Docker
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -240,6 +243,12 @@ def test_with_an_index_torch_comes_from_it_and_without_cudas_libraries(tmp_path:
     assert any(name.startswith("nvidia-") for name in left)
     assert set(re.findall(r"^([\w.-]+)==", rest.read_text(), re.M)) == versions.keys() - left
     assert rest.read_text().count("--hash=") > len(versions)
+
+
+def test_an_engine_that_does_not_answer_leaves_no_socket_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none")
+    assert "no engine answers" in str(Docker.missing())
+    gc.collect()  # where pytest takes an open socket for an error
 
 
 def test_without_an_engine_one_line_names_the_command_that_needs_none(tmp_path: Path) -> None:
