@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.campaign.inputs import changed, places
 from softadv._io import parse_toml, read_json, read_tensors, write_json, write_tensors
 from softadv.claims.judge import load_expectations
 from softadv.errors import SoftadvError
@@ -56,28 +57,6 @@ def test_every_stored_summary_is_read() -> None:
     for folder in FOLDERS:
         # A reference may have more seeds than its grid.
         assert sum(len(row.seeds) for row in read_summary(folder).results) == len(record_files(folder))
-
-
-def places(table: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value in a table; of the epochs only the first's, since they are alike."""
-    if at:
-        yield at
-    if isinstance(table, dict):
-        for key, value in table.items():
-            yield from places(value, (*at, key))
-    elif isinstance(table, list):
-        for index, value in enumerate(table[:1]):
-            yield from places(value, (*at, index))
-
-
-def changed(table: Any, at: tuple[Any, ...], value: Any) -> Any:
-    """A copy with another value at a place."""
-    made = copy.deepcopy(table)
-    inside = made
-    for key in at[:-1]:
-        inside = inside[key]
-    inside[at[-1]] = value
-    return made
 
 
 STORED = read_json(SOFT)
