@@ -8,6 +8,7 @@ import platform
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.bits import bits
 from softadv.data import Dataset
@@ -23,7 +25,10 @@ from softadv.experiments.executors.images import ImageLoader, LoadedHere, Source
 from softadv.experiments.executors.jobs import Ended, Handle, Lost, ProgressMessage, Send
 from softadv.experiments.executors.on_ray import OnRay
 from softadv.experiments.executors.resources import usable_cores
+from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import run_grid
+from softadv.training.methods import Soft
+from softadv.training.methods.base import EpochStart
 from tests.experiments.executors.test_processes import grid_of, ready
 from tests.experiments.executors.test_signals import alive, below
 from tests.experiments.test_grid import silent
@@ -32,8 +37,29 @@ pytest.importorskip("ray", reason="needs Ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
 
+HELD = "SOFTADV_TEST_HELD"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient(Soft):
+    """Soft training that waits in its second epoch while the file named by a variable is there."""
+
+    def attacked(self, epoch: EpochStart) -> Tensor:
+        while epoch.number == 2 and Path(os.environ[HELD]).exists():
+            time.sleep(0.01)
+        return super().attacked(epoch)
+
+
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file for which Patient waits, in the nodes of a cluster that starts later, too."""
+    file = tmp_path / "held"
+    monkeypatch.setenv(HELD, str(file))
+    return file
+
+
+@pytest.fixture
+def cluster(held: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A head that computes nothing, and two nodes of one CPU. The parameter, if there is one: Ray's own settings."""
     from ray.cluster_utils import Cluster
 
@@ -46,31 +72,56 @@ def cluster(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> 
     found.shutdown()
 
 
-def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, tmp_path: Path) -> None:
-    grid = grid_of("soft", "random", "adversarial")  # the first and the last begin, and take about as long
+def processes_of(node: Any) -> set[int]:
+    """The processes of a node, with those that they have started: also its workers."""
+    own = {each.process.pid for some in node.all_processes.values() for each in some}
+    return own.union(*map(below, own))
+
+
+def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held: Path, tmp_path: Path) -> None:
+    patient = f"{Patient.__module__}:{Patient.__name__}"
+    grid = grid_of(patient, "soft", "random").select(seeds=2)
     assert run_grid(ready(grid, tmp_path / "whole"), report=silent, threads=1).refused == {}
     prepared = ready(grid, tmp_path / "ray")
     executor = OnRay(cluster.address, threads=1, gpus=0, images=prepared.images)
-    told: list[tuple[str, str]] = []
+    held.touch()
+    patients = [tmp_path / "ray" / trial.name for trial in grid.trials if trial.method == patient]
+    lost: list[str] = []
+    repeated: list[str] = []
     done: list[float] = []
 
     def report(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
         done.append(work)
-        if (trial, what) not in told:
-            told.append((trial, what))
-            if cluster.nodes and what.startswith("epoch 2/2") and len({trial for trial, _ in told}) == 2:
-                # Both nodes are busy: with either one goes a trial.
-                cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
-                cluster.nodes.clear()
+        if what == "lost its worker":
+            lost.append(trial)
+        elif trial in lost and what.startswith("epoch 1/2: "):
+            repeated.append(what)
 
+    def take_a_node_away() -> None:
+        """When both nodes are busy, and stay so: with either one goes a trial."""
+        try:
+            while any(len(RunFolder(folder).metrics()) != 1 for folder in patients):
+                time.sleep(0.1)
+            node = cluster.nodes.pop()
+            gone = processes_of(node)
+            cluster.remove_node(node, allow_graceful=False)
+            for process in alive(gone):  # its workers would notice a second later
+                os.kill(process, signal.SIGKILL)
+        finally:
+            held.unlink()
+
+    taking = threading.Thread(target=take_a_node_away)
     try:
         assert executor.slots == 2
+        taking.start()
         ran = run_grid(prepared, report=report, executor=executor, threads=1)
     finally:
         executor.close()
+    taking.join()
     assert (ran.failed, ran.refused) == ((), {})
-    assert len(ran.finished) == 3
-    assert [what for _, what in told if what == "lost its worker"]
+    assert len(ran.finished) == len(grid.trials)
+    assert len(lost) == 1
+    assert repeated == []
     assert sum(done) == pytest.approx(prepared.work)
     assert bits(tmp_path / "ray") == bits(tmp_path / "whole")
 
@@ -143,8 +194,7 @@ def test_a_node_that_falls_silent_is_noticed_while_its_connections_stand(cluster
     def silence(_process: int, node: str) -> None:
         nodes.append(node)
         (of_node,) = [each for each in cluster.nodes if each.node_id == node]
-        silent_ones.update(each.process.pid for some in of_node.all_processes.values() for each in some)
-        silent_ones.update(*map(below, tuple(silent_ones)))
+        silent_ones.update(processes_of(of_node))
         for process in silent_ones:
             os.kill(process, signal.SIGSTOP)
 
