@@ -79,30 +79,33 @@ def results(grid: str) -> str:
     parts = read_summary(REFERENCE / grid).parts
     shared = f", {len(parts.elsewhere)} of them under another grid that shares them" if parts.elsewhere else ""
     trials = f"`{grid}`: {parts.finished} of the grid's {parts.trials} trials are stored{shared}."
-    shown = (trials, table(grid), provenance(grid), verdicts(grid), differences(grid))
+    runs = finished_runs(read_entries(REFERENCE / grid))
+    others = sorted({run.result.trial.method for run in runs} - {"natural", "adversarial", "soft"})
+    compared = [differences(grid, "soft", "adversarial"), *(differences(grid, other, "soft") for other in others)]
+    shown = (trials, table(grid), provenance(grid), verdicts(grid), *compared)
     return "\n\n".join(filter(None, shown))
 
 
-def differences(grid: str) -> str:
-    """What soft training changes in each accuracy, paired by seed, a column a setting; "" without runs of both."""
+def differences(grid: str, method: str, other: str) -> str:
+    """What one method changes in each accuracy of another, paired by seed, a column a setting; "" without both."""
     entries = read_entries(REFERENCE / grid)
     runs, words = finished_runs(entries), setting_words(all_series(entries))
     columns: dict[str, list[str]] = {}
     for setting in dict.fromkeys(run.result.trial.setting for run in runs):
-        soft, adversarial = (
-            {run.result.trial.seed: run for run in runs if _is(run, setting, method)}
-            for method in ("soft", "adversarial")
+        ones, others = (
+            {run.result.trial.seed: run for run in runs if _is(run, setting, name)} for name in (method, other)
         )
-        both = sorted(soft.keys() & adversarial.keys())
+        both = sorted(ones.keys() & others.keys())
         if both:
             columns[words[setting]] = [
-                _difference([(soft[seed], adversarial[seed]) for seed in both], column) for column in _DIFFERENCES
+                _difference([(ones[seed], others[seed]) for seed in both], column) for column in _DIFFERENCES
             ]
     if not columns:
         return ""
     titles = _DIFFERENCES.values()
     rows = [f"| {title} | {' | '.join(cells)} |" for title, *cells in zip(titles, *columns.values(), strict=True)]
-    head = [f"| soft − adversarial training | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    kind = "" if other == "soft" else " training"
+    head = [f"| {method} − {other}{kind} | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
     return "\n".join([*head, *rows])
 
 
