@@ -192,6 +192,8 @@ def test_lists_may_be_left_out_where_a_rule_has_a_default(tmp_path: Path) -> Non
         ("[settings]\nx = 3", r"settings\.x: expected a table, got 3"),
         ("[claim]\nid = 'a'", r"claim: expected \[\[claim\]\] tables"),
         ("[settings.x]\ndataset = 'mnist'", r"settings\.x: eps is missing"),
+        (CLAIM.replace("[[claim]]", "[[claims]]"), "unknown key 'claims'; known are claim, kind, settings"),
+        ("[setting.x]\ndataset = 'mnist'", "unknown key 'setting'"),
         ("[settings.x]\neps = 'much'", r"settings\.x: eps: expected a number"),
     ],
 )

@@ -57,8 +57,9 @@ def decision_from(findings: Sequence[Finding], *, claimed: str, note: str = "", 
     deciding = [finding for finding in findings if finding.answer is not None]
     beside = [finding for finding in findings if finding.answer is None]
     outcome = all_of(finding.answer for finding in deciding if finding.answer is not None)
-    reason = f"{listed(deciding)}; {claimed}: {_why(deciding, outcome, equivalence=equivalence)}"
-    if beside:
+    why = _why(deciding, outcome, equivalence=equivalence) if deciding else "nothing of this decides it"
+    reason = f"{listed(deciding or beside)}; {claimed}: {why}"
+    if deciding and beside:
         reason += f"; beside it, {listed(beside)}"
     if note:
         reason += f"; {note}"

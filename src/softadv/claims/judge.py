@@ -16,7 +16,7 @@ from softadv.claims.selection import Evidence, Required
 from softadv.claims.stats import Estimate
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun, Run
-from softadv.experiments.spec import packaged_grids
+from softadv.experiments.spec import packaged_grids, refuse_unknown
 
 Outcome = Literal["holds", "fails", "inconclusive", "not run"]
 # paper: made by the paper; short: the same for runs with fewer epochs; own: softadv's own; check: a check of softadv.
@@ -80,10 +80,12 @@ def load_expectations(path: Path) -> Expectations:
     `[settings.NAME]` tables say what a trial must be like to count as that setting; each `[[claim]]` has
     an id, a title, a source, perhaps an assumption, the name of a rule (rules/kinds.py) and the rule's own keys.
     `kind` above them says whose claims these are; a claim may say otherwise, and a file that says nothing has its own.
+    There is nothing else: a misspelt table would ask for nothing.
 
     Raises SoftadvError naming the file, the claim and the key for whatever is missing or unknown.
     """
     table = parse_toml(read_text(path), where=str(path))
+    refuse_unknown(table, {"claim", "kind", "settings"}, where=str(path))
     required = {}
     settings = table.get("settings", {})
     if not isinstance(settings, dict):

@@ -58,7 +58,8 @@ class Evidence:
     def of(self, setting: str, method: str) -> dict[int, Run]:
         """The runs of a method in a setting, by seed.
 
-        Raises NotRun when there are none, or when the setting's runs are not what is required or not alike.
+        Raises NotRun when there are none, or when the setting's runs are not what is required, not alike, or not of the
+        same images.
         """
         there = [run for run in self.runs if run.result.trial.setting == setting]
         found = [run for run in there if run.result.trial.method == method]
@@ -71,6 +72,7 @@ class Evidence:
                     raise NotRun(f"{setting} was run with {shortfall}")
         for key in _SHARED:
             _refuse_mixed(there, key, where=setting)
+        _refuse_other_images(there, where=setting)
         return {run.result.trial.seed: run for run in found}
 
     def of_any_method(self, setting: str) -> list[Run]:
@@ -88,10 +90,11 @@ class Evidence:
         return pairs
 
     def steps(self, earlier: str, later: str, method: str) -> list[tuple[Run, Run]]:
-        """The runs of a method in two settings, seed by seed. Raises NotRun when no seed has both."""
+        """The runs of a method in two settings, seed by seed. Raises NotRun when no seed has both, and as `of` does."""
         pairs = _by_seed(self.of(earlier, method), self.of(later, method))
         if not pairs:
             raise NotRun(f"no seed of {method} training was run in both {earlier} and {later}")
+        _refuse_other_images([run for pair in pairs for run in pair], where=f"{earlier}, {later}")
         return pairs
 
     def assumptions(self, settings: Sequence[str]) -> str:
@@ -119,6 +122,16 @@ def _refuse_mixed(runs: Sequence[Run], key: str, *, where: str) -> None:
     values = sorted({_short(getattr(run.result.trial, key)) for run in runs})
     if len(values) > 1:
         raise NotRun(f"{where}: not one comparison, run with {key} {' and '.join(values)}")
+
+
+def _refuse_other_images(runs: Sequence[Run], *, where: str) -> None:
+    """Raise NotRun where equal parts of one data set are not the same images, such as on two machines."""
+    prints: dict[tuple[str, int | None, int | None], str] = {}
+    for run in runs:
+        trial = run.result.trial
+        part = (trial.dataset, trial.train_images, trial.test_images)
+        if prints.setdefault(part, run.result.data_fingerprint) != run.result.data_fingerprint:
+            raise NotRun(f"{where}: not one comparison, run on different {trial.dataset} images")
 
 
 def _short(value: object) -> str:

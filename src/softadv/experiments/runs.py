@@ -193,3 +193,14 @@ def value_of(run: Run, what: str) -> float:
             return run.result.autoattack.accuracy
         case _:
             raise NotRun(f"no figure is named {what!r}")
+
+
+def images_of(run: Run, what: str) -> int:
+    """Of how many images a figure is a share: of the first so many. Raises NotRun as value_of does."""
+    value_of(run, what)
+    result = run.result
+    if what == "verified_share":
+        return result.trained_images
+    parts = {"certified_accuracy": result.certified_by(result.trial.domain), "autoattack_accuracy": result.autoattack}
+    part = parts.get(what)
+    return result.test_images if part is None else part.images

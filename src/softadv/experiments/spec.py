@@ -197,7 +197,7 @@ def parse_grid(text: str, *, source: str) -> Grid:
     comparisons first.
     """
     table = parse_toml(text, where=source)
-    _refuse_unknown(table, {"name", "description", "include", "methods", "seeds", "defaults", "setting"}, where=source)
+    refuse_unknown(table, {"name", "description", "include", "methods", "seeds", "defaults", "setting"}, where=source)
     name = _take(table, "name", str, where=source)
     check_name(name, key=f"{source}: name")
     description = _take({"description": "", **table}, "description", str, where=source)
@@ -212,7 +212,7 @@ def parse_grid(text: str, *, source: str) -> Grid:
 
 
 def _included(table: Mapping[str, Any], *, source: str) -> list[Trial]:
-    _refuse_unknown(table, {"name", "description", "include"}, where=f"{source}: a grid with include")
+    refuse_unknown(table, {"name", "description", "include"}, where=f"{source}: a grid with include")
     trials: list[Trial] = []
     for other in _take(table, "include", list, where=source):
         if other not in packaged_grids():
@@ -251,7 +251,7 @@ def _trials(table: Mapping[str, Any], *, source: str) -> list[Trial]:
 
 def trial_from_table(table: Mapping[str, Any], *, where: str) -> Trial:
     """A Trial from the keys of TOML or JSON; eps and alpha may be fractions such as "8/255"."""
-    _refuse_unknown(table, {field.name for field in fields(Trial)}, where=where)
+    refuse_unknown(table, {field.name for field in fields(Trial)}, where=where)
     values = dict(table)
     for key in ("eps", "alpha"):
         if key in values:
@@ -319,7 +319,8 @@ COUNTS = (*training.COUNTS, *_OWN_COUNTS)
 _REQUIRED = {"setting", "dataset", "method", "seed", "eps", "alpha", "steps", "epochs"}
 
 
-def _refuse_unknown(table: Mapping[str, Any], known: set[str], *, where: str) -> None:
+def refuse_unknown(table: Mapping[str, Any], known: set[str], *, where: str) -> None:
+    """Raise SoftadvError for the first key of a table that is not a known one."""
     for key in table:
         if key not in known:
             raise SoftadvError(f"{where}: unknown key {shown(key)}; known are {', '.join(sorted(known))}")

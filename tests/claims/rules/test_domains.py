@@ -53,6 +53,13 @@ def test_domain_order_fails_and_is_inconclusive() -> None:
     assert outcome(order(), *certified_models(seeds=1)) == "inconclusive"
 
 
+@pytest.mark.parametrize("rule", [order(), DomainSeconds(settings=["s"], domains=DOMAINS, times=2.0, alike=[])])
+def test_what_the_models_were_trained_with_is_said_and_is_the_same_for_all(rule: DomainOrder | DomainSeconds) -> None:
+    certified = {"deeppoly": (30, 9.0), "deepzono": (20, 3.0), "box": (0, 1.0)}
+    runs = [a_run(seed=seed, certified=certified, lr=0.1) for seed in range(2)]
+    assert decide(rule, *runs).reason.endswith("; run with lr 0.1 instead of 0.001")
+
+
 def seconds(times: float, *, alike: list[str]) -> DomainSeconds:
     return DomainSeconds(settings=["s"], domains=["deepzono", "deeppoly", "box"], times=times, alike=alike)
 

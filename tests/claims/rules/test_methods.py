@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -11,7 +12,7 @@ from softadv.claims.rules.methods import SettingsAlike
 from softadv.claims.rules.radii import VerifiedAtMost, VerifiedFalls
 from softadv.claims.selection import Evidence, Required
 from softadv.errors import SoftadvError
-from softadv.experiments.runs import NotRun
+from softadv.experiments.runs import NotRun, Run
 from tests.finished import ONE_TWO_THREE, a_run, alike, decide, each_seed, natural_gain, outcome, soft_and_hard
 
 
@@ -183,6 +184,34 @@ def test_settings_with_different_assumptions_are_no_comparison_but_may_measure_d
     with pytest.raises(NotRun, match="a, b: not one comparison, run with batch_size 128 and 64"):
         decide(rule, a_run(setting="a"), a_run(setting="b", batch_size=64))
     decide(rule, a_run(setting="a", certified_images=5), a_run(setting="b", autoattack_images=5, certifier="gpupoly"))
+
+
+def on_other_images(run: Run) -> Run:
+    return replace(run, result=replace(run.result, data_fingerprint="other"))
+
+
+def test_runs_on_different_images_of_one_data_set_are_no_comparison() -> None:
+    hard = [on_other_images(run) for run in each_seed([0.5, 0.7], method="adversarial")]
+    with pytest.raises(NotRun, match=r"^s: not one comparison, run on different digits images$"):
+        decide(alike(1.0), *each_seed([0.5, 0.7]), *hard)
+    later = [on_other_images(run) for run in each_seed([0.1, 0.2], setting="b")]
+    with pytest.raises(NotRun, match=r"^a, b: not one comparison, run on different digits images$"):
+        decide(VerifiedFalls(settings=["a", "b"]), *each_seed([0.5, 0.7], setting="a"), *later)
+
+
+@pytest.mark.parametrize("figure", ["autoattack_accuracy", "certified_accuracy"])
+def test_figures_of_different_numbers_of_images_are_not_subtracted(figure: str) -> None:
+    soft, hard = (a_run(method=method, autoattack=0.3) for method in ("soft", "adversarial"))
+    assert soft.result.autoattack is not None
+    fewer = replace(
+        soft.result,
+        autoattack=replace(soft.result.autoattack, images=50),
+        certified=tuple(replace(found, images=50) for found in soft.result.certified),
+    )
+    rule = alike(1.0, figures=[figure])
+    assert outcome(rule, soft, hard) == "inconclusive"  # one seed
+    with pytest.raises(NotRun, match=r"of s-soft-seed0 is on 50 images, of s-adversarial-seed0 on 100$"):
+        decide(rule, Run(fewer, soft.metrics), hard)
 
 
 def test_natural_epochs_are_not_the_papers() -> None:

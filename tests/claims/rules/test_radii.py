@@ -66,7 +66,11 @@ def test_a_step_on_the_floor_decides_nothing() -> None:
     # Where there is nothing but the floor, nothing is known of a fall.
     found = decide(rule, *in_settings(dict.fromkeys("abc", (0.0, 0.0))))
     assert found.outcome == "inconclusive"
-    assert "nothing left to fall" in found.reason
+    step = "(0.00 points [0.00, 0.00]; nothing left to fall)"
+    assert found.reason == (
+        f"verified in the last epoch, soft: a 0.00%, b 0.00% {step}, c 0.00% {step}, 2 seeds; "
+        "claimed each below 0: nothing of this decides it"
+    )
 
 
 def test_a_fall_in_one_seed_is_inconclusive() -> None:

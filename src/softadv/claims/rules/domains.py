@@ -35,7 +35,8 @@ class DomainOrder:
 
     def decide(self, evidence: Evidence) -> Decision:
         seeds = _models(evidence, self.settings, self.domains)
-        return decision_from([self._more(seeds, a, b) for a, b in pairwise(self.domains)], claimed="claimed above 0")
+        found = [self._more(seeds, a, b) for a, b in pairwise(self.domains)]
+        return decision_from(found, claimed="claimed above 0", note=evidence.assumptions(self.settings))
 
     def _more(self, seeds: Sequence[Sequence[CertifiedByDomain]], domain: str, other: str) -> Finding:
         values = _by_seed(seeds, lambda model: 100 * (model[domain].accuracy - model[other].accuracy))
@@ -74,12 +75,13 @@ class DomainSeconds:
         seeds = _models(evidence, self.settings, self.domains)
         _refuse_other_programs(seeds)
         found = [self._slower(seeds, a, b) for a, b in pairwise(self.domains)]
-        if not self.alike:
-            return decision_from(found, claimed=f"taken as above {self.times:.2f}")
-        alike = " and ".join(self.alike)
-        note = f"{alike} are computed by the same passes here: their order, and with it the claim, stays open"
+        notes = [evidence.assumptions(self.settings)]
+        if self.alike:
+            alike = " and ".join(self.alike)
+            notes += [f"{alike} are computed by the same passes here: their order, and with it the claim, stays open"]
+        note = "; ".join(filter(None, notes))
         decided = decision_from(found, claimed=f"taken as above {self.times:.2f}", note=note)
-        return replace(decided, outcome="inconclusive") if decided.outcome == "holds" else decided
+        return replace(decided, outcome="inconclusive") if self.alike and decided.outcome == "holds" else decided
 
     def _slower(self, seeds: Sequence[Sequence[CertifiedByDomain]], domain: str, other: str) -> Finding:
         values = _by_seed(seeds, lambda model: _seconds(model[domain]) / _seconds(model[other]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from statistics import fmean
 
@@ -16,7 +16,7 @@ from softadv.experiments.runs import FIGURES, NotRun, Run
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """The candidate that matches a method's natural accuracy exceeds it by `above` points or more in every figure.
+    """The candidate that matches a method's natural accuracy exceeds it by more than `above` points in every figure.
 
     The candidate is the one whose mean natural accuracy on the validation images after the last epoch is nearest to
     the method's, over the seeds that both have. Test images take no part in the choice.
@@ -46,7 +46,7 @@ class Matched:
             heading = f"{FIGURES[name]}, {chosen} - {self.method}"
             label = f"{self.setting}: {heading}"
             values = estimate(differences(pairs, name), label=label, unit="points", claimed=claimed)
-            answer = within(replace(values, claimed=claimed), ends_count=False)
+            answer = within(values, ends_count=False)
             findings.append(Finding(heading=heading, name=self.setting, estimate=values, answer=answer))
         gap = figure(gaps[nearest], unit="points")
         choice = f"chosen on the validation images: {chosen}, with {gap} points natural accuracy there"

@@ -11,7 +11,7 @@ from softadv.claims.decision import Decision, Finding, decision_from, for_each, 
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import Answer, Estimate, equivalent, estimate, within
 from softadv.errors import SoftadvError
-from softadv.experiments.runs import FIGURES, NotRun, Run, value_of
+from softadv.experiments.runs import FIGURES, NotRun, Run, images_of, value_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +146,14 @@ class SettingsAlike:
 
 
 def differences(pairs: Sequence[tuple[Run, Run]], figure: str) -> list[float]:
-    """A figure of the first run of each pair minus that of the second, in points."""
+    """A figure of the first run of each pair minus that of the second, in points.
+
+    Raises NotRun where a run lacks it, and where a pair was measured on different numbers of images.
+    """
+    for one, other in pairs:
+        counts = images_of(one, figure), images_of(other, figure)
+        if counts[0] != counts[1]:
+            names = one.result.trial.name, other.result.trial.name
+            raise NotRun(f"{FIGURES[figure]} of {names[0]} is on {counts[0]:,} images, of {names[1]} on {counts[1]:,}")
     # Rounded, so that equal differences of fractions are equal numbers.
     return [round(100 * (value_of(one, figure) - value_of(other, figure)), 9) for one, other in pairs]
