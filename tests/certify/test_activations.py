@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper
 from torch import nn
 
-from softadv.certify import Activation, certify, register_activation
+from softadv.certify import Activation, certify, register_operator
 from softadv.certify.operators import Clipping, LeakyRelu, Sigmoid, Tanh
 from softadv.certify.operators.s_shaped import SIGMOID_ERROR, TANH_ERROR
 from softadv.certify.rounding import Arithmetic
@@ -276,7 +276,7 @@ class SoftplusStep(Activation):
 
 
 def test_an_activation_of_ones_own_is_registered_from_outside(engine, generator):
-    register_activation(Softplus)(lambda layer, shape: SoftplusStep(shape, shape))
+    register_operator(Softplus)(lambda layer, shape: SoftplusStep(shape, shape))
     model = seeded(0, lambda: classifier(Softplus)).float()
     x = random_images((1, 4, 4), 4, seed=0)[0].float()
     y = model(x).argmax(1)

@@ -22,7 +22,8 @@ class Writes(nn.Module):
         torch.manual_seed(0)
         self.function = function
         self.conv, self.first, self.last = nn.Conv2d(2, 3, 3), nn.Linear(features, 7), nn.Linear(7, classes)
-        self.norm = nn.BatchNorm1d(7)
+        self.pool, self.around = nn.AdaptiveAvgPool2d((2, None)), nn.ZeroPad2d((1, 0, 2, 3))
+        self.dropped, self.same = nn.Dropout2d(0.4), nn.Identity()
         self.slopes = nn.Parameter(torch.tensor([0.1, 0.2, 0.3]))
         self.register_buffer("mean", torch.tensor([0.1, -0.2, 0.3]))
         self.register_buffer("plane", torch.rand(3, 4, 4))
@@ -59,6 +60,9 @@ WRITTEN = {
     "pad": (lambda m, x: F.pad(x, (1, 0, 2, 3)).relu(), 135),
     "pad alike": (lambda m, x: F.pad(x, (1, 1, 1, 1)).relu(), 108),
     "dropout": (lambda m, x: F.dropout(x.relu(), 0.5, training=m.training), 48),
+    "an adaptive pool as a layer": (lambda m, x: m.pool(x.relu()), 24),
+    "padding as a layer": (lambda m, x: m.around(x).relu(), 135),
+    "layers that do nothing": (lambda m, x: m.same(m.dropped(x.relu())), 48),
     "view of a number": (lambda m, x: x.view(x.size(0), 48).relu(), 48),
 }
 
@@ -84,13 +88,33 @@ def test_what_is_written_is_what_is_certified(engine, name, generator):
     assert set(model.__dict__) | set(model._buffers) == before  # reading leaves nothing in the model
 
 
-@pytest.mark.parametrize("ending", ["softmax", "log_softmax"])
+class Ends(nn.Module):
+    """A vector of scores, and a function of it."""
+
+    def __init__(self, body, function):
+        super().__init__()
+        self.body, self.function = body, function
+
+    def forward(self, x):
+        return self.function(self.body(x))
+
+
+ENDINGS = {
+    "Softmax": nn.Softmax(1),
+    "LogSoftmax": nn.LogSoftmax(-1),
+    "F.softmax": lambda x: F.softmax(x, dim=1),
+    "F.log_softmax": lambda x: F.log_softmax(x, dim=-1),
+    "x.softmax": lambda x: x.softmax(-1),
+    "torch.log_softmax": lambda x: torch.log_softmax(x, 1),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_softmax_at_the_end_keeps_the_order(engine, ending):
     body = nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
-    layer = nn.Softmax(1) if ending == "softmax" else nn.LogSoftmax(-1)
     x, y = random_images(SHAPE, 6, seed=1)
     x = x.float()
-    found, plain = (certify(m, x, y, eps=0.01) for m in (nn.Sequential(*body, layer), body))
+    found, plain = (certify(m, x, y, eps=0.01) for m in (Ends(body, ENDINGS[ending]), body))
     assert torch.equal(found.margin, plain.margin)
     assert torch.equal(found.verified, plain.margin > 2.0**-12)
 
@@ -113,6 +137,32 @@ def test_torchvisions_normalize_is_ours():
     x = x.float()
     theirs = certify(nn.Sequential(transforms.Normalize(mean, std), body), x, y, eps=0.01).margin
     assert torch.equal(theirs, certify(nn.Sequential(Normalize(mean, std), body), x, y, eps=0.01).margin)
+
+
+def test_a_forward_that_begins_with_a_normalisation_is_a_layers(engine):
+    """(x - mean) / std, of buffers, of tensors in the code and of numbers."""
+    mean, std = (0.3, 0.6), (0.25, 0.5)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
+
+    class Begins(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.body, self.function = body, function
+            self.register_buffer("mean", torch.tensor(mean)[None, :, None, None])
+            self.register_buffer("std", torch.tensor(std).reshape(2, 1, 1))
+
+        def forward(self, x):
+            return self.body(self.function(self, x))
+
+    x, y = random_images(SHAPE, 3, seed=1)
+    x = x.float()
+    expected = certify(nn.Sequential(Normalize(mean, std), body), x, y, eps=0.01).margin
+    for function in (
+        lambda m, x: (x - m.mean) / m.std,
+        lambda m, x: (x - torch.tensor([[[0.3]], [[0.6]]])) / torch.tensor([0.25, 0.5])[:, None, None],
+        lambda m, x: x.sub(m.mean).div(m.std),
+    ):
+        torch.testing.assert_close(certify(Begins(function), x, y, eps=0.01).margin, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_module_of_data_parallel_is_read():

@@ -9,8 +9,8 @@ from torch import nn
 
 import softadv
 from softadv._onnx.calls import OPERATORS as ONNX_OPERATORS
-from softadv._onnx.calls import register_operator
-from softadv.certify import certify, register_activation
+from softadv._onnx.calls import read_as_layer
+from softadv.certify import certify, register_operator
 from softadv.certify.operators import OPERATORS, Conv, Copy, Dense, Flatten
 from softadv.certify.trace import read_network
 from softadv.errors import SoftadvError
@@ -157,7 +157,7 @@ class Softplus(nn.Module):
 
 
 def test_an_onnx_operator_of_ones_own_is_read(tmp_path):
-    register_activation(Softplus, onnx="Softplus")(lambda layer, shape: SoftplusStep(shape, shape))
+    register_operator(Softplus, onnx="Softplus")(lambda layer, shape: SoftplusStep(shape, shape))
     graph = Graph(IMAGE).conv(IMAGE).then("Softplus").then("Flatten").gemm(12, 4)
     model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
     x = torch.rand(3, *IMAGE, generator=torch.Generator().manual_seed(0))
@@ -169,4 +169,4 @@ def test_an_onnx_operator_of_ones_own_is_read(tmp_path):
     with pytest.raises(SoftadvError, match="Softplus"):
         softadv.load_model(graph.write(tmp_path / "net.onnx"))
     with pytest.raises(SoftadvError, match="is read already"):
-        register_operator("Relu", nn.ReLU)
+        read_as_layer("Relu", nn.ReLU)

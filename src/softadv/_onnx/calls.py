@@ -78,7 +78,7 @@ def operator(*names: str) -> Callable[[Callable[[OperatorCall], Modules]], Calla
 _BY_USERS: set[str] = set()
 
 
-def register_operator(name: str, kind: type[nn.Module]) -> None:
+def read_as_layer(name: str, kind: type[nn.Module]) -> None:
     """Read an ONNX operator of one activation, without attributes, as a layer of this kind.
 
     Raises SoftadvError for an operator that softadv reads itself.

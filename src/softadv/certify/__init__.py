@@ -2,8 +2,8 @@
 
 from softadv.certify.api import EFFORTS, ROUNDINGS, Certificates, Effort, Rounding, certify
 from softadv.certify.domains import DOMAINS, Domain
-from softadv.certify.layers import register_activation
-from softadv.certify.operators import Activation
+from softadv.certify.layers import register_operator
+from softadv.certify.operators import Activation, LinearOperator
 
 __all__ = [
     "DOMAINS",
@@ -13,7 +13,8 @@ __all__ = [
     "Certificates",
     "Domain",
     "Effort",
+    "LinearOperator",
     "Rounding",
     "certify",
-    "register_activation",
+    "register_operator",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 from typing import Literal, get_args
 
 import torch
@@ -15,9 +15,9 @@ from softadv._modes import in_eval_mode
 from softadv._ranges import UNIT, Clip
 from softadv.certify import backsub_cpp as native
 from softadv.certify.backsub_cpp import CompiledBackSubstitution
-from softadv.certify.backsub_torch import TorchBackSubstitution
-from softadv.certify.bounds import FLOATS_PER_NEURON, BackSubstitution, lower_bounds
+from softadv.certify.bounds import BackSubstitution, lower_bounds
 from softadv.certify.boxes import Boxes, Radius, make_boxes
+from softadv.certify.computed_by import ComputedBy, computed_by
 from softadv.certify.counterexample import broken
 from softadv.certify.domains import DOMAINS, Domain
 from softadv.certify.graph import Network
@@ -46,11 +46,13 @@ class Certificates:
     verified: bool (N,), correct, and every point of the box is classified as y.
     margin: float (N,), a lower bound over the box of the minimum of o_y - o_j over j != y; NaN where no margin was
         requested.
+    computed_by: which engine computed, the compiled kernel or PyTorch, and for which reason (computed_by.py).
     """
 
     correct: Tensor
     verified: Tensor
     margin: Tensor
+    computed_by: str
 
 
 @in_eval_mode
@@ -115,7 +117,7 @@ def certify(
     check_labels(y, classes=network.classes)
     question = _Settings(model, network, boxes, domain, rounding, margins, effort, like)
     budget = memory_budget or _default_budget(question.like.device)
-    chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
+    chunk = max(1, budget // (question.engine.floats_per_image * question.like.element_size()))
 
     correct = torch.empty(len(x), dtype=torch.bool, device=x.device)
     margin = torch.full((len(x),), float("nan"), dtype=question.like.dtype, device=x.device)
@@ -144,7 +146,8 @@ def certify(
             on_progress(done)
         told = done
     # Only a finite positive margin is a proof: NaN and infinity are not.
-    return Certificates(correct, correct & (margin > _gap(network, question.like.dtype)) & margin.isfinite(), margin)
+    verified = correct & (margin > _gap(network, question.like.dtype)) & margin.isfinite()
+    return Certificates(correct, verified, margin, str(question.engine))
 
 
 @dataclass(frozen=True)
@@ -193,25 +196,19 @@ class _Settings:
             check_evaluation(self.like.dtype, self.like.device)
             _check_convolutions(self.network, self.like.device)
 
+    @cached_property
+    def engine(self) -> ComputedBy:
+        """What computes."""
+        return computed_by(self.network, domain=self.domain, dtype=self.like.dtype, device=self.like.device)
+
     @property
     def backsub(self) -> type[BackSubstitution]:
         """The implementation of back-substitution; Box needs none."""
-        compiled = self.like.device.type == "cpu" and self.like.dtype in (torch.float32, torch.float64)
-        return (
-            CompiledBackSubstitution
-            if compiled and self.domain != "box" and native.available()
-            else TorchBackSubstitution
-        )
+        return self.engine.backsub
 
     def threads(self) -> AbstractContextManager[None]:
         """A context in which the kernel's threads sleep, rather than spin, while they wait."""
         return native.threads_of_its_own() if self.backsub is CompiledBackSubstitution else nullcontext()
-
-    @property
-    def floats_per_image(self) -> int:
-        """What one image needs at the peak, in floating-point numbers."""
-        intervals = FLOATS_PER_NEURON * self.network.neurons
-        return intervals if self.domain == "box" else intervals + self.backsub.floats_per_image(self.network)
 
     @property
     def nothing(self) -> _Open:

@@ -15,7 +15,7 @@ from softadv.certify.graph import Node, as_plane
 from softadv.certify.layers import Clamp, Mean, arithmetic, layer_steps
 from softadv.certify.linear_forms import PlaneShape
 from softadv.certify.moves import Dims, composed, move_step, moved
-from softadv.certify.operators import Add, Copy, Dense, Flatten, Gather, Step
+from softadv.certify.operators import Add, Copy, Dense, Flatten, Gather, LinearOperator, Step
 from softadv.certify.selections import placed
 from softadv.errors import SoftadvError
 
@@ -42,7 +42,8 @@ class Assembly:
     def append(self, step: Step, inputs: tuple[int, ...], where: str, *, dims: Dims | None = None) -> int:
         """Add a step; returns the activation that it makes. dims: its shape, where it is another than its plane."""
         self.nodes.append(Node(step, inputs, where))
-        if isinstance(step, Flatten | Dense):
+        of_vector = isinstance(step, LinearOperator) and len(self.dims[inputs[0]]) == 1
+        if of_vector or isinstance(step, Flatten | Dense):
             self.dims.append(step.out_shape[:1])
         else:
             same = self.dims[inputs[0]] if step.out_shape == step.in_shape else step.out_shape

@@ -158,6 +158,11 @@ class CompiledBackSubstitution(BackSubstitution):
 _KINDS = {Conv: 0, Dense: 0, Scale: 1, Flatten: 2, Copy: 3, Add: 4, Relu: 5, MaxPool: 6, Gather: 7}
 
 
+def knows(step: Step) -> bool:
+    """Whether the kernel substitutes back through a step."""
+    return isinstance(step, Activation) or type(step) in _KINDS
+
+
 def _kind(step: Step) -> int:
     """A step's number in the kernel. Every activation counts as a ReLU: the kernel only reads its lines."""
     return _KINDS[Relu if isinstance(step, Activation) else type(step)]

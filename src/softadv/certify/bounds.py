@@ -27,7 +27,7 @@ from softadv.certify.early_proof import last_hidden, prove
 from softadv.certify.graph import FinalActivation, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
-from softadv.certify.operators import Activation, Add, Affine, Conv, Copy, Dense, Flatten, Gather, MaxPool, Scale, Step
+from softadv.certify.operators import Activation, Affine, Conv, Copy, Dense, Flatten, Gather, MaxPool, Scale, Step
 from softadv.certify.operators.base import Interval
 from softadv.certify.operators.lines import Lines
 from softadv.certify.operators.relu import Relu, unstable
@@ -293,11 +293,11 @@ class Analysis:
     def _errors(self, at: int, step: Step, rounding: Arithmetic) -> Errors | None:
         """The rounding errors of an activation and of forms substituted through its step; None where both are exact."""
         match step:
-            case Conv() | Dense() | Scale() | Add():
-                return step.errors(rounding, terms(self.network, at, rounding, self._evaluated))
             case Copy() | Gather():
                 return step.errors(rounding, *self._evaluated(*self.network.nodes[at - 1].inputs))
-        return None
+            case Flatten() | Relu() | MaxPool() | Activation():
+                return None
+        return step.errors(rounding, terms(self.network, at, rounding, self._evaluated))
 
     def _is_exact(self, node: Node) -> bool:
         """Whether intervals are already exact: one linear layer over the box, and any scaling."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from softadv._onnx.calls import register_operator
+from softadv._onnx.calls import read_as_layer
 from softadv.certify.linear_forms import PlaneShape
 from softadv.certify.operators import (
     Activation,
@@ -20,6 +20,7 @@ from softadv.certify.operators import (
     Flatten,
     Gather,
     LeakyRelu,
+    LinearOperator,
     MaxPool,
     Pair,
     Relu,
@@ -39,7 +40,7 @@ SUPPORTED = (
 )
 
 _OF_STATISTICS = "it divides by statistics of the image itself; a batch normalisation in eval mode does not"
-_OF_CURVES = "ReLU, LeakyReLU, Sigmoid and Tanh are read, or register it: softadv.certify.register_activation"
+_OF_CURVES = "ReLU, LeakyReLU, Sigmoid and Tanh are read, or register it: softadv.certify.register_operator"
 _INSTEAD: dict[type[nn.Module], str] = {
     nn.GroupNorm: _OF_STATISTICS, nn.LayerNorm: _OF_STATISTICS, nn.InstanceNorm2d: _OF_STATISTICS,
     nn.GELU: _OF_CURVES, nn.SiLU: _OF_CURVES, nn.ELU: _OF_CURVES, nn.Softplus: _OF_CURVES, nn.Hardswish: _OF_CURVES,
@@ -66,22 +67,23 @@ class Mean(nn.Module):
 
 
 StepBuilder = Callable[[str, Any, PlaneShape, Tensor], list[Step]]
-_REGISTERED: dict[type[nn.Module], Callable[[Any, PlaneShape], Activation]] = {}
+OperatorBuilder = Callable[[Any, PlaneShape], Activation | LinearOperator]
+_REGISTERED: dict[type[nn.Module], OperatorBuilder] = {}
 
 
-def register_activation(
+def register_operator(
     kind: type[nn.Module], *, onnx: str | None = None
-) -> Callable[[Callable[[Any, PlaneShape], Activation]], Callable[[Any, PlaneShape], Activation]]:
-    """Let the certifier read a layer of your own: decorates a function (layer, shape) -> Activation.
+) -> Callable[[OperatorBuilder], OperatorBuilder]:
+    """Let the certifier read a layer of your own: decorates a function (layer, shape) -> operator.
 
-    kind: exactly this class, whose layers take one activation and keep its shape (C, H, W). onnx: an ONNX operator
-    that computes the same without attributes; files with it are read from now on. Raises SoftadvError for one that
-    softadv reads itself.
+    kind: exactly this class, whose layers take one activation. The function is given a layer and the shape (C, H, W) of
+    its input, and returns an Activation or a LinearOperator. onnx: an ONNX operator that computes the same without
+    attributes; files with it are read from now on. Raises SoftadvError for one that softadv reads itself.
     """
     if onnx is not None:
-        register_operator(onnx, kind)
+        read_as_layer(onnx, kind)
 
-    def add(build: Callable[[Any, PlaneShape], Activation]) -> Callable[[Any, PlaneShape], Activation]:
+    def add(build: OperatorBuilder) -> OperatorBuilder:
         _REGISTERED[kind] = build
         return build
 

@@ -28,6 +28,20 @@ def back(plane: Tensor) -> Tensor:
     return plane.permute(0, 3, 1, 2)
 
 
+def not_compiled(step: object, dtype: torch.dtype) -> str | None:
+    """Why PyTorch computes the interval of a convolution or a linear layer; None where the kernel does, and for others.
+
+    dtype: of the bounds.
+    """
+    if not isinstance(step, Conv | Dense):
+        return None
+    if isinstance(step, Conv) and step.groups > 1:
+        return f"{step.groups} groups"
+    if isinstance(step, Conv) and step.selects:
+        return "it only selects"
+    return None if step.weight.dtype == dtype else f"weights of {step.weight.dtype}"
+
+
 def linear_bounds(
     step: Conv | Dense, lower: Tensor, upper: Tensor, *, rectified: bool, rounding: Arithmetic | None, threads: int
 ) -> tuple[Interval, Tensor | None] | None:
@@ -36,7 +50,7 @@ def linear_bounds(
     rectified: whether what is evaluated of the inputs is at least 0, whatever their bounds. rounding: None for no
     errors, which are then None. None where PyTorch has to compute it.
     """
-    if (isinstance(step, Conv) and (step.groups > 1 or step.selects)) or step.weight.dtype != lower.dtype:
+    if not_compiled(step, lower.dtype) is not None:
         return None
     conv = step if isinstance(step, Conv) else None
     weight = ordered(step.weight) if conv else step.weight.contiguous()

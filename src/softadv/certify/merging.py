@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softadv.certify.graph import Network
-from softadv.certify.operators import Add, Conv, Dense, Flatten, Gather, Interval, Scale
+from softadv.certify.operators import Add, Conv, Dense, Flatten, Gather, Interval, LinearOperator, Scale
 from softadv.certify.rounding import Arithmetic, Terms, overflow_limit
 
 # From an activation's number to the bounds of its evaluated values.
@@ -37,7 +37,7 @@ def terms(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluate
                 return alone.at_most(products.scaled(step, arithmetic).terms)
             layer, constant, entering = folded
             return alone.at_most(layer.terms(arithmetic, *evaluated(entering)).with_constant(constant, _OF_FOLDING))
-        case Conv() | Dense() as step:
+        case Conv() | Dense() | LinearOperator() as step:
             return step.terms(arithmetic, *evaluated(node.inputs[0]))
     raise AssertionError(f"{node.name} sums nothing")
 
@@ -45,7 +45,7 @@ def terms(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluate
 def _operand(network: Network, at: int, arithmetic: Arithmetic, evaluated: Evaluated) -> Terms:
     """An operand's terms in an addition: those of the linear layer that computes it, else the operand itself."""
     match network.nodes[at - 1].step if at else None:
-        case Conv() | Dense() | Scale():
+        case Conv() | Dense() | Scale() | LinearOperator():
             return terms(network, at, arithmetic, evaluated)
         case Flatten() as step:
             return _operand(network, network.nodes[at - 1].inputs[0], arithmetic, evaluated).reshaped(step.out_shape)

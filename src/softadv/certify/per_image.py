@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal, get_args
@@ -75,11 +75,19 @@ def chunk_size(device: torch.device, session: CertifierSession) -> int:
 
 
 def certify_rows(
-    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, start: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    question: Question,
+    session: CertifierSession,
+    start: int,
+    on_engine: Callable[[str], object] | None = None,
 ) -> Iterator[list[ImageResult]]:
     """Certify images from number `start` on, and yield their rows chunk by chunk.
 
-    x: float (N, C, H, W); y: int64 (N,); both on the model's device. Raises what certify raises.
+    x: float (N, C, H, W); y: int64 (N,); both on the model's device. on_engine: called before each chunk's rows with
+    what computed them (Certificates.computed_by). Raises what certify raises.
     """
     if start >= len(x):
         return
@@ -87,19 +95,29 @@ def certify_rows(
     # Chunks begin where they would without an interruption, so that the margins have the same bits.
     for begin in range(start - start % size, len(x), size):
         rows = certify_chunk(
-            model, x[begin : begin + size], y[begin : begin + size], question=question, session=session, first=begin
-        )
+            model, x[begin : begin + size], y[begin : begin + size], question=question, session=session, first=begin,
+            on_engine=on_engine,
+        )  # fmt: skip
         yield rows[max(0, start - begin) :]
 
 
 def certify_chunk(
-    model: nn.Module, x: Tensor, y: Tensor, *, question: Question, session: CertifierSession, first: int
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    question: Question,
+    session: CertifierSession,
+    first: int,
+    on_engine: Callable[[str], object] | None = None,
 ) -> list[ImageResult]:
     """The rows of images that are certified together; first: the number of the first one."""
     started = time.perf_counter()
     found, _ = session.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
     verified, margin = found.verified.tolist(), found.margin.tolist()  # a GPU has finished when they are here
     seconds = round((time.perf_counter() - started) / len(x), 9)
+    if on_engine is not None:
+        on_engine(found.computed_by)
     with torch.no_grad():
         predicted = model(x).argmax(1).tolist()
     return [

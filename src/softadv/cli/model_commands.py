@@ -203,16 +203,21 @@ def certify(
             running.opened(elsewhere, lambda _source: images) as (executor, each),
         ):
             report = display.of(str(model))
+            engines: set[str] = set()
 
             def rows_from(start: int) -> Iterator[list[ImageResult]]:
                 if executor is not None:
-                    return sharded.rows_from(start, executor=executor, threads=each, report=report)
-                return certify_rows(network, x, y, question=question, session=session, start=start)
+                    return sharded.rows_from(
+                        start, executor=executor, threads=each, report=report, on_engine=engines.add
+                    )
+                return certify_rows(
+                    network, x, y, question=question, session=session, start=start, on_engine=engines.add
+                )
 
             with pinned_threads(None if elsewhere else each):
                 rows = complete_rows(len(x), rows_from, domain=computed, file=there, report=report)
     about = f"{len(rows):,} {split} images of {images.name}, {computed} by {question.certifier}, eps {radius:g}"
-    output.show_certification(f"{model}: {about}", summarize(rows), out=out)
+    output.show_certification(f"{model}: {about}", summarize(rows), out=out, engines=engines)
 
 
 def parity(

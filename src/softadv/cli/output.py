@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -108,14 +108,21 @@ def show_result(result: Result, folder: Path) -> None:
     show_figures(result.trial.name, rows)
 
 
-def show_certification(title: str, summary: CertificationSummary, *, out: Path | None) -> None:
-    """How many images a certification verified, how fast and by what margin; out: where its rows are."""
+def show_certification(
+    title: str, summary: CertificationSummary, *, out: Path | None, engines: Collection[str]
+) -> None:
+    """How many images a certification verified, how fast and by what margin.
+
+    out: where its rows are. engines: what computed them; none where all were there before.
+    """
     counts: dict[str, int] = {standing: getattr(summary, standing) for standing in reversed(STANDINGS)}
     rows = {standing: f"{count:,} ({percent(count / summary.images)})" for standing, count in counts.items()}
     rows["certified accuracy"] = percent(summary.certified_accuracy)
     rows["speed"] = f"{summary.images_per_second:.0f} images/s"
     if summary.least_margin is not None:
         rows["margin of the verified"] = f"least {summary.least_margin:.3g}, median {summary.median_margin:.3g}"
+    if engines:
+        rows["computed by"] = "; or ".join(sorted(engines))
     if out is not None:
         rows["written to"] = str(out)
     show_figures(title, rows)

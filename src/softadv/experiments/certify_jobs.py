@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,7 +51,7 @@ class SpanJob:
         return str(self.first)
 
     def run(self, *, images: ImageLoader, send: Send) -> None:
-        """Send a list of rows for each chunk. Raises what certify raises."""
+        """Send what computes, and a list of rows, for each chunk. Raises what certify raises."""
         device = pick_device(self.device)
         data = images(self.source)
         model = self._model(data, device)
@@ -63,7 +63,7 @@ class SpanJob:
                 send(
                     certify_chunk(
                         model, x[part].to(device), y[part].to(device), question=self.question, session=session,
-                        first=begin,
+                        first=begin, on_engine=send,
                     )
                 )  # fmt: skip
 
@@ -94,11 +94,17 @@ class Sharded:
     device: str
 
     def rows_from(
-        self, start: int, *, executor: Executor, threads: int | None, report: Report = silent
+        self,
+        start: int,
+        *,
+        executor: Executor,
+        threads: int | None,
+        report: Report = silent,
+        on_engine: Callable[[str], object] | None = None,
     ) -> Iterator[list[ImageResult]]:
         """The rows of images from a number on, in order, as they become complete.
 
-        report: told what keeps a job from beginning.
+        report: told what keeps a job from beginning. on_engine: what computes, wherever a job runs.
         Raises SoftadvError where a job fails, or its workers are lost again and again.
         """
         if start >= self.count:
@@ -124,6 +130,9 @@ class Sharded:
                 case list():
                     chunks[message[0].index] = message
                     span.done, span.lost = message[-1].index + 1, 0
+                case str():
+                    if on_engine is not None:
+                        on_engine(message)
                 case ProgressMessage():
                     report(message.what, message.work)
                 case Ended(outcome="finished"):

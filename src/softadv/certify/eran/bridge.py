@@ -196,7 +196,7 @@ class Bridge:
             failed=verdicts["failed"],
             trouble=trouble,
         )
-        return Certificates(correct.to(x.device), report.verified, margin.to(x.device)), report
+        return Certificates(correct.to(x.device), report.verified, margin.to(x.device), self._engine), report
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from softadv.certify.operators.activations import Activation, Clipping, LeakyRel
 from softadv.certify.operators.base import Interval, Operator, Pair
 from softadv.certify.operators.branches import Add, Copy
 from softadv.certify.operators.gather import Flatten, Gather
+from softadv.certify.operators.linear import LinearOperator
 from softadv.certify.operators.lines import Lines
 from softadv.certify.operators.max_pool import MaxPool
 from softadv.certify.operators.relu import Relu, unstable
@@ -11,7 +12,7 @@ from softadv.certify.operators.s_shaped import Sigmoid, Tanh
 from softadv.certify.operators.scale import Scale
 from softadv.certify.operators.weighted import Conv, Dense
 
-Affine = Conv | Dense | Scale | Flatten | Copy | Add | Gather
+Affine = Conv | Dense | Scale | Flatten | Copy | Add | Gather | LinearOperator
 Step = Affine | Relu | MaxPool | Activation
 
 # All that softadv has, in the order of its table.
@@ -21,5 +22,6 @@ OPERATORS: tuple[type[Operator], ...] = (
 
 __all__ = [
     "OPERATORS", "Activation", "Add", "Affine", "Clipping", "Conv", "Copy", "Dense", "Flatten", "Gather", "Interval",
-    "LeakyRelu", "Lines", "MaxPool", "Operator", "Pair", "Relu", "Scale", "Sigmoid", "Step", "Tanh", "unstable",
+    "LeakyRelu", "LinearOperator", "Lines", "MaxPool", "Operator", "Pair", "Relu", "Scale", "Sigmoid", "Step", "Tanh",
+    "unstable",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ _FLOAT64_ERROR = 2.0**-40
 @dataclass(frozen=True)
 class Activation(Operator, ABC):
     """An elementwise activation y = f(x). For one of your own, write these methods and register it
-    (layers.register_activation).
+    (layers.register_operator).
 
     The tensors x, lower and upper are float64 (N, C, H, W). The methods return float64 that broadcasts to that shape.
     """

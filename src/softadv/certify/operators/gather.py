@@ -24,7 +24,7 @@ class Gather(Operator):
     bias = None
     onnx = (
         "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "Gather", "Concat", "Pad", "MaxPool",
-        "AveragePool", "MatMul", "ReduceMean", "PRelu", "Add", "Sub", "Mul", "Div", "Sum",
+        "AveragePool", "MatMul", "ReduceMean", "ReduceSum", "Expand", "PRelu", "Add", "Sub", "Mul", "Div", "Sum",
     )  # fmt: skip
     rounding = "nothing forwards; coefficients are added on the way back where an input is several outputs"
 

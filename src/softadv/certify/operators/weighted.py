@@ -23,7 +23,8 @@ class Conv(Operator):
     """
 
     onnx = (
-        "Conv", "AveragePool", "GlobalAveragePool", "ReduceMean", "MatMul", "Pad", "Concat", "Slice", "Split", "Gather",
+        "Conv", "AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum", "MatMul", "Pad", "Concat", "Slice",
+        "Split", "Gather",
     )  # fmt: skip
     rounding = "a sum of its terms, in any order; nothing where it only selects"
 
