@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from softadv._onnx import read_onnx  # noqa: F401 (with it all operators are registered)
-from softadv._onnx.calls import OPERATORS as ONNX_OPERATORS
+from softadv._onnx.calls import known_operators
 from softadv.certify.layers import Clamp, Mean, builders, layer_steps
 from softadv.certify.operators import OPERATORS
 from softadv.models import Normalize
@@ -65,4 +65,4 @@ def layers() -> str:
 
 def onnx() -> str:
     """All ONNX operators that are read."""
-    return ", ".join(f"`{name}`" for name in sorted(ONNX_OPERATORS)) + "."
+    return ", ".join(f"`{name}`" for name in known_operators()) + "."

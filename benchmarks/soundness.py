@@ -97,6 +97,7 @@ BODIES: dict[str, Body] = {
         "AveragePool", kernel_shape=[2, 3], pads=[1, 0, 0, 1], count_include_pad=1),
     "GlobalAveragePool": lambda net: net.then("Relu").then("GlobalAveragePool"),
     "ReduceMean": lambda net: net.then("ReduceMean", axes=[1], keepdims=0),
+    "ReduceSum": lambda net: net.then("ReduceSum", net.constant(np.array([1, 3])), keepdims=0),
     "MaxPool": lambda net: net.then("MaxPool", kernel_shape=[2, 2]),
     "MaxPool, uneven": lambda net: net.then("MaxPool", kernel_shape=[2, 2], strides=[2, 2], pads=[1, 0, 0, 1]),
     "Softmax": lambda net: net,

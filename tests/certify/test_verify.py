@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -13,14 +14,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 import softadv
+from softadv._onnx.calls import known_operators
 from softadv.certify import certify
 from softadv.certify.verify import verify
 from softadv.certify.vnnlib import PropertyError, Variable, read_property
 from softadv.cli import app
 from softadv.errors import SoftadvError
+from tests import peaks
 from tests.onnx.graphs import Graph
+from tests.onnx.test_unbatched import Whole
 
 TWO = """(vnnlib-version <2.0>) ; a comment
 (declare-network N (declare-input X {type} [1,3]) (declare-output Y {type} [1,2]))
@@ -107,6 +112,30 @@ def test_inputs_and_outputs_meet_in_one_comparison(tmp_path):
     assert answered(tmp_path, asked.format(most - 0.01), model).status == "sat"
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 3), (3,)])
+def test_a_property_is_about_all_of_the_input_also_without_a_batch(tmp_path, shape):
+    """Two rows of three numbers each are one input here, not two."""
+    graph = Whole(shape).then("Concat", "x", axis=0).then("Gemm" if len(shape) > 1 else "MatMul", "w").then("Relu")
+    graph.constants.append(numpy_helper.from_array(np.array([[1, -1], [2, 1], [3, 0.5]], np.float32), "w"))
+    if shape == (3,):
+        graph.nodes.pop(0)
+        graph.nodes[0].input[0] = "x"
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    rows = shape[0] if len(shape) > 1 else 1
+    outputs = "[2]" if len(shape) == 1 else f"[{2 * rows},2]"
+    last = "Y[0]" if len(shape) == 1 else f"Y[{2 * rows - 1},0]"  # x + 2 y + 3 z of the last row
+    places = [f"X[{','.join(map(str, at))}]" for at in np.ndindex(*shape)]
+    asserts = "".join(f"(assert (and (>= {place} 0) (<= {place} 1)))" for place in places)
+    for limit, status in ((5.5, "sat"), (6.5, "unsat")):
+        path = tmp_path / "p.vnnlib"
+        path.write_text(
+            f"(vnnlib-version <2.0>)(declare-network N (declare-input X float32 [{','.join(map(str, shape))}])"
+            f"(declare-output Y float32 {outputs})){asserts}(assert (>= {last} {limit}))"
+        )
+        found = verify(model, read_property(path), timeout=60)
+        assert (found.status, found.boxes) == (status, 1 if status == "unsat" else 0)
+
+
 def test_coefficients_that_are_no_floats_are_paid_for(tmp_path):
     """0.1 is no float32: a bound that takes it for one is off by 1e-9 of the output."""
     graph = Graph((3,)).then("Gemm", *[])
@@ -171,28 +200,28 @@ def test_boxes_that_are_empty_are_unsat_and_an_input_alone_may_be_sat(tmp_path):
 EIGHT_THOUSAND = "(and {})".format("(or (<= Y[0,0] 1) (<= Y[0,1] 1))" * 13)
 
 
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("(assert (<= X[0,0] 1)", "cut off"),
-        ("(assert (<= X[0,0] 1)))", "not open"),
-        ("(" * 300 + ")" * 300, "nests"),
-        (UNIT + "(assert (<= (* Y[0,0] Y[0,1]) 1))", "multiplies variables"),
-        (UNIT + "(assert (<= Y[0,7] 1))", "Y[0,7]"),
-        (UNIT + "(assert (<= Y[0,-1] 1))", "no whole numbers"),
-        (UNIT + "(assert (<= Z[0] 1))", "does not declare"),
-        (UNIT + "(assert (=> true false))", "not read"),
-        (UNIT + "(assert (<= Y[0,0] 1e999999999))", "not declare"),
-        (UNIT + "(declare-network M (declare-input A float32 [1]) (declare-output B float32 [1]))", "one network"),
-        ("(check-sat)", "check-sat"),
-        (UNIT + "(assert (or {}))".format(" ".join(["(<= Y[0,0] 1)"] * 200)) * 3, "cases"),
-        (UNIT + f"(assert (or {EIGHT_THOUSAND} {EIGHT_THOUSAND}))", "cases"),
-        (UNIT + "(assert (<= Y[0,0] {}))".format("1" * 5_000), "not declare"),
-        (UNIT + "(assert (<= Y[0,0] 1e999))", "beyond 10^300"),
-        (UNIT + "(assert (<= Y[0,0] (* {} 1)))".format("1e-900 " * 10_000), "too many digits"),
-        ("[" * 50_000, "not read"),
-    ],
-)  # fmt: skip
+DAMAGED = [
+    ("(assert (<= X[0,0] 1)", "cut off"),
+    ("(assert (<= X[0,0] 1)))", "not open"),
+    ("(" * 300 + ")" * 300, "nests"),
+    (UNIT + "(assert (<= (* Y[0,0] Y[0,1]) 1))", "multiplies variables"),
+    (UNIT + "(assert (<= Y[0,7] 1))", "Y[0,7]"),
+    (UNIT + "(assert (<= Y[0,-1] 1))", "no whole numbers"),
+    (UNIT + "(assert (<= Z[0] 1))", "does not declare"),
+    (UNIT + "(assert (=> true false))", "not read"),
+    (UNIT + "(assert (<= Y[0,0] 1e999999999))", "not declare"),
+    (UNIT + "(declare-network M (declare-input A float32 [1]) (declare-output B float32 [1]))", "one network"),
+    ("(check-sat)", "check-sat"),
+    (UNIT + "(assert (or {}))".format(" ".join(["(<= Y[0,0] 1)"] * 200)) * 3, "cases"),
+    (UNIT + f"(assert (or {EIGHT_THOUSAND} {EIGHT_THOUSAND}))", "cases"),
+    (UNIT + "(assert (<= Y[0,0] {}))".format("1" * 5_000), "not declare"),
+    (UNIT + "(assert (<= Y[0,0] 1e999))", "beyond 10^300"),
+    (UNIT + "(assert (<= Y[0,0] (* {} 1)))".format("1e-900 " * 10_000), "too many digits"),
+    ("[" * 50_000, "not read"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "named"), DAMAGED)
 def test_a_damaged_property_is_one_line_and_exit_code_2(tmp_path, capsys, text, named):
     path = write(tmp_path, text)
     with pytest.raises(PropertyError) as caught:
@@ -204,6 +233,31 @@ def test_a_damaged_property_is_one_line_and_exit_code_2(tmp_path, capsys, text, 
         app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}"])
     assert ended.value.code == 2
     assert not capsys.readouterr().out
+
+
+# Bytes, mostly for the last of them: five million words.
+MOST_BESIDE = 2**29
+
+
+def write_damaged(folder):
+    """The damaged properties as files, behind a harmless one: five million words, and a file without an end, too."""
+    harmless, words = UNIT + "(assert (>= Y[0,0] 1000))", "a1 " * 5_000_000
+    texts = [harmless, *(text for text, _ in DAMAGED), words]
+    files = [folder / f"{at}.vnnlib" for at in range(len(texts))]
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(TWO.format(asserts=text, type="float32"))
+    return [*files, Path("/dev/zero")]
+
+
+def test_a_damaged_property_takes_little_more_memory_than_a_harmless_one(tmp_path):
+    """The peak of resident memory of the command, beside that of the same command with a harmless file."""
+    net(tmp_path)
+    files = write_damaged(tmp_path)
+    found = peaks.ended([["verify", str(file), "--network", f"N={tmp_path / 'net.onnx'}"] for file in files])
+    assert (found[0].code, found[0].out) == (0, "unsat\n")
+    for one in found[1:]:
+        assert (one.code, one.out) == (2, ""), one.error
+        assert one.peak - found[0].peak < MOST_BESIDE, one.error
 
 
 @pytest.mark.parametrize("type", ["float16", "bfloat16", "int8", "float8e4m3fn"])
@@ -255,6 +309,14 @@ def test_what_is_supported_is_said_a_line_each(capsys, option, lines):
         app.main(["supports", option])
     assert ended.value.code == 0
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_the_operators_that_are_supported_are_those_that_are_read(capsys):
+    with pytest.raises(SystemExit):
+        app.main(["supports", "--onnx-operators"])
+    said = capsys.readouterr().out.splitlines()
+    assert said == known_operators()
+    assert {"Constant", "Conv", "Shape", "Unsqueeze"} <= set(said)
 
 
 def test_the_time_limit_holds_while_a_large_network_is_analysed(tmp_path):

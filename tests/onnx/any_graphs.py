@@ -118,7 +118,10 @@ def _pad(draw: Draw, graph: Graph) -> None:
 def _mean(draw: Draw, graph: Graph) -> None:
     axes = sorted(draw(st.sets(st.integers(1, len(graph.now)), min_size=1)))
     keep = int(draw(st.booleans()) or len(axes) == len(graph.now))
-    graph.then("ReduceMean", axes=axes, keepdims=keep)
+    if draw(st.booleans()):
+        graph.then("ReduceSum", _integers(graph, *axes), keepdims=keep)
+    else:
+        graph.then("ReduceMean", axes=axes, keepdims=keep)
     _made(graph, lambda x: x.mean(tuple(axes), keepdims=bool(keep)))
 
 
@@ -141,6 +144,12 @@ def _arithmetic(draw: Draw, graph: Graph) -> None:
     flipped = operator != "Div" and draw(st.booleans())
     (graph.value,) = graph.node(operator, *((constant, graph.value) if flipped else (graph.value, constant)))
     graph.now = tuple(np.broadcast_shapes(graph.now, tuple(own)))
+
+
+def _expand(draw: Draw, graph: Graph) -> None:
+    sizes = [draw(st.integers(1, 3)) if size == 1 else draw(st.sampled_from([1, size])) for size in graph.now]
+    graph.then("Expand", _integers(graph, 1, *sizes))
+    graph.now = tuple(np.broadcast_shapes(graph.now, tuple(sizes)))
 
 
 def _branches(draw: Draw, graph: Graph) -> None:
@@ -216,7 +225,7 @@ def _windows(draw: Draw, graph: Graph) -> None:
 
 _STEPS = [
     _transpose, _reshape, _slice, _gather, _split, _concat, _unsqueeze, _squeeze, _pad, _mean, _matmul, _arithmetic,
-    _branches, _elementwise, _batch_norm, _windows, _windows,
+    _branches, _expand, _elementwise, _batch_norm, _windows, _windows,
 ]  # fmt: skip
 
 

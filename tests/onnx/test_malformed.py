@@ -2,118 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import helper
 
 import softadv
 from softadv.certify import certify
 from softadv.cli import app
 from softadv.errors import SoftadvError
+from tests import peaks
+from tests.onnx.hostile import PROPERTY, SPOILED, plain, write
 from tests.onnx.mutants import WHOLE, mutant
-from tests.onnx.test_model import plain, refusal
+from tests.onnx.test_model import refusal
 
 
-def cyclic(proto):
-    proto.graph.node[0].input[0] = proto.graph.node[1].output[0]
-
-
-def negative(proto):
-    proto.graph.initializer[0].dims[0] = -3
-
-
-def enormous(proto):
-    del proto.graph.initializer[0].dims[:]
-    proto.graph.initializer[0].dims.extend([10**9, 10**9, 3, 3])
-
-
-def outside(proto):
-    tensor = proto.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", "../secret.bin"
-
-
-def mixed(proto):
-    proto.graph.initializer[0].data_type = onnx.TensorProto.DOUBLE
-
-
-def half(proto):
-    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
-
-
-def large_input(proto):
-    for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:]:
-        dim.dim_value = 10**6
-
-
-def two_inputs(proto):
-    proto.graph.input.append(helper.make_tensor_value_info("y", 1, [1, 2]))
-
-
-def old(proto):
-    proto.opset_import[0].version = 6
-
-
-def another_domain(proto):
-    proto.graph.node[1].domain = "com.microsoft"
-
-
-def nowhere(proto):
-    proto.graph.output[0].name = "elsewhere"
-
-
-def constant_elsewhere(proto):
-    """Only initializers may lie in another file; this one would be looked for in the current folder."""
-    value = onnx.TensorProto(data_type=onnx.TensorProto.FLOAT, dims=[4, 12])
-    value.data_location = onnx.TensorProto.EXTERNAL
-    value.external_data.add(key="location", value="secret.bin")
-    value.external_data.add(key="length", value="192")
-    constant = helper.make_node("Constant", [], ["weight"], value=value)
-    proto.graph.node[-1].input[1] = "weight"
-    proto.graph.node.insert(0, constant)
-
-
-def no_parts(proto):
-    """Dividing by no parts at all."""
-    proto.opset_import[0].version = 18
-    split = helper.make_node("Split", [proto.graph.node[-1].output[0]], ["part"], axis=1, num_outputs=0)
-    proto.graph.node.append(split)
-    proto.graph.output[0].name = "part"
-
-
-def grows(proto):
-    """A few lines that would compute 2 * 10^9 numbers, of constants alone."""
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(2**16, np.float32), "few"))
-    for at in range(500):
-        proto.graph.node.insert(at, helper.make_node("Concat", ["few"] * 64, [f"many{at}"], axis=0))
-
-
-def repeats(proto):
-    """Activations of a gigabyte together, one after the other."""
-    last = proto.graph.node[1].output[0]  # 3 channels of 2 x 2
-    for at in range(200):
-        pads = onnx.numpy_helper.from_array(np.array([0, 0, 0, 0, 0, 0, 500, 500]), f"p{at}")
-        proto.graph.initializer.append(pads)
-        proto.graph.node.insert(2 + at, helper.make_node("Pad", [last, f"p{at}"], [f"w{at}"]))
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [cyclic, negative, enormous, outside, mixed, half, large_input, two_inputs, old, another_domain, nowhere,
-     constant_elsewhere, no_parts, grows, repeats],
-    ids=lambda spoil: spoil.__name__,
-)  # fmt: skip
+@pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
 def test_a_malformed_file_is_one_line_and_exit_code_2(tmp_path, capsys, monkeypatch, spoil):
     monkeypatch.chdir(tmp_path.parent)
-    proto = plain()
-    spoil(proto)
-    path = tmp_path / "net.onnx"
-    path.write_bytes(proto.SerializeToString())
-    (tmp_path.parent / "secret.bin").write_bytes(bytes(10_000))
+    path = write(spoil, tmp_path)
     refusal(path)
     with pytest.raises(SystemExit) as ended:
         app.main(["certify", str(path), "--dataset", "digits", "--eps", "0.1"])
@@ -148,3 +56,24 @@ def test_mutants_of_files_are_read_or_refused(tmp_path, count):
             assert "\n" not in message
             assert len(message) < 2_000
     assert 0 < read < count
+
+
+# Bytes. Most of the files are a kilobyte; what may be counted on beside is a few lists of MOST_MADE numbers.
+MOST_BESIDE = 2**28
+
+
+def test_reading_them_takes_no_more_memory_than_a_harmless_one_and_a_little(tmp_path):
+    """The peak of resident memory of the command, beside that of the same command with a harmless file."""
+    path, folder = tmp_path / "p.vnnlib", tmp_path / "files"
+    folder.mkdir()
+    path.write_text(PROPERTY)
+    harmless = folder / "plain.onnx"
+    harmless.write_bytes(plain().SerializeToString())
+    files = [harmless, *(write(spoil, folder) for spoil in SPOILED), Path("/dev/zero")]
+    found = peaks.ended([["verify", str(path), "--network", f"N={file}", "--timeout", "60"] for file in files])
+    assert (found[0].code, found[0].out) == (0, "unsat\n")
+    for file, one in zip(files[1:], found[1:], strict=True):
+        assert (one.code, one.out) == (2, ""), file.name
+        assert one.error.startswith("softadv: ")
+        assert one.error.count("\n") == 1
+        assert one.peak - found[0].peak < MOST_BESIDE, (file.name, one.peak - found[0].peak)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softadv._onnx.constants import UnreadError
+from softadv._onnx.constants import UnreadError, listed
 from softadv._onnx.file import Array
 from softadv.errors import SoftadvError
 
@@ -20,7 +20,11 @@ DTYPES = {torch.float32: 1, torch.float64: 11}
 
 @dataclass(frozen=True)
 class OperatorCall:
-    """One node. constants: its constant inputs, None for activations and omitted inputs; shapes: the activations'."""
+    """One node.
+
+    constants: its constant inputs, None for activations and omitted inputs. shapes: the activations', but the batch.
+    unbatched: whether the file's activations have no batch; axes count from the one that the model gives them.
+    """
 
     constants: list[Array | None]
     options: dict[str, Any]
@@ -29,6 +33,7 @@ class OperatorCall:
     first_active: int
     dtype: torch.dtype
     outputs: int
+    unbatched: bool = False
 
     def constant(self, at: int) -> Array | None:
         """A constant input; None if it is omitted."""
@@ -37,7 +42,7 @@ class OperatorCall:
     def number(self, at: int, key: str, default: Any = None) -> Any:
         """Numbers that are an input in newer opsets and an attribute in older ones."""
         given = self.constant(at)
-        return self.options.get(key, default) if given is None else given.tolist()
+        return self.options.get(key, default) if given is None else listed(given)
 
     def weight(self, at: int) -> Tensor:
         """An input that must be a constant of the network's dtype."""
@@ -65,6 +70,13 @@ class OperatorCall:
 
 Modules = list[nn.Module]
 OPERATORS: dict[str, Callable[[OperatorCall], Modules]] = {}
+# What is read without a module: their outputs are constants.
+_CONSTANTS = ("Constant", "ConstantOfShape", "Shape")
+
+
+def known_operators() -> list[str]:
+    """The names of all operators that are read."""
+    return sorted((*OPERATORS, *_CONSTANTS))
 
 
 def operator(*names: str) -> Callable[[Callable[[OperatorCall], Modules]], Callable[[OperatorCall], Modules]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     import onnx
 
 # The largest array that folding may create from smaller ones.
-_MOST = 2**24
+_MOST = 2**22
+# How many numbers a list of axes, of pads or of sizes may have.
+_MOST_LISTED = 2**10
 
 
 class UnreadError(SoftadvError):
@@ -44,6 +47,15 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
         (value,) = options.values()
         return np.asarray(value, kind)
     match operator:
+        case "ConstantOfShape":
+            shape, value = listed(values[0]), options.get("value")
+            _check_size(prod(shape))
+            fill = np.zeros(1, np.float32) if value is None else onnx.numpy_helper.to_array(value)
+            return np.full(shape, fill.item(), fill.dtype)
+        case "Expand":
+            shape = np.broadcast_shapes(values[0].shape, tuple(listed(values[1])))
+            _check_size(prod(shape))
+            return np.array(np.broadcast_to(values[0], shape))
         case "Identity" | "Dropout":
             return values[0]
         case "Cast":
@@ -51,9 +63,9 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
         case "Transpose":
             return values[0].transpose(options.get("perm"))
         case "Reshape":
-            return values[0].reshape([values[0].shape[i] if n == 0 else n for i, n in enumerate(values[1].tolist())])
+            return values[0].reshape([values[0].shape[i] if n == 0 else n for i, n in enumerate(listed(values[1]))])
         case "Squeeze" | "Unsqueeze":
-            axes = tuple(values[1].tolist() if len(values) > 1 else options.get("axes", ()))
+            axes = tuple(listed(values[1]) if len(values) > 1 else options.get("axes", ()))
             if operator == "Unsqueeze":
                 return np.expand_dims(values[0], axes)
             return values[0].squeeze(axes or None)
@@ -77,6 +89,13 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
     raise UnreadError("is not computed of constants; fold the constants of the file before")
 
 
+def listed(values: Array) -> Any:
+    """The numbers of a list of axes, of pads or of sizes. Raises UnreadError for more than any of these has."""
+    if values.size > _MOST_LISTED:
+        raise UnreadError(f"has a list of {values.size:,} numbers")
+    return values.tolist()
+
+
 def _check_size(size: int) -> None:
     if size > _MOST:
         raise UnreadError(f"makes {size:,} numbers of constants")
@@ -88,7 +107,7 @@ def slices(inputs: list[Array | None], options: dict[str, Any], ndim: int, opset
         starts, ends, axes, steps = options["starts"], options["ends"], options.get("axes"), None
     else:
         starts, ends, axes, steps = (
-            None if value is None else value.tolist() for value in (*inputs[1:], None, None, None, None)[:4]
+            None if value is None else listed(value) for value in (*inputs[1:], None, None, None, None)[:4]
         )
     found = [slice(None)] * ndim
     for at, (start, end) in enumerate(zip(starts, ends, strict=True)):

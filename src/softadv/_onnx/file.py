@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import prod
 from pathlib import Path
@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 OPSETS = range(8, 22)
-# One input of more numbers than the first is refused, an activation of more than the second, and all activations of
-# one input of more than the third. The fourth: numbers that a network may hold beyond twice those of its file.
-MOST_INPUTS = 2**24
-MOST_NUMBERS = 2**26
-MOST_TOGETHER = 2**27
-MOST_MADE = 2**25
+# Numbers: of one input, of an activation, of all activations of one input, and of the weights. VGG16 on 224 x 224
+# pixels has about 2**17, 2**22, 2**25 and 2**27.
+MOST_INPUTS = 2**22
+MOST_NUMBERS = 2**23
+MOST_TOGETHER = 2**25
+MOST_WEIGHTS = 2**28
+# Numbers that a network may hold beyond twice those of its file.
+MOST_MADE = 2**23
+MOST_NODES = 2**14
+_MOST_BYTES = 2**31  # protobuf's own limit
 _TYPES = {1: "float32", 11: "float64"}
 
 
@@ -32,7 +36,7 @@ _TYPES = {1: "float32", 11: "float64"}
 class OnnxFile:
     """The content of a file. shape: of one input, without the batch; batch: its literal size, or None.
 
-    unbatched: the input is one vector (D,), without a batch.
+    unbatched: the input has no batch.
 
     constants: the initializers. nodes: in the order of computation. sha256: of the file's bytes.
     """
@@ -49,16 +53,27 @@ class OnnxFile:
     sha256: bytes
     unbatched: bool
 
+    @property
+    def whole(self) -> OnnxFile:
+        """The same with the literal batch as a dimension of one input. Raises SoftadvError where that is too large."""
+        if self.batch is None or not 0 < self.batch * prod(self.shape) <= MOST_INPUTS:
+            raise SoftadvError(f"{self.path}: its input {self.input} has a batch of {self.batch}")
+        return replace(self, shape=(self.batch, *self.shape), batch=None, unbatched=True)
+
 
 def read_file(path: Path) -> OnnxFile:
     """Read an ONNX file. Raises SoftadvError, in one line, for one that is damaged or of another kind."""
     import onnx  # noqa: PLC0415 (most programs read no ONNX)
 
     try:
-        data = path.read_bytes()
+        endless = path.exists() and not path.is_file()  # as devices are
+        large = path.stat().st_size >= _MOST_BYTES
+        data = b"" if endless or large else path.read_bytes()
     except (OSError, ValueError) as error:  # a ValueError: the name holds a zero byte
         reason = getattr(error, "strerror", None) or error
         raise SoftadvError(f"{path}: cannot be read ({reason})") from error
+    if endless or large:
+        raise SoftadvError(f"{path}: {'is no file' if endless else f'is larger than {_MOST_BYTES:,} bytes'}")
     try:
         proto = onnx.load_model_from_string(data)
         onnx.checker.check_model(str(path))
@@ -69,6 +84,11 @@ def read_file(path: Path) -> OnnxFile:
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if opset not in OPSETS:
         raise SoftadvError(f"{path}: is of opset {opset}; opsets {OPSETS[0]} to {OPSETS[-1]} are read")
+    if len(graph.node) > MOST_NODES:
+        raise SoftadvError(f"{path}: has {len(graph.node):,} nodes; {MOST_NODES:,} are read")
+    weights = sum(abs(prod(tensor.dims)) for tensor in graph.initializer)
+    if weights > MOST_WEIGHTS:
+        raise SoftadvError(f"{path}: has initializers of {weights:,} numbers together; {MOST_WEIGHTS:,} are read")
     constants = {tensor.name: _array(tensor, path) for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 @operator("Gemm")
 def _gemm(call: OperatorCall) -> Modules:
-    if len(call.shapes[0]) != 1 or call.first_active != 0 or call.options.get("transA", 0):
+    if len(call.shapes[0]) != 1 + call.unbatched or call.first_active != 0 or call.options.get("transA", 0):
         raise UnreadError("is read with vectors (N, D) on the left and a constant matrix on the right")
     weight, alpha, beta = call.weight(1), call.options.get("alpha", 1.0), call.options.get("beta", 1.0)
     weight = weight if call.options.get("transB", 0) else weight.t()
@@ -69,7 +70,9 @@ def _gemm(call: OperatorCall) -> Modules:
 @operator("MatMul")
 def _matmul(call: OperatorCall) -> Modules:
     weight = call.weight(1 - call.first_active)
-    while weight.ndim > 2 and len(weight) == 1:
+    if call.unbatched and call.first_active == 1 and len(call.shapes[0]) == 1 and weight.ndim == 2:
+        return [_linear(weight, None)]
+    while not call.unbatched and weight.ndim > 2 and len(weight) == 1:
         weight = weight[0]
     if weight.ndim != 2 or (call.first_active == 1 and len(call.shapes[0]) < 2):
         raise UnreadError(f"is read beside one constant matrix, not one of shape {tuple(call.weight(1).shape)}")
@@ -255,13 +258,34 @@ def _global_pool(call: OperatorCall) -> Modules:
     return [Function(lambda x: torch.mean(x, axes, keepdim=True)) if axes else nn.Identity()]
 
 
-@operator("ReduceMean")
-def _reduce_mean(call: OperatorCall) -> Modules:
-    axes, keep = call.number(1, "axes"), bool(call.options.get("keepdims", 1))
-    rank = len(call.shapes[0]) + 1
+def _reduced(call: OperatorCall) -> list[int]:
+    """The dimensions that a mean or a sum is taken over, counted from the batch's; none where it changes nothing."""
+    axes, rank = call.number(1, "axes"), len(call.shapes[0]) + 1
     if not axes and call.options.get("noop_with_empty_axes", 0):
-        return [nn.Identity()]
+        return []
     over = sorted({axis % rank for axis in axes or range(rank)})
     if over[0] == 0:
-        raise UnreadError("takes the mean over the batch, too")
-    return [Function(lambda x: torch.mean(x, over, keepdim=keep))]
+        raise UnreadError("is taken over the batch, too")
+    return over
+
+
+@operator("ReduceMean")
+def _reduce_mean(call: OperatorCall) -> Modules:
+    over, keep = _reduced(call), bool(call.options.get("keepdims", 1))
+    return [Function(lambda x: torch.mean(x, over, keepdim=keep)) if over else nn.Identity()]
+
+
+@operator("ReduceSum")
+def _reduce_sum(call: OperatorCall) -> Modules:
+    """A product with ones, which is what a sum is."""
+    over, shape = _reduced(call), (0, *call.shapes[0])
+    if not over:
+        return [nn.Identity()]
+    others = [at for at in range(1, len(shape)) if at not in over]
+    kept, count = [shape[at] for at in others], prod(shape[at] for at in over)
+    keep = bool(call.options.get("keepdims", 1))
+    after = [1 if at in over else shape[at] for at in range(1, len(shape)) if keep or at not in over]
+    return [nn.Sequential(
+        Function(lambda x: x.permute(0, *others, *over).reshape(-1, *kept, count)),
+        _linear(torch.ones(1, count, dtype=call.dtype), None), Function(lambda x: x.reshape(-1, *after)),
+    )]  # fmt: skip

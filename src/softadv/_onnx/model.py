@@ -12,19 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from softadv._onnx import layers, shapes  # noqa: F401 (they register their operators)
-from softadv._onnx.calls import OPERATORS, OperatorCall
+from softadv._onnx.calls import OPERATORS, OperatorCall, known_operators
 from softadv._onnx.constants import UnreadError, attributes, folded
 from softadv._onnx.file import MOST_MADE, MOST_NUMBERS, MOST_TOGETHER, OnnxFile, read_file
+from softadv._onnx.unbatched import build_unbatched
 from softadv.errors import SoftadvError
 
 if TYPE_CHECKING:
     import onnx
-
-# What computes the same of a vector (D,) as of each row of (N, D).
-_WITHOUT_AXES = {
-    "Relu", "LeakyRelu", "PRelu", "Clip", "Sigmoid", "Tanh", "Identity", "Dropout", "Cast", "Neg", "Add", "Sub", "Mul",
-    "Div", "Sum", "MatMul",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,7 +35,7 @@ class OnnxModel(nn.Module):
     """A network from an ONNX file: float (N, *shape) to the file's output.
 
     path: of the file. shape, dtype: of one input. batch: the file's literal batch size, None for any. This module takes
-    any batch, even if the file takes a single vector without a batch (unbatched).
+    any batch, even if the file takes one input without a batch (unbatched).
     """
 
     file_sha256: Tensor
@@ -68,13 +63,29 @@ class OnnxModel(nn.Module):
         self._steps.append(_Step(key, inputs, output))
 
 
-def read_onnx(path: Path) -> OnnxModel:
+def read_onnx(path: Path, *, whole: bool = False) -> OnnxModel:
     """The network of an ONNX file, in eval mode, in its own floating-point type, on the CPU.
 
-    Opsets 8 to 21; one input and one output. Raises SoftadvError in one line for a file that is damaged, and, naming
-    the node, for an operator or an option that is not read.
+    Opsets 8 to 21; one input and one output. whole: a literal batch above 1 is no batch; its rows are one input.
+    Raises SoftadvError in one line for a file that is damaged, and, naming the node, for an operator or an option that
+    is not read.
     """
     file = read_file(path)
+    if whole and file.batch not in (None, 1):
+        return _read(file.whole)
+    try:
+        return _read(file)
+    except SoftadvError as error:
+        if file.batch is None:
+            raise
+        try:  # a first dimension that does not stay is no batch
+            return _read(file.whole)
+        except SoftadvError:
+            raise error from None
+
+
+def _read(file: OnnxFile) -> OnnxModel:
+    path = file.path
     reader = _Reader(file)
     for number, node in enumerate(file.nodes):
         where = f"{path}: node {node.name or number} ({node.op_type})"
@@ -110,11 +121,9 @@ class _Reader:
         if node.domain not in ("", "ai.onnx"):
             raise UnreadError(f"is of the domain {node.domain!r}; the standard's operators are read")
         inputs, options = list(node.input), attributes(node)
-        if self.file.unbatched and node.op_type not in _WITHOUT_AXES and any(name in self.shapes for name in inputs):
-            names = ", ".join(sorted(_WITHOUT_AXES))
-            raise UnreadError(f"takes an activation without a batch; operators that are read there: {names}")
         if node.op_type == "Shape" and inputs[0] in self.shapes:
-            sizes = [1, *self._shape(inputs[0])]  # the batch is left as it is wherever a shape is put together
+            # The batch is left as it is wherever a shape is put together.
+            sizes = [*(() if self.file.unbatched else (1,)), *self._shape(inputs[0])]
             self.constants[node.output[0]] = np.array(sizes[slice(options.get("start"), options.get("end"))])
             return
         if all(name in self.constants or not name for name in inputs):
@@ -124,7 +133,7 @@ class _Reader:
             self.constants[node.output[0]] = constant
             return
         if node.op_type not in OPERATORS:
-            raise UnreadError(f"is not read; operators that are: {', '.join(sorted(OPERATORS))}")
+            raise UnreadError(f"is not read; operators that are: {', '.join(known_operators())}")
         for name in inputs:
             if name and name not in self.shapes and name not in self.constants:
                 raise UnreadError(f"takes {name}, which nothing makes")
@@ -134,7 +143,7 @@ class _Reader:
             shapes=[self._shape(name) for name in active], first_active=inputs.index(active[0]),
             dtype=self.shapes[active[0]].dtype, outputs=max(at for at, name in enumerate(node.output, 1) if name),
         )  # fmt: skip
-        modules = OPERATORS[node.op_type](call)
+        modules = build_unbatched(node.op_type, call) if self.file.unbatched else OPERATORS[node.op_type](call)
         for part, module in enumerate(modules):
             if node.output[part]:
                 self._append(f"{key}_{part}" if part else key, module.eval(), active, node.output[part])
@@ -142,6 +151,8 @@ class _Reader:
     def _append(self, key: str, module: nn.Module, active: tuple[str, ...], output: str) -> None:
         meta = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
         made = torch.func.functional_call(module, meta, tuple(self.shapes[name] for name in active))
+        if made.ndim < 2:
+            raise UnreadError("makes a number without dimensions")
         if prod(made.shape[1:]) > MOST_NUMBERS:
             raise UnreadError(f"makes an activation of {prod(made.shape[1:]):,} numbers")
         self.computed += prod(made.shape[1:])

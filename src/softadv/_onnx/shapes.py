@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv._onnx.calls import DTYPES, OPERATORS, Function, Gathered, Modules, OperatorCall, TensorShape, operator
-from softadv._onnx.constants import UnreadError, slices
+from softadv._onnx.constants import UnreadError, listed, slices
 from softadv._onnx.file import MOST_NUMBERS
 
 
@@ -54,7 +54,7 @@ def _reshape(call: OperatorCall) -> Modules:
     if call.options.get("allowzero", 0) and not target.all():
         raise UnreadError("makes a dimension of no numbers")
     whole = (0, *call.shapes[0])
-    sizes = [whole[at] if size == 0 and at else int(size) for at, size in enumerate(target.tolist())]
+    sizes = [whole[at] if size == 0 and at else int(size) for at, size in enumerate(listed(target))]
     rest, features = sizes[1:], prod(call.shapes[0])
     known = prod(size for size in rest if size != -1)
     if sizes[0] not in (-1, 0, 1):
@@ -132,6 +132,8 @@ class Joined(nn.Module):
             if known is not None and (known.ndim != len(call.shapes[0]) + 1 or len(known) != 1):
                 raise UnreadError("joins a constant with a batch of its own")
             own.append(next(shapes) if known is None else tuple(known.shape[1:]))
+        if sum(map(prod, own)) > MOST_NUMBERS:
+            raise UnreadError(f"makes an activation of {sum(map(prod, own)):,} numbers")
         parts = [torch.zeros(1, *shape, dtype=call.dtype) if value is None else value
                  for shape, value in zip(own, values, strict=True)]  # fmt: skip
         self.register_buffer("constant", torch.cat(parts, axis))
@@ -167,8 +169,23 @@ def _slice(call: OperatorCall) -> Modules:
     if all(part.step == 1 for _, part in changed):
         parts = [_cut(axis, part.start, part.stop) for axis, part in changed]
     else:
-        parts = [Gathered(axis, torch.tensor(part)) for axis, part in changed]
+        parts = [Gathered(axis, torch.arange(part.start, part.stop, part.step)) for axis, part in changed]
     return [nn.Sequential(*parts) if parts else nn.Identity()]
+
+
+@operator("Expand")
+def _expand(call: OperatorCall) -> Modules:
+    target = call.constant(1)
+    if target is None:
+        raise UnreadError("its shape is no constant")
+    rank, sizes = len(call.shapes[0]) + 1, listed(target)
+    sizes = [1] * (rank - len(sizes)) + sizes
+    if len(sizes) > rank or sizes[0] != 1:
+        raise UnreadError(f"expands to {sizes}; the batch must stay")
+    shape = np.broadcast_shapes(call.shapes[0], tuple(sizes[1:]))
+    if prod(shape) > MOST_NUMBERS:
+        raise UnreadError(f"makes an activation of {prod(shape):,} numbers")
+    return [Function(lambda x: x.expand(-1, *shape))]
 
 
 # An end that stands for the last one, whatever the batch.
@@ -178,7 +195,9 @@ _ALL = 2**31 - 1
 @operator("Split")
 def _split(call: OperatorCall) -> Modules:
     axis = _axis(call, 0)
-    size, parts = call.shapes[0][axis - 1], call.options.get("num_outputs", call.outputs)
+    size, parts = call.shapes[0][axis - 1], call.outputs
+    if call.options.get("num_outputs", parts) != parts:
+        raise UnreadError(f"has {parts} outputs and num_outputs={call.options['num_outputs']}")
     sizes = call.number(1, "split")
     if sizes is None:
         most = -(-size // parts)

@@ -7,7 +7,7 @@ from typing import Any
 
 from softadv.errors import SoftadvError
 
-_MOST_WORDS = 2**23
+_MOST_WORDS = 2**22
 _DEEPEST = 200
 _TOKEN = re.compile(r"[()]|[^\s()\[\]]*\[[^\[\]()]{0,200}\]|[^\s()\[\]]+|\S")
 

@@ -27,7 +27,7 @@ MOVES = (
 SEVERAL = ("split", torch.split, "chunk", torch.chunk, "unbind", torch.unbind)  # make several tensors
 MOVING_LAYERS = (nn.Flatten, nn.Unflatten)
 
-# A repetition that makes more neurons of one input than this is refused.
+# What has more numbers, or makes more of one input, is refused.
 _MOST = 2**22
 # A slice that ends here or behind leaves the whole batch, whatever its size.
 _END = 2**31 - 1
@@ -43,6 +43,8 @@ def moved(where: str, move: Callable[..., Any], *inputs: Dims) -> list[tuple[Ten
     another, or needs a batch of a certain size.
     """
     total = sum(map(prod, inputs))
+    if total > _MOST:
+        raise SoftadvError(f"{where}: moves {total:,} numbers; {_MOST:,} are moved")
     found: list[tuple[Tensor, Dims]] = []
     try:
         for count in (3, 2):  # a literal size of the batch fits one of them at most

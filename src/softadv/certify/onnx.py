@@ -72,7 +72,10 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
         scores = model(x.clone()).cpu()
     check_finite(scores, what="the scores of image")
     ours = scores.numpy()
-    theirs = np.concatenate([session.run(None, {name: image[None]})[0] for image in x.cpu().float().numpy()])
+    images = x.cpu().float().numpy()
+    alone = isinstance(model, OnnxModel) and model.unbatched
+    found = [session.run(None, {name: image if alone else image[None]})[0] for image in images]
+    theirs = np.stack(found) if alone else np.concatenate(found)
     check_finite(torch.from_numpy(theirs), what=f"{path}: in onnxruntime the scores of image")
     return Parity(
         images=len(x),

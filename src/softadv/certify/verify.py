@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import inf, nextafter
 from typing import Any, Literal
@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from softadv._onnx import OnnxModel
+from softadv._onnx import OnnxModel, read_onnx
 from softadv.certify import backsub_cpp as native
 from softadv.certify import onnx_runtime
-from softadv.certify.backsub_cpp import CompiledBackSubstitution
-from softadv.certify.backsub_torch import TorchBackSubstitution
-from softadv.certify.bounds import BackSubstitution, lower_bounds
+from softadv.certify.bounds import lower_bounds
+from softadv.certify.computed_by import computed_by
 from softadv.certify.rounding import check_evaluation, outwards
 from softadv.certify.trace import read_network
 from softadv.certify.vnnlib import Case, LinearConstraint, Property, PropertyError, Variable, bounds_of, without_bounds
@@ -34,18 +33,25 @@ Status = Literal["unsat", "sat", "unknown", "timed-out"]
 _MOST_SPLIT = 16
 _BOXES_AT_ONCE = 64
 _STARTS, _STEPS = 32, 60
+# Floating-point numbers that several boxes, or several points, may take together.
+_MOST_TOGETHER = 2**26
 # Comparisons times variables of one case.
-_MOST_FACTORS = 2**26
+_MOST_FACTORS = 2**23
 
 
 @dataclass(frozen=True)
 class PropertyAnswer:
-    """The answer. inputs, outputs: of a counterexample, flattened, as onnxruntime computes it; else None."""
+    """The answer.
+
+    inputs, outputs: of a counterexample, flattened, as onnxruntime computes it; else None. boxes: how many were
+    analysed. computed_by: which engine analyses this network, and for which reason (computed_by.py).
+    """
 
     status: Status
     inputs: Any = None
     outputs: Any = None
     boxes: int = 0
+    computed_by: str = ""
 
 
 def verify(model: OnnxModel, property: Property, *, timeout: float = inf, seed: int = 0) -> PropertyAnswer:
@@ -55,15 +61,11 @@ def verify(model: OnnxModel, property: Property, *, timeout: float = inf, seed: 
     Raises PropertyError where the property is about a network of another shape or type, or leaves an input unbounded;
     SoftadvError for a network that the certifier does not read.
     """
-    solver = _Solver(model, property, deadline=time.monotonic() + timeout, seed=seed)
-    boxes = deque(box for case in property.cases for box in solver.boxes(case))
-    for box in boxes:
-        found = solver.search(box)
-        if found is not None:
-            return found
-        if solver.is_late:
-            return PropertyAnswer("timed-out")
-    return solver.prove(boxes)
+    deadline = time.monotonic() + timeout
+    if model.batch not in (None, 1):  # a property is about all of the input
+        model = read_onnx(model.path, whole=True)
+    solver = _Solver(model, property, deadline=deadline, seed=seed)
+    return replace(solver.answer(), computed_by=str(solver.engine))
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class _Solver:
         self.network = read_network(self.whole, model.shape, like=self.like, least_outputs=1)
         if self.network.ending is not None:
             raise PropertyError("the network ends in a softmax, whose outputs are not bounded; leave it out")
-        self.backsub: type[BackSubstitution] = CompiledBackSubstitution if native.available() else TorchBackSubstitution
+        self.engine = computed_by(self.network, domain="deeppoly", dtype=self.like.dtype, device=self.like.device)
+        self.at_once = max(1, min(_BOXES_AT_ONCE, _MOST_TOGETHER // self.engine.floats_per_image))
         self.session = onnx_runtime.load_onnxruntime().InferenceSession(
             str(model.path), providers=["CPUExecutionProvider"]
         )
@@ -118,6 +121,17 @@ class _Solver:
     @property
     def is_late(self) -> bool:
         return time.monotonic() > self.deadline
+
+    def answer(self) -> PropertyAnswer:
+        """Search each case for a counterexample, then prove them all."""
+        boxes = deque(box for case in self.property.cases for box in self.boxes(case))
+        for box in boxes:
+            found = self.search(box)
+            if found is not None:
+                return found
+            if self.is_late:
+                return PropertyAnswer("timed-out")
+        return self.prove(boxes)
 
     def boxes(self, case: Case) -> list[_Box]:
         """The inputs of a case as a box; none where its bounds contradict each other."""
@@ -148,7 +162,7 @@ class _Solver:
                 if self.is_late:
                     return PropertyAnswer("timed-out", boxes=done)
                 batch = [boxes.popleft()]
-                while boxes and len(batch) < _BOXES_AT_ONCE and boxes[0].rows is batch[0].rows:
+                while boxes and len(batch) < self.at_once and boxes[0].rows is batch[0].rows:
                     batch.append(boxes.popleft())
                 lower, upper = (torch.stack([getattr(box, end) for box in batch]) for end in ("lower", "upper"))
                 proven = self._proven(batch[0].rows, lower, upper)
@@ -170,7 +184,8 @@ class _Solver:
         if not (low <= high).all():
             return None
         width = high - low
-        points = low + width * torch.rand(_STARTS, self.inputs, generator=self.generator).to(low.dtype)
+        count = max(1, min(_STARTS, _MOST_TOGETHER // self.network.neurons))
+        points = low + width * torch.rand(count, self.inputs, generator=self.generator).to(low.dtype)
         points[0] = low + width / 2
         rows, dtype = box.rows, low.dtype
         outputs, inputs, constant = (part.to(dtype) for part in (rows.outputs, rows.inputs, rows.constant))
@@ -239,7 +254,7 @@ class _Solver:
         middle = ((lower + upper) / 2).to(self.like.dtype).reshape(-1, *self.model.shape)
         found = lower_bounds(
             self.network, (planes[0], planes[1]), asked.expand(len(lower), -1, -1).contiguous(), domain="deeppoly",
-            rounding=self.backsub.arithmetic(self.network, self.like.dtype), backsub=self.backsub,
+            rounding=self.engine.backsub.arithmetic(self.network, self.like.dtype), backsub=self.engine.backsub,
             scores=self.whole(middle),
         ).double()  # fmt: skip
         value = found[:, : len(forms)]

@@ -26,7 +26,7 @@ VERSIONS = ("1.0", "2.0")
 _MOST_BYTES = 2**26
 _MOST_VARIABLES = 2**22
 _MOST_CASES = 10_000
-_MOST_COMPARISONS = 2**25  # of all cases together
+_MOST_COMPARISONS = 2**23  # of all cases together
 _LONGEST_NUMBER = 1_000
 _LARGEST = Fraction(10) ** 300
 _MOST_BITS = 2**14  # of a denominator
@@ -38,7 +38,7 @@ class PropertyError(SoftadvError):
     """A property that is malformed, or uses a part of VNN-LIB that is not supported."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Variable:
     """An input or an output of the network, by its place in the flattened tensor."""
 
@@ -46,7 +46,7 @@ class Variable:
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sum:
     """A constant plus variables times constants, exactly."""
 
@@ -66,7 +66,7 @@ class Sum:
         return self.constant + sum((c * Fraction(float(value)) for c, value in chosen), Fraction(0))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LinearConstraint:
     """sum <= 0, or < 0 where it is strict; sum != 0 where it differs."""
 
@@ -115,15 +115,16 @@ class Property:
 def read_property(path: Path) -> Property:
     """Read a property. Raises PropertyError, in one line that says what and where."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise PropertyError(f"{path}: is larger than {_MOST_BYTES // 2**20} MiB")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise PropertyError(f"{path}: is no text in UTF-8") from error
+        with path.open("rb") as file:  # which may be a pipe, or a device without an end
+            data = file.read(_MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # a ValueError: the name holds a zero byte
         raise PropertyError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if len(data) > _MOST_BYTES:
+        raise PropertyError(f"{path}: is larger than {_MOST_BYTES // 2**20} MiB")
     try:
-        return _Reader().read(nested(text))
+        return _Reader().read(nested(data.decode("utf-8")))
+    except UnicodeDecodeError as error:
+        raise PropertyError(f"{path}: is no text in UTF-8") from error
     except SoftadvError as error:
         raise PropertyError(f"{path}: {error}") from error
 

@@ -85,6 +85,7 @@ def verify(
     output.say(found.status)
     if found.status == "sat":
         output.say(_assignment(asked, found.inputs, found.outputs))
+    output.complain(f"bounds by {found.computed_by}")  # on standard error: standard output is the standard's
 
 
 def _assignment(asked: Any, inputs: Any, outputs: Any) -> str:
@@ -121,13 +122,13 @@ def supports(
     ] = False,
 ) -> None:
     """List what the verify command supports, of the kind that an option names."""
-    from softadv._onnx.calls import OPERATORS  # noqa: PLC0415
+    from softadv._onnx.calls import known_operators  # noqa: PLC0415
     from softadv._onnx.file import OPSETS  # noqa: PLC0415
     from softadv._onnx.model import read_onnx  # noqa: F401, PLC0415 (with it all operators are registered)
     from softadv.certify.vnnlib import SOUND_TYPES, VERSIONS  # noqa: PLC0415
 
     said = [
-        (onnx_operators, sorted(OPERATORS)), (onnx_opset_versions, [str(OPSETS[0]), str(OPSETS[-1])]),
+        (onnx_operators, known_operators()), (onnx_opset_versions, [str(OPSETS[0]), str(OPSETS[-1])]),
         (vnnlib_versions, list(VERSIONS)), (arithmetic, ["BND", "OUTC", "LIN"]), (networks, ["SNET"]),
         (tensors, ["SIO"]), (hidden, []), (element_types, list(SOUND_TYPES)), (serialise_assignments, ["true"]),
     ]  # fmt: skip
