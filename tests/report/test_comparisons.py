@@ -16,8 +16,9 @@ from softadv.claims.stats import Estimate
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import METHODS, Trial, load_grid
 from softadv.experiments.spec_text import Series
-from softadv.report.comparisons import MethodComparison, compare_methods, families
+from softadv.report.comparisons import MethodComparison, compare_methods, comparisons, families
 from softadv.report.intervals import amount_text, interval_plot, kind_of, shared_scale
+from softadv.report.page import write_report
 from softadv.report.sensitivity import sensitivities
 from softadv.report.summary import answer
 from tests.report.test_page import finish, make_run, make_trial
@@ -203,6 +204,27 @@ def test_differences_are_paired_by_seed(varied: Path) -> None:
     assert natural is not None
     assert (natural.mean, natural.seeds) == (pytest.approx(2.0), 3)
     assert natural.low == pytest.approx(2 - 4.302653 / 3**0.5, abs=1e-5)  # t for 2 degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("epochs", "images", "why"),
+    [(1, "f", "run with epochs 1 and 2"), (2, "0", "run on different digits images")],
+)
+def test_trials_that_are_no_comparison_are_not_subtracted_and_the_page_says_why(
+    tmp_path: Path, epochs: int, images: str, why: str
+) -> None:
+    for seed in (0, 1):
+        finish(make_run(tmp_path, make_trial("adversarial", seed=seed)))
+        run = make_run(tmp_path, replace(make_trial("soft", seed=seed), epochs=epochs), epochs=epochs)
+        finish(run)
+        result = run.result()
+        assert result is not None
+        run.write_result(replace(result, data_fingerprint=images * 64))
+    compared = comparisons(read_entries(tmp_path))
+    assert [(found.natural, found.adversarial) for found in compared] == [(None, None)]
+    assert answer(compared).endswith("no seed has finished both soft and adversarial training, run alike.")
+    page = write_report(tmp_path, verdicts=(), title="t", command="c").read_text()
+    assert f"its methods are not compared, {why}." in page
 
 
 def test_variations_name_what_differs_and_soft_only_ones_borrow_the_base(varied: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from softadv.errors import SoftadvError
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE
-from softadv.experiments.run_folder import GRID
+from softadv.experiments.run_folder import GRID, RunFolder
 from softadv.experiments.spec import METHODS, Trial
 from softadv.report.two_runs import write_comparison
 from tests.cli.test_app import run
@@ -100,3 +100,18 @@ def test_the_command_takes_two_folders(
     reference = expected_folder() / REFERENCE / "mnist"
     assert run("report", str(reference), str(two[1])) == 2
     assert "a report is not written into a reference" in capsys.readouterr().err
+
+
+def test_what_is_not_of_the_same_images_is_said_and_not_subtracted(tmp_path: Path) -> None:
+    for name in "ab":
+        complete(tmp_path / name, make_trial(), natural=0.8)
+    second = RunFolder(tmp_path / "b" / make_trial().name)
+    result = second.result()
+    assert result is not None
+    fewer = tuple(replace(found, images=25) for found in result.certified)
+    second.write_result(replace(result, certified=fewer, data_fingerprint="0" * 64))
+    page = write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b"))
+    text = words_of(page)
+    assert "Soft: run on different images." in text
+    assert "Soft: certified accuracy is not compared, on 25 and 50 images." in text
+    assert "certified accuracy" not in {row[1] for row in rows(page)}

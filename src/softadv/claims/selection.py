@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 
 from softadv.experiments.names import method_rank
+from softadv.experiments.records import Result
 from softadv.experiments.runs import NotRun, Run
 from softadv.experiments.spec import Trial
 
@@ -70,9 +71,8 @@ class Evidence:
                 shortfall = self.required[setting].shortfall(run.result.trial)
                 if shortfall is not None:
                     raise NotRun(f"{setting} was run with {shortfall}")
-        for key in _SHARED:
-            _refuse_mixed(there, key, where=setting)
-        _refuse_other_images(there, where=setting)
+        if (reason := mixed([run.result for run in there])) is not None:
+            raise NotRun(f"{setting}: not one comparison, {reason}")
         return {run.result.trial.seed: run for run in found}
 
     def of_any_method(self, setting: str) -> list[Run]:
@@ -94,7 +94,9 @@ class Evidence:
         pairs = _by_seed(self.of(earlier, method), self.of(later, method))
         if not pairs:
             raise NotRun(f"no seed of {method} training was run in both {earlier} and {later}")
-        _refuse_other_images([run for pair in pairs for run in pair], where=f"{earlier}, {later}")
+        reason = _other_images([run.result for pair in pairs for run in pair])
+        if reason is not None:
+            raise NotRun(f"{earlier}, {later}: not one comparison, {reason}")
         return pairs
 
     def assumptions(self, settings: Sequence[str]) -> str:
@@ -102,14 +104,14 @@ class Evidence:
 
         Raises NotRun unless all differ in the same way: a difference between them would have two causes.
         """
-        there = [run for run in self.runs if run.result.trial.setting in settings]
-        for key in _ASSUMPTIONS:
-            _refuse_mixed(there, key, where=", ".join(settings))
+        there = [run.result for run in self.runs if run.result.trial.setting in settings]
+        if (reason := _differing(there, _ASSUMPTIONS)) is not None:
+            raise NotRun(f"{', '.join(settings)}: not one comparison, {reason}")
         found = [
-            f"{key} {_short(getattr(run.result.trial, key))} instead of {_short(default)}"
+            f"{key} {_short(getattr(result.trial, key))} instead of {_short(default)}"
             for key, default in _ASSUMPTIONS.items()
-            for run in there[:1]
-            if getattr(run.result.trial, key) != default
+            for result in there[:1]
+            if getattr(result.trial, key) != default
         ]
         return f"run with {', '.join(found)}" if found else ""
 
@@ -118,20 +120,31 @@ def _by_seed(first: Mapping[int, Run], second: Mapping[int, Run]) -> list[tuple[
     return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
 
 
-def _refuse_mixed(runs: Sequence[Run], key: str, *, where: str) -> None:
-    values = sorted({_short(getattr(run.result.trial, key)) for run in runs})
-    if len(values) > 1:
-        raise NotRun(f"{where}: not one comparison, run with {key} {' and '.join(values)}")
+def mixed(results: Sequence[Result]) -> str | None:
+    """Why the results of a setting are no comparison, such as "run with epochs 2 and 6"; None where they are one.
+
+    All must have been trained and measured alike, whatever their methods and seeds, and on the same images.
+    """
+    return _differing(results, _SHARED) or _other_images(results)
 
 
-def _refuse_other_images(runs: Sequence[Run], *, where: str) -> None:
-    """Raise NotRun where equal parts of one data set are not the same images, such as on two machines."""
+def _differing(results: Sequence[Result], keys: Iterable[str]) -> str | None:
+    for key in keys:
+        values = sorted({_short(getattr(result.trial, key)) for result in results})
+        if len(values) > 1:
+            return f"run with {key} {' and '.join(values)}"
+    return None
+
+
+def _other_images(results: Sequence[Result]) -> str | None:
+    """A reason where equal parts of one data set are not the same images, such as on two machines."""
     prints: dict[tuple[str, int | None, int | None], str] = {}
-    for run in runs:
-        trial = run.result.trial
+    for result in results:
+        trial = result.trial
         part = (trial.dataset, trial.train_images, trial.test_images)
-        if prints.setdefault(part, run.result.data_fingerprint) != run.result.data_fingerprint:
-            raise NotRun(f"{where}: not one comparison, run on different {trial.dataset} images")
+        if prints.setdefault(part, result.data_fingerprint) != result.data_fingerprint:
+            return f"run on different {trial.dataset} images"
+    return None
 
 
 def _short(value: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from softadv.claims.selection import mixed
 from softadv.claims.stats import Estimate, estimate
 from softadv.experiments.names import method_rank, within_sentence
 from softadv.experiments.runs import Entry, all_series
@@ -35,7 +36,7 @@ class Family:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodComparison:
-    """One method minus another in one setting; an estimate is None where no seed has finished both."""
+    """One method minus another in one setting; an estimate is None where no seed has finished both alike."""
 
     trial: Trial
     place: str  # the setting, in a few words
@@ -92,7 +93,7 @@ def compare_methods(
     *,
     base: Series | None = None,
 ) -> MethodComparison:
-    """One method minus another, over the finished trials of a setting.
+    """One method minus another, over the finished trials of a setting; nothing where these are no comparison.
 
     run: any of the setting. base: of the setting whose trials of the other method stand in where this one has none.
     """
@@ -116,9 +117,20 @@ def compare_methods(
     )
 
 
+def mixed_remarks(entries: Sequence[Entry]) -> list[str]:
+    """A sentence for each setting whose finished trials are no comparison, and why."""
+    runs = all_series(entries)
+    settings = {setting: _mixed(runs, setting) for setting in by_setting(runs)}
+    return [f"{setting}: its methods are not compared, {why}." for setting, why in settings.items() if why]
+
+
 def place(run: Series) -> str:
     """A setting in as few words as tell it from the paper's others. run: any of it."""
     return f"{run.names.dataset_title} at ε {fraction(run.trial.eps)}"
+
+
+def _mixed(runs: Sequence[Series], setting: str) -> str | None:
+    return mixed([run.result for run in runs if run.result and run.trial.setting == setting])
 
 
 def _methods(runs: Sequence[Series], setting: str) -> list[str]:
@@ -131,6 +143,8 @@ def _difference(
     """The figure of one method minus that of another, in points, over the seeds that have both."""
     one = _by_seed(runs, figure, run.trial.setting, method)
     other = _by_seed(runs, figure, partner.trial.setting, over)
+    if any(_mixed(runs, setting) for setting in (run.trial.setting, partner.trial.setting)):
+        return None
     # Rounded as in the claims, so that equal differences of fractions are equal numbers.
     values = [round(100 * (one[seed] - other[seed]), 9) for seed in sorted(one.keys() & other.keys())]
     if not values:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from softadv.claims.selection import mixed
 from softadv.claims.stats import interval
 from softadv.experiments.spec_text import Series, by_method
 
@@ -20,8 +21,9 @@ AccuracyPair = tuple[float, float]  # natural and robust accuracy of one run, in
 class Plane:
     """The finished runs of one setting, by method and seed, on the plane of natural against robust accuracy."""
 
-    under: str  # what the robust accuracy is under: "AutoAttack", where every run has it, else the training's attack
+    under: str  # the robust accuracy is under AutoAttack, where every run has it on as many images, else the training's
     points: Mapping[str, Mapping[int, AccuracyPair]]
+    alike: bool = True  # whether the runs are one comparison
 
     def dominated(self) -> dict[str, list[str]]:
         """The methods that are dominated, each with those that dominate it."""
@@ -33,9 +35,9 @@ class Plane:
 
     @property
     def compares(self) -> bool:
-        """Whether any two methods have two seeds in common, so that something can be said."""
+        """Whether any two methods have two seeds in common, run alike, so that something can be said."""
         seeds = [set(its) for its in self.points.values()]
-        return any(len(one & other) > 1 for place, one in enumerate(seeds) for other in seeds[:place])
+        return self.alike and any(len(one & other) > 1 for place, one in enumerate(seeds) for other in seeds[:place])
 
     def _dominates(self, one: str, other: str) -> bool:
         seeds = self.points[one].keys() & self.points[other].keys()
@@ -54,7 +56,8 @@ def plane(runs: Sequence[Series]) -> Plane | None:
     finished = [(run, run.result) for run in runs if run.result]
     if not finished:
         return None
-    autoattacked = all(result.autoattack for _, result in finished)
+    attacked = {result.autoattack.images if result.autoattack else None for _, result in finished}
+    autoattacked = len(attacked) == 1 and None not in attacked
     pgd = all(run.trial.attack == "pgd" for run, _ in finished)
     points: dict[str, dict[int, AccuracyPair]] = {
         method: {} for method in by_method([run for run, _ in finished])
@@ -62,4 +65,5 @@ def plane(runs: Sequence[Series]) -> Plane | None:
     for run, result in finished:
         robust = result.autoattack.accuracy if autoattacked and result.autoattack else result.adversarial_accuracy
         points[run.trial.method][run.trial.seed] = 100 * result.natural_accuracy, 100 * robust
-    return Plane(under="AutoAttack" if autoattacked else "PGD" if pgd else "attack", points=points)
+    under = "AutoAttack" if autoattacked else "PGD" if pgd else "attack"
+    return Plane(under=under, points=points, alike=mixed([result for _, result in finished]) is None)

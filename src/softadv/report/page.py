@@ -22,7 +22,7 @@ from softadv.experiments.spec_text import DOMAIN_TITLES, by_setting, spec_value
 from softadv.report import commands as rerun
 from softadv.report.claims_table import claim_groups
 from softadv.report.comparison_plots import comparison_groups
-from softadv.report.comparisons import comparisons
+from softadv.report.comparisons import comparisons, mixed_remarks
 from softadv.report.costs import cost_groups, own_losses
 from softadv.report.figures.gallery import page_figures
 from softadv.report.provenance import commit_remarks
@@ -30,7 +30,7 @@ from softadv.report.results_files import results_csv, results_tex
 from softadv.report.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.report.sensitivity import sensitivities
 from softadv.report.summary import QUESTION, WITHOUT_SOFT, answer
-from softadv.report.words import setting_words
+from softadv.report.words import in_words, setting_words
 from softadv.report.writing import render, write_page
 
 
@@ -99,7 +99,7 @@ def write_report(
         attack_title=attack_title(entries),
         groups=groups,
         results=results,
-        remarks=commit_remarks(finished_runs(entries)),
+        remarks=[*(in_words(said, words) for said in mixed_remarks(entries)), *commit_remarks(finished_runs(entries))],
         sensitivities=sensitivities(entries, expected, words),
         costs=costs,
         own_losses=own_losses(costs),

@@ -29,7 +29,7 @@ def answer(comparisons: Sequence[MethodComparison], *, question: str = QUESTION)
     if asked:
         return _several(asked)
     if question == QUESTION:
-        not_yet = "Not answered yet: no seed has finished both soft and adversarial training."
+        not_yet = "Not answered yet: no seed has finished both soft and adversarial training, run alike."
         return f"{not_yet} {_others(compared)}" if compared else not_yet
     return _others(compared) if compared else "Nothing is compared yet: no seed has finished two methods of a setting."
 

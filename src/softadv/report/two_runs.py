@@ -10,11 +10,12 @@ from statistics import fmean
 from scipy import stats
 
 from softadv._decimals import decimal
+from softadv.claims.selection import mixed
 from softadv.claims.stats import Estimate, estimate
 from softadv.errors import SoftadvError
 from softadv.experiments.reference import is_reference, training_difference
 from softadv.experiments.run_folder import REPORT
-from softadv.experiments.runs import FIGURES, NotRun, Run, all_series, finished_runs, read_entries, value_of
+from softadv.experiments.runs import FIGURES, NotRun, Run, all_series, finished_runs, images_of, read_entries, value_of
 from softadv.report.figures.two_runs import two_runs_figure
 from softadv.report.intervals import interval_plot, shared_scale
 from softadv.report.words import method_label, setting_words
@@ -79,13 +80,16 @@ def _shared(first: Sequence[Run], second: Sequence[Run], *, words: Mapping[str, 
             continue
         remarks, rows = found.setdefault(setting, ({}, []))
         label = method_label(method, mine[0].names)
-        remark = _remark(mine, theirs)
-        if remark:
-            remarks.setdefault(remark, []).append(label)  # what is said of several methods is said once
+        said = [_remark(mine, theirs)]
         for figure, title in FIGURES.items():
-            one, other = _values(mine, figure), _values(theirs, figure)
-            if one and other:
+            (one, counts), (other, more) = _values(mine, figure), _values(theirs, figure)
+            images = sorted(counts | more)
+            if one and other and len(images) > 1:
+                said.append(f"{title} is not compared, on {' and '.join(f'{count:,}' for count in images)} images")
+            elif one and other:
                 rows.append(_difference(one, other, method=label, figure=title, setting=setting))
+        for remark in said:
+            remarks.setdefault(remark, []).append(label)  # what is said of several methods is said once
     every = [row.found for _, rows in found.values() for row in rows]
     limits = shared_scale(every) if every else (-1.0, 1.0)
     return [
@@ -132,16 +136,18 @@ def _difference(
     return Difference(method=method, figure=figure, first=fmean(values[0]), second=fmean(values[1]), found=found)
 
 
-def _values(runs: Sequence[Run], figure: str) -> dict[int, float]:
-    found = {}
+def _values(runs: Sequence[Run], figure: str) -> tuple[dict[int, float], set[int]]:
+    """A figure in %, by seed, and the numbers of images that it is a share of."""
+    found, images = dict[int, float](), set[int]()
     for run in runs:
         if figure == "verified_share" and not run.makes_split:
             continue
         try:
             found[run.result.trial.seed] = 100 * value_of(run, figure)
+            images.add(images_of(run, figure))
         except NotRun:
             continue
-    return found
+    return found, images
 
 
 def _unpaired(first: Sequence[float], second: Sequence[float], *, label: str) -> Estimate:
@@ -159,6 +165,11 @@ def _remark(first: Sequence[Run], second: Sequence[Run]) -> str:
     difference = training_difference(first[0].result.trial, second[0].result.trial)
     if difference is not None:
         return f"not trained alike, with {difference}"
+    alone = [mixed([run.result for run in runs]) for runs in (first, second)]
+    for why in filter(None, alone):
+        return f"the seeds of one are not alike, {why}"
+    if len({run.result.data_fingerprint for run in (*first, *second)}) > 1:
+        return "run on different images"
     mine = {run.result.trial.seed: run.result.weights_sha256 for run in first}
     theirs = {run.result.trial.seed: run.result.weights_sha256 for run in second}
     both = mine.keys() & theirs.keys()

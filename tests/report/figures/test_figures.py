@@ -120,6 +120,17 @@ def test_a_dominated_method_is_named_with_what_dominates_it() -> None:
     assert "adversarial" not in plane(noisy).dominated()  # type: ignore[union-attr]
 
 
+def test_the_plane_asks_for_as_many_images_and_equal_trainings() -> None:
+    runs = [finished(make_trial(method, seed=seed), 0.8, 0.5) for method in ("adversarial", "soft") for seed in (0, 1)]
+    assert runs[0].result is not None
+    fewer = replace(runs[0], result=replace(runs[0].result, autoattack=Autoattacked(images=9, correct=9, seconds=1.0)))
+    assert plane([fewer, *runs[1:]]).under == "PGD"  # type: ignore[union-attr]
+    assert plane(runs).compares  # type: ignore[union-attr]
+    longer = [replace(run.trial, epochs=3) for run in runs[:2]]
+    other = [finished(trial, 0.8, 0.5) for trial in longer]
+    assert not plane([*other, *runs[2:]]).compares  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(("eps", "gain"), [(0.1, 5), (8 / 255, 15), (0.0, 1), (1.0, 1)])
 def test_the_gain_shows_eps_in_full(eps: float, gain: int) -> None:
     assert examples.difference_gain(replace(make_trial(), eps=eps)) == gain

@@ -92,7 +92,8 @@ def _figure(
 def draw(runs: Sequence[Series], words: Mapping[str, str] | None = None) -> list[Panel]:
     """Natural against robust accuracy after the last epoch: a panel per setting.
 
-    Robust is under AutoAttack where every run of the setting has it. words: what the settings are called.
+    Robust is under AutoAttack where every run of the setting has it on as many images.
+    words: what the settings are called.
     """
     called = setting_words(runs) if words is None else words
     marks = _marks(list(by_method(runs)))
