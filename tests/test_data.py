@@ -15,7 +15,7 @@ import torch
 from torchvision.datasets import MNIST
 
 from softadv._data import files as _files
-from softadv.data import find_dataset, load_dataset, search_places
+from softadv.data import check_images, find_dataset, load_dataset, search_places
 from softadv.errors import SoftadvError
 
 SIZES = {
@@ -309,3 +309,11 @@ def test_an_altered_download_of_mnist_leaves_nothing(serve, monkeypatch):
     monkeypatch.setattr(MNIST, "mirrors", [serve(files)])
     assert "download failed" in refusal("mnist")
     assert not Path("data").exists()
+
+
+def test_many_images_of_few_bits_are_finite_though_their_sum_is_beyond_their_numbers():
+    x, y = torch.full((1000, 1, 28, 28), 0.5, dtype=torch.float16), torch.zeros(1000, dtype=torch.int64)
+    check_images(x, y)
+    x[7, 0, 3, 3] = torch.inf
+    with pytest.raises(SoftadvError, match="x: image 7 has pixels that are NaN or infinite"):
+        check_images(x, y)

@@ -53,9 +53,7 @@ def check_radius(value: object, *, key: str = "eps", clip: Clip = UNIT) -> float
     dimensions = getattr(value, "ndim", 0)
     if dimensions:
         raise SoftadvError(f"{key}: one number for all pixels is expected, got a tensor of {dimensions} dimensions")
-    found = _real(value.item() if hasattr(value, "item") else value)
-    if found is None:
-        raise SoftadvError(f"{key}: expected a number, got {shown(value)}")
+    found = check_real(value.item() if hasattr(value, "item") else value, key=key)
     if not 0 <= found < math.inf:
         raise SoftadvError(f"{key}: must be 0 or more and finite, got {shown(value)}")
     if found > clip[1] - clip[0]:
@@ -64,6 +62,14 @@ def check_radius(value: object, *, key: str = "eps", clip: Clip = UNIT) -> float
         raise SoftadvError(
             f"{key}: {found:g} is more than the width of the pixels' range [{clip[0]:g}, {clip[1]:g}]{hint}"
         )
+    return found
+
+
+def check_real(value: object, *, key: str) -> float:
+    """A real number of any kind as a float; NaN and infinity are numbers here."""
+    found = _real(value)
+    if found is None:
+        raise SoftadvError(f"{key}: expected a number, got {shown(value)}")
     return found
 
 

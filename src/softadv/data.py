@@ -247,8 +247,9 @@ def check_images(x: Tensor, y: Tensor) -> None:
         raise SoftadvError(f"x: expected float images (N, C, H, W), got {x.dtype} of shape {tuple(x.shape)}")
     if y.dtype != torch.int64 or y.shape != x.shape[:1]:
         raise SoftadvError(f"y: expected int64 labels ({len(x)},), got {y.dtype} of shape {tuple(y.shape)}")
-    # A NaN or infinity anywhere makes the sum NaN or infinite: cheaper than testing every pixel.
-    if not x.sum().isfinite():
+    # A NaN or infinity anywhere makes the sum NaN or infinite: cheaper than testing every pixel. At least in float32,
+    # since the sum of some hundred float16 images is more than float16 has.
+    if not x.sum(dtype=torch.promote_types(x.dtype, torch.float32)).isfinite():
         bad = (~x.isfinite()).flatten(1).any(1).nonzero()
         where = f"image {int(bad[0])} has pixels that are" if len(bad) else "the sum of the pixels is"
         raise SoftadvError(f"x: {where} NaN or infinite")

@@ -314,6 +314,12 @@ def test_a_selection_has_the_seeds_and_epochs_asked_for():
     assert grid.select(seeds=1).select(seeds=2).trials == grid.select(seeds=2).trials
 
 
+def test_a_selection_of_seeds_has_every_setting_whatever_seeds_it_has():
+    own = GRID.replace('setting = "large"', 'setting = "large"\nseeds = [7]')
+    assert own != GRID
+    assert parse_grid(own, source="some.toml").select(seeds=2) == parse_grid(GRID, source="some.toml").select(seeds=2)
+
+
 def test_a_selection_of_everything_changes_nothing():
     grid = load_grid("smoke")
     assert grid.select() == grid

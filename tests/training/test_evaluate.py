@@ -100,6 +100,8 @@ def test_as_text_it_is_a_table() -> None:
     ("change", "message"),
     [
         ({"certify": -3}, "certify: must be at least 0"),
+        ({"certify": 0.5}, "certify: expected a whole number, got 0.5"),
+        ({"certify": "all"}, "certify: expected a whole number, got 'all'"),
         ({"eps": 8}, r"did you mean 8/255\?"),
         ({"attacks": ["pdg"]}, "did you mean pgd"),
         ({"x": torch.full((2, 1, 28, 28), 200.0)}, "outside"),

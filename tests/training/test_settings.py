@@ -137,6 +137,11 @@ def test_the_radius_grows_evenly_from_the_methods_first_epoch() -> None:
     assert config.radius(6) == 0.4
 
 
+def test_natural_epochs_have_no_radius() -> None:
+    config = replace(CONFIG, eps=0.1, epochs=4, natural_epochs=2)
+    assert [config.radius(epoch) for epoch in range(1, 5)] == [0.0, 0.0, 0.1, 0.1]
+
+
 def test_a_growing_radius_is_trained_at_and_split_at_and_not_evaluated_at(
     images: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,7 +180,12 @@ def test_a_smaller_radius_of_the_method_is_trained_at_and_not_evaluated_at(image
         ({"lr": float("nan")}, "^lr: must be positive"),
         ({"momentum": 1.0}, r"^momentum: must be in \[0, 1\)"),
         ({"weight_decay": -1.0}, "^weight_decay: must be 0 or more"),
-        ({"clip_gradients": float("inf")}, "^clip_gradients: must be 0 or more and finite"),
+        ({"clip_gradients": float("inf")}, "^clip_gradients: must be positive and finite"),
+        ({"clip_gradients": 0.0}, "^clip_gradients: must be positive and finite"),
+        ({"lr": "0.1"}, "^lr: expected a number, got '0.1'"),
+        ({"momentum": None}, "^momentum: expected a number, got None"),
+        ({"schedule": "steps", "schedule_epochs": (0,)}, "^schedule_epochs: must be at least 1, got 0"),
+        ({"schedule": "steps", "schedule_epochs": ("2",)}, "^schedule_epochs: expected a whole number, got '2'"),
         ({"optimizer": "adamw"}, "^optimizer: unknown value 'adamw', expected one of adam, sgd"),
         ({"schedule": "linear"}, "^schedule: unknown value 'linear', expected one of constant, cosine, steps"),
         ({"schedule": "steps"}, "^schedule_epochs: the schedule steps needs"),

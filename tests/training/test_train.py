@@ -125,6 +125,11 @@ def test_the_model_is_trained_in_place_and_left_in_its_mode(data: ImageData, tra
         ({"method": "sofd"}, "did you mean soft"),
         ({"attack": "pdg"}, "did you mean pgd"),
         ({"attack": 3}, "expected an attack"),
+        (
+            {"method": "natural", "augment": "crop-flip"},
+            "augment: 'crop-flip' is not for Digits, whose mirrored images change class",
+        ),
+        ({"schedule_epochs": 3}, "schedule_epochs: without effect on the schedule constant"),
         ({"patience": 2}, "patience: stopping early needs validation_images"),
         ({"validation_images": 160}, "validation_images: must be at most 159"),
     ],

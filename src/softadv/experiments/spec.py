@@ -145,9 +145,10 @@ class Grid:
                 raise SoftadvError(f"methods: grid {self.name} has no trial of {', '.join(methods) or 'no method'}")
         if seeds is not None:
             check_count(seeds, key="seeds", least=1, most=MOST_SEEDS)
-            first = trials[0].seed
-            once = [trial for trial in trials if trial.seed == first]
-            trials = [replace(trial, seed=seed) for seed in range(seeds) for trial in once]
+            once: dict[tuple[str, str], Trial] = {}
+            for trial in trials:  # whatever seeds of its own a setting has
+                once.setdefault((trial.setting, trial.method), trial)
+            trials = [replace(trial, seed=seed) for seed in range(seeds) for trial in once.values()]
         if epochs is not None:
             trials = [replace(trial, epochs=epochs) for trial in trials]
         if certifier is not None:

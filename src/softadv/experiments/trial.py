@@ -24,6 +24,7 @@ from softadv.experiments.train_config import train_config
 from softadv.kernels import pgd as attack_kernel
 from softadv.kernels import weight_gradients
 from softadv.models import load_model
+from softadv.training.batches import check_augmentation
 from softadv.training.checkpoint import load_checkpoint, save_checkpoint
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import diverging
@@ -255,8 +256,7 @@ class TrialRun:
 
 def _check_fit(trial: Trial, data: Dataset, model: nn.Module) -> None:
     """Raise SoftadvError, before any epoch, for what would only be refused during the training or at its end."""
-    if trial.augment != "none" and not data.mirror_keeps_class:
-        raise SoftadvError(f"augment: {trial.augment!r} is not for {data.title}, whose mirrored images change class")
+    check_augmentation(trial.augment, data)
     for domain in dict.fromkeys(trial.certified_domains):
         engine = trial.certifier if domain == trial.domain else "native"
         certify(model, data.test_x[:1], data.test_y[:1], eps=trial.eps, domain=domain, engine=engine)

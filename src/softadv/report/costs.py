@@ -26,7 +26,7 @@ class Cost:
     seconds: tuple[str, ...]  # of PARTS, then what is measured after the last epoch, then all
     steps: str  # millions of attack steps on one image, in training
     splits: str
-    certified: str  # training images that the certifier was asked about, at each split
+    certified: str  # correctly classified training images, at each split
     own_loss: bool  # updated by autograd, not by the compiled kernel
 
 
@@ -99,7 +99,7 @@ def _attacked(trial: Trial, epoch: EpochMetrics, *, train_images: int) -> int | 
 
 
 def certified_images(trial: Trial, epochs: Sequence[EpochMetrics]) -> list[int]:
-    """For each split of the training set, the images that the certifier was asked about: those classified correctly."""
+    """For each split of the training set, the images classified correctly: those that can be verified."""
     return [
         (epoch.unverified or 0) + (epoch.verified or 0) if epoch.certified is None else epoch.certified
         for epoch in epochs

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from softadv.data import Dataset
+from softadv.errors import SoftadvError
 from softadv.training.config import TrainConfig
 
 _CPU = torch.device("cpu")
@@ -37,6 +39,12 @@ def plan_epoch(config: TrainConfig, epoch: int, attacked: Tensor, device: torch.
 def attacked_in(steps: Sequence[Batch]) -> int:
     """How many images the steps attack; reads nothing from the device."""
     return sum(len(step.attacked) for step in steps)
+
+
+def check_augmentation(augment: str, data: Dataset) -> None:
+    """Raise SoftadvError for augmentation that would change the class of a data set's images."""
+    if augment != "none" and not data.mirror_keeps_class:
+        raise SoftadvError(f"augment: {augment!r} is not for {data.title}, whose mirrored images change class")
 
 
 def augmented(config: TrainConfig, epoch: int, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args
 
 import torch
 
-from softadv._ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, UNIT, Clip, check_count, shown
+from softadv._ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, UNIT, Clip, check_count, check_real, shown
 from softadv.attacks import Attack
 from softadv.errors import SoftadvError
 from softadv.training.methods import Method
@@ -69,14 +69,18 @@ def check_settings(settings: Settings, *, split_every: int, split: str) -> None:
         value = getattr(settings, key)
         if key != "patience" or value is not None:
             check_count(value, key=key, least=least, most=most)
-    if not 0 < settings.lr < math.inf:
-        raise SoftadvError(f"lr: must be positive and finite, got {settings.lr:g}")
+    for key in ("lr", "momentum", "weight_decay", "schedule_factor", "clip_gradients"):
+        value = getattr(settings, key)
+        if key != "clip_gradients" or value is not None:
+            check_real(value, key=key)
+        if key in ("lr", "clip_gradients") and value is not None and not 0 < value < math.inf:
+            raise SoftadvError(f"{key}: must be positive and finite, got {value:g}")
+        if key in ("weight_decay", "schedule_factor") and not 0 <= value < math.inf:
+            raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
     if not 0 <= settings.momentum < 1:
         raise SoftadvError(f"momentum: must be in [0, 1), got {settings.momentum:g}")
-    for key in ("weight_decay", "schedule_factor", "clip_gradients"):
-        value = getattr(settings, key)
-        if value is not None and not 0 <= value < math.inf:
-            raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
+    for after in settings.schedule_epochs:
+        check_count(after, key="schedule_epochs", least=1, most=MOST_EPOCHS)
     if settings.schedule == "steps" and not settings.schedule_epochs:
         raise SoftadvError("schedule_epochs: the schedule steps needs the epochs after which the rate falls")
     if settings.schedule != "steps" and settings.schedule_epochs:
@@ -157,9 +161,9 @@ class TrainConfig:
         return self.method.train_attack(self.attack)
 
     def radius(self, epoch: int) -> float:
-        """The radius that an epoch, from 1, trains at."""
+        """The radius that an epoch, from 1, trains at; 0 in natural epochs, which attack nothing."""
         radius = self.method.training_radius(self.eps)
-        nth = epoch - self.natural_epochs
+        nth = max(epoch - self.natural_epochs, 0)
         return radius if nth > self.eps_warmup_epochs else radius * nth / (self.eps_warmup_epochs + 1)
 
     def generator(self, epoch: int, purpose: str, device: torch.device) -> torch.Generator:

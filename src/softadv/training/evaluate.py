@@ -96,7 +96,8 @@ def evaluate(
     x, y = (data.test_x, data.test_y) if isinstance(data, Dataset) else data
     if not len(x):
         raise SoftadvError("data: no images to evaluate on")
-    count = len(x) if certify is True else min(check_count(int(certify), key="certify", most=MOST_IMAGES), len(x))
+    asked = len(x) * certify if isinstance(certify, bool) else certify
+    count = min(check_count(asked, key="certify", most=MOST_IMAGES), len(x))
     device = next(iter(model.parameters()), x).device
     x, y = x.to(device), y.to(device)
     check_fit(model, x, y)

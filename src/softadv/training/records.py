@@ -13,9 +13,10 @@ class EpochMetrics:
 
     natural_accuracy, adversarial_accuracy: of the test images; None where the epoch was not evaluated.
     misclassified, unverified, verified: the partition of the training images that the epoch was trained with; None for
-    methods that make none. certified: how many of these images were classified correctly, and so certified, in this
-    epoch. stale: how many verdicts are older than this epoch; oldest_verdict: the age of the oldest, in epochs.
-    None in old records, and for methods that make no split.
+    methods that make none. certified: how many of these images were classified correctly when they were split in this
+    epoch, and so certified, or refuted by an adversarial example of the last epoch. stale: how many verdicts are
+    older than this epoch; oldest_verdict: the age of the oldest, in epochs. None in old records, and for methods that
+    make no split.
     attacked: how many training images were attacked; None in old records.
     trained_by: the trial that this epoch was trained in, where that was another one, which is evaluated at another
     radius; None for most. Then adversarial_accuracy is None but after the last epoch.

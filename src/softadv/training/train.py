@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, is_dataclass, replace
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from softadv._ranges import MOST_EPOCHS, MOST_SEED, UNIT, Clip, check_clip, chec
 from softadv.attacks import Attack, load_attack, title_of
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
+from softadv.training.batches import check_augmentation
 from softadv.training.config import Augmentation, OptimizerName, ScheduleName, TrainConfig, Update
 from softadv.training.evaluate import check_fit, check_kinds
 from softadv.training.history import History
@@ -77,8 +78,9 @@ def train(
 
     Equal seeds give equal weights, bit for bit, on one machine with one number of threads.
     Returns the same model, in the mode it was in, and its history.
-    Raises SoftadvError for what is out of range or does not fit together, and for an attack that leaves its ball or
-    clip; DivergedError where the loss or the weights become NaN or infinite.
+    Raises SoftadvError for what is out of range or does not fit together, for augmentation of a data set whose mirrored
+    images change class, and for an attack that leaves its ball or clip; DivergedError where the loss or the weights
+    become NaN or infinite.
     """
     clip = check_clip(clip)
     check_kinds(model, data)
@@ -96,7 +98,7 @@ def train(
         momentum=momentum,
         weight_decay=weight_decay,
         schedule=schedule,
-        schedule_epochs=tuple(schedule_epochs),
+        schedule_epochs=tuple(schedule_epochs) if isinstance(schedule_epochs, Iterable) else (schedule_epochs,),
         schedule_factor=schedule_factor,
         eps_warmup_epochs=eps_warmup_epochs,
         clip_gradients=clip_gradients,
@@ -112,6 +114,7 @@ def train(
         raise SoftadvError("model: has no parameters to train")
     device = first.device
     if isinstance(data, Dataset):
+        check_augmentation(augment, data)
         x, y, test = data.train_x, data.train_y, (data.test_x.to(device), data.test_y.to(device))
     else:
         (x, y), test = data, None
