@@ -275,6 +275,23 @@ def test_autoattack_stands_beside_pgd_where_it_was_run(tmp_path: Path) -> None:
     assert "AutoAttack on the first 1,000" in results
 
 
+def test_a_figure_that_not_every_seed_has_says_of_how_many_it_is_and_on_which_images(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = make_run(tmp_path, make_trial(seed=seed))
+        finish(run)
+    result = run.result()
+    assert result is not None
+    deeppoly = Certified(domain="deeppoly", images=25, verified=10, seconds=1.0)
+    run.write_result(
+        replace(result, certified=(deeppoly,), autoattack=Autoattacked(images=50, correct=25, seconds=9.0))
+    )
+    results = report(tmp_path).partition('id="results"')[2]
+    assert '<td data-label="AutoAttack (%)">50.00 (1 of 2)</td>' in results
+    assert '<td data-label="Certified, Box (%)">0.00 (1 of 2)</td>' in results
+    assert '<td data-label="Certified, DeepPoly (%)">40.00 ± 0.00</td>' in results
+    assert "certified on the first 25 or 50 of these, AutoAttack on the first 50" in results
+
+
 def test_the_costs_are_seconds_steps_and_certifications(page: str) -> None:
     costs = page.partition('id="costs"')[2].replace("\n", "")
     labels = ("Attack", "Certification", "Update", "Evaluation", "At the end", "All")

@@ -31,6 +31,15 @@ def test_a_file_of_somebody_else_is_named_and_nothing_is_written(tmp_path: Path,
     assert (tmp_path / name).read_text() == "<p>my home page</p>"
 
 
+def test_a_file_of_somebody_else_beside_a_page_is_not_overwritten_by_the_next_page(tmp_path: Path) -> None:
+    write_page(tmp_path, "index.html", PAGE, {"time.svg": b"1"})
+    (tmp_path / "results.csv").write_text("mine")
+    with pytest.raises(SoftadvError, match=r"results\.csv: is there already, and softadv did not write it"):
+        write_page(tmp_path, "index.html", PAGE, {"results.csv": b"2"})
+    assert (tmp_path / "results.csv").read_text() == "mine"
+    assert (tmp_path / "time.svg").read_bytes() == b"1"
+
+
 def test_a_page_from_before_there_were_lists_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text(f"<!doctype html><html><head>{PAGE}</head>")
     (tmp_path / "time.svg").write_text("old")

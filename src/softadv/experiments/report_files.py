@@ -29,12 +29,13 @@ def files_list(page: str) -> str:
 def refuse_foreign_page(folder: Path, page: str, files: Set[str]) -> None:
     """Raise SoftadvError naming a file that a page would overwrite, where softadv did not write it.
 
-    files: the names of those that come with the page. A page is softadv's if the list beside it names it, or, as
-    before there were lists, if it names softadv in its head; then so are the figures beside it.
+    files: the names of those that come with the page. softadv wrote what the list beside the page names. A page without
+    a list, as before there were any, is softadv's if it names softadv in its head; then so are the figures beside it.
     """
-    if files_of(folder, page) or _is_page(folder / page):
+    ours = files_of(folder, page)
+    if not ours and _is_page(folder / page):
         return
-    for name in sorted({page, *files}):
+    for name in sorted({page, *files} - ours):
         if (folder / name).exists():
             raise SoftadvError(f"{folder / name}: is there already, and softadv did not write it; name another folder")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from softadv._decimals import spread
@@ -54,31 +54,36 @@ def _row(asked: Sequence[Series], domains: Sequence[str]) -> MethodResults:
     results = [result for result, _ in done]
     certified = [[c for result in results if (c := result.certified_by(domain))] for domain in domains]
     shares = [last.verified / result.trained_images for result, (*_, last) in done if last.verified is not None]
+    attacked = [r.autoattack for r in results if r.autoattack]
     return MethodResults(
         title=title,
         color=color,
         seeds=seeds,
-        accuracies=(
-            _percent([r.natural_accuracy for r in results]),
-            _percent([r.adversarial_accuracy for r in results]),
-        ),
-        autoattack=_percent([r.autoattack.accuracy for r in results if r.autoattack]),
-        certified=tuple(_percent([c.accuracy for c in found]) for found in certified),
-        verified_share=_percent(shares),
+        accuracies=(spread([r.natural_accuracy for r in results]), spread([r.adversarial_accuracy for r in results])),
+        autoattack=_percent([found.accuracy for found in attacked], of=len(results)),
+        certified=tuple(_percent([c.accuracy for c in found], of=len(results)) for found in certified),
+        verified_share=_percent(shares, of=len(results)),
     )
 
 
-def _percent(values: Sequence[float]) -> str:
-    return spread(values) if values else "\N{EN DASH}"
+def _percent(values: Sequence[float], *, of: int) -> str:
+    """Mean and deviation; of how many seeds, where not all have a value."""
+    if not values:
+        return "\N{EN DASH}"
+    return spread(values) + (f" ({len(values)} of {of})" if len(values) < of else "")
 
 
 def _images(results: Sequence[Result]) -> str:
     first = results[0]
     text = f"{first.train_images:,} training and {first.test_images:,} test images"
-    counts = sorted({c.images for r in results for c in r.certified} - {first.test_images})
-    text += f", certified on the first {counts[0]:,} of these" if counts else ""
-    attacked = sorted({r.autoattack.images for r in results if r.autoattack} - {first.test_images})
-    return text + (f", AutoAttack on the first {attacked[0]:,}" if attacked else "")
+    certified = {c.images for r in results for c in r.certified}
+    attacked = {r.autoattack.images for r in results if r.autoattack}
+    text += f", certified on the first {_counts(certified)} of these" if certified - {first.test_images} else ""
+    return text + (f", AutoAttack on the first {_counts(attacked)}" if attacked - {first.test_images} else "")
+
+
+def _counts(found: Set[int]) -> str:
+    return " or ".join(f"{count:,}" for count in sorted(found))
 
 
 def has_autoattack(entries: Sequence[Entry]) -> bool:
