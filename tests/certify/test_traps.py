@@ -1,5 +1,9 @@
 """Models that do something else than they seem to, and numbers at the edge: each once had a wrong verdict."""
 
+import operator
+import threading
+from contextlib import suppress
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -325,3 +329,135 @@ def test_scores_that_are_no_numbers_make_no_image_correct(engine, domain, bad):
         found = ask(model, torch.rand(5, 1, 2, 2), y=label, domain=domain)
         assert not found.correct.any()
         assert not found.verified.any()
+
+
+class Overwrites(nn.Module):
+    """The second network is what is traced; the first one is what is computed, since `change` works on h itself."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.first, self.last = linear([[1.0], [0.0]], [0.0, 0.0]), linear([[1.0, 0.0], [0.0, 0.0]], [0.0, 0.55])
+        self.change = change
+
+    def forward(self, x):
+        h = self.first(x.flatten(1))
+        self.change(h)
+        return self.last(h)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda h: operator.iadd(h, -0.07),
+        lambda h: operator.isub(h, 0.07),
+        lambda h: operator.imul(h, 0.9),
+        lambda h: operator.itruediv(h, 1.11),
+        lambda h: torch.cat([h[:, :1] * 0.9, h[:, 1:] * 0.9], 1, out=h),
+    ],
+    ids=["+=", "-=", "*=", "/=", "out="],
+)
+def test_what_is_written_into_a_value_that_is_used_again_is_not_overlooked(change):
+    model, x = Overwrites(change), torch.full((1, 1, 1, 1), 0.7)
+    with torch.no_grad():
+        assert model(x).argmax() == 0
+        assert model(x - 0.13).argmax() == 1
+    with pytest.raises(SoftadvError, match=r"in place|cat .*cannot be read"):
+        ask(model, x, eps=0.14)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(operator.isub, operator.sub), (operator.imul, operator.mul), (operator.itruediv, operator.truediv)],
+)
+def test_what_works_in_place_on_a_value_of_its_own_is_read(engine, change, same):
+    class Changes(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function, self.last = function, linear([[1.0, 2.0], [0.5, -1.0]], [0.1, 0.2])
+
+        def forward(self, x):
+            return self.last(self.function(x, 0.4).flatten(1))
+
+    x = torch.rand(3, 1, 1, 2)
+    before = x.clone()
+    found, expected = (ask(Changes(function), x).margin for function in (change, same))
+    assert torch.equal(found, expected)
+    assert torch.equal(x, before)
+
+
+def test_zero_padding_that_pads_with_another_number_is_refused():
+    pad = nn.ZeroPad2d((0, 1, 0, 0))
+    pad.value = 1.0
+    model = nn.Sequential(pad, nn.Flatten(), linear([[1.0, -0.1], [0.0, 0.0]], [0.0, 0.5]))
+    x = torch.full((1, 1, 1, 1), 0.7)
+    with torch.no_grad():
+        assert model(x - 0.14).argmax() == 1  # and without the padded number it is 0 within all of the box
+    with pytest.raises(SoftadvError, match="pads with 1, not with zeros"):
+        ask(model, x, eps=0.15)
+
+
+def test_a_model_that_knows_a_symbol_from_a_tensor_is_found_out_at_the_image_itself(engine):
+    class Tells(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.real, self.shown = (
+                linear([[2.0], [0.0]], [-0.75, 0.45]),
+                linear([[1.0], [0.0]], [0.0, 0.45]),
+            )
+
+        def forward(self, x):
+            return (self.real if isinstance(x, torch.Tensor) else self.shown)(x.flatten(1))
+
+    model, x = Tells(), torch.full((1, 1, 1, 1), 0.7)
+    with torch.no_grad():
+        assert model(x - 0.2).argmax() == 1  # the scores of x itself are within the bounds of what is shown
+    with pytest.raises(SoftadvError, match="computes something else"):
+        ask(model, x, eps=0.2)
+
+
+def test_a_variance_that_cancels_is_no_proof(engine):
+    """The float32 sum of eps and a negative variance is off by far more than its own rounding."""
+    norm = nn.BatchNorm2d(1)
+    norm.running_var.fill_(-9.99e-6)
+    norm.running_mean.fill_(0.5)
+    model = nn.Sequential(norm, nn.Flatten(), linear([[1.0], [0.0]], [0.0, 0.0])).eval()
+    x = torch.full((1, 1, 1, 1), 0.6)
+    with torch.no_grad():
+        evaluated = model(x)[0, 0].double()
+    exact = (x.double() - 0.5).squeeze() / (norm.running_var.double() + norm.eps).sqrt().squeeze()
+    assert abs(evaluated - exact) > 1e-5 * abs(exact)
+    assert not ask(model, x, eps=0.0).verified
+
+
+def test_a_model_that_keeps_what_it_computes_is_evaluated_on_one_thread():
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.together = nn.Linear(4, 8), nn.Linear(8, 3), threading.Barrier(2)
+
+        def forward(self, x):
+            self.kept = self.first(x.flatten(1))
+            if isinstance(x, torch.Tensor):
+                # Two threads at once would meet here, after both have written.
+                with suppress(threading.BrokenBarrierError):
+                    self.together.wait(0.05)
+            return self.last(self.kept)
+
+    torch.manual_seed(0)
+    model, x = Keeps(), torch.rand(64, 1, 2, 2)
+    with torch.no_grad():
+        y = model(x).argmax(1)
+    model.together.reset()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert certify(model, x, y, eps=0.0).correct.all()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_model_of_no_steps_at_all_is_certified(engine, domain):
+    x = torch.tensor([[0.9, 0.1, 0.2]])
+    margin = ask(nn.Sequential(nn.Flatten()), x, eps=0.1, domain=domain).margin
+    assert 0 <= 0.5 - float(margin) < 1e-5

@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from softadv._as_built import has_own_code
 from softadv._modes import in_eval_mode
 from softadv._ranges import UNIT, Clip
 from softadv.certify import backsub_cpp as native
@@ -34,6 +35,10 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
 # Bytes. Larger chunks are no faster on a CPU: these keep all cores busy.
 _CPU_BUDGET = 2**28
+# Images whose scores are compared with those of the network that was read.
+_COMPARED = 4
+# How PyTorch says that memory ran out: on Windows, on Linux, and where a C++ library asked for it.
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "bad_alloc")
 # Images. Small enough that progress is shown often and an interrupted run loses little.
 _MOST_AT_ONCE = 512
 
@@ -122,6 +127,8 @@ def certify(
     correct = torch.empty(len(x), dtype=torch.bool, device=x.device)
     margin = torch.full((len(x),), float("nan"), dtype=question.like.dtype, device=x.device)
     read, told, chunk, waiting = 0, 0, min(chunk, _MOST_AT_ONCE), question.nothing
+    with question.threads():
+        question.check_reading(x[: min(chunk, _COMPARED)])
     # Many images need no proof, and proofs take less time together: images are evaluated until a chunk is waiting.
     while read < len(x) or len(waiting):
         evaluates = read < len(x) and len(waiting) < chunk
@@ -225,20 +232,16 @@ class _Settings:
         def of(rows: Tensor) -> tuple[Tensor, _Open]:
             return self._evaluate(x, y, slice(int(rows[0]), int(rows[-1]) + 1))
 
-        correct, found = zip(*native.in_parts(of, torch.arange(part.start, part.stop)), strict=True)
+        rows = torch.arange(part.start, part.stop)
+        # What a model's own code keeps on the model, another thread would overwrite.
+        parts = [of(rows)] if has_own_code(self.model) else native.in_parts(of, rows)
+        correct, found = zip(*parts, strict=True)
         return torch.cat(correct), reduce(_Open.beside, found)
 
     @torch.no_grad()
     def _evaluate(self, x: Tensor, y: Tensor, part: slice) -> tuple[Tensor, _Open]:
         x, labels = x[part].to(self.like.device), y[part].to(self.like.device)
-        # A copy: a model that begins with an in-place layer would change the images.
-        images = x.to(self.like.dtype, copy=True)
-        scores = self.model(images)
-        if scores.shape != (len(x), self.network.classes) or scores.dtype != self.like.dtype:
-            raise SoftadvError(
-                f"model: returns {scores.dtype} of shape {tuple(scores.shape)}, where {self.like.dtype} of shape "
-                f"{(len(x), self.network.classes)} was read"
-            )
+        scores = self._scores(x)
         # NaN scores rank no class, but argmax would return the first NaN.
         correct = (scores.argmax(1) == labels) & scores.isfinite().all(1)
         (rows,) = (torch.ones_like(correct) if self.margins else correct).nonzero(as_tuple=True)
@@ -250,6 +253,30 @@ class _Settings:
             whole = ~broken(self.model, x[rows].to(self.like.dtype), labels[rows], lower, upper)
             rows, lower, upper = rows[whole], lower[whole], upper[whole]
         return correct, _Open(part.start + rows, lower, upper, labels[rows], scores[rows])
+
+    def _scores(self, x: Tensor) -> Tensor:
+        """What the model returns for images, (N, K)."""
+        # A copy: a model that begins with an in-place layer would change the images.
+        scores: Tensor = self.model(x.to(self.like.device, self.like.dtype, copy=True))
+        if scores.shape != (len(x), self.network.classes) or scores.dtype != self.like.dtype:
+            raise SoftadvError(
+                f"model: returns {scores.dtype} of shape {tuple(scores.shape)}, where {self.like.dtype} of shape "
+                f"{(len(x), self.network.classes)} was read"
+            )
+        return scores
+
+    @torch.no_grad()
+    def check_reading(self, x: Tensor) -> None:
+        """Raise SoftadvError where the network that was read has other scores for images than the model."""
+        if self.rounding != "sound" or not len(x) or not has_own_code(self.model):
+            return  # layers alone are what they are read as
+        # Around a single point, intervals are as narrow as rounding errors.
+        point = self.network.as_planes(x.to(self.like.device, self.like.dtype, copy=True))
+        lower_bounds(
+            self.network, (point, point), point.new_zeros(len(x), 1, self.network.classes), domain="box",
+            rounding=self.backsub.arithmetic(self.network, point.dtype), backsub=self.backsub,
+            scores=self._scores(x),
+        )  # fmt: skip
 
     @torch.no_grad()
     def margin(self, images: _Open) -> Tensor:
@@ -313,4 +340,4 @@ def _default_budget(device: torch.device) -> int:
 def _is_memory(error: Exception) -> bool:
     """Whether an error says that memory ran out; PyTorch has no type for it on a CPU."""
     out_of_memory = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-    return out_of_memory or "not enough memory" in str(error)
+    return out_of_memory or any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -29,7 +29,8 @@ class TorchBackSubstitution(BackSubstitution):
 
     @staticmethod
     def floats_per_image(network: Network) -> int:
-        return _ROWS_ALIVE * max(_largest_rows(network, at) for at in range(1, len(network.nodes) + 1))
+        rows = (_largest_rows(network, at) for at in range(1, len(network.nodes) + 1))
+        return _ROWS_ALIVE * max(rows, default=0)
 
     @staticmethod
     def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:

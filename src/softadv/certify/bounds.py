@@ -188,8 +188,8 @@ class Analysis:
         Propagation, 2018, section 3).
         """
         forms, at = forms_over_outputs(objective, sums=self.relaxed.sums), len(self.network.nodes)
-        last = self.network.nodes[-1]
-        if isinstance(last.step, Dense):
+        last = self.network.nodes[-1] if at else None
+        if last is not None and isinstance(last.step, Dense):
             forms = last.step.backward(forms.plus(last.step.bias, self.relaxed.errors.get(at)))
             (at,) = last.inputs
         least = forms.minimum(*_centered(self.bounds[at], self.rounding)).squeeze(1)

@@ -55,10 +55,11 @@ OF_CONSTANTS: tuple[object, ...] = (
 
 # Operations on an activation and a constant.
 ARITHMETIC: dict[object, str] = {
-    operator.add: "add", torch.add: "add", "add": "add", operator.iadd: "add", operator.sub: "sub", torch.sub: "sub",
-    "sub": "sub", operator.mul: "mul", torch.mul: "mul", "mul": "mul", operator.truediv: "div", torch.div: "div",
-    "div": "div",
+    operator.add: "add", torch.add: "add", "add": "add", operator.sub: "sub", torch.sub: "sub", "sub": "sub",
+    operator.mul: "mul", torch.mul: "mul", "mul": "mul", operator.truediv: "div", torch.div: "div", "div": "div",
+    operator.iadd: "add", operator.isub: "sub", operator.imul: "mul", operator.itruediv: "div",
 }  # fmt: skip
+IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
 
 CONCATENATIONS = (torch.cat, torch.concat)
 MEANS = (torch.mean, "mean")
@@ -68,7 +69,12 @@ def concatenated(where: str, node: fx.Node) -> tuple[list[Any], int]:
     """The tensors that a concatenation joins, and along which dimension."""
     named: dict[str, Any] = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
     tensors, dim = named.get("tensors"), named.get("dim", 0)
-    if not isinstance(tensors, list | tuple) or not tensors or not isinstance(dim, int):
+    if (
+        not isinstance(tensors, list | tuple)
+        or not tensors
+        or not isinstance(dim, int)
+        or named.keys() - {"tensors", "dim"}
+    ):
         raise SoftadvError(f"{where}: its arguments cannot be read")
     return list(tensors), dim
 

@@ -112,7 +112,7 @@ def layer_steps(where: str, layer: nn.Module, shape: PlaneShape, *, like: Tensor
     if kind in _REGISTERED:
         return [_REGISTERED[kind](layer, shape)]
     if is_torchvision_normalize(layer):
-        return [_normalize(where, layer, shape, like)]
+        return _normalize(where, layer, shape, like)
     if kind in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d):
         _check_eval(where, layer)
         return []
@@ -154,11 +154,18 @@ def _conv(where: str, layer: nn.Conv2d, shape: PlaneShape, like: Tensor) -> list
     return [Conv(weight, _bias(where, layer.bias, weight), stride, padding, dilation, layer.groups, shape, out_shape)]
 
 
-def _normalize(where: str, layer: Any, shape: PlaneShape, like: Tensor) -> Step:
-    mean, std = (torch.as_tensor(values, dtype=like.dtype).to(like.device) for values in (layer.mean, layer.std))
-    _check_channels(where, len(mean), shape)
+def _normalize(where: str, layer: Any, shape: PlaneShape, like: Tensor) -> list[Step]:
+    mean, std = (_of_channels(where, values, shape, like) for values in (layer.mean, layer.std))
     one, zero = torch.ones_like(mean).double(), torch.zeros_like(mean).double()
-    return _scale(shape, (one, 1 / std.double()), zero, mean.double(), parts=(mean, std), like=like)
+    return [_scale(shape, (one, 1 / std.double()), zero, mean.double(), parts=(mean, std), like=like)]
+
+
+def _of_channels(where: str, values: Any, shape: PlaneShape, like: Tensor) -> Tensor:
+    """A number for each channel, (C,), or one for all of them."""
+    found: Tensor = torch.atleast_1d(torch.as_tensor(values, dtype=like.dtype).to(like.device))
+    if found.shape != (1,):
+        _check_channels(where, len(found), shape)
+    return found.expand(shape[0])
 
 
 def _batch_norm(where: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, shape: PlaneShape, like: Tensor) -> list[Step]:
@@ -169,9 +176,10 @@ def _batch_norm(where: str, layer: nn.BatchNorm1d | nn.BatchNorm2d, shape: Plane
     mean, variance = layer.running_mean.double(), layer.running_var.double() + layer.eps
     weight = torch.ones_like(mean) if layer.weight is None else layer.weight.detach().double()
     shift = torch.zeros_like(mean) if layer.bias is None else layer.bias.detach().double()
-    # Whatever is flushed to zero, the variance or eps, is then less than one rounding of their sum.
+    # Whatever is flushed to zero, the variance or eps, is then less than one rounding of their sum. A negative
+    # variance takes most of eps away, whose own rounding is then a larger part of what is left.
     numbers = torch.finfo(like.dtype)
-    invertible = variance >= 4 * numbers.tiny / numbers.eps
+    invertible = (variance >= 4 * numbers.tiny / numbers.eps) & (layer.running_var >= 0)
     inverse = variance.rsqrt().masked_fill(~invertible, torch.inf)
     return [_scale(shape, (weight, inverse), shift, mean, parts=None, like=like)]
 
@@ -236,18 +244,15 @@ def _mean(where: str, layer: Mean, shape: PlaneShape, like: Tensor) -> list[Step
 
 
 def _leaky_relu(where: str, layer: nn.LeakyReLU, shape: PlaneShape, like: Tensor) -> list[Step]:
-    return [_leaky(shape, torch.tensor([layer.negative_slope], dtype=like.dtype, device=like.device))]
+    slope = torch.tensor([layer.negative_slope], dtype=like.dtype, device=like.device)
+    return [LeakyRelu(shape, shape, slope.double())]
 
 
 def _prelu(where: str, layer: nn.PReLU, shape: PlaneShape, like: Tensor) -> list[Step]:
     weight = layer.weight.detach()
     if weight.shape not in ((1,), (shape[0],)):
         raise SoftadvError(f"{where}: has {weight.numel()} slopes but its input has shape {shape}")
-    return [_leaky(shape, weight)]
-
-
-def _leaky(shape: PlaneShape, slope: Tensor) -> Step:
-    return LeakyRelu(shape, shape, slope.double())
+    return [LeakyRelu(shape, shape, weight.double())]
 
 
 def _clip(shape: PlaneShape, low: float | None, high: float | None, like: Tensor) -> Step:
@@ -270,6 +275,8 @@ def _hardtanh(where: str, layer: nn.Hardtanh, shape: PlaneShape, like: Tensor) -
 
 def _zero_pad(where: str, layer: nn.ZeroPad2d, shape: PlaneShape, like: Tensor) -> list[Step]:
     left, right, top, bottom = layer.padding
+    if layer.value != 0:
+        raise SoftadvError(f"{where}: pads with {layer.value:g}, not with zeros")
     if min(layer.padding) < 0:
         raise SoftadvError(f"{where}: negative padding cuts pixels off, which is not supported")
     return [padded(shape, left=left, right=right, top=top, bottom=bottom, like=like)]
@@ -340,7 +347,6 @@ _BUILDERS: dict[type[nn.Module], StepBuilder] = {
     nn.ReLU: _one(Relu), nn.Sigmoid: _one(Sigmoid), nn.Tanh: _one(Tanh), nn.LeakyReLU: _leaky_relu, nn.PReLU: _prelu,
     nn.ReLU6: _hardtanh, nn.Hardtanh: _hardtanh, Clamp: _clamp, nn.Flatten: _flatten,
     nn.Linear: _dense, nn.Conv2d: _conv, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm,
-    Normalize: lambda where, layer, shape, like: [_normalize(where, layer, shape, like)],
     nn.MaxPool2d: _max_pool, nn.AvgPool2d: _average_pool, nn.AdaptiveAvgPool2d: _adaptive_pool, Mean: _mean,
-    nn.ZeroPad2d: _zero_pad,
+    nn.ZeroPad2d: _zero_pad, Normalize: _normalize,
 }  # fmt: skip

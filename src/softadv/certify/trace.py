@@ -17,6 +17,7 @@ from softadv.certify.assembly import Assembly
 from softadv.certify.functions import (
     ARITHMETIC,
     CONCATENATIONS,
+    IN_PLACE,
     MEANS,
     OF_CONSTANTS,
     as_layer,
@@ -232,7 +233,7 @@ class _Reader:
         if len(node.args) != 2 or node.kwargs:
             raise SoftadvError(f"{where}: only a {kind} of two values is supported, without further arguments")
         left, right = node.args
-        if node.target is operator.iadd:
+        if node.target in IN_PLACE:
             self._check_inplace(left, where)
         if left in self._activations and right in self._activations:
             if kind not in ("add", "sub"):
