@@ -324,3 +324,35 @@ def test_images_that_stop_early_stop_where_pytorch_stops_them(trained_digits, di
     assert (found == expected).double().mean() >= 0.999
     if further == 30:
         assert torch.equal(found, compiled_attack.climb(trained_digits, x, y, x.clone(), **settings))
+
+
+def fewer_channels(model):
+    model[0].weight.data, model[0].bias.data = model[0].weight.data[:4], model[0].bias.data[:4]
+    model[3].weight.data = model[3].weight.data[:, :64]
+
+
+def fewer_classes(model):
+    model[3].weight.data, model[3].bias.data = model[3].weight.data[:5], model[3].bias.data[:5]
+
+
+def smaller_kernel(model):
+    model[0].weight.data = model[0].weight.data[:, :, :1, :1].clone()
+    model[3].weight.data = torch.cat([model[3].weight.data] * 3, 1)[:, : 8 * 36]
+
+
+def one_bias(model):
+    model[3].bias.data = model[3].bias.data[:1].clone()
+
+
+@pytest.mark.parametrize("change", [fewer_channels, fewer_classes, smaller_kernel, one_bias])
+def test_the_weights_count_and_not_what_the_layer_says_of_them(change):
+    def build():
+        return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 16, 10))
+
+    model = seeded(0, build).float().eval()
+    change(model)
+    x = torch.rand(8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    y = model(x).argmax(1)
+    attack = PGD(steps=3, alpha=ALPHA, random_start=False)
+    expected = in_pytorch(attack, model, x, y, eps=EPS, generator=None)
+    torch.testing.assert_close(attack(model, x, y, eps=EPS, generator=None), expected, rtol=0, atol=1e-6)

@@ -135,21 +135,22 @@ class Chain:
                 self._flat = True
             case Normalize() if not self._flat and len(module.mean) in {1, channels}:
                 self._normalize(module.mean.expand(channels), module.std.expand(channels))
-            case nn.Conv2d() if not self._flat and module.in_channels == channels:
-                (rows, columns), (down, right) = module.kernel_size, module.stride
+            case nn.Conv2d() if not self._flat and _fits(module, channels):
+                # The weight's shape counts, whatever the layer's attributes say.
+                (rows, columns), (down, right) = module.weight.shape[2:], module.stride
                 top, side = int(module.padding[0]), int(module.padding[1])
                 after = ((height + 2 * top - rows) // down + 1, (width + 2 * side - columns) // right + 1)
                 if min(after) < 1 or rows > _MOST_ROWS:
                     return False
                 # A stride longer than the plane leaves one window, so it may be cut to the plane's size.
                 down, right = min(down, height + 2 * top), min(right, width + 2 * side)
-                layer = self._weigh(module, (module.out_channels, *after))
+                layer = self._weigh(module, (len(module.weight), *after))
                 layer.kernel, layer.stride, layer.padding = (rows, columns), (down, right), (top, side)
                 layer.taps = rows * columns
-            case nn.Linear() if self._flat and module.in_features == channels * height * width:
+            case nn.Linear() if self._flat and _fits(module, channels * height * width):
                 # A convolution of one pixel, whose channels are the neurons in the kernel's order.
-                self._shape = (module.in_features, 1, 1)
-                layer = self._weigh(module, (module.out_features, 1, 1))
+                self._shape = (channels * height * width, 1, 1)
+                layer = self._weigh(module, (len(module.weight), 1, 1))
                 layer.kernel = layer.stride = (1, 1)
                 layer.taps = height * width
             case _:
@@ -176,3 +177,9 @@ class Chain:
     def _pointer(self, tensor: Tensor) -> int:
         self._held.append(in_memory(tensor.detach()))
         return self._held[-1].data_ptr()
+
+
+def _fits(module: nn.Conv2d | nn.Linear, inputs: int) -> bool:
+    """Whether a layer's weight takes so many inputs, or channels, and its bias is one for each output."""
+    weight, bias = module.weight, module.bias
+    return weight.shape[1] == inputs and (bias is None or bias.shape == weight.shape[:1])
