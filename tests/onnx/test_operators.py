@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from torch import nn
@@ -174,3 +175,33 @@ def test_an_onnx_operator_of_ones_own_is_read(tmp_path, request):
         softadv.load_model(graph.write(tmp_path / "net.onnx"))
     with pytest.raises(SoftadvError, match="is read already"):
         read_as_layer("Relu", nn.ReLU)
+
+
+def taken(tmp_path, *division):
+    """A network that takes the number of its input whose place is a quotient of whole numbers; its two outputs."""
+    graph = Graph((6,))
+    (place,) = graph.node("Div", *(ints(graph, number) for number in division))
+    graph.then("Gather", place, axis=1).gemm(1, 2)
+    return graph.write(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("division", [(-7, 2), (7, -2), (-6, 2), (7, 2)])
+def test_quotients_of_whole_numbers_are_cut_and_not_rounded_down(tmp_path, division):
+    path = taken(tmp_path, *division)
+    x = torch.rand(3, 6, generator=torch.Generator().manual_seed(0))
+    (expected,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(softadv.load_model(path)(x), torch.from_numpy(expected))
+
+
+def test_a_whole_number_divided_by_zero_is_refused(tmp_path):
+    with pytest.raises(SoftadvError, match=r"\(Div\).*by zero"):
+        softadv.load_model(taken(tmp_path, 7, 0))
+
+
+def test_a_constant_that_is_dropped_at_random_is_refused(tmp_path):
+    graph = Graph((6,))
+    weights = graph.constant(np.ones((1, 6)))
+    (dropped,) = graph.node("Dropout", weights, graph.constant(0.5), graph.constant(True, np.bool_))
+    graph.then("Mul", dropped).gemm(6, 2)
+    with pytest.raises(SoftadvError, match="Dropout"):
+        softadv.load_model(graph.write(tmp_path / "net.onnx"))

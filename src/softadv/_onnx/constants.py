@@ -56,7 +56,9 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
             shape = np.broadcast_shapes(values[0].shape, tuple(listed(values[1])))
             _check_size(prod(shape))
             return np.array(np.broadcast_to(values[0], shape))
-        case "Identity" | "Dropout":
+        case "Identity":
+            return values[0]
+        case "Dropout" if not any(training.any() for training in values[2:]):
             return values[0]
         case "Cast":
             return values[0].astype(onnx.helper.tensor_dtype_to_np_dtype(options["to"]))
@@ -83,7 +85,7 @@ def folded(  # noqa: PLR0911, PLR0912 (one case for each operator)
         case "Add" | "Sub" | "Mul" | "Div" if values[0].dtype == values[1].dtype:
             _check_size(int(np.prod(np.broadcast_shapes(values[0].shape, values[1].shape), dtype=np.float64)))
             if operator == "Div" and values[0].dtype.kind in "iu":
-                return np.asarray(values[0] // values[1])
+                return _truncated_quotient(*values)
             function = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}[operator]
             return np.asarray(function(values[0], values[1]))
     raise UnreadError("is not computed of constants; fold the constants of the file before")
@@ -94,6 +96,13 @@ def listed(values: Array) -> Any:
     if values.size > _MOST_LISTED:
         raise UnreadError(f"has a list of {values.size:,} numbers")
     return values.tolist()
+
+
+def _truncated_quotient(a: Array, b: Array) -> Array:
+    """The quotient of whole numbers without its fraction, as ONNX has it; Python rounds down."""
+    if not b.all():
+        raise UnreadError("divides a whole number by zero")
+    return np.asarray(a // b + ((a % b != 0) & ((a < 0) != (b < 0))), a.dtype)
 
 
 def _check_size(size: int) -> None:
