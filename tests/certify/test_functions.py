@@ -165,6 +165,18 @@ def test_a_forward_that_begins_with_a_normalisation_is_a_layers(engine):
         torch.testing.assert_close(certify(Begins(function), x, y, eps=0.01).margin, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(("mean", "std"), [(0.3, 0.2), ((0.3,), (0.2, 0.5)), ((0.3, 0.6), (0.2,))])
+def test_one_number_for_all_channels_is_read_as_torchvision_takes_it(mean, std):
+    body = nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
+    x, y = random_images(SHAPE, 3, seed=1)
+    x = x.float()
+    both = [torch.as_tensor(values).expand(2).tolist() for values in (mean, std)]
+    found, expected = (
+        certify(nn.Sequential(transforms.Normalize(*of), body), x, y, eps=0.01).margin for of in ((mean, std), both)
+    )
+    assert torch.equal(found, expected)
+
+
 def test_the_module_of_data_parallel_is_read():
     body = nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
     x, y = random_images(SHAPE, 3, seed=1)

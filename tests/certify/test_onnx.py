@@ -88,6 +88,7 @@ def test_any_chain_is_exported_as_it_computes(tmp_path, name):
         (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3)), "layer 1 (Tanh)"),
         (nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3)), "layer 0 (MaxPool2d)"),
         (nn.Linear(16, 3), "Linear"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(1)), "it ends in softmax"),
     ],
 )
 def test_a_model_that_cannot_be_exported_is_named(tmp_path, model, named):

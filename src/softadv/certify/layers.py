@@ -239,10 +239,6 @@ def _adaptive_pool(where: str, layer: nn.AdaptiveAvgPool2d, shape: PlaneShape, l
     return _average_pool(where, nn.AvgPool2d(kernel), shape, like)
 
 
-def _mean(where: str, layer: Mean, shape: PlaneShape, like: Tensor) -> list[Step]:
-    return _average_pool(where, nn.AvgPool2d(shape[1:]), shape, like)
-
-
 def _leaky_relu(where: str, layer: nn.LeakyReLU, shape: PlaneShape, like: Tensor) -> list[Step]:
     slope = torch.tensor([layer.negative_slope], dtype=like.dtype, device=like.device)
     return [LeakyRelu(shape, shape, slope.double())]
@@ -347,6 +343,7 @@ _BUILDERS: dict[type[nn.Module], StepBuilder] = {
     nn.ReLU: _one(Relu), nn.Sigmoid: _one(Sigmoid), nn.Tanh: _one(Tanh), nn.LeakyReLU: _leaky_relu, nn.PReLU: _prelu,
     nn.ReLU6: _hardtanh, nn.Hardtanh: _hardtanh, Clamp: _clamp, nn.Flatten: _flatten,
     nn.Linear: _dense, nn.Conv2d: _conv, nn.BatchNorm1d: _batch_norm, nn.BatchNorm2d: _batch_norm,
-    nn.MaxPool2d: _max_pool, nn.AvgPool2d: _average_pool, nn.AdaptiveAvgPool2d: _adaptive_pool, Mean: _mean,
+    nn.MaxPool2d: _max_pool, nn.AvgPool2d: _average_pool, nn.AdaptiveAvgPool2d: _adaptive_pool,
+    Mean: lambda where, layer, shape, like: _average_pool(where, nn.AvgPool2d(shape[1:]), shape, like),
     nn.ZeroPad2d: _zero_pad, Normalize: _normalize,
 }  # fmt: skip

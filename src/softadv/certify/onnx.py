@@ -107,6 +107,8 @@ def _graph(network: Network) -> onnx.GraphProto:
     value = "image"
     if network.order is not None:
         raise NotExportedError("model: cannot be exported, since it puts the numbers of its input into another order")
+    if network.ending is not None:
+        raise NotExportedError(f"model: cannot be exported, since it ends in {network.ending}; leave it out")
     for at, node in enumerate(network.nodes):
         if node.inputs != (at,):
             raise NotExportedError(f"{node.name}: cannot be exported, since the readers take chains of layers only")
