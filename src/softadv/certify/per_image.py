@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from softadv._modes import eval_mode
 from softadv.certify import Domain, Rounding
 from softadv.certify.certifiers import CertifierSession
 
@@ -118,8 +119,9 @@ def certify_chunk(
     seconds = round((time.perf_counter() - started) / len(x), 9)
     if on_engine is not None:
         on_engine(found.computed_by)
-    with torch.no_grad():
-        predicted = model(x).argmax(1).tolist()
+    like = next(model.parameters(), x)
+    with eval_mode(model), torch.no_grad():  # a model that begins with an in-place layer would change the images
+        predicted = model(x.to(like.dtype, copy=True)).argmax(1).tolist()
     return [
         ImageResult(first + i, label, predicted[i], _standing(label == predicted[i], verified[i]), margin[i], seconds)
         for i, label in enumerate(y.tolist())

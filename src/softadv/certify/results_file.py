@@ -62,7 +62,7 @@ class VerdictFile:
     def __init__(self, path: Path, question: Question, *, fresh: bool) -> None:
         """Read the rows of earlier runs, or with `fresh` replace them.
 
-        Raises SoftadvError for what check_name refuses, a file that answers another question, and one
+        Raises SoftadvError for what check_file_name refuses, a file that answers another question, and one
         that softadv did not write.
         """
         check_file_name(path)
