@@ -105,6 +105,17 @@ def test_the_summary_says_what_the_rows_add_up_to(trained_digits, digits, model,
     assert (summary["images"], summary["verified"], summary["least_margin"]) == (40, count, min(margins))
 
 
+def test_which_engine_computed_is_said_wherever_rows_are_computed(model, tmp_path, capsys) -> None:
+    """In this process, in workers, in both, and not where all rows were there before."""
+    arguments = ["certify", model, *BOX, "--out", str(tmp_path / "rows.csv")]
+    said = "computed by PyTorch, since box is intervals alone"
+    for more in (["--limit", "10"], ["--limit", "40", "--jobs", "2"], ["--limit", "60"]):
+        assert run(*arguments, *more) == 0
+        assert said in " ".join(capsys.readouterr().out.split())
+    assert run(*arguments, "--limit", "60") == 0
+    assert "computed by" not in capsys.readouterr().out
+
+
 def test_without_a_file_only_the_summary_is_shown(model, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("certify", model, *BOX, "--rounding", "none", "--limit", "20") == 0

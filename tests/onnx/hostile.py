@@ -15,14 +15,6 @@ from tests.onnx.graphs import Graph
 IMAGE = (2, 4, 4)
 
 
-# That the first score of the whole file is a thousand, somewhere in the unit box.
-PROPERTY = (
-    "".join(f"(declare-const {name} Real)" for name in (*(f"X_{at}" for at in range(32)), "Y_0", "Y_1", "Y_2", "Y_3"))
-    + "".join(f"(assert (and (>= X_{at} 0) (<= X_{at} 1)))" for at in range(32))
-    + "(assert (>= Y_0 1000))"
-)
-
-
 def plain() -> onnx.ModelProto:
     """The whole file."""
     return Graph(IMAGE).conv(IMAGE).then("Relu").then("Flatten").gemm(12, 4).proto()
@@ -199,3 +191,17 @@ def write(spoil: Callable[[Any], None], folder: Path) -> Path:
     with (folder / "holes.bin").open("wb") as file:
         file.truncate(2**29)
     return path
+
+
+def commands(folder: Path) -> list[list[str]]:
+    """What asks about each of the files, behind one that asks about the whole file; all end where a file is read.
+
+    The property is of a network of one input, so that the whole file is refused right after it was read.
+    """
+    asked, files = folder / "one.vnnlib", folder / "files"
+    files.mkdir()
+    asked.write_text("(declare-const X_0 Real)(declare-const Y_0 Real)(assert (<= X_0 1))")
+    whole = files / "whole.onnx"
+    whole.write_bytes(plain().SerializeToString())
+    paths = [whole, *(write(spoil, files) for spoil in SPOILED), Path("/dev/zero")]
+    return [["verify", str(asked), "--network", f"N={path}", "--timeout", "60"] for path in paths]
