@@ -38,30 +38,44 @@ def test_the_next_one_deletes_what_a_killed_process_left_and_nothing_else(tmp_pa
     left = Path(done.stdout.strip())
     assert (left / "file").exists()
     (tmp_path / "softadv-test-theirs").mkdir()  # not made by a Scratch
-    with Scratch("softadv-test-", parent=tmp_path) as young:
-        assert left.exists()  # it might be one that is just being made
-        for folder in (left, young):
-            os.utime(folder / ".owner", (LONG_AGO, LONG_AGO))
+    with Scratch("softadv-test-", parent=tmp_path) as ours:
+        assert not left.exists()
+        os.utime(ours / ".owner", (LONG_AGO, LONG_AGO))
         with Scratch("softadv-test-", parent=tmp_path):
-            assert not left.exists()
-            assert young.exists()  # its process is there
+            assert ours.exists()  # its process is there
     assert [path.name for path in tmp_path.iterdir()] == ["softadv-test-theirs"]
+
+
+def test_a_folder_that_is_just_being_made_is_left_alone(tmp_path: Path) -> None:
+    """Its owner's file is there before it is locked."""
+    made = tmp_path / "softadv-test-new"
+    made.mkdir()
+    (made / ".owner").touch()
+    Scratch("softadv-test-", parent=tmp_path).delete()
+    assert made.exists()
+    os.utime(made / ".owner", (LONG_AGO, LONG_AGO))
+    Scratch("softadv-test-", parent=tmp_path).delete()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_written_while_a_folder_is_deleted_goes_with_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Ray's processes do, which end a little later than their driver."""
-    rmtree, left = shutil.rmtree, Scratch("softadv-test-", parent=tmp_path)
+    rmtree = shutil.rmtree
 
     def late(path: Path, *, ignore_errors: bool) -> None:
         rmtree(path, ignore_errors=ignore_errors)
         path.mkdir()
         (path / "log").write_text("x")
 
+    left = Scratch("softadv-test-", parent=tmp_path)
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "rmtree", late)
         left.delete()
-    os.utime(left.path / ".owner", (LONG_AGO, LONG_AGO))
-    Scratch("softadv-test-", parent=tmp_path).delete()
+        # So does the next one, which comes too early.
+        with Scratch("softadv-test-", parent=tmp_path):
+            assert (left.path / "log").exists()
+        patched.undo()
+        Scratch("softadv-test-", parent=tmp_path).delete()
     assert list(tmp_path.iterdir()) == []

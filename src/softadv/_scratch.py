@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 _OWNER = ".owner"  # the file that a folder's process holds a lock on
-_YOUNG_SECONDS = 60  # a folder is left alone for so long, since its process may be about to take the lock
+_YOUNG_SECONDS = 60  # an owner's file that is still empty is left alone so long: its process may be about to lock it
 
 
 class Scratch:
@@ -28,6 +29,8 @@ class Scratch:
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=place))
         self._lock = FileLock(self.path / _OWNER)
         self._lock.acquire()
+        with suppress(OSError):  # a full disk, or Windows, which lets nobody write a locked file
+            (self.path / _OWNER).write_text(f"{os.getpid()}\n")
 
     def __enter__(self) -> Path:
         """The folder."""
@@ -39,20 +42,26 @@ class Scratch:
 
     def delete(self) -> None:
         """Delete the folder with all that is in it, as far as that can be done."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):
-            if self.path.exists():  # a process of Ray's that is ending wrote there: the next one deletes the rest
-                (self.path / _OWNER).touch()
+        _delete(self.path)
         self._lock.release()
 
 
 def _sweep(place: Path, prefix: str) -> None:
-    """Delete folders with this prefix whose processes have ended."""
+    """Delete folders with this prefix whose processes have ended: their owner's file is written, and not locked."""
     for owner in place.glob(f"{prefix}*/{_OWNER}"):
         try:
-            if time.time() - owner.stat().st_mtime < _YOUNG_SECONDS:
+            about = owner.stat()
+            if not about.st_size and time.time() - about.st_mtime < _YOUNG_SECONDS:
                 continue
             with FileLock(owner, blocking=False):
-                shutil.rmtree(owner.parent, ignore_errors=True)
+                _delete(owner.parent)
         except (OSError, Timeout):  # another user's, one that is gone, or one that is in use
             continue
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder; what a process of Ray's that is still ending writes there meanwhile is left to the next one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        if folder.exists():
+            (folder / _OWNER).write_text("left\n")
