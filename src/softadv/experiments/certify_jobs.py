@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from softadv.experiments.executors.images import ImageLoader, Source
 from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, ProgressMessage, Send
 from softadv.experiments.load_model import ONNX, Saved
 
-_CHUNKS = 4  # chunks per span, which share a job's weights and a worker's preparation
+_CHUNKS = 4  # chunks per span at most, which share a job's weights and a worker's preparation
 _TRIES_AGAIN = 3
 
 
@@ -109,12 +108,7 @@ class Sharded:
         """
         if start >= self.count:
             return
-        begin = start - start % self.size
-        spans = [
-            (first, min(first + _CHUNKS * self.size, self.count))
-            for first in range(begin, self.count, _CHUNKS * self.size)
-        ]
-        waiting = deque(spans)
+        begin = next_first = start - start % self.size
         under_way: dict[int, _Span] = {}  # by their ends
         chunks: dict[int, list[ImageResult]] = {}
         path = self.saved.path
@@ -152,11 +146,12 @@ class Sharded:
                     else:
                         submit(span)
 
-        while waiting or under_way or chunks:
+        while next_first < self.count or under_way or chunks:
             # How far to run ahead of the first missing row: later rows wait in memory.
             ahead = begin + 2 * executor.slots * _CHUNKS * self.size
-            while executor.free and waiting and waiting[0][0] < ahead:
-                span = _Span(waiting[0][0], waiting.popleft()[1])
+            while executor.free and next_first < min(ahead, self.count):
+                span = self._span(next_first, executor.slots)
+                next_first = span.end
                 under_way[span.end] = span
                 submit(span)
             if under_way:
@@ -165,6 +160,12 @@ class Sharded:
                 rows = chunks.pop(begin)
                 begin += len(rows)
                 yield [row for row in rows if row.index >= start]
+
+    def _span(self, first: int, slots: int) -> _Span:
+        """The next span. Towards the end they get shorter, so that the workers end at about the same time."""
+        chunks_left = -(-(self.count - first) // self.size)
+        chunks = max(1, min(_CHUNKS, chunks_left // (2 * slots)))
+        return _Span(first, min(first + chunks * self.size, self.count))
 
     def _job(self, span: _Span, weights: bytes, threads: int | None) -> SpanJob:
         own = "conv_small" if self.saved.trial is None else self.saved.trial.model
@@ -176,7 +177,7 @@ class Sharded:
 
 @dataclass
 class _Span:
-    """ImageLoader under way. done: the first of which there is no row yet."""
+    """Images under way. done: the first of which there is no row yet."""
 
     done: int
     end: int
