@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import platform
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,9 +24,8 @@ from softadv.experiments.grid import Prepared, prepare
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import TRIES_AGAIN, run_grid
 from softadv.experiments.spec import Grid, parse_grid
+from tests.experiments.executors.scripted import MortalTraining
 from tests.experiments.test_grid import TINY, silent
-
-Report = Callable[..., None]
 
 
 def grid_of(*methods: str, epochs: int = 2) -> Grid:
@@ -80,55 +77,36 @@ def test_two_workers_leave_the_bits_that_one_process_leaves(whole: Path, tmp_pat
     assert run_grid(ready(grid, tmp_path), report=silent, executor=two, threads=1) == ran
 
 
-def killing(moments: dict[str, int]) -> tuple[Report, list[str]]:
-    """A report that kills all workers when it is told of these, so many times each; and what it was told of."""
-    told: list[str] = []
-
-    def report(trial: str, what: str, work: float, *, before: bool = False, note: str = "") -> None:
-        if told[-1:] != [what]:
-            told.append(what)
-            for moment, left in moments.items():
-                if left and what.startswith(moment):
-                    moments[moment] -= 1
-                    for worker in multiprocessing.active_children():
-                        os.kill(worker.pid or 0, signal.SIGKILL)
-
-    return report, told
-
-
 def test_a_killed_workers_trial_goes_on_from_its_last_epoch_with_the_same_bits(
     whole: Path, tmp_path: Path, two: Processes
 ) -> None:
-    report, told = killing({"epoch 1/2: training": 1, "epoch 2/2: evaluating": 1, "certifying test": 1})
+    deaths = {"epoch 1/2: training": 1, "epoch 2/2: evaluating": 1, "certifying test": 1}
+    told: list[str] = []
     done: list[float] = []
 
-    def counting(trial: str, what: str, work: float, **rest: object) -> None:
+    def report(trial: str, what: str, work: float, **rest: object) -> None:
         assert not rest.get("before")  # what was done before a kill is told once
+        told.append(what)
         done.append(work)
-        report(trial, what, work)
 
-    prepared = ready(grid_of("soft"), tmp_path)
-    ran = run_grid(prepared, report=counting, executor=two, threads=1)
+    prepared = ready(grid_of("soft"), tmp_path / "runs")
+    task = MortalTraining(deaths, tmp_path)
+    ran = run_grid(prepared, report=report, executor=two, threads=1, task=task)
     assert (ran.failed, ran.refused) == ((), {})
     assert told.count("lost its worker") == 3
     assert sum(done) == pytest.approx(prepared.work)
     name = ran.finished[0]
-    assert bits(tmp_path) == {path: content for path, content in bits(whole).items() if path.startswith(name)}
+    assert bits(tmp_path / "runs") == {path: content for path, content in bits(whole).items() if path.startswith(name)}
 
 
 def test_a_trial_whose_workers_die_again_and_again_is_given_up_and_loses_no_other(
     tmp_path: Path, two: Processes
 ) -> None:
-    def report(trial: str, what: str, work: float, **_: object) -> None:
-        if "soft" in trial and what.startswith("epoch 1/2: certifying"):
-            for worker in two._workers.values():
-                if worker.job is not None and worker.job.name == trial:
-                    os.kill(worker.process.pid or 0, signal.SIGKILL)
-
     grid = grid_of("soft", "natural")
-    ran = run_grid(ready(grid, tmp_path), report=report, executor=two, threads=1)
+    task = MortalTraining({"epoch 1/2: certifying": TRIES_AGAIN + 1}, tmp_path)  # which soft training alone does
+    ran = run_grid(ready(grid, tmp_path / "runs"), report=silent, executor=two, threads=1, task=task)
     assert (ran.failed, ran.finished) == ((grid.trials[0].name,), (grid.trials[1].name,))
-    told = (tmp_path / ran.failed[0] / "traceback.txt").read_text()
+    told = (tmp_path / "runs" / ran.failed[0] / "traceback.txt").read_text()
     assert f"given up after {TRIES_AGAIN + 1} workers" in told
     assert f"SIGKILL (on {platform.node()}, process " in told
 
