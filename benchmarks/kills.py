@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +96,9 @@ def process_kills(
                         break
                     victims = workers(driver.pid)
                     if victims and rng.random() < 0.7:
-                        os.kill(rng.choice(victims), signal.SIGKILL)
-                        kills["worker"] += 1
+                        with suppress(ProcessLookupError):  # it has just ended by itself
+                            os.kill(rng.choice(victims), signal.SIGKILL)
+                            kills["worker"] += 1
                     elif victims or rng.random() < 0.1:  # seldom while it is still starting
                         driver.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
                         kills["driver"] += 1
