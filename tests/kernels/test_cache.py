@@ -268,17 +268,22 @@ def alive(process: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_a_compiler_that_hangs_is_ended_with_its_children_and_not_waited_for_again(monkeypatch, tmp_path, source):
     pids = tmp_path / "pids"
-    hangs = f'sleep 600 & echo $! >>{pids}; echo $$ >>{pids}; echo x >"$TMPDIR/left"; wait'
+    hangs = f'sleep 600 & echo x >"$TMPDIR/left"; echo "$! $$" >{pids}.part; mv {pids}.part {pids}; wait'
     compiler(tmp_path, monkeypatch, hangs)
+    wait = subprocess.Popen.wait
+
+    def wait_once_it_hangs(process: subprocess.Popen, timeout: float | None = None) -> int:
+        while not pids.exists():  # on a busy machine a script may take its time to start
+            time.sleep(0.01)
+        return wait(process, timeout)
+
     monkeypatch.setattr(kernel_cache, "_COMPILE_SECONDS", 1)
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_once_it_hangs)
     with pytest.raises(SoftadvError, match=r"has not compiled kernel\.cpp in 1 s$"):
         kernel_cache.load_library(source)
     child, parent = map(int, pids.read_text().split())
-    until = time.monotonic() + 30
-    while (alive(child) or alive(parent)) and time.monotonic() < until:
+    while alive(child) or alive(parent):
         time.sleep(0.01)
-    assert not alive(child)
-    assert not alive(parent)
     assert names(tmp_path / "tmp") == []
     with pytest.raises(SoftadvError, match="tried again after 60 minutes"):
         kernel_cache.load_library(source)

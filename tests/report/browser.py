@@ -15,7 +15,7 @@ from select import select
 from typing import Any
 
 CHROMIUM = next((found for name in ("chromium", "google-chrome") if (found := shutil.which(name))), None)
-PATIENCE = 60.0  # seconds for an answer: a busy machine is slow to start a browser
+PATIENCE = 600.0  # seconds for an answer: a busy machine is slow to start a browser
 
 # Puts the browser's ends of the two pipes where --remote-debugging-pipe looks for them, and becomes the browser.
 LAUNCH = (

@@ -14,7 +14,7 @@ from softadv.certify import certify
 from softadv.certify.eran import Bridge, EngineReport, Offer, available, bridge, certify_with
 from softadv.errors import SoftadvError
 from softadv.models import Normalize
-from tests.certify.eran.conftest import COUNT, EPS, alive
+from tests.certify.eran.conftest import COUNT, EPS, wait_until_gone
 from tests.networks import seeded, with_head
 
 Question = tuple[nn.Sequential, Tensor, Tensor]
@@ -240,7 +240,7 @@ def test_after_an_interruption_the_worker_is_gone_or_asked_anew(question, expect
         assert bridge.certify(model, x, y, eps=EPS)[1].verified.tolist() == expected
     with pytest.raises(KeyboardInterrupt):
         certify_with(model, x, y, engine="eran-deepzono", eps=EPS, on_progress=interrupt)
-    assert not alive(use.started)
+    wait_until_gone(use.started)
 
 
 def test_each_engine_says_what_it_is_or_why_it_is_not_there(use):

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from softadv.certify.eran import certify_with
 from softadv.certify.eran.proc import OwnTime, processor_seconds, resident_bytes
 from softadv.certify.eran.process import worker_command
 from softadv.errors import SoftadvError
-from tests.certify.eran.conftest import EPS, alive, gone_within, stand_in
+from tests.certify.eran.conftest import EPS, alive, stand_in, wait_until_gone
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,25 +52,32 @@ def test_a_worker_that_is_not_there_is_one_clear_line(question, monkeypatch, tmp
     assert "\n" not in str(caught.value)
 
 
-def spent_after(seconds: float, *command: str) -> float:
-    """The own time of a child process after so long by the clock, looked at as a worker is."""
-    with subprocess.Popen([*command], start_new_session=True) as child:
+@contextmanager
+def child(*command: str) -> Iterator[int]:
+    """A child process, which is killed in the end with those that it has started."""
+    with subprocess.Popen([*command], start_new_session=True) as process:
         try:
-            clock, deadline = OwnTime(child.pid), time.monotonic() + seconds
-            while time.monotonic() < deadline:
-                spent = clock.spent()
-                time.sleep(0.02)
-            return spent
+            yield process.pid
         finally:
-            os.killpg(child.pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_waiting_is_a_processs_own_time_unless_it_is_for_a_processor():
-    assert spent_after(1.0, "sleep", "60") >= 0.9
+    with child("sleep", "infinity") as process:
+        clock = OwnTime(process)
+        while clock.spent() < 0.5:  # if waiting were not, this would not end
+            time.sleep(0.02)
     one = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
     # It shares a processor with another of its kind that has thirty times its weight.
     both = "while :; do :; done & exec nice -n 15 sh -c 'while :; do :; done'"
-    assert spent_after(1.0, *one, "sh", "-c", both) <= 0.5
+    with child(*one, "sh", "-c", both) as process:
+        while processor_seconds(process) < 0.02:  # it is starting
+            time.sleep(0.02)
+        clock, began = OwnTime(process), time.monotonic()
+        while time.monotonic() < began + 1:
+            clock.spent()  # looked at as a worker's is
+            time.sleep(0.02)
+        assert clock.spent() <= (time.monotonic() - began) / 2
 
 
 def test_what_a_process_takes_is_looked_up():
@@ -97,12 +106,11 @@ def test_softadv_killed_takes_with_it_a_worker_that_hangs_where_no_thread_can_ru
     environment = os.environ | {"SOFTADV_ERAN": stand_in("--fault", "hang with the lock", "--once", hanging)}
     with subprocess.Popen([sys.executable, "-c", ASKS_FOR_EVER], env=environment, cwd=ROOT) as parent:
         try:
-            deadline = time.monotonic() + 60
             while not hanging.exists():
-                assert time.monotonic() < deadline
+                assert parent.poll() is None
                 time.sleep(0.02)
             (worker,) = map(int, Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split())
             assert alive([worker])
         finally:
             parent.kill()
-    assert gone_within(5.0, [worker])
+    wait_until_gone([worker])
