@@ -16,6 +16,7 @@ from softadv.claims.stats import Estimate
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import METHODS, Trial, load_grid
 from softadv.experiments.spec_text import Series
+from softadv.report.comparison_plots import comparison_groups
 from softadv.report.comparisons import MethodComparison, compare_methods, comparisons, families
 from softadv.report.intervals import amount_text, interval_plot, kind_of, shared_scale
 from softadv.report.page import write_report
@@ -88,6 +89,12 @@ def test_one_setting_is_answered_in_a_word_and_figures(natural: Estimate, begins
 def test_several_settings_are_counted(gains: tuple[float, float], begins: str) -> None:
     compared = [comparison(estimate(g), estimate(-0.25), title=t) for g, t in zip(gains, "AB", strict=True)]
     assert answer(compared).startswith(begins)
+
+
+def test_a_setting_that_compares_nothing_yet_is_left_out() -> None:
+    compared = [comparison(estimate(1.0), estimate(0.0)), comparison(None, None)]
+    assert len(comparison_groups(compared[:1], {})) == 1
+    assert comparison_groups(compared[1:], {}) == []
 
 
 def test_epochs_are_told_where_all_have_as_many() -> None:

@@ -18,16 +18,16 @@ def test_a_commit_that_can_be_checked_out_needs_no_remark() -> None:
     assert commit_remarks([of_commit("1234567890"), of_commit("1234567890")]) == []
 
 
-def test_changes_that_no_commit_holds_are_said_with_their_commit() -> None:
+def test_uncommitted_changes_are_said_with_their_commit() -> None:
     runs = [of_commit("1234567890"), of_commit("1234567890+changes"), of_commit("abcdefabcd+changes")]
     (remark,) = commit_remarks(runs)
-    assert remark.startswith("2 of 3 trials were trained by a commit with changes that no commit holds")
-    assert "(1234567 in 1, abcdefa in 1)" in remark
+    assert remark.startswith("2 of 3 trials were trained with changes that were not committed")
+    assert "(on commit 1234567 in 1, abcdefa in 1)" in remark
 
 
 def test_an_epoch_that_names_no_commit_is_said() -> None:
     (remark,) = commit_remarks([of_commit("1234567890", engine=""), of_commit("1234567890")])
-    assert remark.startswith("1 of 2 trials was recorded before epochs named the commit")
+    assert remark.startswith("1 of 2 trials was recorded when epochs did not yet name their commit")
 
 
 def test_an_unknown_commit_is_said_once() -> None:

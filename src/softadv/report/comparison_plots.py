@@ -22,7 +22,10 @@ class ComparisonGroup:
 
 
 def comparison_groups(compared: Sequence[MethodComparison], words: Mapping[str, str]) -> list[ComparisonGroup]:
-    """The comparisons by setting, drawn on scales that all settings share. words: what the settings are called."""
+    """The comparisons by setting, drawn on scales that all settings share; without settings that compare nothing yet.
+
+    words: what the settings are called.
+    """
     drawn = [c for c in compared if c.natural is not None and c.adversarial is not None]
     limits = {
         apart: shared_scale([e for c in drawn if _with_natural(c) == apart for e in (c.natural, c.adversarial) if e])
@@ -40,7 +43,8 @@ def comparison_groups(compared: Sequence[MethodComparison], words: Mapping[str, 
                 estimates: list[Estimate] = [getattr(row, key) for row in shown]
                 names = [row.title for row in shown]
                 plots.append(interval_plot(estimates, limits=limits[apart], words=words, names=names, title=title))
-        groups.append(ComparisonGroup(title=words.get(setting, setting), plots=tuple(plots), rows=tuple(rows)))
+        if plots:
+            groups.append(ComparisonGroup(title=words.get(setting, setting), plots=tuple(plots), rows=tuple(rows)))
     return groups
 
 

@@ -18,7 +18,7 @@ def commit_remarks(runs: Sequence[Run]) -> list[str]:
     if dirty:
         named = ", ".join(f"{commit} in {count}" for commit, count in dirty.most_common())
         remarks.append(
-            f"{_of(dirty.total(), runs)} trained by a commit with changes that no commit holds ({named}): "
+            f"{_of(dirty.total(), runs)} trained with changes that were not committed (on commit {named}): "
             f"{_theirs(dirty.total())} code cannot be checked out."
         )
     unknown = commits.count("unknown")
@@ -28,8 +28,8 @@ def commit_remarks(runs: Sequence[Run]) -> list[str]:
     late = sum(commit != "unknown" and not _named(run) for commit, run in zip(commits, runs, strict=True))
     if late:
         remarks.append(
-            f"{_of(late, runs)} recorded before epochs named the commit that trained them: "
-            f"{_theirs(late)} commit may have been checked out only when the trial ended."
+            f"{_of(late, runs)} recorded when epochs did not yet name their commit: "
+            "the commit in the record is the one that was checked out when the trial ended."
         )
     return remarks
 

@@ -101,14 +101,21 @@ def method_family(method: str) -> tuple[str, dict[str, float | int]]:
 
 def method_label(method: str, names: Names) -> str:
     """A method in a word or two, such as "Soft" or "TRADES β 6"."""
+    return " ".join(filter(None, (family_label(method, names), settings_label(method))))
+
+
+def family_label(method: str, names: Names) -> str:
+    """A method without its settings, such as "Soft" or "TRADES"."""
     family, settings = method_family(method)
-    if not settings:
-        return short_title(method, names)
-    # Of "TRADES, β = 6" and "TRADES (beta=6)" alike.
-    title = re.split(r"[,(]", names.method_title)[0].strip()
-    title = short_title(family, names) if family in ("natural", "adversarial", "soft") else title
-    shown = ", ".join(f"{_SYMBOLS.get(key, key)} {_value(key, value)}" for key, value in settings.items())
-    return f"{title} {shown}"
+    if not settings or family in ("natural", "adversarial", "soft"):
+        return short_title(family if settings else method, names)
+    return re.split(r"[,(]", names.method_title)[0].strip()  # of "TRADES, β = 6" and "TRADES (beta=6)" alike
+
+
+def settings_label(method: str) -> str:
+    """A method's settings alone, such as "β 6"; "" where it has none."""
+    settings = method_family(method)[1].items()
+    return ", ".join(f"{_SYMBOLS.get(key, key)} {_value(key, value)}" for key, value in settings)
 
 
 def method_title(method: str, names: Names) -> str:

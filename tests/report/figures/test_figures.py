@@ -89,6 +89,20 @@ def test_the_plane_joins_the_settings_of_a_method_and_says_what_lies_beyond() ->
     assert len([path for path in drawn.iter("path") if path.get("class", "").startswith("link")]) == 2
 
 
+def test_a_plane_of_many_methods_has_their_names_below_and_no_seeds() -> None:
+    methods = ["adversarial", "soft", "random", "inverted", "trades(beta=1)", "trades(beta=6)", "fat(tau=0)"]
+    few, many = (
+        trade_off.draw([finished(make_trial(m, seed=s), 0.8 + 0.01 * n, 0.5 + 0.01 * s)
+                        for n, m in enumerate(methods[:count]) for s in range(3)])[0]
+        for count in (6, 7)
+    )  # fmt: skip
+    assert {"trades β 1", "trades β 6", "Soft"} <= set(texts(few))
+    assert {"trades", "β 1", "β 6", "fat", "τ 0", "Soft", "inverted"} <= set(texts(many))
+    assert len(texts(many)) == len(set(texts(many)))  # each family once
+    assert ["seed " in "".join(panel.parts) for panel in (few, many)] == [True, False]
+    assert many.height > few.height
+
+
 def test_a_wide_interval_of_two_seeds_does_not_set_the_planes_scale() -> None:
     close = [finished(make_trial(method, seed=seed), 0.80 + 0.01 * seed, 0.50 + 0.01 * seed)
              for method in ("adversarial", "soft") for seed in range(5)]  # fmt: skip

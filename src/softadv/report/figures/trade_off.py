@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -25,6 +26,7 @@ from softadv.report.figures.page_figure import (
     with_variations,
 )
 from softadv.report.figures.svg import (
+    LINE,
     MARKERS,
     AxisScale,
     Panel,
@@ -34,13 +36,17 @@ from softadv.report.figures.svg import (
     path,
     shortened,
     tag,
+    text,
     within_percent,
 )
-from softadv.report.words import method_family, method_label, setting_words
+from softadv.report.words import family_label, method_family, method_label, setting_words, settings_label
 
 _OWN = {"natural": "circle", "adversarial": "square", "soft": "diamond"}
 _FAR = 0.4  # a method is beyond the frame where the others would have less than this share of it
 _ROOM = 0.5  # of the seeds' span: by so much, to each side, intervals may widen the frame; two seeds have wide ones
+_DIRECT = 6  # so many methods have names and seeds beside their marks; of more, the names stand below
+_KEY_COLUMNS = 2
+_SEED = 'class="seed '
 _GOES_ON = "goes-on"  # the class of an arrow at the end of an interval
 
 
@@ -50,6 +56,7 @@ class _Spot:
 
     method: str
     label: str
+    family: str  # the label without the method's settings
     color: str
     seeds: tuple[AccuracyPair, ...]
 
@@ -75,11 +82,11 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
 def _figure(
     stem: str, runs: Sequence[Series], words: Mapping[str, str], *, variation: bool = False
 ) -> PageFigure:  # fmt: skip
-    spread = (
-        "Large marks: means with 95% intervals; small ones: seeds." if has_seeds(runs) else "One seed of each method."
-    )
-    lines = " A line joins the settings of one method." if _has_lines(runs) else ""
     panels = draw(runs, words)
+    spread = "Marks: means with 95% intervals." if has_seeds(runs) else "One seed of each method."
+    if any(_SEED in part for panel in panels for part in panel.parts):
+        spread = "Large marks: means with 95% intervals; small ones: seeds."
+    lines = " A line joins the settings of one method." if _has_lines(runs) else ""
     beyond = any(_GOES_ON in part for panel in panels for part in panel.parts)
     arrows = " An arrow: the interval goes on." if beyond else ""
     return page_figure(
@@ -108,12 +115,16 @@ def _panel(runs: Sequence[Series], found: Plane, *, title: str, marks: Mapping[s
     names = {run.trial.method: run.names for run in runs}
     spots = [
         _Spot(method=method, label=shortened(method_label(method, names[method]), 180),
-              color=names[method].method_color, seeds=tuple(its.values()))
+              family=family_label(method, names[method]), color=names[method].method_color, seeds=tuple(its.values()))
         for method, its in found.points.items()
     ]  # fmt: skip
     said = "; ".join(f"{spot.label} {spot.mean[0]:.1f} and {spot.mean[1]:.1f}" for spot in spots)
     panel = Panel(f"{title}: natural accuracy and accuracy under {found.under}, in %: {said}", height=280, left=36)
     inside = _inside(spots)
+    key = _key(inside) if len(spots) > _DIRECT else []
+    rows = math.ceil(len(key) / _KEY_COLUMNS)
+    panel.height += LINE * rows + (40 if key else 0)
+    panel.bottom += LINE * rows
     x, y = (
         scale(*within_percent(around(_reach(inside, axis), room=0.14, least=2)))
         for axis, scale in ((0, panel.across), (1, panel.upward))
@@ -124,25 +135,40 @@ def _panel(runs: Sequence[Series], found: Plane, *, title: str, marks: Mapping[s
         at = [(x(spot.mean[0]), y(spot.mean[1])) for spot in members]
         panel.add(tag("path", d=path(at), class_=f"link {stroke(members[0].color)}", stroke_dasharray="4 3"))
     for spot in inside:
-        _draw(panel, spot, x, y, mark=marks[spot.method])
+        _draw(panel, spot, x, y, mark=marks[spot.method], crowded=bool(key))
     for spot in inside:  # no bar covers a mean
         panel.add(marker(marks[spot.method], x(spot.mean[0]), y(spot.mean[1]), 5, class_=f"point {fill(spot.color)}"))
     crowd = Crowd(panel, marks=[_around(x(spot.mean[0]), y(spot.mean[1]), 7) for spot in inside])
-    crowd.drawn += [_around(x(a), y(b), 3) for spot in inside for a, b in spot.seeds]
+    crowd.drawn += [_around(x(a), y(b), 3) for spot in inside for a, b in spot.seeds if not key]
     for spot in inside:
         (left, right), (low, high) = (spot.ends(axis) or (spot.mean[axis],) * 2 for axis in (0, 1))
         at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
         crowd.drawn += [(x(left), at_y - 1, x(right), at_y + 1), (at_x - 1, y(high), at_x + 1, y(low))]
     for spot in spots:
-        said = spot.label if spot in inside else f"{spot.label}, beyond: {spot.mean[0]:.1f}, {spot.mean[1]:.1f}"
         mean = x(spot.mean[0]), y(spot.mean[1])
+        said = settings_label(spot.method) if key else spot.label
         if spot not in inside:
             panel.add(marker(marks[spot.method], *mean, 5, class_=f"point {fill(spot.color)}"))
-        crowd.label(said, *mean)
+            said = f"{spot.label}, beyond: {spot.mean[0]:.1f}, {spot.mean[1]:.1f}"
+        if said:
+            crowd.label(said, *mean)
+    for place, spot in enumerate(key):
+        at_x = 8 + place % _KEY_COLUMNS * panel.width / _KEY_COLUMNS
+        at_y = panel.height - LINE * (rows - place // _KEY_COLUMNS) + LINE / 2
+        panel.add(marker(marks[spot.method], at_x, at_y, 5, class_=f"point {fill(spot.color)}"))
+        panel.add(text(shortened(spot.family, panel.width / _KEY_COLUMNS - 20), at_x + 11, at_y + 4))
     for spot in spots:
         at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
         panel.add(hit(_values(spot, found.under), at_x - 9, at_y - 9, 18, 18))
     return panel
+
+
+def _key(spots: Sequence[_Spot]) -> list[_Spot]:
+    """One of each family, whose members have a mark, and as a rule a colour, in common."""
+    found: dict[str, _Spot] = {}
+    for spot in spots:
+        found.setdefault(spot.family, spot)
+    return list(found.values())
 
 
 def _inside(spots: Sequence[_Spot]) -> list[_Spot]:
@@ -169,9 +195,10 @@ def _span(values: Sequence[float]) -> float:
     return max(values) - min(values)
 
 
-def _draw(panel: Panel, spot: _Spot, x: AxisScale, y: AxisScale, *, mark: str) -> None:
-    """The seeds and the intervals of a method."""
-    if len(spot.seeds) > 1:
+def _draw(panel: Panel, spot: _Spot, x: AxisScale, y: AxisScale, *, mark: str, crowded: bool) -> None:
+    """The intervals of a method, and its seeds. crowded: thin intervals, without the seeds."""
+    bars = "link" if crowded else "line"
+    if len(spot.seeds) > 1 and not crowded:
         panel.add(*(marker(mark, x(a), y(b), 2.4, class_=f"seed {stroke(spot.color)}") for a, b in spot.seeds))
     at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
     for axis, scale in enumerate((x, y)):
@@ -179,7 +206,7 @@ def _draw(panel: Panel, spot: _Spot, x: AxisScale, y: AxisScale, *, mark: str) -
         if ends is None:
             continue
         at = [(scale(end), at_y) if axis == 0 else (at_x, scale(end)) for end in ends]
-        panel.add(tag("path", d=path(at), class_=f"line {stroke(spot.color)}"))
+        panel.add(tag("path", d=path(at), class_=f"{bars} {stroke(spot.color)}"))
         for end, place, shape in zip(ends, at, (("left", "right"), ("down", "up"))[axis], strict=True):
             if _goes_on(end, scale):
                 panel.add(marker(shape, *place, 4, class_=f"{_GOES_ON} {fill(spot.color)}"))
