@@ -90,8 +90,13 @@ def test_where_the_file_system_has_no_locks_the_file_is_one(tmp_path, monkeypatc
 
 def test_a_lock_that_cannot_be_made_is_one_line(tmp_path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with (
-        pytest.raises(SoftadvError, match=r"file: cannot be locked \(\.lock: .+\)"),
-        held(tmp_path / "file" / ".lock", what=tmp_path / "file"),
+    (tmp_path / "taken" / ".lock").mkdir(parents=True)
+    for place, said in (
+        ("file", r"file: is a file, not a folder$"),
+        ("taken", r"taken: cannot be locked \(\.lock: .+\)"),
     ):
-        pytest.fail("held below a file")
+        with (
+            pytest.raises(SoftadvError, match=said),
+            held(tmp_path / place / ".lock", what=tmp_path / place),
+        ):
+            pytest.fail("held what cannot be made")

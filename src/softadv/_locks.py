@@ -35,6 +35,8 @@ def held(lock: Path, *, what: Path, patience: float = 0.0) -> Iterator[None]:
         except Timeout as error:
             raise SoftadvError(f"{what}: in use by {_holder(lock)}; wait for its end, or name another") from error
         except OSError as error:
+            if lock.parent.is_file():
+                raise SoftadvError(f"{lock.parent}: is a file, not a folder") from error
             raise SoftadvError(f"{what}: cannot be locked ({lock.name}: {error.strerror})") from error
     try:
         if not isinstance(file, SoftFileLock):

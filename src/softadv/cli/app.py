@@ -7,6 +7,7 @@ be written; 130 interrupted; 141 the reader of standard output has closed it.
 from __future__ import annotations
 
 import io
+import re
 import sys
 from typing import Annotated
 
@@ -48,6 +49,15 @@ for name, command, example in (
     app.command(name, epilog=f"Example: {example}{more}")(command)
 
 _INTERRUPTED = 130  # what Typer makes of Ctrl-C
+# Typer's words for a bad value, and softadv's.
+_REWORDED = (
+    (r"Invalid value for '([^']+)'(?: \(env var: '\w+'\))?: (?:Value error, )?", r"\1: "),
+    (r"Input should be a valid integer\b.*", "expected a whole number"),
+    (r"Input should be a valid number\b.*", "expected a number"),
+    (r"Input should be greater than or equal to ", "must be at least "),
+    (r"Input should be less than or equal to ", "must be at most "),
+    (r"\.$", ""),
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -68,7 +78,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         code = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
-        output.complain(f"{' '.join(error.format_message().split())} (see --help)")
+        output.complain(f"{_reworded(' '.join(error.format_message().split()))} (see --help)")
         return 2
     except DivergedError as error:
         output.complain(str(error))
@@ -83,6 +93,12 @@ def _run(arguments: list[str] | None) -> int:
     if code == _INTERRUPTED:
         output.complain("interrupted; given again, reproduce, train and certify --out go on where they stopped")
     return int(code or 0)
+
+
+def _reworded(message: str) -> str:
+    for theirs, ours in _REWORDED:
+        message = re.sub(theirs, ours, message)
+    return message
 
 
 def _say_version(asked: bool) -> None:

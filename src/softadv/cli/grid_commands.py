@@ -101,7 +101,7 @@ def reproduce(
     Stopped at any moment, the same command goes on.
     """
     if (autoattack or other_images) and not from_weights:
-        raise SoftadvError("--autoattack, --other-images: only with --from-weights; for a training the grid says both")
+        raise SoftadvError("--autoattack, --other-images: only with --from-weights; in training the grid decides")
     running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial, ray=ray)
     part = None if shard is None else parse_shard(shard)
     if from_weights and (part is not None or dry_run):
