@@ -17,7 +17,15 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import command_tables, module_tables, operator_tables, reference_table
+from benchmarks import (
+    answer,
+    command_tables,
+    experiment_tables,
+    module_tables,
+    operator_tables,
+    reference_table,
+    trial_times,
+)
 from softadv.cli.finish import verdicts_on, write_grid_page
 from softadv.cli.listing import schema_text
 from softadv.experiments.expected import expected_folder
@@ -46,9 +54,13 @@ def makers() -> Mapping[tuple[str, str], Callable[[], str]]:
         for grid in reference_table.GRIDS
     }
     return {
-        ("README.md", "answer"): reference_table.answer,
+        ("README.md", "answer"): lambda: answer.words(answer.answers()),
+        ("README.md", "answer in numbers"): lambda: answer.table(answer.answers()),
         **results,
         ("docs/reviewers.md", "claims"): reference_table.claims,
+        ("README.md", "experiments"): experiment_tables.in_readme,
+        ("docs/reviewers.md", "experiments"): experiment_tables.experiments,
+        ("docs/reviewers.md", "times"): trial_times.table,
         ("docs/commands.md", "commands"): command_tables.commands,
         ("docs/commands.md", "options"): command_tables.options,
         ("docs/networks.md", "layers"): operator_tables.layers,

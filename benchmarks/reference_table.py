@@ -1,24 +1,21 @@
-"""The reference's answer, accuracies and verdicts as tables of the documents (benchmarks.documents writes them)."""
+"""The reference's accuracies and verdicts as tables of the documents (benchmarks.documents writes them)."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
-from statistics import fmean
 
-from softadv._decimals import decimal, spread
+from benchmarks.answer import REFERENCE, difference
+from softadv._decimals import spread
 from softadv.claims.judge import Verdict, load_expectations
-from softadv.claims.stats import Estimate, estimate
+from softadv.claims.stats import estimate
 from softadv.cli.finish import verdicts_on
 from softadv.experiments.reference import read_summary
 from softadv.experiments.runs import Run, all_series, finished_runs, read_entries, value_of
-from softadv.experiments.spec_text import Series, by_setting
-from softadv.report.comparisons import compare_methods
+from softadv.report.intervals import signed
 from softadv.report.provenance import commit_remarks
 from softadv.report.words import in_symbols, setting_words
 
-REFERENCE = Path(__file__).parents[1] / "expected_results" / "reference"
 # The smoke grid answers no question of the paper's.
 GRIDS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir() and path.name != "smoke")
 _DIFFERENCES = {
@@ -27,37 +24,7 @@ _DIFFERENCES = {
     "autoattack_accuracy": "accuracy under AutoAttack",
     "certified_accuracy": "certified accuracy",
 }
-_ANSWERING = ("mnist", "cifar10", "paper-short")  # the grids of the paper's own settings
 _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "certified_accuracy", "verified_share")
-
-
-def answer() -> str:
-    """A row for each setting with adversarial training: what it loses, and what soft training keeps.
-
-    Natural training knows no radius, so that of another setting of the data set stands for one that has none.
-    """
-    rows = [
-        "| setting | epochs | seeds | natural training | adversarial | soft | soft − adversarial | that under PGD |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for grid in _ANSWERING:
-        entries = read_entries(REFERENCE / grid)
-        runs = all_series(entries)
-        for setting, its_runs in by_setting(runs).items():
-            if not _finished(runs, setting, "adversarial"):
-                continue
-            compared = compare_methods(entries, its_runs[0])
-            same = [run.trial.setting for run in runs if run.trial.dataset == its_runs[0].trial.dataset]
-            natural = next((one for one in (setting, *same) if _finished(runs, one, "natural")), setting)
-            means = [_natural(runs, natural, "natural")]
-            means += [_natural(runs, setting, method) for method in ("adversarial", "soft")]
-            seeds = compared.natural.seeds if compared.natural else _seeds(runs, setting, "adversarial")
-            cells = [
-                compared.place, str(its_runs[0].trial.epochs), str(seeds), *means,
-                _interval(compared.natural), _interval(compared.adversarial),
-            ]  # fmt: skip
-            rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
 
 
 def claims() -> str:
@@ -153,36 +120,8 @@ def _is(run: Run, setting: str, method: str) -> bool:
 def _difference(pairs: Sequence[tuple[Run, Run]], column: str) -> str:
     """A difference with its interval; and, of few seeds, seed by seed."""
     values = [round(100 * (value_of(one, column) - value_of(other, column)), 9) for one, other in pairs]
-    text = _interval(estimate(values, label=column, unit="points"))
+    text = difference(estimate(values, label=column, unit="points"))
     return f"{text}: {', '.join(map(signed, values))}" if len(values) > 1 else text
-
-
-def _natural(runs: Sequence[Series], setting: str, method: str) -> str:
-    """Mean natural accuracy in %, of the seeds there are."""
-    found = [run.result.natural_accuracy for run in _finished(runs, setting, method) if run.result]
-    return decimal(100 * fmean(found)) if found else "not run"
-
-
-def _seeds(runs: Sequence[Series], setting: str, method: str) -> int:
-    return len(_finished(runs, setting, method))
-
-
-def _finished(runs: Sequence[Series], setting: str, method: str) -> list[Series]:
-    return [run for run in runs if run.result and (run.trial.setting, run.trial.method) == (setting, method)]
-
-
-def signed(value: float) -> str:
-    """A difference with its sign, and a minus that is as wide as the plus."""
-    return decimal(value, sign=True).replace("-", "−")
-
-
-def _interval(found: Estimate | None) -> str:
-    """A difference in points with its 95% interval."""
-    if found is None:
-        return "not run"
-    if found.low is None or found.high is None:
-        return f"{signed(found.mean)}"
-    return f"{signed(found.mean)} ({signed(found.low)} to {signed(found.high)})"
 
 
 def _cell(runs: Sequence[Run], column: str) -> str:

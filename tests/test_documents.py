@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from benchmarks import reference_table
+from benchmarks import answer
 from benchmarks.documents import FIGURES, ROOT, makers, parts
 from softadv.certify.domains import CERTIFIER_DOMAINS
 from softadv.cli.app import app
@@ -56,7 +56,7 @@ def test_a_document_is_short(document: str, most: int) -> None:
 
 
 def test_the_answer_has_at_most_eight_rows() -> None:
-    assert 3 <= len(reference_table.answer().splitlines()) <= 2 + 8
+    assert 3 <= len(answer.table(answer.answers()).splitlines()) <= 2 + 8
 
 
 def commands_of(document: str) -> list[list[str]]:

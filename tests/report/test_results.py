@@ -1,22 +1,18 @@
 """What the documents say of the reference is what the reference says; tests/test_documents.py holds their tables."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import answer, trial_times
+from benchmarks.answer import REFERENCE, Answered
 from benchmarks.documents import makers, parts
-from benchmarks.reference_table import (
-    GRIDS,
-    REFERENCE,
-    answer,
-    claims,
-    differences,
-    provenance,
-    results,
-    table,
-    verdicts,
-)
+from benchmarks.reference_table import GRIDS, claims, differences, provenance, results, table, verdicts
+from softadv._decimals import decimal
 from softadv.claims.judge import load_expectations
+from softadv.claims.stats import estimate
 from softadv.experiments.runs import read_entries
 from softadv.report.results_table import result_groups
 
@@ -27,21 +23,89 @@ PAGE_OF = {name.removeprefix("results "): page for page, name in makers() if nam
 @pytest.mark.parametrize("grid", GRIDS)
 def test_the_page_of_a_grid_has_its_tables_and_what_its_records_do_not_tell_of_their_code(grid):
     shown = parts(PAGE_OF[grid])[f"results {grid}"]
-    for made in (table(grid), provenance(grid), verdicts(grid), differences(grid)):
+    for made in (table(grid), provenance(grid), verdicts(grid), differences(grid, "soft", "adversarial")):
         assert made in shown, f"{PAGE_OF[grid]}: make it again: python -m benchmarks.documents"
     assert shown == results(grid)
     assert not provenance(grid) or "commit" in provenance(grid)
 
 
-def test_the_answer_is_of_the_same_figures_as_the_results():
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in answer().splitlines()[2:]]
+def test_the_answer_has_the_numbers_of_the_results():
+    made = answer.table(answer.answers())
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in made.splitlines()[2:]]
     settings = "\n".join(table(grid) for grid in GRIDS)
-    changes = "\n".join(differences(grid) for grid in GRIDS)
+    changes = "\n".join(differences(grid, "soft", "adversarial") for grid in GRIDS)
     for _, _, seeds, *means, natural, adversarial in rows:
         assert "not run" not in means[:2]
         assert all(f"| {seeds} | {mean}" in settings for mean in means if mean != "not run")
         assert all(change in changes for change in (natural, adversarial) if change != "not run")
     assert len(rows) >= 4
+
+
+def test_the_answer_in_words_has_the_numbers_of_the_table():
+    found = answer.answers()
+    lines = re.split(r"^- ", answer.words(found), flags=re.MULTILINE)[1:]
+    assert len(lines) == len({(it.dataset, it.epochs) for it in found})
+    for it in found:
+        (line,) = [line for line in lines if line.startswith(f"{it.dataset}, {it.epochs} epochs: ")]
+        natural, adversarial, _ = it.means
+        if natural - adversarial > 0.5:
+            assert f"{decimal(natural - adversarial, places=1)} " in line
+        if it.gain is not None and it.gain.low is not None and it.gain.low > 0:
+            assert f"keeps {decimal(it.gain.mean, places=1)} of them" in line
+
+
+def a_setting(*, cost: list[float], gain: list[float], eps: str = "4/255") -> Answered:
+    """Differences seed by seed, in points."""
+    none = Answered(
+        dataset="CIFAR-10", eps=eps, epochs=6, seeds=5, means=(None, None, None), cost=None, gain=None, under_pgd=None
+    )
+    made = {
+        name: estimate(values, label="", unit="points") for name, values in (("cost", cost), ("gain", gain)) if values
+    }
+    return replace(none, **made)
+
+
+COST = [-10.0, -10.2, -9.8]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            [a_setting(cost=COST, gain=[1.0, 1.2, 1.4])],
+            "adversarial training costs 10.0 points of natural accuracy. "
+            "Soft training keeps 1.2 of them (+0.7 to +1.7).",
+        ),
+        (
+            [a_setting(cost=COST, gain=[-1.0, -1.2, -1.4])],
+            "adversarial training costs 10.0 points of natural accuracy. Soft training loses 1.2 more (−1.7 to −0.7).",
+        ),
+        (
+            [a_setting(cost=COST, gain=[-1.0, 1.2]), a_setting(cost=[-3.0], gain=[-2.0], eps="8/255")],
+            "adversarial training costs 10.0 points of natural accuracy at ε 4/255 and 3.0 at ε 8/255. "
+            "Soft training shows no clear difference at ε 4/255 (−13.9 to +14.1) and is 2.0 points behind at ε 8/255 "
+            "(one seed, which decides nothing).",
+        ),
+        (
+            [a_setting(cost=[0.1, -0.1], gain=[0.3, 0.4])],
+            "adversarial training costs no natural accuracy. So soft training has none to keep.",
+        ),
+        (
+            [a_setting(cost=COST, gain=[]), a_setting(cost=[1.0], gain=[], eps="8/255")],
+            "adversarial training costs 10.0 points of natural accuracy at ε 4/255, and none at ε 8/255. Soft training "
+            "has not finished.",
+        ),
+    ],
+)
+def test_the_answer_says_what_the_seeds_show(settings, said):
+    assert " ".join(answer.words(settings).split()) == f"- CIFAR-10, 6 epochs: {said}"
+
+
+def test_the_times_of_trials_are_those_of_the_records():
+    rows = [row.split(" | ") for row in trial_times.table().splitlines()[2:]]
+    (mnist,) = [told for setting, _, told in rows if setting == "| MNIST, ε 0.1, 50 epochs"]
+    assert re.fullmatch(r"natural \d+ min, adversarial \d+ min, soft \d+ min \|", mnist)
+    assert len(rows) == len({tuple(row[:2]) for row in rows})
 
 
 def test_every_claim_of_the_paper_is_in_the_list_for_reviewers():

@@ -1,0 +1,170 @@
+"""The README's answer, in words and as a table, from the stored reference (benchmarks.documents writes both)."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+
+from softadv._decimals import decimal
+from softadv.claims.stats import Estimate
+from softadv.experiments.reference import REFERENCE as FOLDER
+from softadv.experiments.runs import all_series, read_entries
+from softadv.experiments.spec_text import Series, by_setting, fraction
+from softadv.report.comparisons import compare_methods
+from softadv.report.intervals import ends_text, signed
+
+REFERENCE = Path(__file__).parents[1] / "expected_results" / FOLDER
+_GRIDS = ("cifar10", "paper-short", "mnist")  # of the paper's own settings, the most telling first
+_HEADS = (
+    "setting", "epochs", "seeds", "natural training", "adversarial", "soft", "soft − adversarial", "that under PGD",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A setting with adversarial training. Differences are in points of natural accuracy; None without such runs.
+
+    means: natural accuracy in % after natural, adversarial and soft training; None for one that was not run.
+    cost: adversarial − natural training. gain: soft − adversarial training. under_pgd: that of adversarial accuracy.
+    """
+
+    dataset: str
+    eps: str
+    epochs: int
+    seeds: int
+    means: tuple[float | None, float | None, float | None]
+    cost: Estimate | None
+    gain: Estimate | None
+    under_pgd: Estimate | None
+
+
+def answers() -> list[Answered]:
+    """The settings of the reference that have adversarial training, grid by grid.
+
+    Natural training knows no radius, so that of another setting of the grid stands in for one that has none.
+    """
+    found = []
+    for grid in _GRIDS:
+        entries = read_entries(REFERENCE / grid)
+        runs = [run for run in all_series(entries) if run.result]
+        naturals = [run for run in runs if run.trial.method == "natural"]
+        for its_runs in by_setting(runs).values():
+            run = its_runs[0]
+            adversarial = _accuracies(its_runs, "adversarial")
+            if not adversarial:
+                continue
+            natural = next((one for one in naturals if one.trial.setting == run.trial.setting), (naturals or [run])[0])
+            of_natural = _accuracies([one for one in runs if one.trial.setting == natural.trial.setting], "natural")
+            soft = compare_methods(entries, run)
+            found.append(
+                Answered(
+                    dataset=run.names.dataset_title,
+                    eps=fraction(run.trial.eps),
+                    epochs=run.trial.epochs,
+                    seeds=soft.natural.seeds if soft.natural else len(adversarial),
+                    means=(_mean(of_natural), _mean(adversarial), _mean(_accuracies(its_runs, "soft"))),
+                    cost=compare_methods(entries, run, "adversarial", "natural", base=natural).natural,
+                    gain=soft.natural,
+                    under_pgd=soft.adversarial,
+                )
+            )
+    return found
+
+
+def table(found: Sequence[Answered]) -> str:
+    """A row a setting: natural accuracies in %, and what soft training changes, in points."""
+    rows = [
+        (
+            f"{it.dataset} at ε {it.eps}", str(it.epochs), str(it.seeds),
+            *("not run" if mean is None else decimal(mean) for mean in it.means),
+            *map(difference, (it.gain, it.under_pgd)),
+        )
+        for it in found
+    ]  # fmt: skip
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (_HEADS, ("---",) * len(_HEADS), *rows))
+
+
+def words(found: Sequence[Answered]) -> str:
+    """A line a data set and number of epochs: what adversarial training costs, and what soft training keeps of it."""
+    lines = []
+    for (dataset, epochs), same in groupby(found, key=lambda it: (it.dataset, it.epochs)):
+        told = list(same)
+        said = f"- {dataset}, {epochs} epochs: {' '.join(filter(None, (_costs(told), _gains(told))))}"
+        lines.append(textwrap.fill(said, width=120, subsequent_indent="  ", break_on_hyphens=False))
+    return "\n".join(lines)
+
+
+def difference(found: Estimate | None) -> str:
+    """A difference in points with its 95% interval, which one seed does not have."""
+    if found is None:
+        return "not run"
+    ends = ends_text(found)
+    return f"{signed(found.mean)} ({ends})" if ends else signed(found.mean)
+
+
+def _costs(told: Sequence[Answered]) -> str:
+    costly = [(it, decimal(-it.cost.mean, places=1)) for it in told if it.cost and _costs_some(it.cost)]
+    free = [it for it in told if it.cost and not _costs_some(it.cost)]
+    if not costly:
+        return f"adversarial training costs no natural accuracy{_where(free, told)}." if free else ""
+    units = [" points of natural accuracy", *[""] * (len(costly) - 1)]  # said once
+    named = _listed([f"{size}{unit}{_where([it], told)}" for (it, size), unit in zip(costly, units, strict=True)])
+    return f"adversarial training costs {named}{f', and none{_where(free, told)}' if free else ''}."
+
+
+def _costs_some(cost: Estimate) -> bool:
+    """Whether the interval lies below zero, or, of one seed, the difference."""
+    return (cost.mean if cost.high is None else cost.high) < 0
+
+
+def _gains(told: Sequence[Answered]) -> str:
+    """What soft training ends with, setting by setting, in a sentence; "" where it was not run."""
+    if not any(it.gain for it in told):
+        return "Soft training has not finished."
+    if not any(it.cost and _costs_some(it.cost) for it in told):
+        return "So soft training has none to keep."
+    single = [
+        f"{decimal(abs(it.gain.mean), places=1)} points {'behind' if it.gain.mean < 0 else 'ahead'}{_where([it], told)}"
+        for it in told
+        if it.gain and it.gain.seeds == 1
+    ]
+    parts = [*_shown(told), *([f"is {_listed(single)} (one seed, which decides nothing)"] if single else [])]
+    return f"Soft training {_listed(parts)}."
+
+
+def _shown(told: Sequence[Answered]) -> Iterator[str]:
+    """What the intervals say of each setting with several seeds."""
+    for it in told:
+        if it.gain is None or it.gain.low is None or it.gain.high is None:
+            continue
+        size, where = decimal(abs(it.gain.mean), places=1), _where([it], told)
+        low, high = (decimal(end, places=1, sign=True).replace("-", "−") for end in (it.gain.low, it.gain.high))
+        if it.gain.low > 0:
+            said = f"keeps {size} of them{where}"
+        elif it.gain.high < 0:
+            said = f"loses {size} more{where}"
+        else:
+            said = f"shows no clear difference{where}"
+        yield f"{said} ({low} to {high})"
+
+
+def _where(these: Sequence[Answered], told: Sequence[Answered]) -> str:
+    """Which of the settings; "" where there is one alone."""
+    return "" if len(told) == 1 else f" at ε {_listed([it.eps for it in these])}"
+
+
+def _accuracies(runs: Sequence[Series], method: str) -> list[float]:
+    """Natural accuracies in %, a seed each."""
+    return [100 * run.result.natural_accuracy for run in runs if run.result and run.trial.method == method]
+
+
+def _mean(accuracies: Sequence[float]) -> float | None:
+    return fmean(accuracies) if accuracies else None
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
