@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import prune
 
-from softadv.certify import DOMAINS, certify
+from softadv.certify import DOMAINS, certify, layers
+from softadv.certify.operators import LeakyRelu
 from softadv.errors import SoftadvError
 from softadv.kernels.input_gradients import plain_chain
 from softadv.models import Normalize
@@ -461,3 +462,32 @@ def test_a_model_of_no_steps_at_all_is_certified(engine, domain):
     x = torch.tensor([[0.9, 0.1, 0.2]])
     margin = ask(nn.Sequential(nn.Flatten()), x, eps=0.1, domain=domain).margin
     assert 0 <= 0.5 - float(margin) < 1e-5
+
+
+class Scaled(nn.Module):
+    """x times a factor, 1 unless the call says otherwise."""
+
+    def forward(self, x, factor=1.0):
+        return x * factor
+
+
+class Calls(nn.Module):
+    def __init__(self, *more, **named):
+        super().__init__()
+        self.scaled, self.last = Scaled(), linear([[1.0], [0.0]], [0.0, 0.55])
+        self.more, self.named = more, named
+
+    def forward(self, x):
+        return self.last(self.scaled(x.flatten(1), *self.more, **self.named))
+
+
+def test_a_layer_of_ones_own_that_is_called_with_more_than_one_activation_is_refused(engine, monkeypatch):
+    monkeypatch.setattr(layers, "_REGISTERED", dict(layers._REGISTERED))
+    layers.register_operator(Scaled)(lambda layer, shape: LeakyRelu(shape, shape, torch.ones(1, dtype=torch.float64)))
+    x = torch.full((1, 1, 1, 1), 0.7)
+    assert ask(Calls(), x, eps=0.14).verified
+    for model in (Calls(0.9), Calls(factor=0.9)):
+        with torch.no_grad():
+            assert model(x - 0.14).argmax() == 1
+        with pytest.raises(SoftadvError, match=r"layer scaled \(Scaled\): .*one activation alone"):
+            ask(model, x, eps=0.14)

@@ -109,6 +109,8 @@ class _Reader:
     def _read(self, node: fx.Node) -> None:
         if node.op == "call_module":
             layer = self.model.get_submodule(str(node.target))
+            if len(node.args) > 1 or node.kwargs:
+                raise SoftadvError(f"{_place(str(node.target), layer)}: is read where it is given one activation alone")
             self._activations[node] = self._read_layer(node, _place(str(node.target), layer), layer)
             return
         where = f"{getattr(node.target, '__name__', node.target)} ({node.name})"
@@ -141,11 +143,6 @@ class _Reader:
             return entering
         if type(layer) in MOVING_LAYERS:
             return self._moved(node, where, layer, entering)[0]
-        for part in layer if type(layer) is nn.Sequential else (layer,):
-            entering = self._append_layer(part, entering, where)
-        return entering
-
-    def _append_layer(self, layer: nn.Module, entering: int, where: str) -> int:
         dims = self.made.dims[entering]
         if type(layer) is nn.Linear:
             return self.made.linear(where, layer, entering)
