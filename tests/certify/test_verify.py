@@ -188,6 +188,17 @@ def test_many_inputs_are_not_split(tmp_path):
     assert found.boxes <= 1
 
 
+@pytest.mark.skipif(not torch.backends.nnpack.is_available(), reason="needs a PyTorch with NNPACK")
+@pytest.mark.filterwarnings("ignore:TF32 acceleration")
+def test_convolutions_that_may_be_winograds_are_refused_as_certify_refuses_them(tmp_path):
+    graph = Graph((1, 3, 1)).conv((1, 3, 1), kernel=3, pads=[1, 1, 1, 1]).then("Flatten").gemm(9, 2)
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    stated = read_property(write(tmp_path, f"{UNIT} (assert (>= Y[0,0] 100))"))
+    assert verify(model, stated).status == "unsat"
+    with torch.backends.mkldnn.flags(enabled=False), pytest.raises(SoftadvError, match="NNPACK may evaluate"):
+        verify(model, stated)
+
+
 def test_boxes_that_are_empty_are_unsat_and_an_input_alone_may_be_sat(tmp_path):
     model = net(tmp_path)
     assert answered(tmp_path, box((0, 1), (1, 0), (0, 1)), model).status == "unsat"

@@ -1,5 +1,7 @@
 """The gradient by hand is autograd's, and what cannot be done by hand is autograd's."""
 
+import operator
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -95,3 +97,24 @@ def test_a_subclass_is_differentiated_by_what_it_computes():
     model = nn.Sequential(nn.Flatten(), nn.Linear(9, 5), Squared(), nn.Linear(5, 4)).double()
     x, y = random_images((1, 3, 3), 3, seed=0)
     torch.testing.assert_close(input_gradient(model)(x, y), by_autograd(model, x, y))
+
+
+class Shifts(nn.Module):
+    """Begins in place, in code of its own."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.last = function, nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.last(self.function(x, 0.3).flatten(1))
+
+
+def test_a_model_that_begins_in_place_is_differentiated_and_leaves_the_images():
+    model = seeded(0, lambda: Shifts(operator.isub)).float()
+    x, y = torch.rand(3, 1, 2, 2), torch.tensor([0, 1, 2])
+    before = x.clone()
+    found = input_gradient(model)(x, y)
+    assert torch.equal(x, before)
+    model.function = operator.sub
+    assert torch.equal(found, by_autograd(model, x, y))

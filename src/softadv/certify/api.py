@@ -201,7 +201,7 @@ class _Settings:
     def __post_init__(self) -> None:
         if self.rounding == "sound":
             check_evaluation(self.like.dtype, self.like.device)
-            _check_convolutions(self.network, self.like.device)
+            check_convolutions(self.network, self.like.device)
 
     @cached_property
     def engine(self) -> ComputedBy:
@@ -302,7 +302,7 @@ class _Settings:
         return bounds.scatter(1, y[:, None], float("inf")).amin(1)
 
 
-def _check_convolutions(network: Network, device: torch.device) -> None:
+def check_convolutions(network: Network, device: torch.device) -> None:
     """Refuse what PyTorch may evaluate by Winograd or FFT: cuDNN where the stride is 1, NNPACK in place of oneDNN."""
     backends = torch.backends
     if device.type == "cuda":

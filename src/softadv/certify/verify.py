@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from softadv._onnx import OnnxModel, read_onnx
 from softadv.certify import backsub_cpp as native
 from softadv.certify import onnx_runtime
+from softadv.certify.api import check_convolutions
 from softadv.certify.bounds import lower_bounds
 from softadv.certify.computed_by import computed_by
 from softadv.certify.rounding import check_evaluation, outwards
@@ -110,6 +111,7 @@ class _Solver:
             raise PropertyError(f"the property has {property.sizes} inputs and outputs, the network {sizes}")
         self.inputs, self.outputs = sizes
         self.network = read_network(self.whole, model.shape, like=self.like, least_outputs=1)
+        check_convolutions(self.network, self.like.device)
         if self.network.ending is not None:
             raise PropertyError("the network ends in a softmax, whose outputs are not bounded; leave it out")
         self.engine = computed_by(self.network, domain="deeppoly", dtype=self.like.dtype, device=self.like.device)

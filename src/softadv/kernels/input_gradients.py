@@ -35,7 +35,8 @@ def _autograd(model: nn.Module) -> InputGradient:
     def gradient(x: Tensor, y: Tensor) -> Tensor:
         point = x.detach().requires_grad_()
         with torch.enable_grad():
-            logits = torch.func.functional_call(model, frozen, (point,))
+            # A copy: a model that begins with an in-place layer may not change a tensor that a gradient is asked for.
+            logits = torch.func.functional_call(model, frozen, (point.clone(),))
             loss = F.cross_entropy(logits, y, reduction="sum")
         return torch.autograd.grad(loss, point)[0]
 
