@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from math import inf
 from statistics import fmean
+from typing import ClassVar
 
 from softadv.claims.decision import Decision, Finding, decision_from, figure, for_each, joint_decision, need
 from softadv.claims.rules.methods import Comparable
@@ -16,69 +17,91 @@ from softadv.claims.stats import estimate, within
 from softadv.experiments.runs import Run
 
 
+class _Falls:
+    """A value of every run falls from each setting to the next, by the differences of the seeds that both have.
+
+    what: it is, in words. unit: of the value, "%" or "points"; a change is in points.
+    floor: whether it cannot fall below 0. A step between two settings that are 0 in every seed then decides nothing.
+    """
+
+    what: ClassVar[str]
+    unit: ClassVar[str]
+    floor: ClassVar[bool]
+    settings: list[str]
+    methods: list[str]
+
+    def value(self, run: Run) -> float:
+        """What is to fall, in the unit."""
+        raise NotImplementedError
+
+    def decide(self, evidence: Evidence) -> Decision:
+        found = [finding for method in self.methods for finding in self._steps(evidence, method)]
+        return decision_from(found, claimed="claimed each below 0", note=evidence.assumptions(self.settings))
+
+    def _steps(self, evidence: Evidence, method: str) -> Iterator[Finding]:
+        runs = for_each(self.settings, partial(evidence.of, method=method))
+        means = [fmean(map(self.value, of_setting.values())) for of_setting in runs]
+        unit = "%" * (self.unit == "%")
+        levels = [f"{s} {figure(mean, unit='%')}{unit}" for s, mean in zip(self.settings, means, strict=True)]
+        for place, (earlier, later) in enumerate(pairwise(self.settings)):
+            pairs = evidence.steps(earlier, later, method)
+            changes = [round(self.value(after) - self.value(before), 9) for before, after in pairs]
+            name = f"{earlier} to {later}"
+            found = estimate(changes, label=f"{name}: {self.what}, {method}", unit="points", claimed=(-inf, 0.0))
+            spent = self.floor and all(self.value(run) == 0 for pair in pairs for run in pair)
+            yield Finding(
+                heading=f"{self.what}, {method}",
+                name=name,
+                shown=", ".join(levels[0 if place == 0 else place + 1 : place + 2]),
+                estimate=found,
+                answer=None if spent else within(found, ends_count=False),
+                remark="nothing left to fall" if spent else "",
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
-class VerifiedFalls:
+class VerifiedFalls(_Falls):
     """Soft training's verified share of the training set falls from each setting to the next, in the last epoch."""
 
+    what, unit, floor = "verified in the last epoch", "%", True
     settings: list[str]
+    methods = ["soft"]  # noqa: RUF012 (not a key of the rule)
 
     def __post_init__(self) -> None:
         need(2, self.settings, key="settings")
 
-    def decide(self, evidence: Evidence) -> Decision:
-        return _fall(
-            evidence,
-            self.settings,
-            ["soft"],
-            lambda run: 100 * run.verified_share,
-            what="verified in the last epoch",
-            unit="%",
-            floor=True,
-        )
+    def value(self, run: Run) -> float:
+        return 100 * run.verified_share
 
 
 @dataclass(frozen=True, kw_only=True)
-class GapFalls:
+class GapFalls(_Falls):
     """Natural minus adversarial accuracy falls from each setting to the next, for these methods."""
 
+    what, unit, floor = "natural - adversarial accuracy", "points", False
     settings: list[str]
     methods: list[str]
 
     def __post_init__(self) -> None:
         _check(self.settings, self.methods)
 
-    def decide(self, evidence: Evidence) -> Decision:
-        return _fall(
-            evidence,
-            self.settings,
-            self.methods,
-            lambda run: 100 * (run.result.natural_accuracy - run.result.adversarial_accuracy),
-            what="natural - adversarial accuracy",
-            unit="points",
-            floor=False,
-        )
+    def value(self, run: Run) -> float:
+        return 100 * (run.result.natural_accuracy - run.result.adversarial_accuracy)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialFalls:
+class AdversarialFalls(_Falls):
     """Adversarial accuracy falls from each setting to the next, for these methods."""
 
+    what, unit, floor = "adversarial accuracy", "%", True
     settings: list[str]
     methods: list[str]
 
     def __post_init__(self) -> None:
         _check(self.settings, self.methods)
 
-    def decide(self, evidence: Evidence) -> Decision:
-        return _fall(
-            evidence,
-            self.settings,
-            self.methods,
-            lambda run: 100 * run.result.adversarial_accuracy,
-            what="adversarial accuracy",
-            unit="%",
-            floor=True,
-        )
+    def value(self, run: Run) -> float:
+        return 100 * run.result.adversarial_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,46 +169,6 @@ class NothingVerified:
 def _share(values: Sequence[float], setting: str, *, heading: str, claimed: tuple[float, float]) -> Finding:
     found = estimate([round(v, 9) for v in values], label=f"{setting}: {heading}", unit="%", claimed=claimed)
     return Finding(heading=heading, name=setting, estimate=found, answer=within(found, ends_count=True))
-
-
-def _fall(
-    evidence: Evidence,
-    settings: Sequence[str],
-    methods: Sequence[str],
-    value: Callable[[Run], float],
-    *,
-    what: str,
-    unit: str,
-    floor: bool,
-) -> Decision:
-    """Whether a value falls from each setting to the next, by the differences of the seeds that both have.
-
-    unit: of the value, "%" or "points"; a change is in points.
-    floor: whether the value cannot fall below 0. A step between two settings that are 0 in every seed then decides
-    nothing.
-    """
-    findings = []
-    for method in methods:
-        runs = for_each(settings, partial(evidence.of, method=method))
-        means = [fmean(map(value, of_setting.values())) for of_setting in runs]
-        levels = [f"{s} {figure(mean, unit='%')}{'%' * (unit == '%')}" for s, mean in zip(settings, means, strict=True)]
-        for place, (earlier, later) in enumerate(pairwise(settings)):
-            pairs = evidence.steps(earlier, later, method)
-            changes = [round(value(after) - value(before), 9) for before, after in pairs]
-            name = f"{earlier} to {later}"
-            found = estimate(changes, label=f"{name}: {what}, {method}", unit="points", claimed=(-inf, 0.0))
-            spent = floor and all(value(run) == 0 for pair in pairs for run in pair)
-            findings.append(
-                Finding(
-                    heading=f"{what}, {method}",
-                    name=name,
-                    shown=", ".join(levels[0 if place == 0 else place + 1 : place + 2]),
-                    estimate=found,
-                    answer=None if spent else within(found, ends_count=False),
-                    remark="nothing left to fall" if spent else "",
-                )
-            )
-    return decision_from(findings, claimed="claimed each below 0", note=evidence.assumptions(settings))
 
 
 def _check(settings: Sequence[str], methods: Sequence[str]) -> None:
