@@ -12,10 +12,13 @@ from torch import nn
 from softadv._io import read_tensors
 from softadv.data import ImageData
 from softadv.errors import SoftadvError
+from softadv.experiments import from_weights
+from softadv.experiments.executors.images import Source
 from softadv.experiments.records import Result
-from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_folder import WEIGHTS, RunFolder
 from softadv.experiments.spec import Trial
 from softadv.experiments.trial import TrialRun, run_trial, split_off
+from softadv.training.config import generator_for
 from softadv.training.early_stopping import Best
 from softadv.training.records import EpochMetrics
 
@@ -132,3 +135,27 @@ def test_of_equal_epochs_the_first_is_the_best() -> None:
     assert [best.is_stale(epoch=4, patience=patience) for patience in (1, 2, 3)] == [True, True, False]
     best.restore(model)
     assert model.weight.item() == 2
+
+
+def test_its_weights_are_evaluated_as_the_epoch_did_that_ended_with_them(
+    whole: Path, tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def generator(seed: int, epoch: int, purpose: str, device: torch.device) -> torch.Generator:
+        asked.append((epoch, purpose))
+        return generator_for(seed, epoch, purpose, device)
+
+    monkeypatch.setattr(from_weights, "generator_for", generator)
+    data = digits.first(train=TRIAL.train_images, test=TRIAL.test_images)
+    metrics = RunFolder(whole).metrics()
+    job = from_weights.EvaluationJob(
+        trial=TRIAL, folder=tmp_path, files={}, source=Source("digits", None, 160, 40, data.fingerprint), device="cpu",
+        path=whole / WEIGHTS, weights=(whole / WEIGHTS).read_bytes(), epochs=tuple(metrics),
+    )  # fmt: skip
+    job.work(RunFolder(tmp_path / TRIAL.name), data, report=told, on_kept=lambda: None)
+    assert asked == [(best_of(metrics).epoch, "evaluation")]
+    again, result = RunFolder(tmp_path / TRIAL.name).result(), RunFolder(whole).result()
+    assert again is not None
+    assert result is not None
+    assert again.adversarial_accuracy == result.adversarial_accuracy

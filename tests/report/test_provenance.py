@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+from softadv.experiments.names import names_of
 from softadv.experiments.runs import Run
-from softadv.report.provenance import commit_remarks
+from softadv.registry import Origin
+from softadv.report.provenance import commit_remarks, source_remarks
 from tests.finished import a_run
 
 
@@ -33,3 +35,16 @@ def test_an_epoch_that_names_no_commit_is_said() -> None:
 def test_an_unknown_commit_is_said_once() -> None:
     (remark,) = commit_remarks([of_commit("unknown", engine="")])
     assert remark == "1 of 1 trials was trained by a commit that is not known."
+
+
+def test_code_of_ones_own_that_changed_between_trials_is_named() -> None:
+    def of_code(sha256: str, *, method: str) -> Run:
+        run = a_run(method=method)
+        names = replace(names_of(run.result.trial), sources={"model": Origin("mine:net", sha256 * 64)})
+        return Run(replace(run.result, names=names), run.metrics)
+
+    assert source_remarks([of_code("a", method="soft"), of_code("a", method="adversarial")]) == []
+    (remark,) = source_remarks([of_code("a", method="soft"), of_code("b", method="adversarial")])
+    assert remark.startswith(
+        f"s: the source file of model mine:net changed between its trials (SHA-256 {'a' * 12}, {'b' * 12})"
+    )

@@ -1,7 +1,7 @@
 """Evaluate a grid's trials from the reference's weights: minutes without a GPU, where training takes hours.
 
-Natural and certified accuracy, the attack of the last epoch with its own random start, and the exports are computed
-as at the end of training; the curves are the reference's.
+Natural and certified accuracy, the attack with the random start of the epoch that ended with these weights, and the
+exports are computed as at the end of training; the curves are the reference's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from softadv.experiments.spec import Grid, Trial
 from softadv.experiments.train_config import attack_of
 from softadv.experiments.trial_job import TrialJob
 from softadv.training.config import generator_for
+from softadv.training.early_stopping import final_epoch
 from softadv.training.evaluation import adversarial_accuracy, natural_accuracy
 from softadv.training.records import EpochMetrics
 
@@ -83,7 +84,7 @@ class Stored:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationJob(TrialJob):
-    """Measure the stored weights of a trial as its last epoch did, and conclude it.
+    """Measure the stored weights of a trial as the epoch did that ended with them, and conclude it.
 
     weights: as safetensors; path: of their file, for messages. epochs: the reference's, which become the folder's.
     """
@@ -100,6 +101,7 @@ class EvaluationJob(TrialJob):
         trial = self.trial
         with run.begun(trial):
             saved = Saved(self.path, load(self.weights), trial.dataset, trial)
+            final = final_epoch(self.epochs, patience=trial.patience)
             model = saved.model(data, device=data.test_x.device, name=trial.model)
             natural = natural_accuracy(model, data.test_x, data.test_y)
             adversarial = adversarial_accuracy(
@@ -107,12 +109,12 @@ class EvaluationJob(TrialJob):
                 data.test_x,
                 data.test_y,
                 attack=AtRadius(attack_of(trial), trial.eps),
-                # Of the last epoch: on the same machine the figure comes out the same.
-                generator=generator_for(trial.seed, trial.epochs, "evaluation", data.test_x.device),
+                # Of the epoch that ended with these weights: on the same machine the figure comes out the same.
+                generator=generator_for(trial.seed, final.epoch, "evaluation", data.test_x.device),
                 on_progress=stage(report, "attacking", cost=trial.steps),
             )
             run.write_metrics(list(self.epochs))
-            last = replace(self.epochs[-1], natural_accuracy=natural, adversarial_accuracy=adversarial)
+            last = replace(final, natural_accuracy=natural, adversarial_accuracy=adversarial)
             run.write_result(conclude(model, trial=trial, run=run, data=data, report=report, last=last))
 
 

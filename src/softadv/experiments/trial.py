@@ -28,6 +28,7 @@ from softadv.training.batches import check_augmentation
 from softadv.training.checkpoint import load_checkpoint, save_checkpoint
 from softadv.training.config import TrainConfig
 from softadv.training.divergence import diverging
+from softadv.training.early_stopping import final_epoch
 from softadv.training.loop import Progress, TrainedEpoch
 from softadv.training.records import EpochMetrics
 from softadv.training.stacked import MembersDivergedError, Team, draws
@@ -204,8 +205,7 @@ class TrialRun:
     def finish(self) -> EpochMetrics:
         """The epoch whose weights are the trial's: the last one, or the best where it was to stop early."""
         self.trainer.finish()
-        best = self.trainer.best.epoch if self.trial.patience is not None else 0
-        return self.trainer.metrics[best - 1]
+        return final_epoch(self.trainer.metrics, patience=self.trial.patience)
 
     def _write(self) -> None:
         # The metrics go first: a checkpoint never knows an epoch that they do not.

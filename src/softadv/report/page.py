@@ -25,7 +25,7 @@ from softadv.report.comparison_plots import comparison_groups
 from softadv.report.comparisons import comparisons, mixed_remarks
 from softadv.report.costs import cost_groups, own_losses
 from softadv.report.figures.gallery import page_figures
-from softadv.report.provenance import commit_remarks
+from softadv.report.provenance import commit_remarks, source_remarks
 from softadv.report.results_files import results_csv, results_tex
 from softadv.report.results_table import attack_title, certified_domains, has_autoattack, result_groups
 from softadv.report.sensitivity import sensitivities
@@ -99,7 +99,7 @@ def write_report(
         attack_title=attack_title(entries),
         groups=groups,
         results=results,
-        remarks=[*(in_words(said, words) for said in mixed_remarks(entries)), *commit_remarks(finished_runs(entries))],
+        remarks=_remarks(entries, words),
         sensitivities=sensitivities(entries, expected, words),
         costs=costs,
         own_losses=own_losses(costs),
@@ -113,6 +113,13 @@ def write_report(
     files = {name: data for figure in figures for name, data in figure.files.items()}
     files |= {name: text.encode() for name, text in results.items()}
     return write_page(folder / REPORT if out is None else out, "index.html", page, files)
+
+
+def _remarks(entries: Sequence[Entry], words: Mapping[str, str]) -> list[str]:
+    """What a reader of the results must know of the trials and of their code."""
+    runs = finished_runs(entries)
+    said = (in_words(text, words) for text in (*mixed_remarks(entries), *source_remarks(runs)))
+    return [*said, *commit_remarks(runs)]
 
 
 def _reruns(entries: Sequence[Entry]) -> list[Rerun]:

@@ -1,4 +1,4 @@
-"""Remarks on the commits that the results were measured with."""
+"""Remarks on the code that the results were measured with."""
 
 from __future__ import annotations
 
@@ -32,6 +32,21 @@ def commit_remarks(runs: Sequence[Run]) -> list[str]:
             "the commit in the record is the one that was checked out when the trial ended."
         )
     return remarks
+
+
+def source_remarks(runs: Sequence[Run]) -> list[str]:
+    """Sentences that name code of one's own that changed between trials of a setting, which are compared."""
+    versions: dict[tuple[str, str, str], set[str]] = {}
+    for run in runs:
+        for kind, source in run.names.sources.items():
+            key = (run.result.trial.setting, kind, source.path)
+            versions.setdefault(key, set()).add((source.sha256 or "unknown")[:12])
+    return [
+        f"{setting}: the source file of {kind} {path} changed between its trials (SHA-256 {', '.join(sorted(found))}); "
+        "their differences may be the code’s."
+        for (setting, kind, path), found in versions.items()
+        if len(found) > 1
+    ]
 
 
 def _named(run: Run) -> bool:

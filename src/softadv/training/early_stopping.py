@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+
+from softadv.training.records import EpochMetrics
+
+
+def final_epoch(epochs: Sequence[EpochMetrics], *, patience: int | None) -> EpochMetrics:
+    """The epoch whose weights a training ends with: the last, or with early stopping the best, of equals the first."""
+    if patience is None:
+        return epochs[-1]
+    evaluated = [epoch for epoch in epochs if epoch.validation_adversarial_accuracy is not None]
+    return max(evaluated, key=lambda epoch: epoch.validation_adversarial_accuracy or 0.0)
 
 
 @dataclass

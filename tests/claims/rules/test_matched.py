@@ -64,3 +64,17 @@ def test_without_validation_images_nothing_is_chosen() -> None:
 def test_bad_keys_are_refused(keys: dict[str, list[str]], message: str) -> None:
     with pytest.raises(SoftadvError, match=message):
         replace(RULE, **keys)
+
+
+def test_where_trainings_stop_early_the_epoch_that_they_end_with_chooses() -> None:
+    def stopped(runs: list[Run]) -> list[Run]:
+        """With a last epoch that was worse, and whose weights were not kept."""
+        found = []
+        for run in runs:
+            best = replace(run.metrics[-1], epoch=1, validation_adversarial_accuracy=0.5)
+            worse = replace(best, epoch=2, validation_adversarial_accuracy=0.4, validation_natural_accuracy=0.55)
+            found.append(Run(replace(run.result, trial=replace(run.result.trial, patience=1)), [best, worse]))
+        return found
+
+    found = decide(RULE, *(stopped(SOFT)), *stopped(NEAR), *stopped(FAR))
+    assert f"chosen on the validation images: {SMALL}, with +1.00 points natural accuracy there" in found.reason

@@ -12,14 +12,15 @@ from softadv.claims.rules.methods import differences
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import estimate, within
 from softadv.experiments.runs import FIGURES, NotRun, Run
+from softadv.training.early_stopping import final_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
     """The candidate that matches a method's natural accuracy exceeds it by more than `above` points in every figure.
 
-    The candidate is the one whose mean natural accuracy on the validation images after the last epoch is nearest to
-    the method's, over the seeds that both have. Test images take no part in the choice.
+    The candidate is the one whose mean natural accuracy on the validation images, with the final weights, is nearest
+    to the method's, over the seeds that both have. Test images take no part in the choice.
     """
 
     setting: str
@@ -63,7 +64,10 @@ def _gap(pairs: Sequence[tuple[Run, Run]]) -> float:
 
 
 def _validated(run: Run) -> float:
-    accuracy = run.metrics[-1].validation_natural_accuracy if run.metrics else None
+    trial = run.result.trial
+    accuracy = None
+    if trial.validation_images:
+        accuracy = final_epoch(run.metrics, patience=trial.patience).validation_natural_accuracy
     if accuracy is None:
-        raise NotRun(f"{run.result.trial.name} has no validation images to choose by")
+        raise NotRun(f"{trial.name} has no validation images to choose by")
     return accuracy
