@@ -18,6 +18,7 @@ from onnx import numpy_helper
 import softadv
 from softadv._onnx.calls import known_operators
 from softadv.certify import certify
+from softadv.certify import verify as verify_module
 from softadv.certify.verify import verify
 from softadv.certify.vnnlib import PropertyError, Variable, read_property
 from softadv.cli import app
@@ -172,6 +173,21 @@ def test_a_proof_that_needs_splitting_is_found_and_time_is_kept(tmp_path):
     assert found.status == "unsat"
     assert found.boxes > 1
     assert verify(model, read_property(write(tmp_path, asked)), timeout=0).status == "timed-out"
+
+
+def test_a_network_that_fills_the_memory_alone_is_answered_point_by_point_and_box_by_box(tmp_path, monkeypatch):
+    model = net(tmp_path, hidden=24, seed=3)
+    _, outputs = sampled(model, 200_000)
+    top = outputs.sum(1).max().item()
+    monkeypatch.setattr(verify_module, "_MOST_TOGETHER", 1)
+    boxes, bound = [], verify_module.lower_bounds
+    points, rand = [], torch.rand
+    monkeypatch.setattr(verify_module, "lower_bounds", lambda *a, **k: boxes.append(len(a[1][0])) or bound(*a, **k))
+    monkeypatch.setattr(torch, "rand", lambda *size, **k: points.append(size[0]) or rand(*size, **k))
+    for limit, expected in ((top + 0.05, "unsat"), (top - 0.5, "sat")):
+        found = answered(tmp_path, UNIT + f"(assert (>= (+ Y[0,0] Y[0,1]) {limit!r}))", model)
+        assert found.status == expected
+    assert set(boxes) == set(points) == {1}
 
 
 def test_many_inputs_are_not_split(tmp_path):
