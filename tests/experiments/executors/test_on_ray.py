@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from benchmarks.bits import bits
 from softadv.data import Dataset
@@ -27,32 +26,18 @@ from softadv.experiments.executors.on_ray import OnRay
 from softadv.experiments.executors.resources import usable_cores
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import run_grid
-from softadv.training.methods import Soft
-from softadv.training.methods.base import EpochStart
+from tests.experiments.executors.scripted import HELD, PATIENT
 from tests.experiments.executors.test_processes import grid_of, ready
-from tests.experiments.executors.test_signals import alive, below
+from tests.experiments.executors.test_signals import alive, below, command_line, wait_until_gone
 from tests.experiments.test_grid import silent
 
 pytest.importorskip("ray", reason="needs Ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own
 
 
-HELD = "SOFTADV_TEST_HELD"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Patient(Soft):
-    """Soft training that waits in its second epoch while the file named by a variable is there."""
-
-    def attacked(self, epoch: EpochStart) -> Tensor:
-        while epoch.number == 2 and Path(os.environ[HELD]).exists():
-            time.sleep(0.01)
-        return super().attacked(epoch)
-
-
 @pytest.fixture
 def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file for which Patient waits, in the nodes of a cluster that starts later, too."""
+    """The file for which a patient trial waits, in the nodes of a cluster that starts later, too."""
     file = tmp_path / "held"
     monkeypatch.setenv(HELD, str(file))
     return file
@@ -79,13 +64,12 @@ def processes_of(node: Any) -> set[int]:
 
 
 def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held: Path, tmp_path: Path) -> None:
-    patient = f"{Patient.__module__}:{Patient.__name__}"
-    grid = grid_of(patient, "soft", "random").select(seeds=2)
+    grid = grid_of(PATIENT, "soft", "random").select(seeds=2)
     assert run_grid(ready(grid, tmp_path / "whole"), report=silent, threads=1).refused == {}
     prepared = ready(grid, tmp_path / "ray")
     executor = OnRay(cluster.address, threads=1, gpus=0, images=prepared.images)
     held.touch()
-    patients = [tmp_path / "ray" / trial.name for trial in grid.trials if trial.method == patient]
+    patients = [tmp_path / "ray" / trial.name for trial in grid.trials if trial.method == PATIENT]
     lost: list[str] = []
     repeated: list[str] = []
     done: list[float] = []
@@ -110,7 +94,7 @@ def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held:
         finally:
             held.unlink()
 
-    taking = threading.Thread(target=take_a_node_away)
+    taking = threading.Thread(target=take_a_node_away, daemon=True)
     try:
         assert executor.slots == 2
         taking.start()
@@ -269,7 +253,8 @@ def test_a_ray_of_ones_own_is_for_this_machine_alone(digits: Dataset) -> None:
         while not any(isinstance(message, Ended) for message in found):
             executor.deliver(lambda _handle, message: found.append(message))
         running = below(os.getpid()) - before
-        about = {kind: [read(process, kind) for process in alive(running)] for kind in ("cmdline", "environ")}
+        commands = [command_line(process) for process in running]
+        of_ray = [variables for variables in map(environment, running) if "RAY_AUTH_TOKEN=" in variables]
         heard = listening(running)
     finally:
         executor.close()
@@ -279,21 +264,20 @@ def test_a_ray_of_ones_own_is_for_this_machine_alone(digits: Dataset) -> None:
     assert ended.outcome == "failed"
     assert ended.reason.endswith("SystemExit: no good")
     assert ended.where.startswith(f"{platform.node()}, process ")
-    assert any("gcs_server" in command for command in about["cmdline"])
+    assert any("gcs_server" in command for command in commands)
     # What is left of the dashboard without its pages counts usage, unless that is off.
-    assert all("--disable-frontend" in command for command in about["cmdline"] if "dashboard.py" in command)
-    of_ray = [variables for variables in about["environ"] if "RAY_AUTH_TOKEN=" in variables]
+    assert all("--disable-frontend" in command for command in commands if "dashboard.py" in command)
     assert of_ray
     assert all("RAY_USAGE_STATS_ENABLED=0" in variables for variables in of_ray)
     assert heard
     assert {address.removeprefix("::ffff:") for address in heard} == {"127.0.0.1"}
-    assert alive(running) == set()
+    wait_until_gone(running)
 
 
-def read(process: int, what: str) -> str:
-    """A file of /proc on a process; empty where that has ended."""
+def environment(process: int) -> str:
+    """A process's variables; empty where it has ended."""
     try:
-        return Path(f"/proc/{process}/{what}").read_text(errors="replace")
+        return Path(f"/proc/{process}/environ").read_text(errors="replace")
     except OSError:
         return ""
 
@@ -302,9 +286,10 @@ def listening(processes: set[int]) -> set[str]:
     """The addresses at which processes wait for connections."""
     sockets = set()
     for process in processes:
-        for descriptor in Path(f"/proc/{process}/fd").glob("*"):
-            with contextlib.suppress(OSError):
-                sockets.add(os.readlink(descriptor))
+        with contextlib.suppress(OSError):  # it has ended, or closed one
+            for descriptor in os.listdir(f"/proc/{process}/fd"):
+                with contextlib.suppress(OSError):
+                    sockets.add(os.readlink(f"/proc/{process}/fd/{descriptor}"))
     found = set()
     for table, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from benchmarks.bits import bits
 from benchmarks.kills import workers
+from softadv.experiments.run_folder import METRICS
 from softadv.experiments.run_grid import run_grid
-from tests.experiments.executors.test_processes import grid_of, ready
+from softadv.experiments.spec import parse_grid
+from tests.experiments.executors.scripted import HELD, PATIENT
+from tests.experiments.executors.test_processes import ready
 from tests.experiments.test_grid import TINY, silent
 
-EPOCHS = 40  # so that no signal comes when all is done
-TEXT = TINY.replace('["natural", "adversarial", "soft"]', '["soft", "natural"]').replace(
-    "epochs = 1", f"epochs = {EPOCHS}"
-)
-_SECONDS = 60  # in which processes end, on a machine that is busy
+ROOT = Path(__file__).parents[3]
+# The first of its trials waits in its second epoch while the test wants it to.
+TEXT = TINY.replace('["natural", "adversarial", "soft"]', json.dumps([PATIENT, "natural"]))
+TEXT = TEXT.replace("epochs = 1", "epochs = 3")
+needs_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+
+
+@pytest.fixture
+def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file for which the trial waits. The grid's file is beside it, and the home folder is empty."""
+    (tmp_path / "tiny.toml").write_text(TEXT)
+    (tmp_path / "home").mkdir()
+    file = tmp_path / "held"
+    file.touch()
+    monkeypatch.setenv(HELD, str(file))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    return file
 
 
 def command(folder: Path, *more: str) -> list[str]:
     words = ["reproduce", str(folder / "tiny.toml"), "--out", str(folder / "runs"), "--device", "cpu", *more]
-    return [sys.executable, "-m", "softadv", *words]
+    return [sys.executable, "-m", "softadv", *words, "--threads", "1"]
 
 
 def below(process: int) -> set[int]:
@@ -54,99 +75,116 @@ def _heed_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def end_by(number: signal.Signals, words: list[str], *, at: str) -> int:
-    """Send a command a signal when it prints this, and wait until it and all that it has started are gone."""
+@contextmanager
+def started(words: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A command in a session of its own, which is ended at the end of the block at the latest."""
     with subprocess.Popen(
         words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=_heed_interrupts,  # noqa: PLW1509 (no threads here)
-    ) as driver:
-        assert driver.stdout is not None
-        for line in driver.stdout:
-            if at in line:
-                break
-        started = below(driver.pid)
-        assert started
-        os.kill(driver.pid, number)
-        driver.stdout.read()
-    until = time.monotonic() + _SECONDS
-    while alive(started) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert alive(started) == set()
-    return driver.returncode
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
-def test_whatever_ends_the_driver_ends_its_workers_and_nothing_is_lost(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TEXT)
-    words = command(tmp_path, "--jobs", "2", "--threads", "1")
-    assert end_by(signal.SIGTERM, words, at="epoch ") == 128 + signal.SIGTERM
-    assert end_by(signal.SIGINT, words, at="epoch ") == 130
-    assert end_by(signal.SIGKILL, words, at="epoch ") == -signal.SIGKILL
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    whole = tmp_path / "whole"
-    assert run_grid(ready(grid_of("soft", "natural", epochs=EPOCHS), whole), report=silent, threads=1).refused == {}
-    assert bits(tmp_path / "runs") == bits(whole)
-
-
-def heeds_interrupts(process: int) -> bool:
-    """Whether Python has begun in a process, and would raise KeyboardInterrupt at an interrupt that reaches it."""
-    status = Path(f"/proc/{process}/status").read_text()
-    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
-    return bool(int(caught, 16) & 1 << signal.SIGINT - 1)
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
-def test_ctrl_c_while_the_workers_start_leaves_no_traceback_on_the_terminal(tmp_path: Path) -> None:
-    """Ctrl-C reaches all processes of the terminal at once."""
-    (tmp_path / "tiny.toml").write_text(TEXT)
-    with subprocess.Popen(
-        command(tmp_path, "--jobs", "2", "--threads", "1"),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
         preexec_fn=_heed_interrupts,  # noqa: PLW1509 (no threads here)
     ) as driver:
-        while driver.poll() is None and sum(map(heeds_interrupts, started := workers(driver.pid))) < 2:
+        try:
+            yield driver
+        finally:
+            driver.terminate()
+
+
+def told(driver: subprocess.Popen[str]) -> str:
+    """What a command prints until it and its workers have ended."""
+    assert driver.stdout is not None
+    return driver.stdout.read()
+
+
+def wait_until_held(driver: subprocess.Popen[str], held: Path) -> None:
+    """Until the trial waits in its second epoch, and the driver has the first."""
+    while not (list(held.parent.glob("held-*")) and list(held.parent.glob(f"runs/*-Patient-*/{METRICS}"))):
+        assert driver.poll() is None, told(driver)
+        time.sleep(0.01)
+
+
+def wait_until_gone(processes: set[int]) -> None:
+    """However long they take on a busy machine; a test that does not end says that they never do."""
+    while alive(processes):
+        time.sleep(0.01)
+
+
+def command_line(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text(errors="replace")
+    except OSError:  # it has ended
+        return ""
+
+
+@needs_linux
+@pytest.mark.parametrize("where", [("--jobs", "2"), ("--ray", "local")], ids=" ".join)
+def test_whatever_ends_the_driver_ends_its_workers_and_nothing_is_lost(
+    where: tuple[str, str], tmp_path: Path, held: Path
+) -> None:
+    if "--ray" in where:
+        pytest.importorskip("ray", reason="needs Ray")
+    words = command(tmp_path, *where)
+    places: set[str] = set()  # of Ray
+    kept: list[bytes] = []
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
+        with started(words) as driver:
+            wait_until_held(driver, held)
+            (metrics,) = (tmp_path / "runs").glob(f"*-Patient-*/{METRICS}")
+            kept.append(metrics.read_bytes())
+            those = below(driver.pid)
+            places.update(*(re.findall(r"/tmp/softadv-ray-\w+", command_line(each)) for each in those))
+            os.kill(driver.pid, number)
+            printed = told(driver)
+            driver.wait()
+        # On a busy machine Ray may end the process on its way out, with a code of its own.
+        assert driver.returncode in ({code, 1} if "--ray" in where else {code}), printed
+        assert "Traceback" not in printed
+        wait_until_gone(those)
+        for waiting in tmp_path.glob("held-*"):
+            waiting.unlink()
+    assert len(set(kept)) == 1  # with its seconds: the epoch was not done again
+    held.unlink()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert run_grid(ready(parse_grid(TEXT, source="tiny"), tmp_path / "whole"), report=silent, threads=1).refused == {}
+    assert bits(tmp_path / "runs") == bits(tmp_path / "whole")
+    assert len(places) == (3 if "--ray" in where else 0)
+    assert not any(map(os.path.exists, places))
+    assert not (tmp_path / "home" / ".ray").exists()  # nor a token that a cluster started later would ask for
+
+
+def python_has_begun(process: int) -> bool:
+    """Whether Python has begun in a process, and would raise KeyboardInterrupt at an interrupt, or ignores it."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+    heeded = int(status["SigCgt"], 16) | int(status["SigIgn"], 16)
+    return bool(heeded & 1 << signal.SIGINT - 1)
+
+
+@needs_linux
+def test_ctrl_c_while_the_workers_start_leaves_no_traceback_on_the_terminal(tmp_path: Path, held: Path) -> None:
+    """Ctrl-C reaches all processes of the terminal at once."""
+    with started(command(tmp_path, "--jobs", "2")) as driver:
+        while sum(map(python_has_begun, those := workers(driver.pid))) < 2:
+            assert driver.poll() is None, told(driver)
             time.sleep(0.01)
         os.killpg(driver.pid, signal.SIGINT)
-        assert driver.stdout is not None
-        told = driver.stdout.read()
+        printed = told(driver)
+        driver.wait()
     assert driver.returncode == 130
-    assert "Traceback" not in told
-    assert alive(set(started)) == set()
+    assert "Traceback" not in printed
+    wait_until_gone(set(those))
 
 
-def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(TEXT.replace(f"epochs = {EPOCHS}", "epochs = 2000"))
-    words = command(tmp_path, "--jobs", "1", "--threads", "1")
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if "epoch 1/" in line:
-                break
+def test_a_second_driver_is_told_who_holds_the_folder(tmp_path: Path, held: Path) -> None:
+    words = command(tmp_path, "--jobs", "1")
+    with started(words) as first:
+        wait_until_held(first, held)
         second = subprocess.run(words, capture_output=True, text=True, check=False)
-        first.terminate()
-        first.stdout.read()
     assert second.returncode == 2
     (line,) = second.stderr.splitlines()
     assert f"in use by process {first.pid} on " in line
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
-def test_no_ray_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray", reason="needs Ray")
-    (tmp_path / "home").mkdir()
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    (tmp_path / "tiny.toml").write_text(TEXT)
-    words = command(tmp_path, "--ray", "local", "--threads", "1")
-    assert end_by(signal.SIGTERM, words, at="epoch 1/") == 128 + signal.SIGTERM
-    assert not (tmp_path / "home" / ".ray").exists()  # nor a token that a cluster started later would ask for
 
 
 def test_the_smoke_grid_ends_with_the_same_bits_on_every_executor(tmp_path: Path) -> None:
