@@ -1,4 +1,7 @@
-"""A short campaign of kills: a node whose network is taken away while a trial runs there."""
+"""A short campaign of kills: a node whose network is taken away while a trial runs there.
+
+Workers and drivers are killed in test_processes, test_certify_jobs and test_signals, where every kill hits its moment.
+"""
 
 from __future__ import annotations
 
