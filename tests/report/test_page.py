@@ -24,6 +24,7 @@ from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entry
 from softadv.experiments.spec import METHODS, MethodName, Trial
 from softadv.report.page import write_report
+from softadv.report.words import capital
 from softadv.training.records import EpochMetrics
 
 IMAGES = 200
@@ -231,7 +232,7 @@ def test_verdicts_are_words_and_everything_is_escaped(page: str) -> None:
     for verdict in VERDICTS:
         assert f"</span> {verdict.outcome}</span>" in page
         assert escape(verdict.reason) in page
-        assert escape(verdict.claim.title) in page
+        assert escape(capital(verdict.claim.title)) in page
     assert "<b>so</b>" not in page
     assert page.index('id="claims"') < page.index('id="results"')
     assert "A &lt;grid&gt;" in page

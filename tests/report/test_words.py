@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from softadv.claims.judge import Expectations
+from softadv.claims.judge import Claim, Expectations, Verdict
 from softadv.claims.selection import Required
 from softadv.experiments.names import names_of
-from softadv.experiments.spec_text import Series
+from softadv.experiments.spec_text import Series, setting_title
+from softadv.report.claims_table import claim_groups
 from softadv.report.words import in_symbols, in_words, method_label, method_title, setting_words
 from tests.report.test_page import make_trial
 
@@ -64,3 +65,14 @@ def test_methods_have_short_names(method: str, recorded: str, label: str, title:
     names = replace(names, method_title=recorded) if recorded else names
     assert method_label(method, names) == label
     assert method_title(method, names) == title
+
+
+def test_a_choice_of_a_setting_is_named_in_words() -> None:
+    title = setting_title(series(batch_size=8, split_every=3))
+    assert title.endswith("batch size: 8   split every: 3") or title.endswith("split every: 3   batch size: 8")
+
+
+def test_a_claim_begins_with_a_capital() -> None:
+    claim = Claim(id="1", title="the digits-a models", source="s", kind="check")
+    (group,) = claim_groups([Verdict(claim=claim, outcome="holds", reason="r")], {"digits-a": "Digits, ε 0.1"})
+    assert [row.title for row in group.decided] == ["The Digits, ε 0.1 models"]

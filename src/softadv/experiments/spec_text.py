@@ -100,7 +100,8 @@ def spec_value(trial: Trial, key: str) -> str:
 def choices(trial: Trial) -> list[str]:
     """The assumptions of a trial that are not the default, such as "update: two-pass"."""
     defaults = {field.name: field.default for field in fields(Trial)}
-    return [f"{key}: {spec_value(trial, key)}" for key in ASSUMPTIONS if getattr(trial, key) != defaults[key]]
+    told = [key for key in ASSUMPTIONS if getattr(trial, key) != defaults[key]]
+    return [f"{key.replace('_', ' ')}: {spec_value(trial, key)}" for key in told]
 
 
 def setting_title(run: Series) -> str:

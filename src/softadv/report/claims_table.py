@@ -9,7 +9,7 @@ from typing import get_args
 from softadv.claims.judge import ClaimKind, Outcome, Verdict
 from softadv.claims.stats import Estimate
 from softadv.report.intervals import interval_plot, kind_of, shared_scale
-from softadv.report.words import in_words
+from softadv.report.words import capital, in_words
 
 TITLES: dict[ClaimKind, str] = {
     "paper": "The paper’s claims",
@@ -77,7 +77,7 @@ def _row(verdict: Verdict, words: Mapping[str, str], limits: Mapping[tuple[str, 
     claim = verdict.claim
     return ClaimRow(
         id=claim.id,
-        title=in_words(claim.title, words),
+        title=capital(in_words(claim.title, words)),
         source=in_words(claim.source, words),
         outcome=verdict.outcome,
         reason=in_words(verdict.reason, words),

@@ -9,7 +9,7 @@ from softadv._decimals import decimal
 from softadv.claims.stats import Estimate
 from softadv.experiments.spec_text import DOMAIN_TITLES
 from softadv.report.figures.svg import LETTER, AxisScale, Panel, around, hit, shortened, tag, text, tick_text
-from softadv.report.words import in_words
+from softadv.report.words import capital, in_words
 
 _ROW = 30.0  # pixels of an estimate: its name and its mean, and the interval below
 _HEAD = 18.0  # of a heading
@@ -74,7 +74,7 @@ def interval_plot(
 
 
 def _heading(panel: Panel, quantity: str, y: float) -> Callable[[], None]:
-    return lambda: panel.add(text(shortened(_capital(quantity), panel.width - 2), 0, y + 12, class_="soft small"))
+    return lambda: panel.add(text(shortened(capital(quantity), panel.width - 2), 0, y + 12, class_="soft small"))
 
 
 def _row(panel: Panel, found: Estimate, x: AxisScale, y: float, *, name: str) -> Callable[[], None]:
@@ -126,10 +126,6 @@ def _parts(estimate: Estimate) -> tuple[str, str]:
     """What it was measured on, and what was measured: a label is as a rule "setting: quantity"."""
     name, colon, quantity = estimate.label.partition(": ")
     return (name, quantity) if colon else ("", name)
-
-
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
 
 
 def amount_text(estimate: Estimate) -> str:

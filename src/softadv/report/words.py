@@ -89,6 +89,11 @@ def in_symbols(text: str) -> str:
     return text.replace(" - ", " \N{MINUS SIGN} ")
 
 
+def capital(words: str) -> str:
+    """A text with a capital at its beginning."""
+    return words[:1].upper() + words[1:]
+
+
 def method_family(method: str) -> tuple[str, dict[str, float | int]]:
     """A method's name without its settings, and these; a name of another form is all name."""
     if ":" in method:
