@@ -98,6 +98,26 @@ def words(found: Sequence[Answered]) -> str:
     return "\n".join(lines)
 
 
+def at_random() -> str:
+    """A line on the control that attacks as many images as soft training, chosen at random; "" without both."""
+    entries = read_entries(REFERENCE / "controls")
+    runs = [run for run in all_series(entries) if run.result]
+    told = []
+    for its_runs in by_setting(runs).values():
+        gain = compare_methods(entries, its_runs[0], "random", "soft").natural
+        if gain is not None:
+            told.append((its_runs[0], gain))
+    if not told:
+        return ""
+    parts = [f"{_tenths(gain.mean)} points at ε {fraction(run.trial.eps)}{_ends(gain)}" for run, gain in told]
+    first = told[0][0]
+    said = (
+        f"- {first.names.dataset_title}, {first.trial.epochs} epochs, with as many images attacked, but chosen at "
+        f"random instead of by the certifier: natural accuracy differs from soft training's by {_listed(parts)}."
+    )
+    return textwrap.fill(said, width=120, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def difference(found: Estimate | None) -> str:
     """A difference in points with its 95% interval, which one seed does not have."""
     if found is None:
@@ -142,14 +162,22 @@ def _shown(told: Sequence[Answered]) -> Iterator[str]:
         if it.gain is None or it.gain.low is None or it.gain.high is None:
             continue
         size, where = decimal(abs(it.gain.mean), places=1), _where([it], told)
-        low, high = (decimal(end, places=1, sign=True).replace("-", "−") for end in (it.gain.low, it.gain.high))
         if it.gain.low > 0:
             said = f"keeps {size} of them{where}"
         elif it.gain.high < 0:
             said = f"loses {size} more{where}"
         else:
             said = f"shows no clear difference{where}"
-        yield f"{said} ({low} to {high})"
+        yield f"{said}{_ends(it.gain)}"
+
+
+def _ends(found: Estimate) -> str:
+    """The interval in brackets; "" where one seed gives none."""
+    return "" if found.low is None or found.high is None else f" ({_tenths(found.low)} to {_tenths(found.high)})"
+
+
+def _tenths(value: float) -> str:
+    return decimal(value, places=1, sign=True).replace("-", "\N{MINUS SIGN}")
 
 
 def _where(these: Sequence[Answered], told: Sequence[Answered]) -> str:

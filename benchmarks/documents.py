@@ -54,7 +54,7 @@ def makers() -> Mapping[tuple[str, str], Callable[[], str]]:
         for grid in reference_table.GRIDS
     }
     return {
-        ("README.md", "answer"): lambda: answer.words(answer.answers()),
+        ("README.md", "answer"): lambda: "\n".join(filter(None, (answer.words(answer.answers()), answer.at_random()))),
         ("README.md", "answer in numbers"): lambda: answer.table(answer.answers()),
         **results,
         ("docs/reviewers.md", "claims"): reference_table.claims,

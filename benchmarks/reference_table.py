@@ -48,8 +48,9 @@ def results(grid: str) -> str:
     trials = f"`{grid}`: {parts.finished} of the grid's {parts.trials} trials are stored{shared}."
     runs = finished_runs(read_entries(REFERENCE / grid))
     others = sorted({run.result.trial.method for run in runs} - {"natural", "adversarial", "soft"})
-    compared = [differences(grid, "soft", "adversarial"), *(differences(grid, other, "soft") for other in others)]
-    shown = (trials, table(grid), provenance(grid), verdicts(grid), *compared)
+    compared = [("soft", "adversarial"), *((other, base) for other in others for base in ("soft", "adversarial"))]
+    tables = [differences(grid, method, other) for method, other in compared]
+    shown = (trials, table(grid), provenance(grid), verdicts(grid), *tables)
     return "\n\n".join(filter(None, shown))
 
 
