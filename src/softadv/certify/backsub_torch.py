@@ -12,7 +12,7 @@ from softadv.certify.operators import Activation, Add, Interval, MaxPool, Relu
 from softadv.certify.rounding import Arithmetic
 
 # How many copies of the largest forms are in memory at the peak (measured on the paper's networks: 2.6 to 3.9).
-_ROWS_ALIVE = 5
+_FORMS_ALIVE = 5
 
 
 class TorchBackSubstitution(BackSubstitution):
@@ -29,8 +29,8 @@ class TorchBackSubstitution(BackSubstitution):
 
     @staticmethod
     def floats_per_image(network: Network) -> int:
-        rows = (_largest_rows(network, at) for at in range(1, len(network.nodes) + 1))
-        return _ROWS_ALIVE * max(rows, default=0)
+        sizes = (_largest_forms(network, at) for at in range(1, len(network.nodes) + 1))
+        return _FORMS_ALIVE * max(sizes, default=0)
 
     @staticmethod
     def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
@@ -78,7 +78,7 @@ def _minimum(relaxed: Relaxed, forms: LinearForms, activation: int) -> Tensor:
     return waiting[0].minimum(relaxed.center, relaxed.radius)
 
 
-def _largest_rows(network: Network, activation: int) -> int:
+def _largest_forms(network: Network, activation: int) -> int:
     """The number of coefficients of the largest forms of one image, of an activation's neurons."""
     channels, height, width = network.shapes[activation]
     count = 2 * channels * height * width

@@ -28,7 +28,7 @@ from softadv.certify.graph import FinalActivation, Network, Node
 from softadv.certify.linear_forms import LinearForms, Patches
 from softadv.certify.merging import terms
 from softadv.certify.operators import Activation, Affine, Conv, Copy, Dense, Flatten, Gather, MaxPool, Scale, Step
-from softadv.certify.operators.base import Interval
+from softadv.certify.operators.base import Interval, largest_magnitude
 from softadv.certify.operators.lines import Lines
 from softadv.certify.operators.relu import Relu, unstable
 from softadv.certify.rounding import Arithmetic, Errors, outwards, overflow_limit
@@ -152,7 +152,7 @@ class Analysis:
         self.bounds = [box]
         self.relaxed = Relaxed(network, *_centered(box, rounding))
         self.finite = torch.ones(len(box[0]), dtype=torch.bool, device=box[0].device)
-        self.largest = _largest(box).flatten(1).amax(1)
+        self.largest = largest_magnitude(*box).flatten(1).amax(1)
         self._exact = {0}  # activations whose bounds back-substitution cannot improve, or need not
 
     def pass_through(self, at: int, node: Node) -> None:
@@ -340,8 +340,3 @@ def _centered(interval: Interval, rounding: Arithmetic | None) -> Interval:
     lower, upper = interval
     center = (lower + upper) / 2
     return center, (upper - lower) / 2 if rounding is None else rounding.radius(center, lower, upper)
-
-
-def _largest(interval: Interval) -> Tensor:
-    lower, upper = interval
-    return torch.maximum(-lower, upper)

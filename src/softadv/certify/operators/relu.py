@@ -66,7 +66,8 @@ def zonotope_lines(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) ->
     if rounding is None:
         return Lines(slope, slope, offset)
     # The lower line goes through 0; its offset is what the rounding of slope * coefficient costs.
-    down = _where_unstable(lower, upper, -rounding.offset(torch.zeros_like(upper), largest_magnitude(lower, upper)))
+    zero = torch.zeros_like(upper)
+    down = torch.where(unstable(lower, upper), -rounding.offset(zero, largest_magnitude(lower, upper)), zero)
     return Lines(slope, slope, offset, down)
 
 
@@ -74,7 +75,7 @@ def _upper_line(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> tu
     """The chord through (l, 0) and (u, u): slope u / (u - l), offset -slope * l; exact where stable."""
     slope, offset = (lower >= 0).to(upper.dtype), torch.zeros_like(upper)
     # Most neurons are stable: the chords are computed for the others alone.
-    at = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
+    at = unstable(lower, upper).nonzero(as_tuple=True)
     low, high = lower[at], upper[at]
     chord = high / (high - low)
     height = -chord * low
@@ -82,7 +83,3 @@ def _upper_line(lower: Tensor, upper: Tensor, rounding: Arithmetic | None) -> tu
         # Whatever the rounded slope is, this line lies above both corners of the chord.
         height = rounding.offset(torch.maximum(height, (1 - chord) * high), largest_magnitude(low, high))
     return slope.index_put_(at, chord), offset.index_put_(at, height)
-
-
-def _where_unstable(lower: Tensor, upper: Tensor, values: Tensor) -> Tensor:
-    return torch.where((lower < 0) & (upper > 0), values, torch.zeros_like(values))
