@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from softadv.certify.eran import certify_with
+from softadv.certify.eran import Bridge, certify_with
 from softadv.certify.eran.proc import OwnTime, processor_seconds, resident_bytes
 from softadv.certify.eran.process import worker_command
 from softadv.errors import SoftadvError
@@ -101,9 +102,11 @@ certify_with(model, x, model(x).argmax(1), engine="eran-deepzono", eps=0.01, sec
 """
 
 
-def test_softadv_killed_takes_with_it_a_worker_that_hangs_where_no_thread_can_run(tmp_path):
-    hanging = tmp_path / "hanging"
-    environment = os.environ | {"SOFTADV_ERAN": stand_in("--fault", "hang with the lock", "--once", hanging)}
+def test_softadv_killed_takes_with_it_a_worker_that_hangs_where_no_thread_can_run(tmp_path, monkeypatch):
+    hanging, temporary = tmp_path / "hanging", tmp_path / "temporary"
+    temporary.mkdir()
+    engine = stand_in("--fault", "hang with the lock", "--once", hanging)
+    environment = os.environ | {"SOFTADV_ERAN": engine, "TMPDIR": str(temporary)}
     with subprocess.Popen([sys.executable, "-c", ASKS_FOR_EVER], env=environment, cwd=ROOT) as parent:
         try:
             while not hanging.exists():
@@ -114,3 +117,8 @@ def test_softadv_killed_takes_with_it_a_worker_that_hangs_where_no_thread_can_ru
         finally:
             parent.kill()
     wait_until_gone([worker])
+    assert list(temporary.glob("softadv-eran-*"))
+    monkeypatch.setenv("SOFTADV_ERAN", engine)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    Bridge("gpupoly").close()
+    assert list(temporary.glob("softadv-eran-*")) == []  # the next one deletes what was left

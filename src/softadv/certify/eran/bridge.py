@@ -6,7 +6,6 @@ engine fails, is unverified, and counted.
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from softadv._modes import in_eval_mode
 from softadv._ranges import UNIT, Clip, check_clip, check_radius
+from softadv._scratch import Scratch
 from softadv.certify import ROUNDINGS, Certificates, Rounding
 from softadv.certify.eran.client import EngineClient, Request
 from softadv.certify.eran.files import EngineModel, write_boxes, write_model
@@ -102,8 +102,8 @@ class Bridge:
             raise SoftadvError(f"engine: time limits must be positive, got {seconds_per_image}, {seconds_to_start}")
         self._engine = engine
         self._client = EngineClient(engine, seconds_per_image=seconds_per_image, seconds_to_start=seconds_to_start)
-        self._temporary = tempfile.TemporaryDirectory(prefix="softadv-")
-        self._folder = Path(self._temporary.name)
+        self._scratch = Scratch("softadv-eran-")
+        self._folder = self._scratch.path
         self._trusted: Path | None = None  # the model that the engine has shown to read as PyTorch does
 
     def __enter__(self) -> Bridge:
@@ -117,7 +117,7 @@ class Bridge:
     def close(self) -> None:
         """Stop the worker, and delete its input files."""
         self._client.stop()
-        self._temporary.cleanup()
+        self._scratch.delete()
 
     def offer(self) -> Offer:
         """What the engine says of itself. Raises SoftadvError where it is not there."""
