@@ -205,3 +205,40 @@ def test_a_constant_that_is_dropped_at_random_is_refused(tmp_path):
     graph.then("Mul", dropped).gemm(6, 2)
     with pytest.raises(SoftadvError, match="Dropout"):
         softadv.load_model(graph.write(tmp_path / "net.onnx"))
+
+
+def size_of_batch(graph):
+    """The size of the batch, a number."""
+    (sizes,) = graph.node("Shape", "x")
+    (count,) = graph.node("Gather", sizes, graph.constant(0, np.int64), axis=0)
+    return count
+
+
+def with_number_of_images(graph):
+    (count,) = graph.node("Cast", size_of_batch(graph), to=1)
+    return graph.then("Add", count).gemm(6, 2)
+
+
+def images_joined(graph):
+    (features,) = graph.node("Mul", size_of_batch(graph), graph.constant(6, np.int64))
+    (features,) = graph.node("Unsqueeze", features, ints(graph, 0))
+    (sizes,) = graph.node("Concat", ints(graph, -1), features, axis=0)
+    return graph.then("Reshape", sizes).gemm(6, 2)
+
+
+@pytest.mark.parametrize("build", [with_number_of_images, images_joined])
+def test_what_depends_on_the_size_of_the_batch_is_refused(tmp_path, build):
+    with pytest.raises(SoftadvError, match="depends on the size of the batch"):
+        softadv.load_model(build(Graph((6,))).write(tmp_path / "net.onnx"))
+    alone = build(Graph((6,), batch=1)).write(tmp_path / "alone.onnx")  # always one image
+    assert softadv.load_model(alone)(torch.rand(1, 6)).shape == (1, 2)
+
+
+def test_a_batch_that_only_stays_is_read(tmp_path):
+    graph = Graph((2, 3))
+    (count,) = graph.node("Unsqueeze", size_of_batch(graph), ints(graph, 0))
+    (sizes,) = graph.node("Concat", count, ints(graph, 6), axis=0)
+    path = graph.then("Reshape", sizes).gemm(6, 2).write(tmp_path / "net.onnx")
+    x = torch.rand(3, 2, 3, generator=torch.Generator().manual_seed(0))
+    (expected,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": x.numpy()})
+    torch.testing.assert_close(softadv.load_model(path)(x), torch.from_numpy(expected))

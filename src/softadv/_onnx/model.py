@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softadv._onnx import layers, shapes  # noqa: F401 (they register their operators)
 from softadv._onnx.calls import OPERATORS, OperatorCall, known_operators
 from softadv._onnx.constants import UnreadError, attributes, folded
-from softadv._onnx.file import MOST_MADE, MOST_NUMBERS, MOST_TOGETHER, OnnxFile, read_file
+from softadv._onnx.file import MOST_MADE, MOST_NUMBERS, MOST_TOGETHER, Array, OnnxFile, read_file
 from softadv._onnx.unbatched import build_unbatched
 from softadv.errors import SoftadvError
 
@@ -107,11 +107,13 @@ class _Reader:
     """The modules of the nodes read so far. shapes: of each activation, as a tensor without memory.
 
     made: how many numbers the modules hold, with the constants that were computed; computed: of all activations.
+    of_two: what constants that depend on the size of the batch are with a batch of two.
     """
 
     def __init__(self, file: OnnxFile) -> None:
         dtype: torch.dtype = getattr(torch, file.dtype)
         self.file, self.model, self.constants = file, OnnxModel(file), dict(file.constants)
+        self.of_two: dict[str, Array] = {}
         self.made = self.computed = 0
         self.most = MOST_MADE + 2 * sum(constant.size for constant in file.constants.values())
         # Shapes are found on a device that has no memory.
@@ -124,19 +126,27 @@ class _Reader:
         if node.op_type == "Shape" and inputs[0] in self.shapes:
             # The batch is left as it is wherever a shape is put together.
             sizes = [*(() if self.file.unbatched else (1,)), *self._shape(inputs[0])]
-            self.constants[node.output[0]] = np.array(sizes[slice(options.get("start"), options.get("end"))])
+            kept = slice(options.get("start"), options.get("end"))
+            self.constants[node.output[0]] = np.array(sizes[kept])
+            if not self.file.unbatched and self.file.batch != 1:
+                self._note_batch(node.output[0], np.array([2, *sizes[1:]][kept]))
             return
         if all(name in self.constants or not name for name in inputs):
             known = [self.constants.get(name) for name in inputs]
             constant = folded(node.op_type, known, options, self.file.opset)
             self._count(constant.size)
             self.constants[node.output[0]] = constant
+            if any(name in self.of_two for name in inputs):
+                known = [self.of_two.get(name, constant) for name, constant in zip(inputs, known, strict=True)]
+                self._note_batch(node.output[0], folded(node.op_type, known, options, self.file.opset))
             return
         if node.op_type not in OPERATORS:
             raise UnreadError(f"is not read; operators that are: {', '.join(known_operators())}")
         for name in inputs:
             if name and name not in self.shapes and name not in self.constants:
                 raise UnreadError(f"takes {name}, which nothing makes")
+            if name in self.of_two and not (node.op_type == "Reshape" and self._is_first(name)):
+                raise UnreadError(f"takes {name}, which depends on the size of the batch")
         active = tuple(name for name in inputs if name in self.shapes)
         call = OperatorCall(
             constants=[self.constants.get(name) for name in inputs], options=options, opset=self.file.opset,
@@ -147,6 +157,18 @@ class _Reader:
         for part, module in enumerate(modules):
             if node.output[part]:
                 self._append(f"{key}_{part}" if part else key, module.eval(), active, node.output[part])
+
+    def _note_batch(self, name: str, two: Array) -> None:
+        """Keep what a constant is with a batch of two, unless it is the same, or the same for each input."""
+        one = self.constants[name]
+        repeated = (2, *one.shape[1:]) if one.ndim > 1 and len(one) == 1 else one.shape
+        if two.shape not in (one.shape, repeated) or not (two == one).all():
+            self._count(two.size)
+            self.of_two[name] = two
+
+    def _is_first(self, name: str) -> bool:
+        """Whether a list of sizes depends on that of the batch in its first place alone, where the batch stays."""
+        return np.array_equal(self.constants[name][1:], self.of_two[name][1:])
 
     def _append(self, key: str, module: nn.Module, active: tuple[str, ...], output: str) -> None:
         meta = {name: tensor.to("meta") for name, tensor in (*module.named_parameters(), *module.named_buffers())}
