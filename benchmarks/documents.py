@@ -34,7 +34,12 @@ from softadv.experiments.runs import read_entries
 
 ROOT = Path(__file__).parents[1]
 # Of the grids that docs/results.md has no room for.
-_PAGES = {"controls": "results-controls", "paper-short": "results-short", "rolling": "results-rolling"}
+_PAGES = {
+    "controls": "results-controls",
+    "mnist-certified": "results-certified",
+    "paper-short": "results-short",
+    "rolling": "results-rolling",
+}
 # The pictures in docs/figures: of which grid's report each is, and what it is called there.
 FIGURES = {
     "accuracy-mnist-eps0.1.svg": ("mnist", "accuracy-mnist-eps0.1"),

@@ -11,7 +11,7 @@ from softadv.claims.judge import Verdict, load_expectations
 from softadv.claims.stats import estimate
 from softadv.cli.finish import verdicts_on
 from softadv.experiments.reference import read_summary
-from softadv.experiments.runs import Run, all_series, finished_runs, read_entries, value_of
+from softadv.experiments.runs import NotRun, Run, all_series, finished_runs, read_entries, value_of
 from softadv.report.intervals import signed
 from softadv.report.provenance import commit_remarks
 from softadv.report.words import in_symbols, setting_words
@@ -128,4 +128,7 @@ def _difference(pairs: Sequence[tuple[Run, Run]], column: str) -> str:
 def _cell(runs: Sequence[Run], column: str) -> str:
     if column == "verified_share" and runs[0].result.trial.method != "soft":
         return ""
-    return spread([value_of(run, column) for run in runs])
+    try:
+        return spread([value_of(run, column) for run in runs])
+    except NotRun:  # the grid does not ask for AutoAttack
+        return "–"

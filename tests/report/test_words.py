@@ -72,6 +72,11 @@ def test_a_choice_of_a_setting_is_named_in_words() -> None:
     assert title.endswith("batch size: 8   split every: 3") or title.endswith("split every: 3   batch size: 8")
 
 
+def test_the_value_of_a_choice_stays_as_it_is_written() -> None:
+    padded = series(setting="digits-padded", model="conv_small_padded")
+    assert setting_words([series(), padded])["digits-padded"].endswith("model: conv_small_padded")
+
+
 def test_a_claim_begins_with_a_capital() -> None:
     claim = Claim(id="1", title="the digits-a models", source="s", kind="check")
     (group,) = claim_groups([Verdict(claim=claim, outcome="holds", reason="r")], {"digits-a": "Digits, ε 0.1"})

@@ -35,7 +35,7 @@ def setting_words(runs: Sequence[Series], expected: Iterable[Expectations] = ())
         run.trial.setting: _Setting(
             place=f"{run.names.dataset_title}, ε {fraction(run.trial.eps)}",
             epochs=_epochs(run.trial.epochs),
-            choices=", ".join(in_symbols(choice.replace("_", " ")) for choice in choices(run.trial)),
+            choices=", ".join(map(in_symbols, choices(run.trial))),
         )
         for run in runs
     }
