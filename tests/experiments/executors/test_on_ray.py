@@ -85,7 +85,8 @@ def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held:
         """When both nodes are busy, and stay so: with either one goes a trial."""
         try:
             while any(len(RunFolder(folder).metrics()) != 1 for folder in patients):
-                time.sleep(0.1)
+                if over.wait(0.1):  # all trials have ended, and so did not wait for this
+                    return
             node = cluster.nodes.pop()
             gone = processes_of(node)
             cluster.remove_node(node, allow_graceful=False)
@@ -94,6 +95,7 @@ def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held:
         finally:
             held.unlink()
 
+    over = threading.Event()
     taking = threading.Thread(target=take_a_node_away, daemon=True)
     try:
         assert executor.slots == 2
@@ -101,6 +103,7 @@ def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held:
         ran = run_grid(prepared, report=report, executor=executor, threads=1)
     finally:
         executor.close()
+        over.set()
     taking.join()
     assert (ran.failed, ran.refused) == ((), {})
     assert len(ran.finished) == len(grid.trials)
