@@ -48,6 +48,11 @@ def test_nothing_else_says_that_it_is_made(document: str) -> None:
     assert text_of(document).count("<!-- made:") == len(parts(document))
 
 
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
+def test_no_mark_of_a_merge_is_left(document: str) -> None:
+    assert not re.search(r"^(<{7}|={7}|>{7})( |$)", text_of(document), re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("document", "most"), [("README.md", 120), ("CONTRIBUTING.md", 60), *((p, 150) for p in PAGES)]
 )
