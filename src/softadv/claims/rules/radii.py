@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from softadv.claims.stats import estimate, within
 from softadv.experiments.runs import Run
 
 
-class _Falls:
+class _Falls(ABC):
     """A value of every run falls from each setting to the next, by the differences of the seeds that both have.
 
     what: it is, in words. unit: of the value, "%" or "points"; a change is in points.
@@ -30,9 +31,9 @@ class _Falls:
     settings: list[str]
     methods: list[str]
 
+    @abstractmethod
     def value(self, run: Run) -> float:
         """What is to fall, in the unit."""
-        raise NotImplementedError
 
     def decide(self, evidence: Evidence) -> Decision:
         found = [finding for method in self.methods for finding in self._steps(evidence, method)]
