@@ -1,17 +1,16 @@
-"""The pages as a browser sees them: wide and narrow, light, dark and on paper. axe/ is axe-core, for these tests."""
+"""The pages as a browser sees them: wide and narrow, light, dark and on paper."""
 
 from __future__ import annotations
 
-import base64
 import csv
 import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from playwright.sync_api import Page
 
 from softadv.claims.judge import Claim, Expectations, Outcome, Verdict
 from softadv.claims.rules.methods import Gain
@@ -24,11 +23,10 @@ from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import METHODS, Trial
 from softadv.report.page import write_report
 from softadv.report.two_runs import write_comparison
-from tests.report.browser import CHROMIUM, Browser, Seen
+from tests.report.browser import CHROMIUM, Browser, Seen, complaints
 from tests.report.test_page import finish, make_run, make_trial
 
 PHONE, DESK, PAPER = 390, 1280, 680  # widths in CSS pixels; A4 within its margins
-AXE = Path(__file__).parent / "axe" / "axe.min.js"
 RIVALS = (
     *(f"trades(beta={beta})" for beta in (1, 3, 6)), *(f"fat(tau={tau})" for tau in (0, 1, 2)),
     "random", "confident", "survivors", "inverted", "adversarial(train_eps=4/255)",
@@ -61,16 +59,12 @@ SYMBOLS = """(() => {
     }
     return found;
 })()"""
-# axe-core's complaints, in words.
-COMPLAINTS = """axe.run({resultTypes: ['violations']}).then(found => found.violations.map(it =>
-    it.id + ': ' + it.nodes.slice(0, 3).map(node => node.html.slice(0, 99) + ' ' + node.failureSummary).join(' | ')))"""
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    found = Browser(tmp_path_factory.mktemp("chromium"))
-    yield found
-    found.close()
+    with Browser(home=tmp_path_factory.mktemp("chromium")) as found:
+        yield found
 
 
 def estimate(mean: float, *, spread: float | None = 0.5, claimed: tuple[float, float] | None = None) -> Estimate:
@@ -143,19 +137,19 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_comparison(folder / "a", folder / "b", names=("a", "b"))
 
 
-def check(browser: Browser, session: str, seen: Seen, *, width: int) -> list[str]:
+def check(tab: Page, seen: Seen, *, width: int) -> list[str]:
     """What is wrong with a page, in words."""
     wrong = [f"error: {error}" for error in seen.errors]
     wrong += [f"request: {url}" for url in seen.requests]
     if seen.scroll_width > width:
         wrong.append(f"{seen.scroll_width} pixels wide")
-    wrong += [f"cut: {what}" for what in browser.value(session, CUT)]
-    wrong += [f"scrolls: {what}" for what in browser.value(session, SCROLLS)]
+    wrong += [f"cut: {what}" for what in tab.evaluate(CUT)]
+    wrong += [f"scrolls: {what}" for what in tab.evaluate(SCROLLS)]
     return wrong
 
 
-def unfold(browser: Browser, session: str) -> int:
-    return browser.value(session, "[...document.querySelectorAll('details')].map(it => it.open = true).length")
+def unfold(tab: Page) -> int:
+    return tab.evaluate("[...document.querySelectorAll('details')].map(it => it.open = true).length")
 
 
 @pytest.mark.parametrize("which", ["page", "compared"])
@@ -164,26 +158,25 @@ def unfold(browser: Browser, session: str) -> int:
 def test_a_page_opens_without_fault(
     browser: Browser, request: pytest.FixtureRequest, which: str, width: int, scheme: str
 ) -> None:
-    session, seen = browser.open(request.getfixturevalue(which), width=width, scheme=scheme)
-    assert check(browser, session, seen, width=width) == []
-    unfold(browser, session)
-    assert check(browser, session, seen, width=width) == []  # unfolded, too
-    assert browser.value(session, f"{AXE.read_text()}; typeof axe") == "object"
-    assert browser.value(session, COMPLAINTS) == []
-    paper = browser.value(session, "getComputedStyle(document.body).backgroundColor")
+    tab, seen = browser.open(request.getfixturevalue(which), width=width, scheme=scheme)
+    assert check(tab, seen, width=width) == []
+    unfold(tab)
+    assert check(tab, seen, width=width) == []  # unfolded, too
+    assert complaints(tab) == []
+    paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, paper.removeprefix("rgb(").removesuffix(")").split(","))) / 3
     assert (light > 200) == (scheme == "light")
 
 
 def test_the_first_screen_has_the_question_the_answer_and_the_picture(browser: Browser, paper_short: Path) -> None:
-    session, _ = browser.open(paper_short, width=DESK)
+    tab, _ = browser.open(paper_short, width=DESK)
     bottoms = "['h1', '.answer', '.counts', 'header figure .drawn'].map(it => document.querySelector(it)"
-    found = browser.value(session, f"{bottoms}.getBoundingClientRect().bottom)")
+    found = tab.evaluate(f"{bottoms}.getBoundingClientRect().bottom)")
     assert found == sorted(found)
     assert found[-1] <= 800
     line = "parseFloat(getComputedStyle(document.querySelector('.answer')).lineHeight)"
-    assert browser.value(session, f"Math.round(document.querySelector('.answer').offsetHeight / {line})") <= 2
-    counts = browser.value(session, "document.querySelector('.counts').textContent")
+    assert tab.evaluate(f"Math.round(document.querySelector('.answer').offsetHeight / {line})") <= 2
+    counts = tab.evaluate("document.querySelector('.counts').textContent")
     assert "The paper’s claims 1 holds, 14 not run" in counts
 
 
@@ -191,54 +184,52 @@ def test_the_first_screen_has_the_question_the_answer_and_the_picture(browser: B
 def test_no_line_breaks_between_a_symbol_and_its_value(
     browser: Browser, request: pytest.FixtureRequest, which: str
 ) -> None:
-    session, _ = browser.open(request.getfixturevalue(which), width=PHONE)
-    unfold(browser, session)
-    found = browser.value(session, SYMBOLS)
+    tab, _ = browser.open(request.getfixturevalue(which), width=PHONE)
+    unfold(tab)
+    found = tab.evaluate(SYMBOLS)
     assert found
     assert [text for text, lines in found if lines > 1] == []
 
 
 def test_a_figure_says_its_values(browser: Browser, page: Path) -> None:
-    session, _ = browser.open(page, width=DESK)
+    tab, _ = browser.open(page, width=DESK)
     said = "(tip => tip.hidden ? '' : tip.textContent)(document.getElementById('tip'))"
     panel = "document.querySelector('#accuracy svg[aria-label^=Natural]')"
     # From the keyboard: the figure in focus shows its last values, and the arrow keys go on from there.
-    browser.value(session, f"{panel}.focus({{focusVisible: true}})")
-    assert "epoch 2" in browser.value(session, said)
+    tab.evaluate(f"{panel}.focus({{focusVisible: true}})")
+    assert "epoch 2" in tab.evaluate(said)
     key = "dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true}))"
-    browser.value(session, f"document.activeElement.{key}")
-    assert "epoch 1" in browser.value(session, said)
-    browser.value(session, "document.activeElement.blur()")
-    assert browser.value(session, said) == ""
+    tab.evaluate(f"document.activeElement.{key}")
+    assert "epoch 1" in tab.evaluate(said)
+    tab.evaluate("document.activeElement.blur()")
+    assert tab.evaluate(said) == ""
     pointed = f"{panel}.querySelector('.hit').dispatchEvent(new PointerEvent('pointerenter'))"
-    assert browser.value(session, f"{pointed}, {said}").startswith("Natural training, epoch 1: natural 80.00%")
+    assert tab.evaluate(f"{pointed}, {said}").startswith("Natural training, epoch 1: natural 80.00%")
 
 
 def test_a_table_sorts_and_is_copied_as_csv(browser: Browser, page: Path) -> None:
-    session, _ = browser.open(page, width=DESK)
+    tab, _ = browser.open(page, width=DESK)
     table = "document.querySelector('#results table')"
-    rows = list(csv.DictReader(browser.value(session, f"csv({table})").splitlines()))
+    rows = list(csv.DictReader(tab.evaluate(f"csv({table})").splitlines()))
     assert [row["Method"] for row in rows if row["Seeds"] == "2"][:3] == ["Natural", "Adversarial", "Soft"]
     assert rows[0]["Setting"].startswith("Digits")
     assert set(rows[0]) >= {"Seeds", "Natural (%)", "PGD (%)", "AutoAttack (%)", "Certified, DeepPoly (%)"}
     sort = f"{table}.tHead.rows[0].cells[2].querySelector('button').click()"
-    browser.value(session, sort)
-    first = [row for row in csv.DictReader(browser.value(session, f"csv({table})").splitlines()) if row["Seeds"] == "2"]
+    tab.evaluate(sort)
+    first = [row for row in csv.DictReader(tab.evaluate(f"csv({table})").splitlines()) if row["Seeds"] == "2"]
     natural = [float(row["Natural (%)"].split()[0]) for row in first]
     assert natural == sorted(natural)
     assert len(natural) == len(METHODS) + len(RIVALS)
-    assert browser.value(session, f"{table}.tHead.rows[0].cells[2].ariaSort") == "ascending"
+    assert tab.evaluate(f"{table}.tHead.rows[0].cells[2].ariaSort") == "ascending"
     right = f"[...{table}.querySelectorAll('th:not(:first-child), td:not(.lacking)')]"
-    assert browser.value(session, f"{right}.every(it => getComputedStyle(it).textAlign === 'right')")
+    assert tab.evaluate(f"{right}.every(it => getComputedStyle(it).textAlign === 'right')")
 
 
 def test_every_estimate_has_a_place_in_a_plot(browser: Browser, page: Path) -> None:
-    session, _ = browser.open(page, width=PHONE)
+    tab, _ = browser.open(page, width=PHONE)
     count = sum(len(verdict.estimates) for verdict in VERDICTS)
-    assert browser.value(session, "document.querySelectorAll('.claim .hit').length") == count
-    sizes = browser.value(
-        session, "[...document.querySelectorAll('.claim svg')].map(it => it.getBoundingClientRect().width)"
-    )
+    assert tab.evaluate("document.querySelectorAll('.claim .hit').length") == count
+    sizes = tab.evaluate("[...document.querySelectorAll('.claim svg')].map(it => it.getBoundingClientRect().width)")
     assert len(sizes) == 3
     assert min(sizes) > 300
 
@@ -248,24 +239,23 @@ def test_every_estimate_has_a_place_in_a_plot(browser: Browser, page: Path) -> N
 def test_a_page_fits_on_paper_of_any_width(
     browser: Browser, request: pytest.FixtureRequest, which: str, width: int
 ) -> None:
-    session, seen = browser.open(request.getfixturevalue(which), width=width, media="print")
-    assert check(browser, session, seen, width=width) == []
+    tab, seen = browser.open(request.getfixturevalue(which), width=width, media="print")
+    assert check(tab, seen, width=width) == []
 
 
 def test_paper_is_black_on_white_and_has_the_commands(browser: Browser, page: Path) -> None:
-    session, _ = browser.open(page, width=PAPER, scheme="dark", media="print")
+    tab, _ = browser.open(page, width=PAPER, scheme="dark", media="print")
     colours = "(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))"
-    assert browser.value(session, colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
-    assert browser.value(session, "document.querySelector('nav').offsetHeight") == 0  # links lead nowhere on paper
+    assert tab.evaluate(colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+    assert tab.evaluate("document.querySelector('nav').offsetHeight") == 0  # links lead nowhere on paper
     seen_on_paper = "it.checkVisibility({contentVisibilityAuto: true}) && it.getBoundingClientRect().height > 5"
     commands = f"[...document.querySelectorAll('.command > pre')].filter(it => {seen_on_paper}).length"
-    assert browser.value(session, commands) == len(list(page.parent.parent.glob("*/spec.json")))
+    assert tab.evaluate(commands) == len(list(page.parent.parent.glob("*/spec.json")))
 
 
 def test_paper_short_takes_eight_pages_none_of_them_blank(browser: Browser, paper_short: Path) -> None:
-    session, _ = browser.open(paper_short, width=PAPER, media="print")
-    answer = browser.ask("Page.printToPDF", session=session, preferCSSPageSize=True, printBackground=True)
-    shown = letters(base64.b64decode(answer["data"]))
+    tab, _ = browser.open(paper_short, width=PAPER, media="print")
+    shown = letters(tab.pdf(prefer_css_page_size=True, print_background=True))
     assert 0 < len(shown) <= 8
     assert min(shown) > 100, shown
 
@@ -298,8 +288,8 @@ def letters(pdf: bytes) -> list[int]:
 def test_a_fault_is_found(browser: Browser, page: Path, tmp_path: Path, addition: str, complaint: str) -> None:
     broken = tmp_path / "index.html"
     broken.write_text(page.read_text().replace("</main>", f"{addition}</main>"))
-    session, seen = browser.open(broken, width=PHONE)
-    found = check(browser, session, seen, width=PHONE)
+    tab, seen = browser.open(broken, width=PHONE)
+    found = check(tab, seen, width=PHONE)
     assert any(complaint in text for text in found), found
 
 
@@ -307,7 +297,6 @@ def test_faint_text_is_found(browser: Browser, page: Path, tmp_path: Path) -> No
     broken = tmp_path / "index.html"
     faint = "<p style='color: #aaa; background: #fff'>faint</p>"
     broken.write_text(page.read_text().replace("</main>", f"{faint}</main>"))
-    session, _ = browser.open(broken, width=DESK)
-    browser.value(session, f"{AXE.read_text()}; typeof axe")
-    found: list[Any] = browser.value(session, COMPLAINTS)
+    tab, _ = browser.open(broken, width=DESK)
+    found = complaints(tab)
     assert [text for text in found if text.startswith("color-contrast")], found
