@@ -190,6 +190,17 @@ def test_a_network_that_fills_the_memory_alone_is_answered_point_by_point_and_bo
     assert set(boxes) == set(points) == {1}
 
 
+def test_nothing_is_proven_of_a_file_that_onnxruntime_reads_otherwise(tmp_path):
+    """Such as one that another one has replaced since it was read."""
+    model = net(tmp_path, seed=0)
+    stated = read_property(write(tmp_path, UNIT + "(assert (>= Y[0,0] 1000))"))
+    assert verify(model, stated).status == "unsat"
+    for other in (lambda: net(tmp_path, seed=1), lambda: Graph((3,)).gemm(3, 1).write(model.path)):
+        other()
+        with pytest.raises(SoftadvError, match=r"net\.onnx: onnxruntime computes something else"):
+            verify(model, stated)
+
+
 def test_many_inputs_are_not_split(tmp_path):
     graph = Graph((20,), seed=1).gemm(20, 30).then("Relu").gemm(30, 30).then("Relu").gemm(30, 2)
     model = softadv.load_model(graph.write(tmp_path / "net.onnx"))

@@ -24,6 +24,7 @@ from softadv.certify.domains import DOMAINS, Domain
 from softadv.certify.graph import Network
 from softadv.certify.operators import Conv
 from softadv.certify.rounding import check_evaluation
+from softadv.certify.spot_check import check_scores
 from softadv.certify.trace import read_network
 from softadv.data import check_images, check_labels
 from softadv.errors import SoftadvError
@@ -270,13 +271,8 @@ class _Settings:
         """Raise SoftadvError where the network that was read has other scores for images than the model."""
         if self.rounding != "sound" or not len(x) or not has_own_code(self.model):
             return  # layers alone are what they are read as
-        # Around a single point, intervals are as narrow as rounding errors.
-        point = self.network.as_planes(x.to(self.like.device, self.like.dtype, copy=True))
-        lower_bounds(
-            self.network, (point, point), point.new_zeros(len(x), 1, self.network.classes), domain="box",
-            rounding=self.backsub.arithmetic(self.network, point.dtype), backsub=self.backsub,
-            scores=self._scores(x),
-        )  # fmt: skip
+        point = x.to(self.like.device, self.like.dtype, copy=True)
+        check_scores(self.network, point, self._scores(x), backsub=self.backsub)
 
     @torch.no_grad()
     def margin(self, images: _Open) -> Tensor:

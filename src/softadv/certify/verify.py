@@ -25,8 +25,10 @@ from softadv.certify.api import check_convolutions
 from softadv.certify.bounds import lower_bounds
 from softadv.certify.computed_by import computed_by
 from softadv.certify.rounding import check_evaluation, outwards
+from softadv.certify.spot_check import check_scores
 from softadv.certify.trace import read_network
 from softadv.certify.vnnlib import Case, LinearConstraint, Property, PropertyError, Variable, bounds_of, without_bounds
+from softadv.errors import SoftadvError
 
 Status = Literal["unsat", "sat", "unknown", "timed-out"]
 
@@ -159,6 +161,8 @@ class _Solver:
         """Prove each box, or split it; may find a counterexample on the way."""
         done = 0
         unknown = False
+        if boxes:
+            self.check_reading(boxes[0])
         with native.threads_of_its_own(), torch.no_grad():
             while boxes:
                 if self.is_late:
@@ -179,6 +183,15 @@ class _Solver:
                     unknown |= not halves
                     boxes.extendleft(reversed(halves))
         return PropertyAnswer("unknown" if unknown else "unsat", boxes=done)
+
+    def check_reading(self, box: _Box) -> None:
+        """Raise SoftadvError where onnxruntime computes something else of a box's middle than the network read."""
+        point = ((box.lower + box.upper) / 2).to(self.like.dtype)
+        outputs = torch.from_numpy(self._computed(point))[None]
+        try:
+            check_scores(self.network, point.reshape(1, *self.model.shape), outputs, backsub=self.engine.backsub)
+        except SoftadvError as error:
+            raise SoftadvError(f"{self.model.path}: onnxruntime computes something else than was read of it") from error
 
     def search(self, box: _Box) -> PropertyAnswer | None:
         """Search for a counterexample by gradient steps from many points of a box."""
@@ -269,16 +282,19 @@ class _Solver:
         """The answer with a point as counterexample, if onnxruntime's outputs and exact arithmetic confirm it."""
         low, high = self._floats(box)
         point = torch.minimum(torch.maximum(point.to(self.like.dtype), low), high)
-        name = self.session.get_inputs()[0].name
         inputs: Any = point.numpy()
-        shape = self.model.shape if self.model.unbatched else (1, *self.model.shape)
-        (found,) = self.session.run(None, {name: inputs.reshape(shape)})
-        outputs: Any = np.asarray(found).reshape(-1)
+        outputs = self._computed(point)
         if not np.isfinite(outputs).all() or not all(c.holds(inputs, outputs) for c in case):
             return None
         if self.property.type == "real" and not self._holds_in_reals(case, point):
             return None
         return PropertyAnswer("sat", inputs, outputs)
+
+    def _computed(self, point: Tensor) -> Any:
+        """What onnxruntime computes of an input (D,): an array (K,)."""
+        shape = self.model.shape if self.model.unbatched else (1, *self.model.shape)
+        (found,) = self.session.run(None, {self.session.get_inputs()[0].name: point.numpy().reshape(shape)})
+        return np.asarray(found).reshape(-1)
 
     def _holds_in_reals(self, case: Case, point: Tensor) -> bool:
         """Whether sound bounds prove a point to be a counterexample of the network in real arithmetic, too."""
