@@ -70,6 +70,8 @@ class OperatorCall:
 
 Modules = list[nn.Module]
 OPERATORS: dict[str, Callable[[OperatorCall], Modules]] = {}
+# Whose first input may be a constant beside an activation.
+EITHER = ("Add", "Sub", "Mul", "Div", "Sum", "MatMul", "Concat")
 # What is read without a module: their outputs are constants.
 _CONSTANTS = ("Constant", "ConstantOfShape", "Shape")
 

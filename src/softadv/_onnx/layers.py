@@ -50,7 +50,7 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 @operator("Gemm")
 def _gemm(call: OperatorCall) -> Modules:
-    if len(call.shapes[0]) != 1 + call.unbatched or call.first_active != 0 or call.options.get("transA", 0):
+    if len(call.shapes[0]) != 1 + call.unbatched or call.options.get("transA", 0):
         raise UnreadError("is read with vectors (N, D) on the left and a constant matrix on the right")
     weight, alpha, beta = call.weight(1), call.options.get("alpha", 1.0), call.options.get("beta", 1.0)
     weight = weight if call.options.get("transB", 0) else weight.t()
@@ -72,7 +72,7 @@ def _matmul(call: OperatorCall) -> Modules:
     weight = call.weight(1 - call.first_active)
     if call.unbatched and call.first_active == 1 and len(call.shapes[0]) == 1 and weight.ndim == 2:
         return [_linear(weight, None)]
-    while not call.unbatched and weight.ndim > 2 and len(weight) == 1:
+    while not call.unbatched and 2 < weight.ndim <= len(call.shapes[0]) + 1 and len(weight) == 1:
         weight = weight[0]
     if weight.ndim != 2 or (call.first_active == 1 and len(call.shapes[0]) < 2):
         raise UnreadError(f"is read beside one constant matrix, not one of shape {tuple(call.weight(1).shape)}")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._onnx import layers, shapes  # noqa: F401 (they register their operators)
-from softadv._onnx.calls import OPERATORS, OperatorCall, known_operators
+from softadv._onnx.calls import EITHER, OPERATORS, OperatorCall, known_operators
 from softadv._onnx.constants import UnreadError, attributes, folded
 from softadv._onnx.file import MOST_MADE, MOST_NUMBERS, MOST_TOGETHER, Array, OnnxFile, read_file
 from softadv._onnx.unbatched import build_unbatched
@@ -147,6 +147,8 @@ class _Reader:
                 raise UnreadError(f"takes {name}, which nothing makes")
             if name in self.of_two and not (node.op_type == "Reshape" and self._is_first(name)):
                 raise UnreadError(f"takes {name}, which depends on the size of the batch")
+        if inputs[0] not in self.shapes and node.op_type not in EITHER:
+            raise UnreadError("is read where its first input is an activation")
         active = tuple(name for name in inputs if name in self.shapes)
         call = OperatorCall(
             constants=[self.constants.get(name) for name in inputs], options=options, opset=self.file.opset,

@@ -211,8 +211,8 @@ def _split(call: OperatorCall) -> Modules:
 @operator("Gather")
 def _gather(call: OperatorCall) -> Modules:
     which = call.constant(1)
-    if call.first_active != 0 or which is None or which.dtype.kind not in "iu":
-        raise UnreadError("is read where its indices are constants and its data are not")
+    if which is None or which.dtype.kind not in "iu":
+        raise UnreadError("is read where its indices are constants")
     axis, index = _axis(call, 0), np.array(which, np.int64)
     size = call.shapes[0][axis - 1]
     if not index.size or index.min() < -size or index.max() >= size:
