@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from softadv._onnx.calls import OPERATORS
-from softadv.certify import DOMAINS, certify, layers
+from softadv.certify import DOMAINS, LinearOperator, certify, layers
 from softadv.certify.computed_by import computed_by
 from softadv.certify.trace import read_network
 from tests.networks import Residual, random_images, seeded
@@ -94,3 +94,34 @@ def test_a_vector_stays_one_behind_an_operator_of_ones_own(documented):
     y = model(x).argmax(1)
     real = model(x).topk(2).values.diff(dim=1).neg()[:, 0]
     torch.testing.assert_close(certify(model, x, y, eps=0.0).margin, real, rtol=1e-3, atol=1e-3)
+
+
+class Tiny(nn.Module):
+    """Three numbers times entries so small that a CPU may flush them to zero."""
+
+    weight = torch.tensor([[1e-39, 0.0, 0.0], [0.0, 1e-40, 0.0]])
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight)
+
+
+class TinyStep(LinearOperator):
+    most_terms = (1, 1)
+
+    def apply(self, x, *, magnitudes):
+        return nn.functional.linear(x.flatten(1), Tiny.weight)[:, :, None, None]
+
+    def transposed(self, y):
+        return nn.functional.linear(y.flatten(1), Tiny.weight.T)[:, :, None, None]
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_entries_that_an_evaluator_flushes_to_zero_are_paid_for(monkeypatch, domain):
+    """The first score is 100,000, or 0 where the entry is flushed; the other one is 50,000."""
+    monkeypatch.setitem(layers._REGISTERED, Tiny, lambda _layer, shape: TinyStep(shape, (2, 1, 1)))
+    last = nn.Linear(2, 2)
+    last.weight.data, last.bias.data = torch.tensor([[1e15, 0.0], [0.0, 0.0]]), torch.tensor([0.0, 5e4])
+    model, x = nn.Sequential(Tiny(), last).requires_grad_(False), torch.full((1, 3), 1e29)
+    found = certify(model, x, torch.tensor([0]), eps=0.0, clip=(0, 1e30), domain=domain)
+    assert found.correct
+    assert not found.verified

@@ -48,9 +48,11 @@ class LinearOperator(Operator, ABC):
         return middle - spread, middle + spread
 
     def terms(self, arithmetic: Arithmetic, lower: Tensor, upper: Tensor) -> Terms:
-        # One term more, as large as what underflows.
+        # One term more, as large as what underflows, with the entries of A that may be flushed to zero.
         count = self.most_terms[0] + 1
-        whole = self.apply(arithmetic.raised(largest_magnitude(lower, upper)), magnitudes=True) + arithmetic.least
+        size = arithmetic.raised(largest_magnitude(lower, upper))
+        lost = arithmetic.least * (1 + count * size.amax((1, 2, 3), keepdim=True))
+        whole = self.apply(size, magnitudes=True) + lost
         return Terms(whole, whole, whole.new_tensor(float(count)), count)
 
     def errors(self, arithmetic: Arithmetic, terms: Terms) -> Errors:
