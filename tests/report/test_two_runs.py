@@ -115,3 +115,17 @@ def test_what_is_not_of_the_same_images_is_said_and_not_subtracted(tmp_path: Pat
     assert "Soft: run on different images." in text
     assert "Soft: certified accuracy is not compared, on 25 and 50 images." in text
     assert "certified accuracy" not in {row[1] for row in rows(page)}
+
+
+def test_runs_with_no_figure_in_common_are_named_and_not_compared(tmp_path: Path) -> None:
+    for name, images in (("a", 50), ("b", 25)):
+        complete(tmp_path / name, make_trial("adversarial"), natural=0.8)
+        folder = RunFolder(tmp_path / name / make_trial("adversarial").name)
+        result = folder.result()
+        assert result is not None
+        folder.write_result(replace(result, certified=(), test_images=images))
+    page = write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b"))
+    text = words_of(page)
+    assert "Nothing is compared: no figure of the two is a share of equally many images." in text
+    assert "Adversarial: natural accuracy is not compared, on 25 and 50 images." in text
+    assert not rows(page)

@@ -181,6 +181,8 @@ def _remark(first: Sequence[Run], second: Sequence[Run]) -> str:
 
 def _answer(shared: Sequence[Shared], names: tuple[str, str]) -> str:
     rows = [row for setting in shared for row in setting.rows]
+    if not rows:
+        return "Nothing is compared: no figure of the two is a share of equally many images."
     apart = [row for row in rows if _excludes_zero(row.found)]
     largest = max(rows, key=lambda row: abs(row.found.mean))
     if largest.found.mean == 0:
