@@ -234,6 +234,15 @@ def test_trials_that_are_no_comparison_are_not_subtracted_and_the_page_says_why(
     assert f"its methods are not compared, {why}." in page
 
 
+def test_the_base_does_not_stand_in_for_trials_of_other_images(varied: Path) -> None:
+    for seed in range(3):
+        entry = next(e for e in read_entries(varied) if e.name == f"digits-split5-soft-seed{seed}")
+        assert entry.result is not None
+        entry.folder.write_result(replace(entry.result, data_fingerprint="0" * 64))
+    (table,) = sensitivities(read_entries(varied))
+    assert [row.natural is None for row in table.rows] == [False, False, True]
+
+
 def test_variations_name_what_differs_and_soft_only_ones_borrow_the_base(varied: Path) -> None:
     (table,) = sensitivities(read_entries(varied))
     assert [(row.setting, row.changes, row.borrowed) for row in table.rows] == [

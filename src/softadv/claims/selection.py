@@ -94,8 +94,7 @@ class Evidence:
         pairs = _by_seed(self.of(earlier, method), self.of(later, method))
         if not pairs:
             raise NotRun(f"no seed of {method} training was run in both {earlier} and {later}")
-        reason = _other_images([run.result for pair in pairs for run in pair])
-        if reason is not None:
+        if (reason := other_images([run.result for pair in pairs for run in pair])) is not None:
             raise NotRun(f"{earlier}, {later}: not one comparison, {reason}")
         return pairs
 
@@ -125,7 +124,21 @@ def mixed(results: Sequence[Result]) -> str | None:
 
     All must have been trained and measured alike, whatever their methods and seeds, and on the same images.
     """
-    return _differing(results, _SHARED) or _other_images(results)
+    return _differing(results, _SHARED) or other_images(results)
+
+
+def other_images(results: Sequence[Result]) -> str | None:
+    """Why results are not of the same images, such as on two machines; None where they are, or of other data sets."""
+    counts = sorted({result.test_images for result in results})
+    if len(counts) > 1:
+        return f"run on {' and '.join(f'{count:,}' for count in counts)} test images"
+    prints: dict[tuple[str, int | None, int | None], str] = {}
+    for result in results:
+        trial = result.trial
+        part = (trial.dataset, trial.train_images, trial.test_images)
+        if prints.setdefault(part, result.data_fingerprint) != result.data_fingerprint:
+            return f"run on different {trial.dataset} images"
+    return None
 
 
 def _differing(results: Sequence[Result], keys: Iterable[str]) -> str | None:
@@ -133,17 +146,6 @@ def _differing(results: Sequence[Result], keys: Iterable[str]) -> str | None:
         values = sorted({_short(getattr(result.trial, key)) for result in results})
         if len(values) > 1:
             return f"run with {key} {' and '.join(values)}"
-    return None
-
-
-def _other_images(results: Sequence[Result]) -> str | None:
-    """A reason where equal parts of one data set are not the same images, such as on two machines."""
-    prints: dict[tuple[str, int | None, int | None], str] = {}
-    for result in results:
-        trial = result.trial
-        part = (trial.dataset, trial.train_images, trial.test_images)
-        if prints.setdefault(part, result.data_fingerprint) != result.data_fingerprint:
-            return f"run on different {trial.dataset} images"
     return None
 
 

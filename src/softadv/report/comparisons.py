@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
-from softadv.claims.selection import mixed
+from softadv.claims.selection import mixed, other_images
 from softadv.claims.stats import Estimate, estimate
 from softadv.experiments.names import method_rank, within_sentence
+from softadv.experiments.records import Result
 from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_setting, choices, fraction
@@ -130,7 +131,11 @@ def place(run: Series) -> str:
 
 
 def _mixed(runs: Sequence[Series], setting: str) -> str | None:
-    return mixed([run.result for run in runs if run.result and run.trial.setting == setting])
+    return mixed(_results(runs, {setting}))
+
+
+def _results(runs: Sequence[Series], settings: Set[str]) -> list[Result]:
+    return [run.result for run in runs if run.result and run.trial.setting in settings]
 
 
 def _methods(runs: Sequence[Series], setting: str) -> list[str]:
@@ -143,7 +148,8 @@ def _difference(
     """The figure of one method minus that of another, in points, over the seeds that have both."""
     one = _by_seed(runs, figure, run.trial.setting, method)
     other = _by_seed(runs, figure, partner.trial.setting, over)
-    if any(_mixed(runs, setting) for setting in (run.trial.setting, partner.trial.setting)):
+    settings = {run.trial.setting, partner.trial.setting}
+    if any(_mixed(runs, setting) for setting in settings) or other_images(_results(runs, settings)):
         return None
     # Rounded as in the claims, so that equal differences of fractions are equal numbers.
     values = [round(100 * (one[seed] - other[seed]), 9) for seed in sorted(one.keys() & other.keys())]

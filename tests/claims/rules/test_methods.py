@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from softadv.claims.decision import Rule
 from softadv.claims.rules.methods import SettingsAlike
-from softadv.claims.rules.radii import VerifiedAtMost, VerifiedFalls
+from softadv.claims.rules.radii import GapFalls, VerifiedAtMost, VerifiedFalls
 from softadv.claims.selection import Evidence, Required
 from softadv.errors import SoftadvError
 from softadv.experiments.runs import NotRun, Run
@@ -197,6 +198,24 @@ def test_runs_on_different_images_of_one_data_set_are_no_comparison() -> None:
     later = [on_other_images(run) for run in each_seed([0.1, 0.2], setting="b")]
     with pytest.raises(NotRun, match=r"^a, b: not one comparison, run on different digits images$"):
         decide(VerifiedFalls(settings=["a", "b"]), *each_seed([0.5, 0.7], setting="a"), *later)
+
+
+VERIFIED, GAP = VerifiedFalls(settings=["a", "b"]), GapFalls(settings=["a", "b"], methods=["soft"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "fewer", "said"),
+    [
+        (VERIFIED, {"test_images": 50}, "^a, b: not one comparison, run on 50 and 100 test images$"),
+        (GAP, {"test_images": 50}, "^a, b: not one comparison, run on 50 and 100 test images$"),
+        (VERIFIED, {"train_images": 60}, "^verified share of a-soft-seed0 is on 100 images, of b-soft-seed0 on 60$"),
+    ],
+)
+def test_a_fall_to_other_numbers_of_images_is_no_comparison(rule: Rule, fewer: dict[str, int], said: str) -> None:
+    earlier, later = each_seed([0.5, 0.7], setting="a"), each_seed([0.1, 0.2], setting="b")
+    assert outcome(rule, *earlier, *later)
+    with pytest.raises(NotRun, match=said):
+        decide(rule, *earlier, *(replace(run, result=replace(run.result, **fewer)) for run in later))
 
 
 @pytest.mark.parametrize("figure", ["autoattack_accuracy", "certified_accuracy"])

@@ -148,12 +148,17 @@ class SettingsAlike:
 def differences(pairs: Sequence[tuple[Run, Run]], figure: str) -> list[float]:
     """A figure of the first run of each pair minus that of the second, in points.
 
-    Raises NotRun where a run lacks it, and where a pair was measured on different numbers of images.
+    Raises NotRun as check_counts does.
     """
+    check_counts(pairs, figure)
+    # Rounded, so that equal differences of fractions are equal numbers.
+    return [round(100 * (value_of(one, figure) - value_of(other, figure)), 9) for one, other in pairs]
+
+
+def check_counts(pairs: Sequence[tuple[Run, Run]], figure: str) -> None:
+    """Raise NotRun where a run lacks a figure, and where a pair was measured on different numbers of images."""
     for one, other in pairs:
         counts = images_of(one, figure), images_of(other, figure)
         if counts[0] != counts[1]:
             names = one.result.trial.name, other.result.trial.name
             raise NotRun(f"{FIGURES[figure]} of {names[0]} is on {counts[0]:,} images, of {names[1]} on {counts[1]:,}")
-    # Rounded, so that equal differences of fractions are equal numbers.
-    return [round(100 * (value_of(one, figure) - value_of(other, figure)), 9) for one, other in pairs]

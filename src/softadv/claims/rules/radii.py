@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import ClassVar
 
 from softadv.claims.decision import Decision, Finding, decision_from, figure, for_each, joint_decision, need
-from softadv.claims.rules.methods import Comparable
+from softadv.claims.rules.methods import Comparable, check_counts
 from softadv.claims.selection import Evidence
 from softadv.claims.stats import estimate, within
 from softadv.experiments.runs import Run
@@ -21,11 +21,13 @@ from softadv.experiments.runs import Run
 class _Falls(ABC):
     """A value of every run falls from each setting to the next, by the differences of the seeds that both have.
 
-    what: it is, in words. unit: of the value, "%" or "points"; a change is in points.
+    what: it is, in words. figures: those of a run that it is made of, as FIGURES names them. unit: of the value, "%" or
+    "points"; a change is in points.
     floor: whether it cannot fall below 0. A step between two settings that are 0 in every seed then decides nothing.
     """
 
     what: ClassVar[str]
+    figures: ClassVar[tuple[str, ...]]
     unit: ClassVar[str]
     floor: ClassVar[bool]
     settings: list[str]
@@ -46,6 +48,8 @@ class _Falls(ABC):
         levels = [f"{s} {figure(mean, unit='%')}{unit}" for s, mean in zip(self.settings, means, strict=True)]
         for place, (earlier, later) in enumerate(pairwise(self.settings)):
             pairs = evidence.steps(earlier, later, method)
+            for name in self.figures:
+                check_counts(pairs, name)
             changes = [round(self.value(after) - self.value(before), 9) for before, after in pairs]
             name = f"{earlier} to {later}"
             found = estimate(changes, label=f"{name}: {self.what}, {method}", unit="points", claimed=(-inf, 0.0))
@@ -65,6 +69,7 @@ class VerifiedFalls(_Falls):
     """Soft training's verified share of the training set falls from each setting to the next, in the last epoch."""
 
     what, unit, floor = "verified in the last epoch", "%", True
+    figures = ("verified_share",)
     settings: list[str]
     methods = ["soft"]  # noqa: RUF012 (not a key of the rule)
 
@@ -80,6 +85,7 @@ class GapFalls(_Falls):
     """Natural minus adversarial accuracy falls from each setting to the next, for these methods."""
 
     what, unit, floor = "natural - adversarial accuracy", "points", False
+    figures = ("natural_accuracy", "adversarial_accuracy")
     settings: list[str]
     methods: list[str]
 
@@ -95,6 +101,7 @@ class AdversarialFalls(_Falls):
     """Adversarial accuracy falls from each setting to the next, for these methods."""
 
     what, unit, floor = "adversarial accuracy", "%", True
+    figures = ("adversarial_accuracy",)
     settings: list[str]
     methods: list[str]
 
