@@ -277,6 +277,16 @@ def test_a_ray_of_ones_own_is_for_this_machine_alone(digits: Dataset) -> None:
     wait_until_gone(running)
 
 
+def test_another_cluster_is_joined_after_a_ray_of_ones_own(cluster: Any) -> None:
+    """The first asks for a token, the other does not know it."""
+    for address in ("local", cluster.address):
+        executor = OnRay(address, threads=1, gpus=0, images=LoadedHere())
+        try:
+            assert isinstance(ends(executor, Waiting(lives=True), at_work=lambda *_: None), Ended)
+        finally:
+            executor.close()
+
+
 def environment(process: int) -> str:
     """A process's variables; empty where it has ended."""
     try:

@@ -10,8 +10,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -138,9 +138,10 @@ class OnRay:
         self._leave()
 
     def _leave(self) -> None:
-        """End Ray, or leave the cluster, if it was started or joined here."""
+        """End Ray, or leave the cluster, if it was started or joined here; another may be joined after it."""
         if self._ours:
             self._ray.shutdown()
+            _forget_token(self._ray)
         if self._place is not None:
             self._place.delete()
 
@@ -237,16 +238,9 @@ class OnRay:
             # As many CPUs as a job has threads, even where there are fewer: else it would wait for ever.
             cpus = max(usable_cores(), self._threads)
             options |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(self._place.path)}
-        before = {name: os.environ.get(name) for name in (*_QUIET, *_AUTHENTICATION, *_LOOPBACK)}
-        os.environ.update(_QUIET | (_LOOPBACK if address == LOCAL else {}))
-        constants = self._ray._private.ray_constants
-        clusters = constants.ENABLE_RAY_CLUSTER  # read from _LOOPBACK's variable when Ray was imported
-        constants.ENABLE_RAY_CLUSTER = clusters and address != LOCAL
-        if address == LOCAL and not any(map(os.environ.get, _AUTHENTICATION)):
-            os.environ["RAY_AUTH_TOKEN"] = _token()
-        terminate = signal.getsignal(signal.SIGTERM)
         try:
-            self._ray.init(**options)
+            with _settings(self._ray, address):
+                self._ray.init(**options)
             if address == LOCAL and not self._fits_a_node():
                 raise SoftadvError(f"--ray {address}: this machine does not have {self._need()}")
         except BaseException as error:
@@ -254,15 +248,39 @@ class OnRay:
             if isinstance(error, SoftadvError) or not isinstance(error, Exception):
                 raise
             raise SoftadvError(f"--ray {address}: cannot be reached ({_line(error)})") from error
-        finally:
-            constants.ENABLE_RAY_CLUSTER = clusters
-            if terminate is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+
+
+@contextmanager
+def _settings(ray: Any, address: str) -> Iterator[None]:
+    """Within the block Ray starts as softadv wants it; afterwards the settings and SIGTERM are as they were."""
+    before = {name: os.environ.get(name) for name in (*_QUIET, *_AUTHENTICATION, *_LOOPBACK)}
+    os.environ.update(_QUIET | (_LOOPBACK if address == LOCAL else {}))
+    constants = ray._private.ray_constants
+    clusters = constants.ENABLE_RAY_CLUSTER  # read from _LOOPBACK's variable when Ray was imported
+    constants.ENABLE_RAY_CLUSTER = clusters and address != LOCAL
+    if address == LOCAL and not any(map(os.environ.get, _AUTHENTICATION)):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if terminate is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
+        constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _forget_token(ray: Any) -> None:
+    """Have Ray read the environment again: until then it shows its first token to every cluster, and is refused."""
+    loader = getattr(ray._raylet, "AuthenticationTokenLoader", None)
+    if loader is not None:  # older ones know of no tokens
+        # First whether a token is asked for: a thread of Ray's that is still ending aborts where it finds none.
+        ray._raylet.Config.initialize("")
+        loader.instance().reset_cache()
 
 
 def stream(job: Job, packed: dict[str, Any] | None) -> Iterator[object]:
@@ -295,12 +313,6 @@ def _unpacked(packed: dict[str, Any]) -> Dataset:
     # A copy, since the store's memory may not be written, and PyTorch does not know that.
     tensors = {name: torch.from_numpy(packed[name].copy()) for name in ("train_x", "train_y", "test_x", "test_y")}
     return Dataset(**packed | tensors)
-
-
-@cache
-def _token() -> str:
-    """The token of the Ray that this process starts: one for all, since Ray reads it once."""
-    return secrets.token_hex(32)
 
 
 def _line(error: BaseException) -> str:
