@@ -27,15 +27,22 @@ def ended_by_sigterm() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield
         return
-    before = signal.signal(signal.SIGTERM, _end)
+    came = False
+
+    def end(_number: int, _frame: FrameType | None) -> NoReturn:
+        nonlocal came
+        came = True
+        raise SystemExit(_TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except SystemExit as error:
+        if not came:
+            raise
+        raise SystemExit(_TERMINATED) from error  # where Ray waits, it makes of this exit one with code 1
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
-    raise SystemExit(_TERMINATED)
 
 
 def say_estimate(estimate: TimeEstimate, *, running: Chosen, device: torch.device, on: Console | None = None) -> None:

@@ -105,6 +105,18 @@ def wait_until_held(driver: subprocess.Popen[str], held: Path) -> None:
         time.sleep(0.01)
 
 
+def wait_until_idle(process: int) -> None:
+    """Until its main thread has slept for a while: where Ray waits, it wakes once a second."""
+
+    def wakes() -> str:
+        return Path(f"/proc/{process}/task/{process}/status").read_text().partition("voluntary_ctxt_switches:")[2]
+
+    before = None
+    while (now := wakes()) != before:
+        before = now
+        time.sleep(0.3)
+
+
 def wait_until_gone(processes: set[int]) -> None:
     """However long they take on a busy machine; a test that does not end says that they never do."""
     while alive(processes):
@@ -131,6 +143,8 @@ def test_whatever_ends_the_driver_ends_its_workers_and_nothing_is_lost(
     for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)):
         with started(words) as driver:
             wait_until_held(driver, held)
+            if "--ray" in where:  # within Ray's own code a signal's exit became another one
+                wait_until_idle(driver.pid)
             (metrics,) = (tmp_path / "runs").glob(f"*-Patient-*/{METRICS}")
             kept.append(metrics.read_bytes())
             those = below(driver.pid)
@@ -138,8 +152,7 @@ def test_whatever_ends_the_driver_ends_its_workers_and_nothing_is_lost(
             os.kill(driver.pid, number)
             printed = told(driver)
             driver.wait()
-        # On a busy machine Ray may end the process on its way out, with a code of its own.
-        assert driver.returncode in ({code, 1} if "--ray" in where else {code}), printed
+        assert driver.returncode == code, printed
         assert "Traceback" not in printed
         wait_until_gone(those)
         for waiting in tmp_path.glob("held-*"):
