@@ -116,6 +116,14 @@ def test_which_engine_computed_is_said_wherever_rows_are_computed(model, tmp_pat
     assert "computed by" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("eps", ["0.01", "0.01,0.02"])
+def test_which_engine_computed_is_said_of_every_evaluation(model, capsys, eps) -> None:
+    numbers = ["--alpha", "0.01", "--steps", "1"] if "," not in eps else []
+    asked = ["--dataset", "digits", "--limit", "10", "--domain", "box", "--eps", eps, *numbers]
+    assert run("evaluate", model, *asked) == 0
+    assert "computed by PyTorch, since box is intervals alone" in " ".join(capsys.readouterr().out.split())
+
+
 def test_without_a_file_only_the_summary_is_shown(model, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     assert run("certify", model, *BOX, "--rounding", "none", "--limit", "20") == 0

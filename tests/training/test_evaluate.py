@@ -70,15 +70,16 @@ def test_as_many_images_are_certified_as_asked_for(
     trained_digits: nn.Module, images: Pair, certify: int | bool, count: int
 ) -> None:
     found = softadv.evaluate(trained_digits, images, eps=EPS, attacks=[], certify=certify)
-    verified = softadv.certify(trained_digits, images[0][:count], images[1][:count], eps=EPS).verified
-    assert found.certified == Accuracy(correct=int(verified.sum()), images=count)
+    certificates = softadv.certify(trained_digits, images[0][:count], images[1][:count], eps=EPS)
+    assert found.certified == Accuracy(correct=int(certificates.verified.sum()), images=count)
     assert found.certifier.startswith("native ")
+    assert found.computed_by == certificates.computed_by != ""
 
 
 @pytest.mark.parametrize("certify", [False, 0])
 def test_nothing_is_certified_unless_asked_for(trained_digits: nn.Module, images: Pair, certify: int | bool) -> None:
     found = softadv.evaluate(trained_digits, images, eps=EPS, attacks=[], certify=certify)
-    assert (found.certified, found.certifier) == (None, "")
+    assert (found.certified, found.certifier, found.computed_by) == (None, "", "")
 
 
 def test_as_text_it_is_a_table() -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 import torchattacks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from softadv._float32 import float32_products
 from softadv._io import tensors_sha256
 from softadv.attacks import is_linf, load_attack
 from softadv.errors import SoftadvError
@@ -234,10 +235,10 @@ def test_products_are_rounded_to_tf32_where_the_trial_says_so_and_never_while_ce
 
     monkeypatch.setattr(epoch_start, "partition", certify)
     trial = replace(TRIAL, tf32=tf32)
-    with training.rounding_to_tf32(False):  # as pick_device sets it
+    with float32_products(tf32=not tf32):
         one_epoch(state_of(trained_digits, trial), images, trial, 1, attack)
         look("after")
-    assert set(seen) == {("certification", False, False), ("attack", tf32, tf32), ("after", False, False)}
+    assert set(seen) == {("certification", False, False), ("attack", tf32, tf32), ("after", not tf32, not tf32)}
 
 
 class Questions(TorchDispatchMode):

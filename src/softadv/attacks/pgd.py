@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from softadv._float32 import float32_products
 from softadv._modes import eval_mode, in_eval_mode
 from softadv._ranges import MOST_STEPS, UNIT, Clip, check_clip, check_count, check_radius
 from softadv.attacks.base import register
@@ -84,6 +85,7 @@ class PGD:
         return point
 
 
+@float32_products()
 @in_eval_mode
 def pgd(
     model: nn.Module,
@@ -104,7 +106,8 @@ def pgd(
     generator: source of the random start, on the device of x; None is PyTorch's global one. The random start depends
     on the shape of x, not on its memory format.
 
-    The model is used in eval mode and left in the mode it was in; its parameters get no gradients.
+    The model is used in eval mode and left in the mode it was in; its parameters get no gradients. Scores and gradients
+    are computed in plain float32, whatever PyTorch is set to (_float32.py).
     Returns adversarial examples (N, C, H, W), detached. Raises SoftadvError for images that certify would refuse,
     labels outside of the model's classes, and numbers out of range; NotFiniteError where the model's scores or the
     examples are NaN or infinite.

@@ -100,13 +100,14 @@ def evaluate(
     check_certifier(asked)
     network, x, y = network_and_images(saved, name=network_name, data=data, limit=limit, device=device)
     cost = CERTIFICATION_COST[chosen]
+    engines: set[str] = set()
     with Display(output.console(), work=(ATTACK_COST + cost) * len(x)) as display:
         attacked = attack_images(
             network, x, y, attack=run_attack, generator=torch.Generator(x.device).manual_seed(seed),
             on_progress=stage(display.of(str(model)), "attacking", cost=ATTACK_COST),
         )  # fmt: skip
         certified = certified_accuracy(
-            network, x, y, eps=radius, domain=chosen, engine=asked,
+            network, x, y, eps=radius, domain=chosen, engine=asked, on_engine=engines.add,
             on_progress=stage(display.of(str(model)), "certifying", cost=cost),
         )  # fmt: skip
     rows = {
@@ -114,6 +115,7 @@ def evaluate(
         f"adversarial accuracy ({name})": percent(natural_accuracy(network, attacked, y)),
         f"certified accuracy ({certified.domain})": percent(certified.accuracy),
         "certified by": certified.certifier,
+        **output.computed_by(engines),
     }
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
 
@@ -136,15 +138,18 @@ def _evaluate_curve(
     asked, chosen = chosen_certifier(saved, certifier, domain)
     check_certifier(asked)
     network, x, y = network_and_images(saved, name=name, data=data, limit=limit, device=device)
+    engines: set[str] = set()
     with Display(output.console(), work=None) as display:
         report = display.of(str(model))
         curve = certified_curve(
             network, x, y, eps=list(radii.values()), domain=chosen, engine=asked,
             on_progress=lambda what, done: report(f"certifying at {what}", 0, note=f"{done:,} images"),
+            on_engine=engines.add,
         )  # fmt: skip
     rows = {"natural accuracy": percent(natural_accuracy(network, x, y))}
     rows |= {f"certified accuracy ({chosen}), eps {text}": str(curve[radius]) for text, radius in radii.items()}
-    output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}", rows | {"certifier": asked})
+    rows |= {"certifier": asked, **output.computed_by(engines)}
+    output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}", rows)
 
 
 def certify(

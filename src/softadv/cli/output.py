@@ -121,11 +121,15 @@ def show_certification(
     rows["speed"] = f"{summary.images_per_second:.0f} images/s"
     if summary.least_margin is not None:
         rows["margin of the verified"] = f"least {summary.least_margin:.3g}, median {summary.median_margin:.3g}"
-    if engines:
-        rows["computed by"] = "; or ".join(sorted(engines))
+    rows |= computed_by(engines)
     if out is not None:
         rows["written to"] = str(out)
     show_figures(title, rows)
+
+
+def computed_by(engines: Collection[str]) -> dict[str, str]:
+    """A row with what computed certificates, as Certificates.computed_by names it; none where nothing did."""
+    return {"computed by": "; or ".join(sorted(engines))} if engines else {}
 
 
 def show_figures(title: str, rows: Mapping[str, str]) -> None:

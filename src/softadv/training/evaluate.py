@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from softadv._float32 import float32_products
 from softadv._modes import in_eval_mode
 from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius, shown
 from softadv.attacks import AtRadius, Attack, load_attack, title_of
@@ -52,13 +53,17 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of evaluate. adversarial: by attack name. certified: None where it was not requested."""
+    """The result of evaluate. adversarial: by attack name. certified: None where it was not requested.
+
+    certifier: who certified, with version and soundness. computed_by: as in Certificates.
+    """
 
     eps: float
     natural: Accuracy
     adversarial: Mapping[str, Accuracy]
     certified: Accuracy | None
-    certifier: str = ""  # who certified, with version and soundness
+    certifier: str = ""
+    computed_by: str = ""
 
     def __str__(self) -> str:
         rows = [("natural", self.natural), *self.adversarial.items()]
@@ -67,6 +72,7 @@ class Evaluation:
         return "\n".join([f"eps {self.eps:g}", *(f"{name:<{width}}  {accuracy}" for name, accuracy in rows)])
 
 
+@float32_products()
 def evaluate(
     model: nn.Module,
     data: EvaluationData,
@@ -88,6 +94,8 @@ def evaluate(
     certify: True certifies all images; a number n certifies the first n. domain, engine: as in softadv.certify.
     seed: of the attacks' random choices. on_progress: called with the name of the running part and the images done.
 
+    All is computed in plain float32, and holds for the model computed so: TF32 and what else
+    torch.set_float32_matmul_precision allows is off within the call.
     Raises SoftadvError for a model or data of another kind, for images or labels that do not fit the model, for an
     attack that leaves its ball or [0, 1], and for scores that are not finite.
     """
@@ -110,19 +118,19 @@ def evaluate(
             on_progress=partial(told, title),
         )  # fmt: skip
         adversarial[title] = _accuracy(model, attacked, y)
-    certified, certifier = None, ""
+    measured = Evaluation(eps=eps, natural=_accuracy(model, x, y), adversarial=adversarial, certified=None)
     if count:
         with CertifierSession(certifier_for(engine, domain=domain)) as session:
             found, provenance = session.certify(
                 model, x[:count], y[:count], eps=eps, domain=domain, margins=False,
                 on_progress=partial(told, "certifying"),
             )  # fmt: skip
-        certified, certifier = Accuracy(correct=int(found.verified.sum()), images=count), str(provenance)
-    return Evaluation(
-        eps=eps, natural=_accuracy(model, x, y), adversarial=adversarial, certified=certified, certifier=certifier
-    )
+        certified = Accuracy(correct=int(found.verified.sum()), images=count)
+        measured = replace(measured, certified=certified, certifier=str(provenance), computed_by=found.computed_by)
+    return measured
 
 
+@float32_products()
 def certified_curve(
     model: nn.Module,
     x: Tensor,
@@ -132,6 +140,7 @@ def certified_curve(
     domain: Domain = "deeppoly",
     engine: Engine = "native",
     on_progress: Progress | None = None,
+    on_engine: Callable[[str], object] | None = None,
 ) -> dict[float, Accuracy]:
     """Certified accuracy at each of several radii, by radius in the given order.
 
@@ -139,7 +148,9 @@ def certified_curve(
     The largest radius is certified first. A proof for a ball covers all smaller balls around the image, so images
     verified at one radius are not certified again. An image counts as verified at a radius if it was verified there or
     at a larger one.
-    on_progress: called with "eps RADIUS" and the images certified there.
+    All is computed in plain float32, as in softadv.evaluate.
+    on_progress: called with "eps RADIUS" and the images certified there. on_engine: called at each radius with what
+    computed (Certificates.computed_by).
     Raises what softadv.certify raises.
     """
     if not len(x):
@@ -154,6 +165,8 @@ def certified_curve(
                 on_progress=partial(on_progress, f"eps {radius:g}") if on_progress else None,
             )  # fmt: skip
             proven[open_[verdicts.verified]] = True
+            if on_engine is not None:
+                on_engine(verdicts.computed_by)
         found[radius] = Accuracy(correct=int(proven.sum()), images=len(x))
     return {radius: found[radius] for radius in eps}
 
@@ -171,6 +184,7 @@ def check_kinds(model: object, data: object) -> None:
         )
 
 
+@float32_products()
 @in_eval_mode
 def check_fit(model: nn.Module, x: Tensor, y: Tensor, *, clip: Clip = UNIT) -> None:
     """Raise SoftadvError for images or labels that do not fit each other, the model, or the range of the pixels."""

@@ -1,7 +1,8 @@
 """The building blocks of evaluation: natural, adversarial and certified accuracy, with the model in eval mode.
 
-The model is left in the mode it was in. NotFiniteError is raised where scores or adversarial examples are NaN or
-infinite, since an accuracy would be meaningless.
+The model is left in the mode it was in. All is computed in plain float32, whatever PyTorch is set to (_float32.py).
+NotFiniteError is raised where scores or adversarial examples are NaN or infinite, since an accuracy would be
+meaningless.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from softadv._float32 import float32_products
 from softadv._modes import in_eval_mode
 from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 from softadv.certify.domains import Domain
@@ -26,6 +28,7 @@ _BATCH = 500
 AttackAtRadius = Callable[..., Tensor]
 
 
+@float32_products()
 @in_eval_mode
 def predictions(model: nn.Module, x: Tensor) -> Tensor:
     """The class of each image, int64 (N,). x: float (N, C, H, W).
@@ -54,6 +57,7 @@ def adversarial_accuracy(
     return natural_accuracy(model, attacked, y)
 
 
+@float32_products()
 @in_eval_mode
 def attack_images(
     model: nn.Module,
@@ -80,6 +84,7 @@ def attack_images(
     return attacked
 
 
+@float32_products()
 @in_eval_mode
 def certified_accuracy(
     model: nn.Module,
@@ -90,8 +95,12 @@ def certified_accuracy(
     domain: Domain,
     engine: Engine = "native",
     on_progress: Callable[[int], None] | None = None,
+    on_engine: Callable[[str], object] | None = None,
 ) -> Certified:
-    """How many images are classified correctly on their whole box, and the seconds it took to prove."""
+    """How many images are classified correctly on their whole box, and the seconds it took to prove.
+
+    on_engine: called with what computed (Certificates.computed_by).
+    """
     _scores(model, x)  # raises for NaN scores, which would otherwise count as merely unverified
     started = time.perf_counter()
     with CertifierSession(certifier_for(engine, domain=domain)) as session:
@@ -99,6 +108,8 @@ def certified_accuracy(
             model, x, y, eps=eps, domain=domain, margins=False, effort="exact", on_progress=on_progress
         )
     verified = int(certificates.verified.sum())
+    if on_engine is not None:
+        on_engine(certificates.computed_by)
     return Certified(
         domain=domain, images=len(x), verified=verified, seconds=time.perf_counter() - started,
         certifier=str(provenance),

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv._float32 import float32_products
 from softadv._modes import eval_mode
 from softadv._ranges import UNIT, Clip
-from softadv.training.precision import rounding_to_tf32
 
 _BATCH = 500
 _BITS = 8
@@ -53,7 +53,7 @@ class Examples:
         The model is used in eval mode and left in the mode it was in.
         """
         broken = torch.zeros_like(images, dtype=torch.bool)
-        with eval_mode(model), torch.no_grad(), rounding_to_tf32(False):
+        with eval_mode(model), torch.no_grad(), float32_products():
             for part in self._there[images].nonzero()[:, 0].split(_BATCH):
                 up = _unpacked(self._bytes[images[part]], pixels=x[0].numel()).view_as(x[part])
                 scores: Tensor = model(_corners(x[part], up, eps=eps, clip=clip))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv._float32 import float32_products
 from softadv._modes import eval_mode, in_eval_mode, training_mode
 from softadv.attacks import PGD, Attack, DivergencePGD, FriendlyPGD
 from softadv.attacks.base import check_ball, check_examples, extremes
@@ -23,7 +24,6 @@ from softadv.training.divergence import divergence
 from softadv.training.epoch_start import EpochContext
 from softadv.training.known_broken import Examples
 from softadv.training.methods import Loss
-from softadv.training.precision import rounding_to_tf32
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState
 from softadv.training.timing import EpochSeconds
@@ -77,7 +77,7 @@ def train_epoch(
         return divergence(of_steps, total, state.model.state_dict(), epoch=epoch, steps=len(plan))
 
     try:
-        with rounding_to_tf32(config.tf32), training_mode(state.model), drawing(config, epoch, x.device):
+        with float32_products(tf32=config.tf32), training_mode(state.model), drawing(config, epoch, x.device):
             for step in plan:
                 clean, labels = x[step.images], y[step.images]
                 inputs = clean if loss_of is None else clean.clone()
@@ -151,7 +151,7 @@ def images_to_attack(
     if epoch <= config.natural_epochs:
         return torch.zeros_like(y, dtype=torch.bool)
     start = EpochContext(state, x, y, config=config, number=epoch, seconds=seconds, on_progress=on_progress)
-    with eval_mode(state.model):
+    with eval_mode(state.model), float32_products():
         attacked = config.method.attacked(start)
     if not isinstance(attacked, Tensor) or attacked.dtype != torch.bool or attacked.shape != y.shape:
         found = (

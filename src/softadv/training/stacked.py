@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv._float32 import float32_products
 from softadv.attacks import PGD
 from softadv.errors import DivergedError, NotFiniteError
 from softadv.kernels.cuda_graphs import Replays, bucket
@@ -29,7 +30,6 @@ from softadv.training.loop import (
     set_learning_rate,
 )
 from softadv.training.methods import Adversarial, Natural
-from softadv.training.precision import rounding_to_tf32
 from softadv.training.schedules import learning_rate
 from softadv.training.state import TrainState, new_optimizer
 from softadv.training.timing import EpochSeconds
@@ -135,7 +135,7 @@ class Team:
         totals = torch.zeros(len(states), device=x.device)
         losses: list[Tensor] = []
         done = 0
-        with rounding_to_tf32(configs[0].tf32), drawing(configs[0], epoch, x.device):
+        with float32_products(tf32=configs[0].tf32), drawing(configs[0], epoch, x.device):
             for steps in zip(*plans, strict=True):
                 images = torch.stack([step.images for step in steps])
                 inputs, labels = x[images], y[images]
