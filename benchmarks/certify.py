@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.against import compare
 from benchmarks.measure import matrix_rate, peak_memory, print_machine, take_turns
-from softadv import ImageData, certify, conv_small, count_neurons, load_dataset
+from softadv import Dataset, certify, conv_small, count_neurons, load_dataset
 from softadv.certify import DOMAINS, Rounding
 from softadv.certify import backsub_cpp as native
 from softadv.certify.backsub_cpp import CompiledBackSubstitution
@@ -73,7 +73,7 @@ def main() -> None:
         print("\nGPU: not measured, there is none")
 
 
-def trained(trial: Trial, data: ImageData) -> nn.Module:
+def trained(trial: Trial, data: Dataset) -> nn.Module:
     """The trial's network after its training, without evaluation or a run folder."""
     config = train_config(trial)
     state = new_state(conv_small(trial.dataset, seed=trial.seed), config)
@@ -158,7 +158,7 @@ def _timed(stages: defaultdict[str, float]) -> type[BackSubstitution]:
     return Timed
 
 
-def print_curve(data: ImageData) -> None:
+def print_curve(data: Dataset) -> None:
     """Images/s against neurons, within one memory budget."""
     print(f"\nlarger networks on {data.name}, eps 0.1, sound, margins for all, budget {BUDGET / 2**20:.0f} MiB")
     rate = matrix_rate()
@@ -175,7 +175,7 @@ def print_curve(data: ImageData) -> None:
         )
 
 
-def briefly_trained(model: nn.Module, data: ImageData) -> nn.Module:
+def briefly_trained(model: nn.Module, data: Dataset) -> nn.Module:
     """A model after one epoch of natural training on a few images."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     for start in range(0, min(CURVE_TRAINING, len(data.train_x)), 128):

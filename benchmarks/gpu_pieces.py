@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.attack import SETTINGS, compare_attacks
 from benchmarks.measure import print_machine
 from softadv import PGD, Certificates, certify, load_dataset
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.experiments.environment import pick_device
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.load_model import find_saved
@@ -124,7 +124,7 @@ PIECES: dict[str, Callable[[str, Path, Path | None], None]] = {
 }  # fmt: skip
 
 
-def _trained(dataset: str, images: ImageData) -> nn.Module:
+def _trained(dataset: str, images: Dataset) -> nn.Module:
     return find_saved(expected_folder() / WEIGHTS[dataset]).model(images, device=torch.device("cpu"), name="conv_small")
 
 
@@ -145,7 +145,7 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def _epoch_by(how: str, model: nn.Module, images: ImageData, config: TrainConfig) -> Callable[[], str]:
+def _epoch_by(how: str, model: nn.Module, images: Dataset, config: TrainConfig) -> Callable[[], str]:
     """An epoch in one of WAYS, which says how long it took."""
     if how == SIDE_BY_SIDE:
         many = STACKED if images.train_x.is_cuda else 2
@@ -158,7 +158,7 @@ def _epoch_by(how: str, model: nn.Module, images: ImageData, config: TrainConfig
     return partial(_epoch, state, images, config)
 
 
-def _epoch(state: TrainState, images: ImageData, config: TrainConfig) -> str:
+def _epoch(state: TrainState, images: Dataset, config: TrainConfig) -> str:
     started = time.perf_counter()
     found = train_epoch(
         state, images.train_x, images.train_y, config=config, epoch=1, on_progress=lambda what, done: None
@@ -166,7 +166,7 @@ def _epoch(state: TrainState, images: ImageData, config: TrainConfig) -> str:
     return _parts(found.seconds, time.perf_counter() - started, found.attacked)
 
 
-def _team_epoch(states: list[TrainState], images: ImageData, configs: list[TrainConfig]) -> str:
+def _team_epoch(states: list[TrainState], images: Dataset, configs: list[TrainConfig]) -> str:
     started = time.perf_counter()
     told = [lambda what, done: None] * len(states)
     found = Team(states, configs).train_epoch(images.train_x, images.train_y, epoch=1, on_progress=told)
@@ -178,7 +178,7 @@ def _parts(seconds: object, whole: float, attacked: int) -> str:
     return json.dumps({"seconds": round(whole, 3), **{k: round(v, 3) for k, v in parts.items()}, "attacked": attacked})
 
 
-def _compiled_epoch(model: nn.Module, images: ImageData, config: TrainConfig) -> None:
+def _compiled_epoch(model: nn.Module, images: Dataset, config: TrainConfig) -> None:
     """The same adversarial epoch by torch.compile(mode="reduce-overhead"): a step of the attack, and the loss."""
     attack, eps = config.attack, config.eps
     assert isinstance(attack, PGD)

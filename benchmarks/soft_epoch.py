@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from benchmarks.measure import print_machine
 from softadv import conv_small, load_dataset
-from softadv.data import ImageData, find_dataset
+from softadv.data import Dataset, find_dataset
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.training.loop import train_epoch
@@ -66,7 +66,7 @@ def main() -> None:
     print(f"  with a new split every {EVERY} epochs: {several:.2f} times")
 
 
-def _trial(data: ImageData, eps: float | None) -> Trial:
+def _trial(data: Dataset, eps: float | None) -> Trial:
     usual, alpha, steps = SETTINGS[data.name]
     return Trial(
         setting="benchmark", dataset=data.name, method="soft", seed=0, eps=usual if eps is None else eps, alpha=alpha,
@@ -74,7 +74,7 @@ def _trial(data: ImageData, eps: float | None) -> Trial:
     )  # fmt: skip
 
 
-def _train(state: TrainState, data: ImageData, trial: Trial, epoch: int) -> EpochSeconds:
+def _train(state: TrainState, data: Dataset, trial: Trial, epoch: int) -> EpochSeconds:
     return train_epoch(
         state, data.train_x, data.train_y, config=train_config(trial), epoch=epoch,
         on_progress=lambda what, done: None,

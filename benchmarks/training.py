@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from benchmarks.attack import SETTINGS, compare_attacks, flops_of_a_step
 from benchmarks.measure import matrix_rate, print_machine, take_turns
 from softadv import conv_small, load_dataset
-from softadv.data import ImageData, find_dataset
+from softadv.data import Dataset, find_dataset
 from softadv.experiments.environment import pick_device
 from softadv.experiments.spec import MethodName, Trial
 from softadv.experiments.train_config import train_config
@@ -51,7 +51,7 @@ def main() -> None:
         _soft_against_adversarial(state, data, rounds=arguments.rounds)
 
 
-def _against_a_plain_loop(state: TrainState, data: ImageData, *, rounds: int) -> None:
+def _against_a_plain_loop(state: TrainState, data: Dataset, *, rounds: int) -> None:
     ours, theirs = copy.deepcopy(state), copy.deepcopy(state)
     device = data.train_x.device
     seconds = take_turns(
@@ -74,7 +74,7 @@ def _against_a_plain_loop(state: TrainState, data: ImageData, *, rounds: int) ->
     )
 
 
-def _plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: ImageData) -> None:
+def _plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: Dataset) -> None:
     """What a user would write with PyTorch's and Torchattacks' manuals beside."""
     eps, alpha, steps = SETTINGS.get(data.name, SETTINGS["mnist"])
     device = data.train_x.device
@@ -89,7 +89,7 @@ def _plain_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, data: Image
         optimizer.step()
 
 
-def _soft_against_adversarial(state: TrainState, data: ImageData, *, rounds: int) -> None:
+def _soft_against_adversarial(state: TrainState, data: Dataset, *, rounds: int) -> None:
     eps = _trial("soft", data).eps
     state.partition = partition(state.model, data.train_x, data.train_y, eps=eps)
     share = float(state.partition.attacked.double().mean())
@@ -110,7 +110,7 @@ def _soft_against_adversarial(state: TrainState, data: ImageData, *, rounds: int
     )
 
 
-def _epoch(state: TrainState, data: ImageData, method: MethodName, epoch: int) -> None:
+def _epoch(state: TrainState, data: Dataset, method: MethodName, epoch: int) -> None:
     trial = _trial(method, data)
     train_epoch(
         state, data.train_x, data.train_y, config=train_config(trial), epoch=epoch,
@@ -118,7 +118,7 @@ def _epoch(state: TrainState, data: ImageData, method: MethodName, epoch: int) -
     )  # fmt: skip
 
 
-def _trial(method: MethodName, data: ImageData) -> Trial:
+def _trial(method: MethodName, data: Dataset) -> Trial:
     eps, alpha, steps = SETTINGS.get(data.name, SETTINGS["mnist"])
     # One split at the start: the epochs measured have none.
     return Trial(
@@ -127,7 +127,7 @@ def _trial(method: MethodName, data: ImageData) -> Trial:
     )  # fmt: skip
 
 
-def _first(data: ImageData, count: int) -> ImageData:
+def _first(data: Dataset, count: int) -> Dataset:
     return replace(data, train_x=data.train_x[:count], train_y=data.train_y[:count])
 
 

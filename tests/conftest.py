@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from softadv.data import ImageData, find_dataset, load_dataset
+from softadv.data import Dataset, find_dataset, load_dataset
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.models import conv_small
@@ -49,13 +49,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def digits() -> ImageData:
+def digits() -> Dataset:
     """The bundled dataset: 1,437 training and 360 test images."""
     return load_dataset("digits")
 
 
 @pytest.fixture(scope="session")
-def trained_digits(digits: ImageData) -> nn.Sequential:
+def trained_digits(digits: Dataset) -> nn.Sequential:
     """The paper's network after four epochs of adversarial training. Shared: tests must not change it."""
     trial = Trial(
         setting="tests",

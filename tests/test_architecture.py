@@ -33,6 +33,12 @@ def test_the_documents_name_every_module_with_its_job() -> None:
     assert rows == jobs, "make the tables again: python -m benchmarks.documents"
 
 
+def test_a_public_thing_has_one_name() -> None:
+    for module in (softadv, softadv.data):
+        things = [id(getattr(module, name)) for name in module.__all__]
+        assert len(set(things)) == len(things), module
+
+
 def test_every_package_says_what_it_is_for() -> None:
     for path in SOURCE.rglob("__init__.py"):
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import softadv
 from softadv.attacks import PGD, DivergencePGD, FriendlyPGD
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.experiments.environment import pick_device
 from softadv.kernels.cuda_graphs import WARM_UP, Replays
 from softadv.models import conv_small
@@ -48,7 +48,7 @@ def config(method: Method, **settings: Any) -> TrainConfig:
     return TrainConfig(method=method, attack=PGD(steps=3, alpha=0.01), eps=EPS, epochs=4, batch_size=32, **settings)
 
 
-def images(digits: ImageData, device: torch.device, count: int = 160) -> tuple[Tensor, Tensor]:
+def images(digits: Dataset, device: torch.device, count: int = 160) -> tuple[Tensor, Tensor]:
     return digits.train_x[:count].to(device), digits.train_y[:count].to(device)
 
 
@@ -56,7 +56,7 @@ def images(digits: ImageData, device: torch.device, count: int = 160) -> tuple[T
     "attack", [PGD(steps=10, random_start=False), FriendlyPGD(steps=10, random_start=False, tau=1)], ids=["pgd", "fat"]
 )
 def test_attacks_go_where_they_go_on_a_cpu(
-    trained_digits: nn.Module, model: nn.Module, digits: ImageData, device: torch.device, attack: PGD
+    trained_digits: nn.Module, model: nn.Module, digits: Dataset, device: torch.device, attack: PGD
 ) -> None:
     x, y = images(digits, device)
     found = attack(model, x, y, eps=EPS, generator=None).cpu()
@@ -65,7 +65,7 @@ def test_attacks_go_where_they_go_on_a_cpu(
     assert ((found - expected).abs() < 1e-6).double().mean() > 0.98
 
 
-def test_the_attack_of_trades_stays_in_its_ball(model: nn.Module, digits: ImageData, device: torch.device) -> None:
+def test_the_attack_of_trades_stays_in_its_ball(model: nn.Module, digits: Dataset, device: torch.device) -> None:
     x, y = images(digits, device)
     found = DivergencePGD(steps=5)(model, x, y, eps=EPS, generator=torch.Generator(device).manual_seed(0))
     assert (found - x).abs().max() <= EPS + 1e-6
@@ -73,7 +73,7 @@ def test_the_attack_of_trades_stays_in_its_ball(model: nn.Module, digits: ImageD
 
 @pytest.mark.parametrize("domain", ["deeppoly", "box"])
 def test_verdicts_are_those_of_a_cpu(
-    trained_digits: nn.Module, model: nn.Module, digits: ImageData, device: torch.device, domain: Any
+    trained_digits: nn.Module, model: nn.Module, digits: Dataset, device: torch.device, domain: Any
 ) -> None:
     x, y = images(digits, device)
     found = softadv.certify(model, x, y, eps=EPS, domain=domain)
@@ -86,7 +86,7 @@ def test_verdicts_are_those_of_a_cpu(
 
 @pytest.mark.parametrize("method", [Adversarial(), Soft(), Soft(split="rolling"), Trades(), Fat(tau=1)], ids=repr)
 def test_graphs_train_as_plain_calls_do(
-    digits: ImageData, device: torch.device, method: Method, caplog: pytest.LogCaptureFixture
+    digits: Dataset, device: torch.device, method: Method, caplog: pytest.LogCaptureFixture
 ) -> None:
     x, y = images(digits, device)
     models, losses = [], []
@@ -121,7 +121,7 @@ def test_what_cannot_be_recorded_is_computed_as_it_is_and_one_line_says_so(
     assert float((x + x).sum()) == 8.0  # the device goes on as if nothing had been
 
 
-def test_seeds_side_by_side_learn_as_alone(digits: ImageData, device: torch.device) -> None:
+def test_seeds_side_by_side_learn_as_alone(digits: Dataset, device: torch.device) -> None:
     x, y = images(digits, device)
     configs = [config(Adversarial(), seed=seed) for seed in (0, 1)]
     team = [new_state(conv_small("digits", seed=seed).to(device), configs[seed]) for seed in (0, 1)]

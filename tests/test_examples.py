@@ -15,7 +15,7 @@ import torch
 
 import softadv
 from softadv.attacks import PGD
-from softadv.data import ImageData
+from softadv.data import Dataset
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # A network that nobody answers on: who asks for a host, fails.
@@ -49,7 +49,7 @@ def test_your_own_runs_by_itself(tmp_path: Path) -> None:
 
 
 def test_soft_adversarial_training_ends_with_the_librarys_weights(
-    digits: ImageData, capsys: pytest.CaptureFixture[str]
+    digits: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In float64, for which the compiled kernels step aside, and in which rounding turns no sign of a slope."""
     example = load("soft_adversarial_training")

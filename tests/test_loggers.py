@@ -9,7 +9,7 @@ import pytest
 
 import softadv
 from softadv import loggers
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.models import conv_small
 from softadv.training.records import EpochMetrics
@@ -25,7 +25,7 @@ class Recorder:
         self.heard.append((step, numbers))
 
 
-def test_log_to_hands_over_the_numbers_of_each_epoch(digits: ImageData) -> None:
+def test_log_to_hands_over_the_numbers_of_each_epoch(digits: Dataset) -> None:
     recorder = Recorder()
     images = digits.train_x[:64], digits.train_y[:64]
     run = softadv.train(
@@ -52,7 +52,7 @@ def test_log_to_takes_a_function_as_mlflow_has_it_and_refuses_what_cannot_log() 
         loggers.log_to(3)  # type: ignore[arg-type]
 
 
-def test_tensorboard_writes_its_files_or_says_what_is_missing(digits: ImageData, tmp_path: Path) -> None:
+def test_tensorboard_writes_its_files_or_says_what_is_missing(digits: Dataset, tmp_path: Path) -> None:
     if importlib.util.find_spec("tensorboard") is None:
         with pytest.raises(SoftadvError, match="TensorBoard is not installed; pip install tensorboard") as caught:
             loggers.tensorboard(tmp_path)

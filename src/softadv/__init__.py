@@ -9,7 +9,7 @@ from softadv.attacks import PGD, Attack, load_attack, pgd
 from softadv.certify import Certificates
 from softadv.certify.certifiers import certify
 from softadv.certify.radius import certified_radius
-from softadv.data import Dataset, ImageData, load_dataset, make_dataset
+from softadv.data import Dataset, load_dataset, make_dataset
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.experiments.runner import run
 from softadv.models import conv_small, count_neurons, load_model
@@ -27,7 +27,6 @@ __all__ = [
     "DivergedError",
     "Evaluation",
     "History",
-    "ImageData",
     "NotFiniteError",
     "Partition",
     "SoftadvError",

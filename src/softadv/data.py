@@ -23,7 +23,6 @@ __all__ = [
     "KNOWN",
     "About",
     "Dataset",
-    "ImageData",
     "check_files",
     "check_finite",
     "check_images",
@@ -134,9 +133,6 @@ class Dataset:
             test_x=self.test_x.to(device),
             test_y=self.test_y.to(device),
         )
-
-
-ImageData = Dataset  # its former name
 
 
 @dataclass(frozen=True, kw_only=True)

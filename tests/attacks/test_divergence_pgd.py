@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from softadv.attacks import DivergencePGD
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.models import conv_small
 from tests.networks import random_images
 
@@ -25,7 +25,7 @@ def divergence(model: nn.Module, x: Tensor, other: Tensor) -> float:
         return float(F.kl_div(model(other).log_softmax(1), model(x).softmax(1), reduction="batchmean"))
 
 
-def test_it_stays_in_the_ball_and_in_the_image(trained_digits: nn.Module, digits: ImageData) -> None:
+def test_it_stays_in_the_ball_and_in_the_image(trained_digits: nn.Module, digits: Dataset) -> None:
     x, y = digits.test_x[:50], digits.test_y[:50]
     found = ATTACK(trained_digits, x, y, eps=EPS, generator=generator())
     assert found.shape == x.shape
@@ -34,14 +34,14 @@ def test_it_stays_in_the_ball_and_in_the_image(trained_digits: nn.Module, digits
     assert ((found >= 0) & (found <= 1)).all()
 
 
-def test_it_moves_the_scores_further_than_noise_does(trained_digits: nn.Module, digits: ImageData) -> None:
+def test_it_moves_the_scores_further_than_noise_does(trained_digits: nn.Module, digits: Dataset) -> None:
     x, y = digits.test_x[:50], digits.test_y[:50]
     found = ATTACK(trained_digits, x, y, eps=EPS, generator=generator())
     noise = (x + torch.empty_like(x).uniform_(-EPS, EPS, generator=generator())).clamp(0, 1)
     assert divergence(trained_digits, x, found) > 5 * divergence(trained_digits, x, noise) > 0
 
 
-def test_the_generator_decides_everything_and_labels_nothing(trained_digits: nn.Module, digits: ImageData) -> None:
+def test_the_generator_decides_everything_and_labels_nothing(trained_digits: nn.Module, digits: Dataset) -> None:
     x, y = digits.test_x[:20], digits.test_y[:20]
     before = torch.get_rng_state()
     first = ATTACK(trained_digits, x, y, eps=EPS, generator=generator(1))
@@ -71,7 +71,7 @@ def test_images_lie_in_memory_as_they_like() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_it_leaves_the_model_as_it_was(digits: ImageData, training: bool) -> None:
+def test_it_leaves_the_model_as_it_was(digits: Dataset, training: bool) -> None:
     model = conv_small("digits", seed=0).train(training)
     ATTACK(model, digits.test_x[:3], digits.test_y[:3], eps=EPS, generator=generator())
     assert all(layer.training == training for layer in model.modules())

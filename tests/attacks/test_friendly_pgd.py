@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from softadv.attacks import PGD, FriendlyPGD
 from softadv.attacks.friendly_pgd import stopped_early
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.kernels import build as compiled
 
@@ -23,7 +23,7 @@ def seeded_generator() -> torch.Generator:
 
 
 @pytest.mark.parametrize("compiled_there", [True, False])
-def test_with_tau_of_all_steps_it_is_pgd(trained_digits: nn.Module, digits: ImageData, compiled_there: bool) -> None:
+def test_with_tau_of_all_steps_it_is_pgd(trained_digits: nn.Module, digits: Dataset, compiled_there: bool) -> None:
     attack = PGD(alpha=ALPHA, steps=STEPS)
     friendly = stopped_early(attack, tau=STEPS)
     assert friendly == FriendlyPGD(alpha=ALPHA, steps=STEPS, tau=STEPS)
@@ -51,7 +51,7 @@ def by_a_plain_loop(model: nn.Module, image: Tensor, label: Tensor, point: Tenso
 
 @pytest.mark.parametrize("tau", [0, 1, 3])
 def test_each_image_stops_tau_steps_after_it_is_misclassified(
-    trained_digits: nn.Module, digits: ImageData, tau: int
+    trained_digits: nn.Module, digits: Dataset, tau: int
 ) -> None:
     model = nn.Sequential(*trained_digits).eval()
     x, y = digits.test_x[:40], digits.test_y[:40]
@@ -70,7 +70,7 @@ def test_each_image_stops_tau_steps_after_it_is_misclassified(
     assert STEPS in steps
 
 
-def test_it_goes_less_far_than_pgd_and_fools_as_many(trained_digits: nn.Module, digits: ImageData) -> None:
+def test_it_goes_less_far_than_pgd_and_fools_as_many(trained_digits: nn.Module, digits: Dataset) -> None:
     x, y = digits.test_x[:100], digits.test_y[:100]
     settings = {"alpha": ALPHA, "steps": STEPS, "random_start": False}
     attacks = FriendlyPGD(**settings), PGD(**settings)

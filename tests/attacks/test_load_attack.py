@@ -15,7 +15,7 @@ import softadv
 from softadv import evaluate, load_attack
 from softadv.attacks import AUTOATTACK, PGD, TorchAttack, is_linf, title_of
 from softadv.attacks.base import check_ball, extremes
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from tests.networks import CLASSES, random_images, seeded, with_head
 
@@ -62,7 +62,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("own")
-def test_ones_own_is_found_in_the_current_folder(trained_digits: nn.Module, digits: ImageData) -> None:
+def test_ones_own_is_found_in_the_current_folder(trained_digits: nn.Module, digits: Dataset) -> None:
     x, y = digits.test_x[:8], digits.test_y[:8]
     noise = load_attack("own_attacks:noise")
     assert (title_of(noise), is_linf(noise)) == ("noise", False)
@@ -118,7 +118,7 @@ def test_the_step_of_pgd_is_two_and_a_half_radii_over_all_steps() -> None:
 
 @pytest.mark.parametrize("name", ["torchattacks:PGD", "torchattacks:FGSM"])
 def test_torchattacks_gets_the_settings_it_takes_and_the_radius_of_the_call(
-    trained_digits: nn.Module, digits: ImageData, name: str
+    trained_digits: nn.Module, digits: Dataset, name: str
 ) -> None:
     attack = load_attack(name, steps=3, alpha=0.02)
     assert is_linf(attack)
@@ -172,7 +172,7 @@ class Turned:
 )
 @pytest.mark.parametrize("method", ["adversarial", "survivors", "natural"])
 def test_an_attack_that_leaves_its_ball_is_refused_wherever_it_is_used(
-    trained_digits: nn.Module, digits: ImageData, attack: softadv.Attack, message: str, method: str
+    trained_digits: nn.Module, digits: Dataset, attack: softadv.Attack, message: str, method: str
 ) -> None:
     data = digits.first(train=8, test=8)
     model = copy.deepcopy(trained_digits)
@@ -185,7 +185,7 @@ def test_an_attack_that_leaves_its_ball_is_refused_wherever_it_is_used(
 
 
 def test_no_ball_but_the_range_of_pixels_is_asked_of_an_attack_of_another_norm(
-    trained_digits: nn.Module, digits: ImageData
+    trained_digits: nn.Module, digits: Dataset
 ) -> None:
     data = digits.first(train=8, test=8)
     assert set(evaluate(trained_digits, data, eps=0.1, attacks=[Turned()]).adversarial) == {"Turned"}
@@ -225,7 +225,7 @@ def indices(model, x, y, *, eps, generator):
     ],
 )  # fmt: skip
 def test_what_an_attack_returns_must_be_images_of_the_shape_it_was_given(
-    trained_digits: nn.Module, digits: ImageData, attack: softadv.Attack, message: str
+    trained_digits: nn.Module, digits: Dataset, attack: softadv.Attack, message: str
 ) -> None:
     x, y = digits.test_x[:8], digits.test_y[:8]
     with pytest.raises(SoftadvError) as in_evaluation:

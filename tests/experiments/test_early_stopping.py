@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from softadv._io import read_tensors
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments import from_weights
 from softadv.experiments.executors.images import Source
@@ -34,13 +34,13 @@ def told(what: str, work: float, *, before: bool = False, note: str = "") -> Non
     """Tells nobody."""
 
 
-def ran(folder: Path, digits: ImageData, trial: Trial = TRIAL) -> Result:
+def ran(folder: Path, digits: Dataset, trial: Trial = TRIAL) -> Result:
     data = digits.first(train=trial.train_images, test=trial.test_images)
     return run_trial(trial, run=RunFolder(folder), data=data, report=told)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     """The folder of the trial, run without interruption. Shared: tests must not change it."""
     folder = tmp_path_factory.mktemp("whole") / "early"
     ran(folder, digits)
@@ -61,7 +61,7 @@ def test_it_stops_when_no_better_epoch_has_come_for_so_long(whole: Path) -> None
         assert end - best_of(metrics[:end]).epoch < 2  # it stopped at the first occasion
 
 
-def test_the_result_is_the_best_epochs(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+def test_the_result_is_the_best_epochs(whole: Path, tmp_path: Path, digits: Dataset) -> None:
     """Of an epoch on the images that no epoch was trained on, and with the weights of that many epochs."""
     best = best_of(RunFolder(whole).metrics())
     result = RunFolder(whole).result()
@@ -73,7 +73,7 @@ def test_the_result_is_the_best_epochs(whole: Path, tmp_path: Path, digits: Imag
 
 @pytest.mark.parametrize("after", ["every epoch", "the last epoch"])
 def test_resumed_after_a_kill_it_ends_with_the_same_weights(
-    whole: Path, tmp_path: Path, digits: ImageData, after: str
+    whole: Path, tmp_path: Path, digits: Dataset, after: str
 ) -> None:
     data = digits.first(train=TRIAL.train_images, test=TRIAL.test_images)
     folder = RunFolder(tmp_path / "killed")
@@ -95,7 +95,7 @@ def test_resumed_after_a_kill_it_ends_with_the_same_weights(
     assert all(torch.equal(value, expected[0][name]) for name, value in found[0].items())
 
 
-def test_without_patience_every_epoch_is_trained_and_the_last_one_counts(tmp_path: Path, digits: ImageData) -> None:
+def test_without_patience_every_epoch_is_trained_and_the_last_one_counts(tmp_path: Path, digits: Dataset) -> None:
     trial = replace(TRIAL, patience=None, epochs=4)
     result = ran(tmp_path / "run", digits, trial)
     metrics = RunFolder(tmp_path / "run").metrics()
@@ -103,7 +103,7 @@ def test_without_patience_every_epoch_is_trained_and_the_last_one_counts(tmp_pat
     assert result.adversarial_accuracy == metrics[-1].adversarial_accuracy
 
 
-def test_validation_images_are_the_last_training_images_and_are_not_trained_on(digits: ImageData) -> None:
+def test_validation_images_are_the_last_training_images_and_are_not_trained_on(digits: Dataset) -> None:
     data = digits.first(train=160, test=40)
     (x, y), validation = split_off(data, 60)
     assert validation is not None
@@ -115,7 +115,7 @@ def test_validation_images_are_the_last_training_images_and_are_not_trained_on(d
         split_off(data, 160)
 
 
-def test_training_does_not_depend_on_what_the_validation_images_are(tmp_path: Path, digits: ImageData) -> None:
+def test_training_does_not_depend_on_what_the_validation_images_are(tmp_path: Path, digits: Dataset) -> None:
     trial = replace(TRIAL, patience=None, epochs=2)
     without = replace(trial, validation_images=0, train_images=100)
     results = [ran(tmp_path / str(one.validation_images), digits, one) for one in (trial, without)]
@@ -138,7 +138,7 @@ def test_of_equal_epochs_the_first_is_the_best() -> None:
 
 
 def test_its_weights_are_evaluated_as_the_epoch_did_that_ended_with_them(
-    whole: Path, tmp_path: Path, digits: ImageData, monkeypatch: pytest.MonkeyPatch
+    whole: Path, tmp_path: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
 

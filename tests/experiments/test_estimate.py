@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from softadv._progress import CERTIFICATION_COST
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.experiments.estimate import epoch_seconds, estimate_time
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE, read_reference
@@ -80,7 +80,7 @@ def test_a_dry_run_says_how_many_and_how_long_and_writes_nothing(
     assert capsys.readouterr().out == "6 trials to run; no costs of such trials are stored\n"
 
 
-def test_the_work_of_epochs_that_attack_nothing_is_that_of_natural_training(digits: ImageData) -> None:
+def test_the_work_of_epochs_that_attack_nothing_is_that_of_natural_training(digits: Dataset) -> None:
     data = digits.first(train=64, test=32)
 
     def work(method: str, natural_epochs: int) -> float:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from softadv._io import read_json, read_tensors, write_json, write_tensors
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.records import Result
 from softadv.experiments.run_folder import RunFolder
@@ -43,7 +43,7 @@ TINY = Trial(
 )
 
 
-def run_tiny(folder: Path, digits: ImageData, trial: Trial = TINY) -> Result:
+def run_tiny(folder: Path, digits: Dataset, trial: Trial = TINY) -> Result:
     data = digits.first(train=trial.train_images, test=trial.test_images)
     return run_trial(trial, run=RunFolder(folder), data=data, report=lambda what, work, before=False: None)
 
@@ -53,7 +53,7 @@ def without_seconds(metrics: list[EpochMetrics]) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, digits: ImageData) -> Path:
+def whole(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Path:
     """The folder of the tiny trial, run without interruption."""
     folder = tmp_path_factory.mktemp("whole") / "tiny"
     run_tiny(folder, digits)
@@ -86,7 +86,7 @@ def test_a_finished_trial_leaves_everything_in_its_folder(whole: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(
-    whole: Path, tmp_path: Path, digits: ImageData
+    whole: Path, tmp_path: Path, digits: Dataset
 ) -> None:
     again = run_tiny(tmp_path / "again", digits)
     other = run_tiny(tmp_path / "other", digits, dataclasses.replace(TINY, seed=4))
@@ -138,14 +138,14 @@ def test_a_run_killed_again_and_again_ends_bit_for_bit_like_one_never_killed(who
     assert without_seconds(RunFolder(folder).metrics()) == without_seconds(RunFolder(whole).metrics())
 
 
-def test_a_finished_trial_is_not_run_again(whole: Path, digits: ImageData) -> None:
+def test_a_finished_trial_is_not_run_again(whole: Path, digits: Dataset) -> None:
     before = {path.name: path.stat().st_mtime_ns for path in whole.iterdir()}
     result = run_tiny(whole, digits)
     assert result == RunFolder(whole).result()
     assert {path.name: path.stat().st_mtime_ns for path in whole.iterdir()} == before
 
 
-def test_all_the_work_that_was_expected_is_reported(tmp_path: Path, digits: ImageData) -> None:
+def test_all_the_work_that_was_expected_is_reported(tmp_path: Path, digits: Dataset) -> None:
     data = digits.first(train=128, test=64)
     done = []
     run_trial(
@@ -154,7 +154,7 @@ def test_all_the_work_that_was_expected_is_reported(tmp_path: Path, digits: Imag
     assert sum(done) == expected_work(TINY, data)
 
 
-def test_epochs_whose_evaluation_is_recorded_are_plain_ones(tmp_path: Path, digits: ImageData) -> None:
+def test_epochs_whose_evaluation_is_recorded_are_plain_ones(tmp_path: Path, digits: Dataset) -> None:
     trial = dataclasses.replace(TINY, epochs=5)
     data = digits.first(train=trial.train_images, test=trial.test_images)
     metrics = []
@@ -181,7 +181,7 @@ def copied(whole: Path, tmp_path: Path, *, without: str) -> Path:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one byte"])
-def test_a_damaged_checkpoint_is_refused_by_name(whole: Path, tmp_path: Path, digits: ImageData, damage: str) -> None:
+def test_a_damaged_checkpoint_is_refused_by_name(whole: Path, tmp_path: Path, digits: Dataset, damage: str) -> None:
     folder = copied(whole, tmp_path, without="result.json")
     path = folder / "checkpoint.safetensors"
     data = bytearray(path.read_bytes())
@@ -196,14 +196,14 @@ def test_a_damaged_checkpoint_is_refused_by_name(whole: Path, tmp_path: Path, di
     assert not (folder / "result.json").exists()
 
 
-def test_a_checkpoint_of_other_weights_is_refused(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+def test_a_checkpoint_of_other_weights_is_refused(whole: Path, tmp_path: Path, digits: Dataset) -> None:
     folder = copied(whole, tmp_path, without="result.json")
     (folder / "checkpoint.safetensors").write_bytes((whole / "weights.safetensors").read_bytes())
     with pytest.raises(SoftadvError, match="not a checkpoint of this trial"):
         run_tiny(folder, digits)
 
 
-def test_other_images_are_refused_both_before_and_after_the_end(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+def test_other_images_are_refused_both_before_and_after_the_end(whole: Path, tmp_path: Path, digits: Dataset) -> None:
     other = dataclasses.replace(digits.first(train=128, test=64), fingerprint="0" * 64)
     unfinished = copied(whole, tmp_path, without="result.json")
     for folder in (whole, unfinished):
@@ -211,7 +211,7 @@ def test_other_images_are_refused_both_before_and_after_the_end(whole: Path, tmp
             run_trial(TINY, run=RunFolder(folder), data=other, report=lambda what, work, before=False: None)
 
 
-def test_missing_metrics_are_refused(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+def test_missing_metrics_are_refused(whole: Path, tmp_path: Path, digits: Dataset) -> None:
     folder = copied(whole, tmp_path, without="result.json")
     (folder / "metrics.json").write_text('{"epochs": []}')
     with pytest.raises(SoftadvError, match=r"metrics\.json: ends before epoch 3"):
@@ -230,7 +230,7 @@ def test_the_examples_agree_with_themselves(whole: Path) -> None:
 
 @pytest.mark.parametrize("old", [False, True], ids=["bound", "of an earlier version"])
 def test_the_checkpoint_of_another_trial_does_not_resume(
-    whole: Path, tmp_path: Path, digits: ImageData, old: bool
+    whole: Path, tmp_path: Path, digits: Dataset, old: bool
 ) -> None:
     natural = dataclasses.replace(TINY, method="natural", epochs=1)
     run_tiny(tmp_path / "natural", digits, natural)
@@ -248,7 +248,7 @@ def of_an_earlier_version(about: dict[str, str]) -> dict[str, str]:
     return {key: about[key] for key in ("epoch", "data", "certifier")}
 
 
-def test_a_checkpoint_of_an_earlier_version_resumes(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+def test_a_checkpoint_of_an_earlier_version_resumes(whole: Path, tmp_path: Path, digits: Dataset) -> None:
     folder = copied(whole, tmp_path, without="result.json")
     path = folder / "checkpoint.safetensors"
     tensors, about = read_tensors(path)
@@ -259,7 +259,7 @@ def test_a_checkpoint_of_an_earlier_version_resumes(whole: Path, tmp_path: Path,
     assert run_tiny(folder, digits).weights_sha256 == first.weights_sha256
 
 
-def test_epochs_that_are_not_the_checkpoints_are_refused(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+def test_epochs_that_are_not_the_checkpoints_are_refused(whole: Path, tmp_path: Path, digits: Dataset) -> None:
     folder = copied(whole, tmp_path, without="result.json")
     run = RunFolder(folder)
     first, *rest = run.metrics()
@@ -271,7 +271,7 @@ def test_epochs_that_are_not_the_checkpoints_are_refused(whole: Path, tmp_path: 
 @pytest.mark.parametrize("name", ["weights.safetensors", "model.onnx", "examples.safetensors", "metrics.json"])
 @pytest.mark.parametrize("damage", ["deleted", "empty", "changed"])
 def test_a_finished_trials_files_are_looked_at_again(
-    whole: Path, tmp_path: Path, digits: ImageData, name: str, damage: str
+    whole: Path, tmp_path: Path, digits: Dataset, name: str, damage: str
 ) -> None:
     folder = copied(whole, tmp_path, without="nothing")
     path = folder / name
@@ -284,7 +284,7 @@ def test_a_finished_trials_files_are_looked_at_again(
 
 
 def test_the_weights_of_a_result_of_an_earlier_version_are_looked_at_again(
-    whole: Path, tmp_path: Path, digits: ImageData
+    whole: Path, tmp_path: Path, digits: Dataset
 ) -> None:
     folder = copied(whole, tmp_path, without="nothing")
     table = read_json(folder / "result.json")
@@ -296,7 +296,7 @@ def test_the_weights_of_a_result_of_an_earlier_version_are_looked_at_again(
         run_tiny(folder, digits)
 
 
-def test_what_a_killed_process_left_half_written_is_cleared(whole: Path, tmp_path: Path, digits: ImageData) -> None:
+def test_what_a_killed_process_left_half_written_is_cleared(whole: Path, tmp_path: Path, digits: Dataset) -> None:
     folder = copied(whole, tmp_path, without="result.json")
     elsewhere = tmp_path / "mine"
     elsewhere.write_text("mine")
@@ -310,7 +310,7 @@ def test_what_a_killed_process_left_half_written_is_cleared(whole: Path, tmp_pat
     assert elsewhere.read_text() == "mine"
 
 
-def test_one_process_at_a_time_trains_a_trial(whole: Path, digits: ImageData) -> None:
+def test_one_process_at_a_time_trains_a_trial(whole: Path, digits: Dataset) -> None:
     with (
         RunFolder(whole).held(),
         pytest.raises(SoftadvError, match=f"{whole}: in use by process {os.getpid()} on .* since"),
@@ -318,7 +318,7 @@ def test_one_process_at_a_time_trains_a_trial(whole: Path, digits: ImageData) ->
         run_tiny(whole, digits)
 
 
-def test_no_trial_begins_among_somebodys_files(tmp_path: Path, digits: ImageData) -> None:
+def test_no_trial_begins_among_somebodys_files(tmp_path: Path, digits: Dataset) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(SoftadvError, match=r"not a folder that softadv made \(thesis\.tex is in it"):
         run_tiny(tmp_path, digits)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.models import conv_small
@@ -39,13 +39,13 @@ def state(*, fused: bool) -> TrainState:
     return replace(made, optimizer=torch.optim.Adam(made.model.parameters(), lr=TRIAL.lr))
 
 
-def train(trained: TrainState, images: ImageData, *, epoch: int) -> None:
+def train(trained: TrainState, images: Dataset, *, epoch: int) -> None:
     x, y = images.train_x[:128], images.train_y[:128]
     train_epoch(trained, x, y, config=train_config(TRIAL), epoch=epoch, on_progress=lambda _what, _done: None)
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["fused first", "plain first"])
-def test_a_checkpoint_goes_on_with_another_kind_of_step(first: bool, digits: ImageData, tmp_path: Path) -> None:
+def test_a_checkpoint_goes_on_with_another_kind_of_step(first: bool, digits: Dataset, tmp_path: Path) -> None:
     # As where a trial moves between a processor, whose step is fused, and a GPU, whose step is not.
     begun = state(fused=first)
     train(begun, digits, epoch=1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.attacks import PGD, Attack
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import DivergedError
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import run_grid
@@ -35,7 +35,7 @@ DIVERGES = replace(TRIAL, lr=1e30)
 
 
 @pytest.fixture
-def images(digits: ImageData) -> tuple[Tensor, Tensor]:
+def images(digits: Dataset) -> tuple[Tensor, Tensor]:
     return digits.train_x[:100], digits.train_y[:100]
 
 
@@ -150,7 +150,7 @@ def test_side_by_side_the_one_that_diverges_is_named_and_nobody_is_changed(image
 
 @pytest.mark.parametrize("method", ["natural", "soft"])
 def test_side_by_side_the_others_go_on_as_if_it_had_not_been_there(
-    digits: ImageData, tmp_path: Path, method: str
+    digits: Dataset, tmp_path: Path, method: str
 ) -> None:
     data = digits.first(train=60, test=20)
     trial = replace(TRIAL, method=method, epochs=3, certified_images=20)

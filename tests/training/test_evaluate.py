@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import softadv
 from softadv.attacks import PGD
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.training.evaluate import Accuracy, Evaluation
 from softadv.training.evaluation import attack_images, natural_accuracy
@@ -22,7 +22,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 @pytest.fixture
-def images(digits: ImageData) -> Pair:
+def images(digits: Dataset) -> Pair:
     return digits.test_x[:60], digits.test_y[:60]
 
 
@@ -49,7 +49,7 @@ def test_natural_and_adversarial_accuracy_are_counts(trained_digits: nn.Module, 
     assert found == softadv.evaluate(trained_digits, images, eps=EPS, seed=5)
 
 
-def test_a_data_set_stands_for_its_test_images(trained_digits: nn.Module, digits: ImageData) -> None:
+def test_a_data_set_stands_for_its_test_images(trained_digits: nn.Module, digits: Dataset) -> None:
     found = softadv.evaluate(trained_digits, digits, eps=EPS, attacks=[])
     assert found.natural == Accuracy(correct=round(found.natural.value * 360), images=360)
     assert found.adversarial == {}

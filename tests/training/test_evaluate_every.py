@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series
@@ -27,19 +27,19 @@ def quiet(what: str, work: float, *, before: bool = False, note: str = "") -> No
     """Tells nobody."""
 
 
-def ran(folder: Path, data: ImageData, trial: Trial) -> Series:
+def ran(folder: Path, data: Dataset, trial: Trial) -> Series:
     run = RunFolder(folder)
     result = run_trial(trial, run=run, data=data, report=quiet)
     return Series(trial=trial, epochs=tuple(run.metrics()), result=result)
 
 
 @pytest.fixture(scope="module")
-def data(digits: ImageData) -> ImageData:
+def data(digits: Dataset) -> Dataset:
     return digits.first(train=TRIAL.train_images, test=TRIAL.test_images)
 
 
 @pytest.fixture(scope="module")
-def seldom(tmp_path_factory: pytest.TempPathFactory, data: ImageData) -> Series:
+def seldom(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> Series:
     return ran(tmp_path_factory.mktemp("seldom") / "run", data, TRIAL)
 
 
@@ -50,7 +50,7 @@ def measured(epochs: tuple[EpochMetrics, ...]) -> list[int]:
 
 
 def test_every_second_epoch_and_the_last_are_evaluated_as_they_would_be_otherwise(
-    seldom: Series, data: ImageData, tmp_path: Path
+    seldom: Series, data: Dataset, tmp_path: Path
 ) -> None:
     always = ran(tmp_path / "always", data, replace(TRIAL, evaluate_every=1))
     assert measured(always.epochs) == [1, 2, 3, 4, 5]
@@ -64,7 +64,7 @@ def test_every_second_epoch_and_the_last_are_evaluated_as_they_would_be_otherwis
         assert (one.natural_accuracy, one.adversarial_accuracy) == (other.natural_accuracy, other.adversarial_accuracy)
 
 
-def test_an_interrupted_trial_goes_on_with_the_same_epochs(seldom: Series, data: ImageData, tmp_path: Path) -> None:
+def test_an_interrupted_trial_goes_on_with_the_same_epochs(seldom: Series, data: Dataset, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "cut")
     for _ in range(3):  # each goes on where the last one stopped
         with folder.begun(TRIAL):
@@ -76,7 +76,7 @@ def test_an_interrupted_trial_goes_on_with_the_same_epochs(seldom: Series, data:
     assert result.weights_sha256 == seldom.result.weights_sha256
 
 
-def test_the_estimate_of_the_time_left_knows_it(data: ImageData) -> None:
+def test_the_estimate_of_the_time_left_knows_it(data: Dataset) -> None:
     always, seldom = (expected_work(replace(TRIAL, evaluate_every=every), data) for every in (1, 2))
     assert always - seldom == 2 * TRIAL.steps * len(data.test_x)
 
@@ -103,7 +103,7 @@ def test_loggers_hear_only_of_what_was_measured(seldom: Series) -> None:
 
 
 @pytest.mark.parametrize("every", [1, 3])
-def test_stopping_early_is_decided_where_there_is_something_to_decide_by(digits: ImageData, every: int) -> None:
+def test_stopping_early_is_decided_where_there_is_something_to_decide_by(digits: Dataset, every: int) -> None:
     import softadv
 
     found = softadv.train(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv.attacks import PGD
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.models import conv_small
 from softadv.training import epoch_start
 from softadv.training.config import TrainConfig
@@ -31,7 +31,7 @@ CONFIG = TrainConfig(
 
 
 @pytest.fixture
-def images(digits: ImageData) -> tuple[Tensor, Tensor]:
+def images(digits: Dataset) -> tuple[Tensor, Tensor]:
     return digits.train_x[:IMAGES], digits.train_y[:IMAGES]
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from softadv._io import read_tensors
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Trial, parse_grid
@@ -41,12 +41,12 @@ def told(what: str, work: float, *, before: bool = False, note: str = "") -> Non
 
 
 @pytest.fixture
-def images(digits: ImageData) -> tuple[Tensor, Tensor]:
+def images(digits: Dataset) -> tuple[Tensor, Tensor]:
     return digits.train_x[:IMAGES], digits.train_y[:IMAGES]
 
 
 @pytest.fixture(scope="module")
-def data(digits: ImageData) -> ImageData:
+def data(digits: Dataset) -> Dataset:
     return digits.first(train=IMAGES, test=20)
 
 
@@ -99,14 +99,14 @@ def kept(run: RunFolder) -> list[dict[str, object]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, data: ImageData) -> RunFolder:
+def whole(tmp_path_factory: pytest.TempPathFactory, data: Dataset) -> RunFolder:
     """The folder of the trial, run without interruption."""
     run = RunFolder(tmp_path_factory.mktemp("rolling") / "whole")
     run_trial(TRIAL, run=run, data=data, report=told)
     return run
 
 
-def test_an_interrupted_trial_ends_with_the_same_bits(whole: RunFolder, data: ImageData, tmp_path: Path) -> None:
+def test_an_interrupted_trial_ends_with_the_same_bits(whole: RunFolder, data: Dataset, tmp_path: Path) -> None:
     cut = RunFolder(tmp_path / "cut")
     for _ in range(4):  # each goes on where the last one stopped
         with cut.begun(TRIAL):
@@ -129,7 +129,7 @@ def test_the_record_says_how_many_were_certified_and_how_old_verdicts_are(whole:
     assert certified_images(TRIAL, epochs) == [epoch.certified for epoch in epochs[1:]]
 
 
-def test_the_estimate_of_the_time_left_knows_the_share(data: ImageData) -> None:
+def test_the_estimate_of_the_time_left_knows_the_share(data: Dataset) -> None:
     full, natural = (expected_work(replace(TRIAL, split="full", method=name), data) for name in ("soft", "adversarial"))
     rolling = expected_work(TRIAL, data)
     # Four soft epochs: one split whole, and three of a quarter.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import softadv
 from softadv.attacks import PGD, TorchAttack
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.training.methods import Adversarial, Fat, Natural, Soft, Trades
 from softadv.training.schedules import learning_rate
@@ -25,7 +25,7 @@ ONE_STEP: dict[str, Any] = {"optimizer": "sgd", "momentum": 0.0, "lr": 0.5, "bat
 
 
 @pytest.fixture
-def images(digits: ImageData) -> tuple[Tensor, Tensor]:
+def images(digits: Dataset) -> tuple[Tensor, Tensor]:
     return digits.train_x[:80], digits.train_y[:80]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import softadv
 from softadv._io import read_tensors
 from softadv.attacks import PGD
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Trial
@@ -30,7 +30,7 @@ TRIAL = Trial(
 
 
 @pytest.fixture(scope="module")
-def data(digits: ImageData) -> ImageData:
+def data(digits: Dataset) -> Dataset:
     return digits.first(train=TRIAL.train_images, test=TRIAL.test_images)
 
 
@@ -44,7 +44,7 @@ def trained(data: Any, **settings: Any) -> softadv.Trained:
 
 
 @pytest.fixture(scope="module")
-def whole(data: ImageData) -> softadv.Trained:
+def whole(data: Dataset) -> softadv.Trained:
     return trained(data)
 
 
@@ -61,7 +61,7 @@ def equal(model: nn.Module, weights: dict[str, Tensor]) -> bool:
     return state.keys() == weights.keys() and all(torch.equal(state[name], weights[name]) for name in state)
 
 
-def test_it_ends_with_the_weights_of_the_trial(whole: softadv.Trained, data: ImageData, tmp_path: Path) -> None:
+def test_it_ends_with_the_weights_of_the_trial(whole: softadv.Trained, data: Dataset, tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "trial")
     run_trial(TRIAL, run=run, data=data, report=lambda *_, **__: None)
     assert equal(whole.model, read_tensors(run.path / "weights.safetensors")[0])
@@ -69,14 +69,14 @@ def test_it_ends_with_the_weights_of_the_trial(whole: softadv.Trained, data: Ima
     assert any(epoch.verified for epoch in whole.history)  # so that the split mattered
 
 
-def test_tensors_train_as_a_data_set_does_and_nothing_is_evaluated(whole: softadv.Trained, data: ImageData) -> None:
+def test_tensors_train_as_a_data_set_does_and_nothing_is_evaluated(whole: softadv.Trained, data: Dataset) -> None:
     found = trained((data.train_x, data.train_y))
     assert equal(found.model, whole.model.state_dict())
     assert [epoch.loss for epoch in found.history] == [epoch.loss for epoch in whole.history]
     assert all(e.natural_accuracy is None and e.adversarial_accuracy is None for e in found.history)
 
 
-def test_callbacks_and_progress_hear_of_every_epoch(whole: softadv.Trained, data: ImageData) -> None:
+def test_callbacks_and_progress_hear_of_every_epoch(whole: softadv.Trained, data: Dataset) -> None:
     heard: list[EpochMetrics] = []
     told: set[str] = set()
     found = trained(data, epochs=2, callbacks=[heard.append], on_progress=lambda what, done: told.add(what))
@@ -107,7 +107,7 @@ def test_without_pandas_a_table_says_what_is_missing(whole: softadv.Trained, mon
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_model_is_trained_in_place_and_left_in_its_mode(data: ImageData, training: bool) -> None:
+def test_the_model_is_trained_in_place_and_left_in_its_mode(data: Dataset, training: bool) -> None:
     model = conv_small("digits", seed=0).train(training)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = softadv.train(model, data, method="natural", eps=0.1, epochs=1)
@@ -134,24 +134,24 @@ def test_the_model_is_trained_in_place_and_left_in_its_mode(data: ImageData, tra
         ({"validation_images": 160}, "validation_images: must be at most 159"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_one_line(data: ImageData, settings: dict[str, Any], message: str) -> None:
+def test_what_does_not_fit_is_refused_in_one_line(data: Dataset, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SoftadvError, match=message) as caught:
         trained(data, **settings)
     assert "\n" not in str(caught.value)
 
 
-def test_images_of_0_to_255_are_refused(data: ImageData) -> None:
+def test_images_of_0_to_255_are_refused(data: Dataset) -> None:
     with pytest.raises(SoftadvError, match=r"outside clip|outside \[0, 1\]"):
         trained((255 * data.train_x, data.train_y), method="natural")
 
 
-def test_a_model_without_parameters_cannot_be_trained(data: ImageData) -> None:
+def test_a_model_without_parameters_cannot_be_trained(data: Dataset) -> None:
     with pytest.raises(SoftadvError, match="model: has no parameters"):
         softadv.train(nn.Flatten(), data, eps=0.1)
 
 
 @pytest.mark.parametrize("labels", [[0, 10], [-1, 3]])
-def test_labels_that_the_model_has_no_class_for_are_refused(data: ImageData, labels: list[int]) -> None:
+def test_labels_that_the_model_has_no_class_for_are_refused(data: Dataset, labels: list[int]) -> None:
     low, high = labels
     with pytest.raises(SoftadvError, match=rf"^y: labels lie in {low}..{high}, the model has classes 0..9$"):
         trained((data.train_x[:2], torch.tensor(labels)))
@@ -163,7 +163,7 @@ def dropped(images: tuple[Tensor, Tensor], **settings: Any) -> nn.Module:
     return softadv.train(model, images, method="adversarial", eps=0.02, epochs=2, **settings).model
 
 
-def test_a_dropout_draws_the_numbers_of_the_seed_and_nobody_elses(data: ImageData) -> None:
+def test_a_dropout_draws_the_numbers_of_the_seed_and_nobody_elses(data: Dataset) -> None:
     images = data.train_x[:40], data.train_y[:40]
     first = dropped(images)
     before = torch.get_rng_state()
@@ -175,14 +175,14 @@ def test_a_dropout_draws_the_numbers_of_the_seed_and_nobody_elses(data: ImageDat
     assert not equal(dropped(images, seed=1), first.state_dict())
 
 
-def test_training_leaves_the_global_generator_where_it_was(data: ImageData) -> None:
+def test_training_leaves_the_global_generator_where_it_was(data: Dataset) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(784, 10))
     before = torch.get_rng_state()
     softadv.train(model, (data.train_x[:8], data.train_y[:8]), method="natural", eps=0.1, epochs=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_pixels_of_another_range_are_attacked_and_certified_within_it(data: ImageData) -> None:
+def test_pixels_of_another_range_are_attacked_and_certified_within_it(data: Dataset) -> None:
     x, y = 2 * data.train_x[:60] - 1, data.train_y[:60]
     seen: list[Tensor] = []
 
@@ -208,7 +208,7 @@ def test_pixels_of_another_range_are_attacked_and_certified_within_it(data: Imag
         ({"clip": (1, 0)}, "clip: expected the lowest and the highest pixel"),
     ],
 )
-def test_an_attack_of_another_range_is_refused(data: ImageData, settings: dict[str, Any], message: str) -> None:
+def test_an_attack_of_another_range_is_refused(data: Dataset, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SoftadvError, match=message):
         trained((data.train_x[:8], data.train_y[:8]), **settings)
 
@@ -243,7 +243,7 @@ def test_another_kind_of_model_or_data_is_refused_in_one_line(model: Any, data: 
 
 
 @pytest.mark.parametrize("callbacks", [print, [3]])
-def test_callbacks_that_cannot_be_called_are_refused_before_the_first_epoch(callbacks: Any, data: ImageData) -> None:
+def test_callbacks_that_cannot_be_called_are_refused_before_the_first_epoch(callbacks: Any, data: Dataset) -> None:
     model = conv_small("digits", seed=0)
     before = [parameter.clone() for parameter in model.parameters()]
     with pytest.raises(SoftadvError, match=r"^callbacks: expected a list of functions"):
@@ -251,7 +251,7 @@ def test_callbacks_that_cannot_be_called_are_refused_before_the_first_epoch(call
     assert all(map(torch.equal, before, model.parameters()))
 
 
-def test_one_attack_may_be_named_without_a_list(data: ImageData) -> None:
+def test_one_attack_may_be_named_without_a_list(data: Dataset) -> None:
     model = conv_small("digits", seed=0)
     one, several = (softadv.evaluate(model, data, eps=0.1, attacks=attacks) for attacks in ("pgd", ["pgd"]))
     assert one == several

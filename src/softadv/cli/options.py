@@ -19,7 +19,7 @@ from softadv.certify import Domain
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
 from softadv.certify.onnx import check_against_onnxruntime
 from softadv.cli.ending import Detail
-from softadv.data import ImageData, load_dataset
+from softadv.data import Dataset, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
 from softadv.experiments.expected import expected_folder
@@ -219,7 +219,7 @@ def on_device(saved: Saved, device: str, *, name: str | None = None, data: Path 
     return saved.model(known_or_loaded(saved.dataset, data), device=pick_device(device), name=name)
 
 
-def images_for(saved: Saved, data: Path | None) -> ImageData:
+def images_for(saved: Saved, data: Path | None) -> Dataset:
     """All images of the dataset, in main memory. May download them, so call it last."""
     assert saved.dataset is not None
     return load_dataset(saved.dataset, data)

@@ -15,7 +15,7 @@ from softadv.attacks import AUTOATTACK, AtRadius, load_attack
 from softadv.certify.certifiers import certify
 from softadv.certify.onnx import NotExportedError, check_parity, export_onnx
 from softadv.certify.records import Certified, Parity
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.experiments import environment
 from softadv.experiments.load_model import about_weights
 from softadv.experiments.names import Names
@@ -38,7 +38,7 @@ def conclude(
     *,
     trial: Trial,
     run: RunFolder,
-    data: ImageData,
+    data: Dataset,
     report: Report,
     last: EpochMetrics,
 ) -> Result:
@@ -73,7 +73,7 @@ def conclude(
     )
 
 
-def _names(trial: Trial, data: ImageData) -> Names:
+def _names(trial: Trial, data: Dataset) -> Names:
     """The names and colours with which a page can show the trial without importing its code."""
     method = method_of(trial)
     return Names(
@@ -85,14 +85,14 @@ def _names(trial: Trial, data: ImageData) -> Names:
     )
 
 
-def conclusion_work(trial: Trial, data: ImageData) -> float:
+def conclusion_work(trial: Trial, data: Dataset) -> float:
     """The cost of conclude in attack steps on one image, for the display of progress."""
     certification = sum(CERTIFICATION_COST[domain] for domain in trial.certified_domains)
     autoattack = AUTOATTACK_COST * min(trial.autoattack_images, len(data.test_x))
     return certification * _certified_count(trial, data) + autoattack
 
 
-def _export(model: nn.Module, *, run: RunFolder, data: ImageData) -> Parity | None:
+def _export(model: nn.Module, *, run: RunFolder, data: Dataset) -> Parity | None:
     """None for a model that softadv cannot export, such as a residual network."""
     path = run.path / MODEL
     try:
@@ -102,7 +102,7 @@ def _export(model: nn.Module, *, run: RunFolder, data: ImageData) -> Parity | No
     return check_parity(model, path, data.test_x[:_PARITY_IMAGES])
 
 
-def _certify_test_images(model: nn.Module, *, trial: Trial, data: ImageData, report: Report) -> tuple[Certified, ...]:
+def _certify_test_images(model: nn.Module, *, trial: Trial, data: Dataset, report: Report) -> tuple[Certified, ...]:
     count = _certified_count(trial, data)
     x, y = data.test_x[:count], data.test_y[:count]
     return tuple(
@@ -120,7 +120,7 @@ def _certify_test_images(model: nn.Module, *, trial: Trial, data: ImageData, rep
     )
 
 
-def _autoattack(model: nn.Module, *, trial: Trial, data: ImageData, report: Report) -> Autoattacked | None:
+def _autoattack(model: nn.Module, *, trial: Trial, data: Dataset, report: Report) -> Autoattacked | None:
     """AutoAttack (Croce and Hein, ICML 2020), which does not depend on the attack that was trained against."""
     count = min(trial.autoattack_images, len(data.test_x))
     if not count:
@@ -139,7 +139,7 @@ def _autoattack(model: nn.Module, *, trial: Trial, data: ImageData, report: Repo
 
 
 @in_eval_mode
-def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: ImageData) -> None:
+def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: Dataset) -> None:
     """The first test images, their attacks and what the model and the certifier say of them."""
     x, y = data.test_x[:_EXAMPLES], data.test_y[:_EXAMPLES]
     generator = generator_for(trial.seed, 0, "examples", x.device)
@@ -159,5 +159,5 @@ def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: Ima
     write_tensors(run.path / EXAMPLES, tensors, metadata={"class_names": json.dumps(data.class_names)})
 
 
-def _certified_count(trial: Trial, data: ImageData) -> int:
+def _certified_count(trial: Trial, data: Dataset) -> int:
     return min(trial.certified_images or len(data.test_x), len(data.test_x))

@@ -15,7 +15,7 @@ from safetensors.torch import load
 from softadv._io import tensors_bytes, tensors_sha256
 from softadv._progress import Report, stage
 from softadv.attacks import AtRadius
-from softadv.data import Dataset, ImageData, load_dataset
+from softadv.data import Dataset, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.final_evaluation import conclude, conclusion_work
 from softadv.experiments.grid import Prepared
@@ -53,11 +53,11 @@ class Stored:
         """The cost of all trials in attack steps on one image."""
         return sum(self.work_on(trial, prepared.datasets[trial]) for trial in prepared.grid.trials)
 
-    def work_on(self, trial: Trial, data: ImageData) -> float:
+    def work_on(self, trial: Trial, data: Dataset) -> float:
         """The cost of one trial in attack steps on one image."""
         return trial.steps * len(data.test_x) + conclusion_work(trial, data)
 
-    def check(self, done: Result, run: RunFolder, data: ImageData) -> None:
+    def check(self, done: Result, run: RunFolder, data: Dataset) -> None:
         """Raise SoftadvError where a result is of other images, or of other weights than the reference now has."""
         if done.data_fingerprint != data.fingerprint:
             raise SoftadvError(f"{_other_data(str(run.path), done, data)}; use --fresh")
@@ -159,7 +159,7 @@ def stored_trials(
 def _other_images(found: Mapping[Trial, Record], data_root: Path | None) -> dict[str, str]:
     """By dataset, a line that says so where the images here are not those that the reference was measured on."""
     whole = {name: load_dataset(name, data_root) for name in {trial.dataset for trial in found}}
-    fingerprints: dict[tuple[str, int | None, int | None], ImageData] = {}
+    fingerprints: dict[tuple[str, int | None, int | None], Dataset] = {}
     refused: dict[str, str] = {}
     for trial, record in found.items():
         key = (trial.dataset, trial.train_images, trial.test_images)
@@ -171,7 +171,7 @@ def _other_images(found: Mapping[Trial, Record], data_root: Path | None) -> dict
     return refused
 
 
-def _other_data(where: str, recorded: Result, data: ImageData) -> str:
+def _other_data(where: str, recorded: Result, data: Dataset) -> str:
     prints = f"fingerprint {recorded.data_fingerprint[:12]}, here {data.fingerprint[:12]}"
     return f"{where}: was measured on other {data.name} images ({prints})"
 

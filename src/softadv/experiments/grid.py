@@ -13,7 +13,7 @@ from softadv._io import remove_partials, write_json
 from softadv._locks import held
 from softadv._ranges import shown
 from softadv.certify.certifiers import check_certifier
-from softadv.data import ImageData, load_dataset
+from softadv.data import Dataset, load_dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.images import Source
 from softadv.experiments.run_folder import (
@@ -56,7 +56,7 @@ class Prepared:
 
     grid: Grid
     folder: Path
-    datasets: dict[Trial, ImageData]
+    datasets: dict[Trial, Dataset]
     left: tuple[Path, ...] = ()  # of what was to be deleted: files that softadv did not write
     trials: tuple[Trial, ...] = ()  # those to run: the grid's, or a part of them
     data_root: Path | None = None
@@ -84,7 +84,7 @@ class Prepared:
             trial.dataset, self.data_root, trial.train_images, trial.test_images, self.datasets[trial].fingerprint
         )
 
-    def images(self, source: Source) -> ImageData:
+    def images(self, source: Source) -> Dataset:
         """The images of a source, as they are here: without loading them again."""
         return next(data for trial, data in self.datasets.items() if self.source(trial) == source)
 
@@ -157,10 +157,10 @@ def _check(grid: Grid, redo: Sequence[str]) -> None:
         check_certifier(certifier)
 
 
-def _datasets(grid: Grid, data_root: Path | None, device: torch.device) -> dict[Trial, ImageData]:
+def _datasets(grid: Grid, data_root: Path | None, device: torch.device) -> dict[Trial, Dataset]:
     """The images of every trial, each part of a data set once."""
     whole = {name: load_dataset(name, data_root) for name in {trial.dataset for trial in grid.trials}}
-    parts: dict[tuple[str, int | None, int | None], ImageData] = {}
+    parts: dict[tuple[str, int | None, int | None], Dataset] = {}
     datasets = {}
     for trial in grid.trials:
         key = (trial.dataset, trial.train_images, trial.test_images)

@@ -14,7 +14,7 @@ from typing import Protocol
 from softadv._io import write_text
 from softadv._locks import held
 from softadv._progress import Report
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.executors.in_process import InProcess
 from softadv.experiments.executors.jobs import Ended, Executor, Handle, Lost, ProgressMessage
@@ -45,10 +45,10 @@ class Task(Protocol):
 
     side_by_side: bool  # whether trials that differ in the seed alone can be trained as one model
 
-    def check(self, done: Result, run: RunFolder, data: ImageData) -> None:
+    def check(self, done: Result, run: RunFolder, data: Dataset) -> None:
         """Raise SoftadvError where a finished trial's result is not what would come out now."""
 
-    def work_on(self, trial: Trial, data: ImageData) -> float:
+    def work_on(self, trial: Trial, data: Dataset) -> float:
         """Its cost in attack steps on one image."""
 
     def job(self, job: TrialJob) -> TrialJob:
@@ -60,11 +60,11 @@ class Training:
 
     side_by_side = True
 
-    def check(self, done: Result, run: RunFolder, data: ImageData) -> None:
+    def check(self, done: Result, run: RunFolder, data: Dataset) -> None:
         """Raise SoftadvError where a result is of other images."""
         check_same_data(run, done.data_fingerprint, data)
 
-    def work_on(self, trial: Trial, data: ImageData) -> float:
+    def work_on(self, trial: Trial, data: Dataset) -> float:
         """The cost of the training and of what follows it."""
         return expected_work(trial, data)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import Tensor
 
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.training.methods import (
     Adversarial,
     Confident,
@@ -21,7 +21,7 @@ from tests.training.methods.runs import CONFIG, STEPS, both_engines, engine, equ
 
 
 @pytest.fixture
-def images(digits: ImageData) -> tuple[Tensor, Tensor]:
+def images(digits: Dataset) -> tuple[Tensor, Tensor]:
     return digits.train_x[:80], digits.train_y[:80]  # the last batch is smaller
 
 

@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 import softadv
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.training.methods import Adversarial, Fat, Soft, Trades, load_method, methods, parse_method, settings_of
 
@@ -124,7 +124,7 @@ def test_what_is_no_method_at_all_is_one_line() -> None:
 
 
 @pytest.mark.usefixtures("own")
-def test_a_class_of_ones_own_is_found_in_the_current_folder(digits: ImageData) -> None:
+def test_a_class_of_ones_own_is_found_in_the_current_folder(digits: Dataset) -> None:
     images: tuple[Tensor, Tensor] = digits.train_x[:40], digits.train_y[:40]
     model = softadv.conv_small("digits")
     method = "my_methods:Half(part=0.25)"

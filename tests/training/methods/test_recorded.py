@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.kernels.cuda_graphs import Replays
 from softadv.models import conv_small
 from softadv.training.loop import train_epoch
@@ -23,7 +23,7 @@ CHANGES: dict[str, Any] = {"schedule": "cosine", "natural_epochs": 1, "eps_warmu
 @pytest.mark.parametrize(
     "method", [Trades(), Fat(tau=1), Soft(), Inverted(), Survivors(), Random(share=0.5)], ids=lambda m: type(m).__name__
 )
-def test_replayed_steps_are_plain_ones(digits: ImageData, method: Method, settings: dict[str, Any]) -> None:
+def test_replayed_steps_are_plain_ones(digits: Dataset, method: Method, settings: dict[str, Any]) -> None:
     config = replace(CONFIG, method=method, eps=0.02, **settings)
     recorder = Repeater()
 

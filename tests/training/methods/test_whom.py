@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from softadv.data import ImageData
+from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.training.evaluation import attack_images, predictions
 from softadv.training.methods import Confident, Inverted, Method, Random, Soft, Survivors
@@ -19,7 +19,7 @@ from tests.training.methods.runs import CONFIG, CPU, trained, whom
 
 
 @pytest.fixture
-def images(digits: ImageData) -> tuple[Tensor, Tensor]:
+def images(digits: Dataset) -> tuple[Tensor, Tensor]:
     """Images of which some are misclassified: a few labels are wrong."""
     x, y = digits.train_x[:60], digits.train_y[:60].clone()
     y[:5] = (y[:5] + 1) % 10
