@@ -103,7 +103,7 @@ def generator() -> torch.Generator:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny grid's folder, run through the command line. Shared: tests change copies of it."""
-    from tests.cli.test_app import run
+    from tests.cli.command import run
     from tests.experiments.test_grid import TINY
 
     root = tmp_path_factory.mktemp("reference")

@@ -1,6 +1,5 @@
 """Models that do something else than they seem to, and numbers at the edge: each once had a wrong verdict."""
 
-import operator
 import threading
 from contextlib import suppress
 
@@ -8,39 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils import prune
 
 from softadv.certify import DOMAINS, certify, layers
 from softadv.certify.operators import LeakyRelu
 from softadv.errors import SoftadvError
-from softadv.kernels.input_gradients import plain_chain
 from softadv.models import Normalize
-
-
-def ask(model, x, *, y=0, eps=0.1, **options):
-    return certify(model, x, torch.tensor([y] * len(x)), eps=eps, **options)
-
-
-def linear(weight, bias):
-    layer = nn.Linear(len(weight[0]), len(weight))
-    layer.weight.data, layer.bias.data = torch.tensor(weight), torch.tensor(bias)
-    return layer
-
-
-def test_a_view_whose_size_is_taken_does_not_hide_what_is_overwritten():
-    class Overwrites(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.one, self.two = nn.Conv2d(1, 1, 1), nn.Linear(2, 2), nn.Linear(2, 2)
-
-        def forward(self, x):
-            a = self.conv(x)
-            v = a.flatten(1)
-            r = F.relu(v, inplace=True)
-            return self.one(r.view(v.size(0), -1)) + self.two(a.flatten(1))
-
-    with pytest.raises(SoftadvError, match="works in place on a value that is used again"):
-        ask(Overwrites(), torch.rand(1, 1, 1, 2))
+from tests.certify.asked import ask, linear
 
 
 def test_a_call_of_its_own_is_refused():
@@ -51,35 +23,6 @@ def test_a_call_of_its_own_is_refused():
     model = Shifted(nn.Flatten(), linear([[1.0], [-1.0]], [-0.5, 0.5]))
     with pytest.raises(SoftadvError, match="__call__ of its own"):
         ask(model, torch.full((1, 1, 1, 1), 0.7))
-
-
-@pytest.mark.parametrize("rows", [2, 5])
-def test_the_weights_count_and_not_what_the_layer_says_of_them(engine, rows):
-    pruned = nn.Linear(4, 3)
-    torch.manual_seed(0)
-    pruned.weight.data, pruned.bias.data = torch.randn(rows, 4), torch.randn(rows)
-    real = nn.Linear(4, rows)
-    real.load_state_dict(pruned.state_dict())
-    x = torch.rand(5, 1, 2, 2)
-    answers = [ask(nn.Sequential(nn.Flatten(), layer), x, eps=0.02).margin for layer in (pruned, real)]
-    assert torch.equal(*answers)
-
-
-def test_as_many_biases_as_outputs(engine):
-    layer = nn.Linear(4, 3)
-    layer.bias.data = torch.zeros(2)
-    with pytest.raises(SoftadvError, match="has 3 outputs but 2 biases"):
-        ask(nn.Sequential(nn.Flatten(), layer), torch.rand(1, 1, 2, 2))
-
-
-def test_a_batch_norm_with_weights_is_affine_whatever_it_says(engine):
-    norm = nn.BatchNorm2d(1)
-    norm.weight.data, norm.bias.data = torch.tensor([2.0]), torch.tensor([0.3])
-    model = nn.Sequential(norm, nn.Flatten(), nn.Linear(4, 3)).eval()
-    x = torch.rand(4, 1, 2, 2)
-    before = ask(model, x).margin
-    norm.affine = False
-    assert torch.equal(ask(model, x).margin, before)
 
 
 @pytest.mark.parametrize("domain", ["box", "deeppoly"])
@@ -221,89 +164,6 @@ def test_a_weight_with_the_name_of_a_method_is_a_weight():
         ask(Weighted(), torch.rand(1, 1, 2, 2))
 
 
-class Halved(torch.Tensor):
-    """A weight that says one thing and multiplies with another."""
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func is F.linear:
-            image, weight, bias = (a.as_subclass(torch.Tensor) if isinstance(a, Halved) else a for a in args)
-            return F.linear(image, weight / 2, bias)
-        return super().__torch_function__(func, types, args, kwargs)
-
-
-def changed(change):
-    """A network with a layer of each kind, and a change to one of them."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).eval()
-    change(model)
-    return model
-
-
-def negative(model):
-    model[4].weight = nn.Parameter(torch._neg_view(model[4].weight.detach()))
-
-
-def conjugate(model):
-    values = torch.complex(model[4].weight.detach(), model[4].weight.detach())
-    model[4].weight = nn.Parameter(values.conj().imag)
-
-
-def quantized(model):
-    model[4].weight = nn.Parameter(model[4].weight.detach().as_subclass(Halved))
-
-
-def statistics(model):
-    model[1].running_mean = model[1].running_mean.as_subclass(Halved)
-
-
-def pruned(model):
-    prune.l1_unstructured(model[4], "weight", 0.5)
-
-
-def shadowed(model):
-    weight = model[4].weight.detach()
-    del model[4].weight
-    model[4].weight = 2 * weight
-
-
-REPLACED = {
-    "forward": lambda model: setattr(model[4], "forward", lambda x: -x),
-    "_conv_forward": lambda model: setattr(model[0], "_conv_forward", lambda x, weight, bias: -x.repeat(1, 2, 1, 1)),
-    "_check_input_dim": lambda model: setattr(model[1], "_check_input_dim", lambda x: x.neg_()),
-    "_call_impl": lambda model: setattr(model[4], "_call_impl", lambda x: nn.Linear.forward(model[4], -x)),
-    "_slow_forward": lambda model: setattr(model[2], "_slow_forward", lambda x: -x),
-    "_compiled_call_impl": lambda model: setattr(model[2], "_compiled_call_impl", lambda x: -x),
-    "_call_impl of the model": lambda model: setattr(model, "_call_impl", lambda x: nn.Sequential.forward(model, -x)),
-    "an attribute": lambda model: setattr(model[4], "scale", 2.0),
-    "negative": negative,
-    "conjugate": conjugate,
-    "quantised": quantized,
-    "statistics": statistics,
-    "pruned": pruned,
-    "shadowed": shadowed,
-    "a part": lambda model: model[4].add_module("inner", nn.ReLU()),
-}
-
-
-@pytest.mark.parametrize("name", REPLACED)
-def test_a_layer_is_what_its_class_makes_it_or_is_refused(name):
-    model, x = changed(REPLACED[name]), torch.rand(2, 1, 2, 2)
-    with pytest.raises(SoftadvError) as caught:
-        ask(model, x)
-    message = str(caught.value)
-    assert message.startswith(("layer ", "model "))
-    assert "\n" not in message
-
-
-@pytest.mark.parametrize(
-    "name", sorted(REPLACED.keys() - {"_check_input_dim", "statistics", "_call_impl of the model"})
-)
-def test_the_attack_takes_no_odd_layer_for_a_plain_one(name):
-    model = changed(REPLACED[name])
-    assert plain_chain(nn.Sequential(model[0], *model[2:])) is None
-
-
 @pytest.mark.parametrize(
     "function",
     [
@@ -332,71 +192,6 @@ def test_scores_that_are_no_numbers_make_no_image_correct(engine, domain, bad):
         assert not found.verified.any()
 
 
-class Overwrites(nn.Module):
-    """The second network is what is traced; the first one is what is computed, since `change` works on h itself."""
-
-    def __init__(self, change):
-        super().__init__()
-        self.first, self.last = linear([[1.0], [0.0]], [0.0, 0.0]), linear([[1.0, 0.0], [0.0, 0.0]], [0.0, 0.55])
-        self.change = change
-
-    def forward(self, x):
-        h = self.first(x.flatten(1))
-        self.change(h)
-        return self.last(h)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda h: operator.iadd(h, -0.07),
-        lambda h: operator.isub(h, 0.07),
-        lambda h: operator.imul(h, 0.9),
-        lambda h: operator.itruediv(h, 1.11),
-        lambda h: torch.cat([h[:, :1] * 0.9, h[:, 1:] * 0.9], 1, out=h),
-    ],
-    ids=["+=", "-=", "*=", "/=", "out="],
-)
-def test_what_is_written_into_a_value_that_is_used_again_is_not_overlooked(change):
-    model, x = Overwrites(change), torch.full((1, 1, 1, 1), 0.7)
-    with torch.no_grad():
-        assert model(x).argmax() == 0
-        assert model(x - 0.13).argmax() == 1
-    with pytest.raises(SoftadvError, match=r"in place|cat .*cannot be read"):
-        ask(model, x, eps=0.14)
-
-
-@pytest.mark.parametrize(
-    ("change", "same"),
-    [(operator.isub, operator.sub), (operator.imul, operator.mul), (operator.itruediv, operator.truediv)],
-)
-def test_what_works_in_place_on_a_value_of_its_own_is_read(engine, change, same):
-    class Changes(nn.Module):
-        def __init__(self, function):
-            super().__init__()
-            self.function, self.last = function, linear([[1.0, 2.0], [0.5, -1.0]], [0.1, 0.2])
-
-        def forward(self, x):
-            return self.last(self.function(x, 0.4).flatten(1))
-
-    x = torch.rand(3, 1, 1, 2)
-    before = x.clone()
-    found, expected = (ask(Changes(function), x).margin for function in (change, same))
-    assert torch.equal(found, expected)
-    assert torch.equal(x, before)
-
-
-def test_zero_padding_that_pads_with_another_number_is_refused():
-    pad = nn.ZeroPad2d((0, 1, 0, 0))
-    pad.value = 1.0
-    model = nn.Sequential(pad, nn.Flatten(), linear([[1.0, -0.1], [0.0, 0.0]], [0.0, 0.5]))
-    x = torch.full((1, 1, 1, 1), 0.7)
-    with torch.no_grad():
-        assert model(x - 0.14).argmax() == 1  # and without the padded number it is 0 within all of the box
-    with pytest.raises(SoftadvError, match="pads with 1, not with zeros"):
-        ask(model, x, eps=0.15)
-
-
 def test_a_model_that_knows_a_symbol_from_a_tensor_is_found_out_at_the_image_itself(engine):
     class Tells(nn.Module):
         def __init__(self):
@@ -414,20 +209,6 @@ def test_a_model_that_knows_a_symbol_from_a_tensor_is_found_out_at_the_image_its
         assert model(x - 0.2).argmax() == 1  # the scores of x itself are within the bounds of what is shown
     with pytest.raises(SoftadvError, match="computes something else"):
         ask(model, x, eps=0.2)
-
-
-def test_a_variance_that_cancels_is_no_proof(engine):
-    """The float32 sum of eps and a negative variance is off by far more than its own rounding."""
-    norm = nn.BatchNorm2d(1)
-    norm.running_var.fill_(-9.99e-6)
-    norm.running_mean.fill_(0.5)
-    model = nn.Sequential(norm, nn.Flatten(), linear([[1.0], [0.0]], [0.0, 0.0])).eval()
-    x = torch.full((1, 1, 1, 1), 0.6)
-    with torch.no_grad():
-        evaluated = model(x)[0, 0].double()
-    exact = (x.double() - 0.5).squeeze() / (norm.running_var.double() + norm.eps).sqrt().squeeze()
-    assert abs(evaluated - exact) > 1e-5 * abs(exact)
-    assert not ask(model, x, eps=0.0).verified
 
 
 def test_a_model_that_keeps_what_it_computes_is_evaluated_on_one_thread():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from softadv.cli import doctor
-from tests.cli.test_app import run
+from tests.cli.command import run
 
 NOBODY = 65534
 

@@ -16,7 +16,7 @@ from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Trial, load_grid
 from softadv.experiments.trial import expected_work
 from softadv.training.records import EpochMetrics
-from tests.cli.test_app import run
+from tests.cli.command import run
 
 
 def test_costs_are_those_of_the_reference(tmp_path: Path) -> None:

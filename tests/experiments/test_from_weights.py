@@ -19,7 +19,7 @@ from softadv.experiments.reference import REFERENCE
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
 from softadv.experiments.store_reference import keep
-from tests.cli.test_app import run
+from tests.cli.command import run
 from tests.experiments.test_grid import TINY
 
 NAMES = [f"digits-tiny-{method}-seed0" for method in ("natural", "adversarial", "soft")]

@@ -28,7 +28,7 @@ from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import load_grid
 from softadv.experiments.store_reference import keep, portable_command, summary_rows
-from tests.cli.test_app import run
+from tests.cli.command import run
 
 SOFT = "digits-tiny-soft-seed0"
 

@@ -8,7 +8,7 @@ import pytest
 
 from softadv.errors import SoftadvError, SoftadvWarning
 from softadv.kernels import build as compiled
-from tests.cli.test_app import run
+from tests.cli.command import run
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from softadv.experiments.spec import METHODS, Trial
 from softadv.report.page import write_report
 from softadv.report.two_runs import write_comparison
 from tests.report.browser import CHROMIUM, Browser, Seen, complaints
-from tests.report.test_page import finish, make_run, make_trial
+from tests.report.trials import finish, make_run, make_trial
 
 PHONE, DESK, PAPER = 390, 1280, 680  # widths in CSS pixels; A4 within its margins
 RIVALS = (

@@ -9,7 +9,7 @@ import pytest
 from softadv.cli.options import parse_settings
 from softadv.experiments.spec import Trial, load_grid, packaged_grids, trial_from_table
 from softadv.report.commands import portable_grid_command, trial_command, without_paths
-from tests.report.test_page import make_trial
+from tests.report.trials import make_trial
 
 
 def parsed(command: str) -> Trial:

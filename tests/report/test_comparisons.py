@@ -22,7 +22,7 @@ from softadv.report.intervals import amount_text, interval_plot, kind_of, shared
 from softadv.report.page import write_report
 from softadv.report.sensitivity import sensitivities
 from softadv.report.summary import answer
-from tests.report.test_page import finish, make_run, make_trial
+from tests.report.trials import finish, make_run, make_trial
 
 
 def estimate(mean: float, *, spread: float | None = 0.5, claimed: tuple[float, float] | None = None) -> Estimate:

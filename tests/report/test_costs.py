@@ -7,7 +7,7 @@ import pytest
 from softadv.experiments.spec import MethodName, Trial
 from softadv.report.costs import attack_steps, certified_images
 from softadv.training.records import EpochMetrics
-from tests.report.test_page import IMAGES, make_epoch, make_trial
+from tests.report.trials import IMAGES, make_epoch, make_trial
 
 
 def epochs(trial: Trial) -> list[EpochMetrics]:

@@ -29,7 +29,7 @@ from softadv.report.costs import attack_steps, certified_images, cost_groups
 from softadv.report.figures import accuracy, trade_off
 from softadv.report.figures.page_figure import page_figure
 from softadv.report.page import write_report
-from tests.report.test_page import IMAGES, finish, make_epoch, make_run, make_trial, words_of
+from tests.report.trials import IMAGES, finish, make_epoch, make_run, make_trial, words_of
 
 MINE = "my.nets:Mine"
 FLOWERS = "my.flowers:load"

@@ -4,140 +4,24 @@ import base64
 import csv
 import math
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-import torch
 
-from softadv._io import write_tensors, write_text
-from softadv.certify.records import Certified, Parity
+from softadv._io import write_text
+from softadv.certify.records import Certified
 from softadv.claims.judge import Claim, Outcome, Verdict
 from softadv.claims.stats import Estimate
-from softadv.errors import SoftadvError
-from softadv.experiments.records import Autoattacked, Result
-from softadv.experiments.run_folder import RunFolder
-from softadv.experiments.runs import read_entry
-from softadv.experiments.spec import METHODS, MethodName, Trial
+from softadv.experiments.records import Autoattacked
+from softadv.experiments.spec import METHODS
 from softadv.report.page import write_report
 from softadv.report.words import capital
-from softadv.training.records import EpochMetrics
-
-IMAGES = 200
-
-
-def make_trial(method: MethodName = "soft", *, seed: int = 0, eps: float = 0.1, setting: str = "digits-a") -> Trial:
-    return Trial(setting=setting, dataset="digits", method=method, seed=seed, eps=eps, alpha=0.01, steps=3, epochs=2)
-
-
-def make_epoch(trial: Trial, *, epoch: int) -> EpochMetrics:
-    soft = trial.method == "soft"
-    return EpochMetrics(
-        epoch=epoch,
-        loss=1.0 / epoch,
-        natural_accuracy=0.7 + 0.1 * epoch + 0.02 * trial.seed,
-        adversarial_accuracy=0.4 + 0.1 * epoch,
-        misclassified=60 if soft else None,
-        unverified=90 if soft else None,
-        verified=50 if soft else None,
-        attack_seconds=0.0 if trial.method == "natural" else 2.0,
-        certification_seconds=3.0 if soft else 0.0,
-        update_seconds=1.0,
-        evaluation_seconds=0.5,
-    )
-
-
-def make_run(folder: Path, trial: Trial, *, epochs: int = 2) -> RunFolder:
-    run = RunFolder(folder / trial.name)
-    run.begin(trial)
-    if epochs:
-        run.write_metrics([make_epoch(trial, epoch=epoch) for epoch in range(1, epochs + 1)])
-    return run
-
-
-def finish(run: RunFolder) -> None:
-    trial, last = run.trial(), run.metrics()[-1]
-    label = torch.arange(3)
-    image = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
-    tensors = {
-        "image": image,
-        "attacked": (image + trial.eps).clamp(0, 1),
-        "label": label,
-        "predicted": torch.tensor([0, 1, 7]),
-        "predicted_attacked": torch.tensor([0, 5, 7]),
-        "verified": torch.tensor([True, False, False]),
-        "margin": torch.tensor([1.0, -1.0, -2.0]),
-    }
-    write_tensors(run.path / "examples.safetensors", tensors)
-    run.write_result(
-        Result(
-            trial=trial,
-            natural_accuracy=last.natural_accuracy,
-            adversarial_accuracy=last.adversarial_accuracy,
-            certified=(
-                Certified(domain="box", images=50, verified=0, seconds=0.1),
-                Certified(domain="deeppoly", images=50, verified=20, seconds=1.0),
-            ),
-            parity=Parity(images=50, largest_difference=1e-6, classes_equal=True),
-            neurons=3614,
-            train_images=IMAGES,
-            test_images=100,
-            data_fingerprint="f" * 64,
-            data_source="scikit-learn",
-            weights_sha256="a" * 64,
-            environment={"python": "3.11", "device": f"machine <{trial.seed}>"},
-        )
-    )
-
-
-def make_verdict(outcome: Outcome, *, reason: str, title: str = "a claim") -> Verdict:
-    return Verdict(
-        claim=Claim(id=f"id-{outcome}", title=title, source="section 5", kind="paper"), outcome=outcome, reason=reason
-    )
-
-
-def words_of(page: Path) -> str:
-    """A page as it is read: a space that no line may break at is a space."""
-    return page.read_text().replace("\N{NO-BREAK SPACE}", " ")
-
-
-def report(folder: Path, verdicts: Sequence[Verdict] = ()) -> str:
-    page = write_report(folder, verdicts=verdicts, title="A <grid>", command="softadv reproduce x --out <y>")
-    assert page == folder / "report" / "index.html"
-    return words_of(page)
-
+from tests.report.trials import VERDICTS, References, finish, make_run, make_trial, report, words_of
 
 SECTIONS = ("claims", "comparisons", "accuracy", "verified", "results", "costs", "examples", "rerun")
-
-
-class References(HTMLParser):
-    """What a page loads (src and the like) and what it links to (href of a)."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.loaded: list[str] = []
-        self.links: list[str] = []
-        self.tags: set[str] = set()
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for key, value in attrs:
-            if key == "href" and tag == "a":
-                self.links.append(value or "")
-            elif key in ("src", "href", "srcset", "data", "poster", "action"):
-                self.loaded.append(value or "")
-
-
-VERDICTS = [
-    make_verdict("holds", reason="It is 3 > 2 & <b>so</b>."),
-    make_verdict("fails", reason="It is 1 point.", title="Soft > adversarial"),
-    make_verdict("not run", reason="No trial of it has finished."),
-]
 
 
 @pytest.fixture(scope="module")
@@ -373,77 +257,6 @@ def test_the_report_is_written_whole_and_the_same_again(page: str, grid: Path) -
     assert report(grid, VERDICTS) == page
     assert {path.name: path.read_bytes() for path in (grid / "report").iterdir()} == before
     assert not list(grid.rglob("*.partial"))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_single_trial_is_enough(tmp_path: Path, method: MethodName) -> None:
-    finish(make_run(tmp_path, make_trial(method)))
-    page = report(tmp_path)
-    assert 'id="claims"' not in page  # a section without content is left out
-    assert "<b>Trials</b> 1 of 1 finished" in page
-    assert ('id="verified"' in page) == (method == "soft")
-    assert (tmp_path / "report" / "accuracy-digits-a.svg").stat().st_size > 2000
-    assert "One seed" in page
-    assert "±" not in page.partition('id="results"')[2].partition("<tbody>")[2].partition("</tbody>")[0]
-
-
-def test_a_grid_that_has_only_begun(tmp_path: Path) -> None:
-    make_run(tmp_path, make_trial("soft"), epochs=0)
-    page = report(tmp_path, VERDICTS)
-    assert "0 of 2 epochs finished" in page
-    assert not References(page).loaded
-    assert not list((tmp_path / "report").glob("*.svg"))
-    for section in ("accuracy", "verified", "costs", "examples", "comparisons", "sensitivity"):
-        assert f'id="{section}"' not in page
-
-
-def test_damaged_files_make_their_trial_unreadable_not_the_report(tmp_path: Path) -> None:
-    finish(make_run(tmp_path, make_trial("natural")))
-    finish(make_run(tmp_path, make_trial("soft")))
-    (tmp_path / "digits-a-natural-seed0" / "result.json").write_text("{")
-    (tmp_path / "digits-a-soft-seed0" / "examples.safetensors").write_bytes(b"x")
-    broken = make_run(tmp_path, make_trial("adversarial"))
-    (broken.path / "spec.json").write_text("[]")
-    page = report(tmp_path)
-    assert "<b>Trials</b> 1 of 3 finished, 2 unreadable" in page
-    assert "<b>digits-a-natural-seed0</b>: result.json: not valid JSON" in page
-    assert "<b>digits-a-adversarial-seed0</b>: spec.json: expected a JSON object" in page
-    assert str(tmp_path) not in page
-    assert 'id="examples"' not in page
-
-
-def test_a_result_without_its_epochs_is_not_reported(tmp_path: Path) -> None:
-    run = make_run(tmp_path, make_trial())
-    finish(run)
-    (run.path / "metrics.json").unlink()
-    entry = read_entry(run)
-    assert (entry.state, entry.result) == ("unreadable", None)
-    assert entry.note == "metrics.json: is missing, though the trial has finished"
-
-
-def test_a_finished_trial_tells_of_a_later_failure(tmp_path: Path) -> None:
-    run = make_run(tmp_path, make_trial())
-    finish(run)
-    write_text(run.path / "traceback.txt", "Traceback\nValueError: no\n")
-    entry = read_entry(run)
-    assert entry.state == "finished"
-    assert entry.note == "a later attempt to run it failed: ValueError: no"
-
-
-def test_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SoftadvError, match="holds no runs"):
-        report(tmp_path)
-    with pytest.raises(SoftadvError, match=r"nowhere: no such folder$"):
-        report(tmp_path / "nowhere")
-
-
-def test_a_file_in_the_place_of_the_pages_folder_is_named(tmp_path: Path) -> None:
-    complete = tmp_path / "grid"
-    finish(make_run(complete, make_trial()))
-    (tmp_path / "page").write_text("mine")
-    with pytest.raises(SoftadvError, match=r"page: is a file, not a folder$"):
-        write_report(complete, verdicts=[], title="x", command="x", out=tmp_path / "page")
-    assert (tmp_path / "page").read_text() == "mine"
 
 
 def test_variations_are_folded_away_and_the_base_is_not(tmp_path: Path) -> None:

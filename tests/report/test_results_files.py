@@ -18,7 +18,7 @@ from softadv.experiments.spec import METHODS
 from softadv.report.page import write_report
 from softadv.report.results_files import results_csv, results_tex
 from softadv.report.results_table import result_groups
-from tests.report.test_page import finish, make_run, make_trial
+from tests.report.trials import finish, make_run, make_trial
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from softadv.experiments.reference import REFERENCE
 from softadv.experiments.run_folder import GRID, RunFolder
 from softadv.experiments.spec import METHODS, Trial
 from softadv.report.two_runs import write_comparison
-from tests.cli.test_app import run
-from tests.report.test_page import finish, make_run, make_trial, words_of
+from tests.cli.command import run
+from tests.report.trials import finish, make_run, make_trial, words_of
 
 
 def complete(folder: Path, trial: Trial, *, natural: float, weights: str = "a") -> None:

@@ -10,7 +10,7 @@ from softadv.experiments.names import names_of
 from softadv.experiments.spec_text import Series, setting_title
 from softadv.report.claims_table import claim_groups
 from softadv.report.words import in_symbols, in_words, method_label, method_title, setting_words
-from tests.report.test_page import make_trial
+from tests.report.trials import make_trial
 
 
 def series(**other: object) -> Series:

@@ -23,7 +23,7 @@ from softadv.models import conv_small
 from softadv.training.loop import TrainedEpoch, train_epoch
 from softadv.training.stacked import MembersDivergedError, Team
 from softadv.training.state import new_state
-from tests.cli.test_app import run
+from tests.cli.command import run
 from tests.experiments.test_grid import TINY, prepared, silent
 from tests.networks import seeded
 

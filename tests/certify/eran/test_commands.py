@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from softadv.cli.doctor import examine
-from tests.cli.test_app import folder, model, run  # noqa: F401 (fixtures)
+from tests.cli.command import run
+from tests.cli.conftest import folder, model  # noqa: F401 (fixtures)
 
 
 def test_certify_asks_the_engine_and_records_it(use, model: Path, tmp_path: Path, capsys) -> None:  # noqa: F811

@@ -23,7 +23,7 @@ from softadv.experiments.executors.on_ray import OnRay
 from softadv.experiments.executors.processes import Processes
 from softadv.experiments.executors.resources import Dealt
 from softadv.experiments.load_model import Saved
-from tests.cli.test_app import run
+from tests.cli.command import run
 from tests.experiments.executors.scripted import MortalSharded
 
 Verdicts = list[tuple[int, int, int, str, str]]

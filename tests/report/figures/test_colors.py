@@ -19,7 +19,7 @@ from softadv.report.figures.colors import (
     readable,
     stylesheet,
 )
-from tests.report.test_page import make_trial
+from tests.report.trials import make_trial
 
 OURS = [names_of(make_trial(method)).method_color for method in METHODS]
 # What a colour looks like without one kind of cones, in linear RGB (Machado, Oliveira and Fernandes, 2009, severity 1).

@@ -18,7 +18,7 @@ from softadv.experiments.spec_text import Series, by_setting, fraction, setting_
 from softadv.report.dominance import plane
 from softadv.report.figures import accuracy, examples, trade_off, verified
 from softadv.report.figures.svg import AxisScale, Panel, apart
-from tests.report.test_page import make_epoch, make_trial
+from tests.report.trials import make_epoch, make_trial
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Commands about a model: a run folder, softadv's weights, and those of others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import softadv
+from softadv.data import load_dataset
+from softadv.experiments.load_model import load_saved
+from softadv.models import conv_small, load_model
+from tests.cli.command import run
+
+
+def test_evaluate_certify_attack_and_export_take_a_run_folder(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("evaluate", str(model), "--limit", "16") == 0
+    assert "certified accuracy (deeppoly)" in capsys.readouterr().out
+    assert run("certify", str(model), "--limit", "16", "--domain", "box", "--eps", "1/255") == 0
+    told = " ".join(capsys.readouterr().out.split())  # the title is broken where the path before it is long
+    assert "16 test images of digits, box by native 0.1.0 (any summation order), eps 0.00392157" in told
+    saved = tmp_path / "found.safetensors"
+    assert run("attack", str(model), "--limit", "16", "--save", str(saved), "--eps", "0.05") == 0
+    found = load_file(saved)
+    assert found["attacked"].shape == (16, 1, 28, 28)
+    assert (found["attacked"] - found["image"]).abs().max() <= 0.05 + 1e-6
+    assert run("export", str(model), "--out", str(tmp_path / "m.onnx"), "--limit", "16") == 0
+    assert (tmp_path / "m.onnx").exists()
+
+
+def test_evaluate_at_several_radii_gives_the_librarys_curve(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", str(model), "--limit", "16", "--eps", "0,1/255, 8/255") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    images = load_dataset("digits")
+    network = load_saved(model, device=torch.device("cpu"))
+    curve = softadv.certified_curve(network, images.test_x[:16], images.test_y[:16], eps=[0, 1 / 255, 8 / 255])
+    for text, accuracy in zip(("0", "1/255", "8/255"), curve.values(), strict=True):
+        assert f"certified accuracy (deeppoly), eps {text} {accuracy}" in told
+    assert "adversarial" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--eps", "0,1/255", "--steps", "3"], "--steps: needs one radius; several, --eps 0,1/255, give a curve"),
+        (["--eps", "0,"], "--eps: expected a number or a fraction such as 8/255, got ''"),
+        (["--eps", "0,2"], "--eps: 2 is more than the width of the pixels' range"),
+    ],
+)
+def test_several_radii_are_each_a_radius_and_have_no_attack(
+    model: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert run("evaluate", str(model), *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_weights_file_of_softadv_needs_no_numbers(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("evaluate", str(model / "weights.safetensors"), "--limit", "8") == 0
+    assert "8 test images of digits, eps" in capsys.readouterr().out
+
+
+def test_other_weights_need_theirs_and_all_are_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOFTADV_DATA", raising=False)
+    save_file(conv_small("mnist", seed=0).state_dict(), "w.safetensors")
+    assert run("evaluate", "w.safetensors") == 2
+    assert "w.safetensors: --dataset, --eps, --alpha and --steps are needed" in capsys.readouterr().err
+    assert run("certify", "w.safetensors", "--dataset", "mnist") == 2
+    assert "w.safetensors: --eps is needed" in capsys.readouterr().err
+    assert not Path("data").exists()  # said before any download
+    numbers = ["--dataset", "digits", "--eps", "0.02", "--alpha", "0.01", "--steps", "2"]
+    assert run("evaluate", "w.safetensors", "--limit", "8", *numbers) == 0
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_another_network_are_used_by_every_command_that_is_told_its_name(
+    suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = load_model("mlp", load_dataset("digits"), seed=0).state_dict()
+    path = tmp_path / f"w{suffix}"
+    if suffix == ".pt":
+        torch.save({f"module.{name}": value for name, value in state.items()}, path)
+    else:
+        save_file(state, path)
+    named = [str(path), "--dataset", "digits", "--limit", "8", "--model", "mlp"]
+    eps, attack = ["--eps", "0.02"], ["--alpha", "0.01", "--steps", "2"]
+    assert run("evaluate", *named, *eps, *attack) == 0
+    assert run("attack", *named, *eps, *attack) == 0
+    assert run("certify", *named, *eps) == 0
+    assert run("export", *named, "--out", str(tmp_path / "mlp.onnx")) == 0
+    capsys.readouterr()
+    assert run("certify", *named[:-2], *eps) == 2  # the network is taken for the paper's
+    assert "not the weights of conv_small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "attack", "export"])
+def test_a_model_that_diverged_has_no_accuracy_and_makes_no_file(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = conv_small("digits", seed=0).state_dict()
+    save_file(weights | {"0.weight": weights["0.weight"] * float("nan")}, "w.safetensors")
+    numbers = [] if command == "export" else ["--eps", "0.1", "--alpha", "0.1", "--steps", "1"]
+    files = {"attack": ["--save", "found"], "export": ["--out", "m.onnx"]}.get(command, [])
+    assert run(command, "w.safetensors", "--dataset", "digits", "--limit", "4", *numbers, *files) == 2
+    captured = capsys.readouterr()
+    assert "the scores of image 0 are NaN or infinite" in captured.err
+    assert "%" not in captured.out.replace("%)", "")  # of the progress
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
