@@ -58,6 +58,20 @@ def test_a_folder_that_is_just_being_made_is_left_alone(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs owners of files")
+def test_another_users_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even by one who could delete it: where all may write, it may hold a link to anything."""
+    theirs = tmp_path / "softadv-test-theirs"
+    theirs.mkdir()
+    (theirs / ".owner").write_text("1\n")
+    monkeypatch.setattr(os, "geteuid", lambda: theirs.stat().st_uid + 1)
+    Scratch("softadv-test-", parent=tmp_path).delete()
+    assert theirs.exists()
+    monkeypatch.undo()
+    Scratch("softadv-test-", parent=tmp_path).delete()
+    assert not theirs.exists()
+
+
 def test_what_is_written_while_a_folder_is_deleted_goes_with_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,15 +47,20 @@ class Scratch:
 
 
 def _sweep(place: Path, prefix: str) -> None:
-    """Delete folders with this prefix whose processes have ended: their owner's file is written, and not locked."""
+    """Delete this user's folders with this prefix whose processes have ended.
+
+    Their owner's file is written, and not locked.
+    """
     for owner in place.glob(f"{prefix}*/{_OWNER}"):
         try:
-            about = owner.stat()
+            about = owner.lstat()
+            if os.name != "nt" and about.st_uid != os.geteuid():  # where all may write, anyone may have laid it
+                continue
             if not about.st_size and time.time() - about.st_mtime < _YOUNG_SECONDS:
                 continue
             with FileLock(owner, blocking=False):
                 _delete(owner.parent)
-        except (OSError, Timeout):  # another user's, one that is gone, or one that is in use
+        except (OSError, Timeout):  # one that is gone, or in use
             continue
 
 
