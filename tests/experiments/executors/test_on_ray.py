@@ -23,6 +23,7 @@ from softadv.data import Dataset
 from softadv.experiments.executors.images import ImageLoader, LoadedHere, Source
 from softadv.experiments.executors.jobs import Ended, Handle, Lost, ProgressMessage, Send
 from softadv.experiments.executors.on_ray import OnRay
+from softadv.experiments.executors.ray_settings import patience
 from softadv.experiments.executors.resources import usable_cores
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import run_grid
@@ -46,13 +47,15 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def cluster(held: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A head that computes nothing, and two nodes of one CPU. The parameter, if there is one: Ray's own settings."""
+    import ray
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     store = 100 * 1024**2
     head = {"num_cpus": 0, "object_store_memory": store, "include_dashboard": False}
-    found = Cluster(initialize_head=True, head_node_args={**head, "_system_config": getattr(request, "param", {})})
-    found.nodes = [found.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
+    with patience(ray):
+        found = Cluster(initialize_head=True, head_node_args={**head, "_system_config": getattr(request, "param", {})})
+        found.nodes = [found.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
     yield found
     found.shutdown()
 
@@ -275,6 +278,37 @@ def test_a_ray_of_ones_own_is_for_this_machine_alone(digits: Dataset) -> None:
     assert heard
     assert {address.removeprefix("::ffff:") for address in heard} == {"127.0.0.1"}
     wait_until_gone(running)
+
+
+class Racing:
+    """A clock that runs so fast that whoever waits for a while does not wait at all."""
+
+    def __init__(self) -> None:
+        self._hours = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+    def monotonic(self) -> float:
+        self._hours += 1
+        return 3600.0 * self._hours
+
+
+def test_a_busy_machine_may_take_longer_to_start_ray_than_ray_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    services = pytest.importorskip("ray._private.services")
+    get_node = services.get_node
+    asked: list[str] = []
+
+    def late(address: str, node: str) -> Any:
+        asked.append(node)
+        if len(asked) < 3:
+            raise RuntimeError("the node has not begun")
+        return get_node(address, node)
+
+    monkeypatch.setattr(services, "get_node", late)
+    monkeypatch.setattr("ray._private.node.time", Racing())
+    OnRay("local", threads=1, gpus=0, images=LoadedHere()).close()
+    assert len(asked) >= 3
 
 
 def test_another_cluster_is_joined_after_a_ray_of_ones_own(cluster: Any) -> None:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -33,19 +30,11 @@ from softadv.experiments.executors.jobs import (
     attempt,
     this_process,
 )
+from softadv.experiments.executors.ray_settings import LOCAL, forget_token, ray_settings
 from softadv.experiments.executors.resources import usable_cores
 
-LOCAL = "local"
 # Ray itself waits minutes for an answer from a node that is cut off, even when it knows that the node is gone.
 _LOOK_SECONDS = 5.0
-# Ray reads these variables before it starts: they switch off usage reports.
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
-# By this Ray stays on the loopback address, as it does by itself on Windows and macOS. Given 127.0.0.1 as its node's
-# address, it takes one that others can reach, and listens to all.
-_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# Where nothing else is said, Ray asks a token of whoever joins one that is started here. Left to itself, it writes it
-# into the home folder, and a cluster started there by hand later asks for it, too.
-_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 @dataclass(eq=False)
@@ -141,7 +130,7 @@ class OnRay:
         """End Ray, or leave the cluster, if it was started or joined here; another may be joined after it."""
         if self._ours:
             self._ray.shutdown()
-            _forget_token(self._ray)
+            forget_token(self._ray)
         if self._place is not None:
             self._place.delete()
 
@@ -239,7 +228,7 @@ class OnRay:
             cpus = max(usable_cores(), self._threads)
             options |= {"num_cpus": cpus, "include_dashboard": False, "_temp_dir": str(self._place.path)}
         try:
-            with _settings(self._ray, address):
+            with ray_settings(self._ray, address):
                 self._ray.init(**options)
             if address == LOCAL and not self._fits_a_node():
                 raise SoftadvError(f"--ray {address}: this machine does not have {self._need()}")
@@ -248,39 +237,6 @@ class OnRay:
             if isinstance(error, SoftadvError) or not isinstance(error, Exception):
                 raise
             raise SoftadvError(f"--ray {address}: cannot be reached ({_line(error)})") from error
-
-
-@contextmanager
-def _settings(ray: Any, address: str) -> Iterator[None]:
-    """Within the block Ray starts as softadv wants it; afterwards the settings and SIGTERM are as they were."""
-    before = {name: os.environ.get(name) for name in (*_QUIET, *_AUTHENTICATION, *_LOOPBACK)}
-    os.environ.update(_QUIET | (_LOOPBACK if address == LOCAL else {}))
-    constants = ray._private.ray_constants
-    clusters = constants.ENABLE_RAY_CLUSTER  # read from _LOOPBACK's variable when Ray was imported
-    constants.ENABLE_RAY_CLUSTER = clusters and address != LOCAL
-    if address == LOCAL and not any(map(os.environ.get, _AUTHENTICATION)):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    terminate = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if terminate is not None and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
-        constants.ENABLE_RAY_CLUSTER = clusters
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def _forget_token(ray: Any) -> None:
-    """Have Ray read the environment again: until then it shows its first token to every cluster, and is refused."""
-    loader = getattr(ray._raylet, "AuthenticationTokenLoader", None)
-    if loader is not None:  # older ones know of no tokens
-        # First whether a token is asked for: a thread of Ray's that is still ending aborts where it finds none.
-        ray._raylet.Config.initialize("")
-        loader.instance().reset_cache()
 
 
 def stream(job: Job, packed: dict[str, Any] | None) -> Iterator[object]:

@@ -1,0 +1,80 @@
+"""Ray's own settings while it starts or is joined, and what it keeps of them afterwards."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+LOCAL = "local"
+_START_SECONDS, _ASK_SECONDS = 300.0, 0.2
+# Ray reads these variables before it starts: they switch off usage reports.
+_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
+# By this Ray stays on the loopback address, as it does by itself on Windows and macOS. Given 127.0.0.1 as its node's
+# address, it takes one that others can reach, and listens to all.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Where nothing else is said, Ray asks a token of whoever joins one that is started here. Left to itself, it writes it
+# into the home folder, and a cluster started there by hand later asks for it, too.
+_AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+
+
+@contextmanager
+def ray_settings(ray: Any, address: str) -> Iterator[None]:
+    """Within the block Ray starts as softadv wants it; afterwards the settings and SIGTERM are as they were."""
+    before = {name: os.environ.get(name) for name in (*_QUIET, *_AUTHENTICATION, *_LOOPBACK)}
+    os.environ.update(_QUIET | (_LOOPBACK if address == LOCAL else {}))
+    constants = ray._private.ray_constants
+    clusters = constants.ENABLE_RAY_CLUSTER  # read from _LOOPBACK's variable when Ray was imported
+    constants.ENABLE_RAY_CLUSTER = clusters and address != LOCAL
+    if address == LOCAL and not any(map(os.environ.get, _AUTHENTICATION)):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    terminate = signal.getsignal(signal.SIGTERM)
+    try:
+        with patience(ray) if address == LOCAL else nullcontext():
+            yield
+    finally:
+        if terminate is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
+        constants.ENABLE_RAY_CLUSTER = clusters
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def patience(ray: Any) -> Iterator[None]:
+    """Within the block a node has minutes to start: Ray gives it 30 seconds, which a busy machine may exceed."""
+    services = ray._private.services
+    get_node = services.get_node
+
+    def patient(*arguments: Any) -> Any:
+        until = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                return get_node(*arguments)
+            except RuntimeError:  # it is not there yet
+                if time.monotonic() > until:
+                    raise
+                time.sleep(_ASK_SECONDS)
+
+    services.get_node = patient
+    try:
+        yield
+    finally:
+        services.get_node = get_node
+
+
+def forget_token(ray: Any) -> None:
+    """Have Ray read the environment again: until then it shows its first token to every cluster, and is refused."""
+    loader = getattr(ray._raylet, "AuthenticationTokenLoader", None)
+    if loader is not None:  # older ones know of no tokens
+        # First whether a token is asked for: a thread of Ray's that is still ending aborts where it finds none.
+        ray._raylet.Config.initialize("")
+        loader.instance().reset_cache()
