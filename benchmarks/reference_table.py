@@ -35,7 +35,7 @@ def claims() -> str:
             if verdict.outcome != "not run":
                 said.setdefault(verdict.claim.id, f"*{verdict.outcome}* (`{grid}`)")
     rows = [
-        f"| C{claim.id} | {in_symbols(claim.title)} | {claim.source} | {said.get(claim.id, 'not run')} |"
+        f"| {claim.id} | {in_symbols(claim.title)} | {claim.source} | {said.get(claim.id, 'not run')} |"
         for claim, _ in load_expectations(REFERENCE.parent / "paper.toml").claims
     ]
     return "\n".join(["| | claim | the paper's | the stored runs |", "| --- | --- | --- | --- |", *rows])

@@ -180,6 +180,13 @@ def layer_of_the_certifier(package: Path) -> None:
     insert(package, "certify/layers.py", "    nn.ReLU: ", "    nn.Threshold: _one(Relu),  # with 0 and 0\n")
 
 
+def claim(package: Path) -> None:
+    expected = package.parent / "expected"
+    expected.mkdir()
+    (expected / "paper.toml").write_text("")
+    (expected / "added.toml").write_text(CLAIM)
+
+
 def rule_of_claims(package: Path) -> None:
     (package / "claims/rules/any_run.py").write_text(RULE)
     insert(
@@ -216,6 +223,7 @@ ADDITIONS: dict[str, Callable[[Path], None]] = {
     "training method": training_method,
     "attack": attack,
     "layer of the certifier": layer_of_the_certifier,
+    "claim": claim,
     "rule of claims": rule_of_claims,
     "figure": figure,
     "command": command,
@@ -230,9 +238,6 @@ def added(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     shutil.copytree(SOURCE, root / "softadv")
     for add in ADDITIONS.values():
         add(root / "softadv")
-    (root / "expected").mkdir()
-    (root / "expected/paper.toml").write_text("")
-    (root / "expected/added.toml").write_text(CLAIM)
     softadv_here = [sys.executable, "-m", "softadv"]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     folder = root / "runs"
@@ -265,6 +270,7 @@ def test_what_was_added_is_there(added: tuple[Path, str], what: str) -> None:
         "training method": "Every second image" in page,
         "attack": spec["attack"] == "darker",
         "layer of the certifier": soft["epochs"][-1]["verified"] is not None,
+        "claim": "a1" in said,
         "rule of claims": "both methods were run" in said,
         "figure": (folder / "report" / "losses.csv").exists(),
         "command": "hello from a command" in said,

@@ -13,9 +13,16 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from softadv._ranges import shown
 from softadv.errors import SoftadvError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def check_module(model: object) -> None:
+    """Raise SoftadvError unless a model is a module."""
+    if not isinstance(model, nn.Module):
+        raise SoftadvError(f"model: expected a torch.nn.Module, got {shown(model)}; softadv.load_model makes one")
 
 
 @contextmanager
@@ -45,6 +52,7 @@ def in_eval_mode(function: _F) -> _F:
 
 @contextmanager
 def _mode(model: nn.Module, *, training: bool) -> Iterator[None]:
+    check_module(model)
     before = [(module, module.training) for module in model.modules()]
     try:
         try:

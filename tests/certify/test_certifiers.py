@@ -53,6 +53,8 @@ def test_an_engine_that_is_not_there_is_said_so_before_any_work(monkeypatch, que
 
 def test_an_engine_computes_its_own_domain_only():
     assert certifier_for("eran", domain="deepzono") == "eran-deepzono"
+    with pytest.raises(SoftadvError, match=r"^domain: native computes box, deepzono, deeppoly, not crown$"):
+        certifier_for("native", domain="crown")
     with pytest.raises(SoftadvError, match="gpupoly computes deeppoly, not box"):
         certifier_for("gpupoly", domain="box")
     with pytest.raises(SoftadvError, match="there is no 'eran-box'"):

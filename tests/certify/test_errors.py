@@ -314,6 +314,11 @@ def test_an_unknown_option_is_named_beside_the_known_ones(option):
     assert ("deeppoly" if option == "domain" else "sound") in message
 
 
+def test_what_is_no_model_is_named():
+    with pytest.raises(SoftadvError, match=r"^model: expected a torch\.nn\.Module, got 'mlp'; softadv"):
+        certify("mlp", torch.rand(1, 1, 6, 6), torch.zeros(1, dtype=torch.long), eps=0.1)
+
+
 def test_a_model_without_weights_is_answered_or_refused():
     """Its type and device are those of the images: there is no parameter to ask."""
     model = nn.Sequential(nn.Flatten())

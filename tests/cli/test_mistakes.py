@@ -60,6 +60,7 @@ MISTAKES: dict[str, dict[str, str]] = {
     "train": {
         "out": "FILE",
         "--dataset": "new --dataset digit",
+        "--model": "new --model conv_smal",
         "--method": "new --method sof",
         "--eps": "new --eps 2",
         "--alpha": "new --alpha fast",

@@ -177,7 +177,7 @@ def test_the_first_screen_has_the_question_the_answer_and_the_picture(browser: B
     line = "parseFloat(getComputedStyle(document.querySelector('.answer')).lineHeight)"
     assert tab.evaluate(f"Math.round(document.querySelector('.answer').offsetHeight / {line})") <= 2
     counts = tab.evaluate("document.querySelector('.counts').textContent")
-    assert "The paper’s claims 1 holds, 14 not run" in counts
+    assert "The paper's claims 1 holds, 14 not run" in counts
 
 
 @pytest.mark.parametrize("which", ["page", "paper_short", "compared"])

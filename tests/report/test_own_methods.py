@@ -93,7 +93,7 @@ def test_every_method_is_in_the_tables_with_its_title_and_colour(page: str) -> N
 
 
 def test_the_data_set_and_the_code_have_their_names(page: str, grid: Path) -> None:
-    assert "<b>Flowers &amp; weeds   Epochs: 2" in page
+    assert "<b>Flowers &amp; weeds   Epochs:\N{NO-BREAK SPACE}2" in page
     code = page.partition("Your own code")[2].partition("</table>")[0]
     assert re.findall(r"<td[^>]*>(.*?)</td>", code) == ["dataset", FLOWERS, "d" * 64, "method", MINE, "unknown"]
     assert str(grid) not in page
@@ -101,7 +101,7 @@ def test_the_data_set_and_the_code_have_their_names(page: str, grid: Path) -> No
 
 def test_a_method_with_a_loss_of_its_own_is_said_to_do_without_the_kernel(page: str) -> None:
     costs = page.partition('<section id="costs">')[2].partition("</section>")[0]
-    assert re.findall(r"<p class=\"note\">(.*) has a loss of its own: PyTorch’s autograd", costs) == [
+    assert re.findall(r"<p class=\"note\">(.*) has a loss of its own: PyTorch's autograd", costs) == [
         escape(TITLES[MINE])
     ]
 

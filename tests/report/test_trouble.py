@@ -72,6 +72,9 @@ def test_a_folder_without_trials_is_refused(tmp_path: Path) -> None:
         report(tmp_path)
     with pytest.raises(SoftadvError, match=r"nowhere: no such folder$"):
         report(tmp_path / "nowhere")
+    (tmp_path / "spec.json").touch()  # as softadv train leaves it
+    with pytest.raises(SoftadvError, match=r"is one run, not the folder of a grid$"):
+        report(tmp_path)
 
 
 def test_a_file_in_the_place_of_the_pages_folder_is_named(tmp_path: Path) -> None:

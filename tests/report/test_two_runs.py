@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_other_seeds_are_compared_by_welch(tmp_path: Path) -> None:
         for seed in seeds:
             complete(tmp_path / name, make_trial(seed=seed), natural=natural + 0.01 * seed)
     page = write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b"))
-    assert "other seeds, 2 against 3; the interval is Welch’s" in page.read_text()
+    assert "other seeds, 2 against 3; the interval is Welch's" in unescape(page.read_text())
     # scipy.stats.ttest_ind([92, 93, 94], [80, 81], equal_var=False): the interval is 12.5 ± 2.4876
     assert rows(page)[0] == ["Soft", "natural accuracy", "80.50", "93.00", "+12.50", "+10.01 to +14.99", "2"]
 

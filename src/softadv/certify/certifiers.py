@@ -85,7 +85,7 @@ def certifier_for(engine: Engine, *, domain: Domain) -> Certifier:
     certifier: Certifier = name
     computes = CERTIFIER_DOMAINS[certifier]
     if domain not in computes:
-        raise SoftadvError(f"engine: {certifier} computes {' and '.join(computes)}, not {domain}")
+        raise SoftadvError(f"domain: {certifier} computes {', '.join(computes)}, not {domain}")
     return certifier
 
 

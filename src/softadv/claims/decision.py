@@ -83,11 +83,11 @@ def for_each(settings: Sequence[str], look: Callable[[str], T]) -> list[T]:
         try:
             found[setting] = look(setting)
         except NotRun as gap:
-            # "no finished soft run of a, b" rather than a sentence for each.
+            # "no finished soft run of a and b" rather than a sentence for each. Called in words, a and b have commas.
             lacking.setdefault(str(gap).removesuffix(f" {setting}"), []).append(setting)
     if lacking:
-        gaps = [f"{said} {', '.join(names)}" if said.endswith(" of") else said for said, names in lacking.items()]
-        there = [f"run in part only: {', '.join(found)}"] if found else []
+        gaps = [f"{said} {' and '.join(names)}" if said.endswith(" of") else said for said, names in lacking.items()]
+        there = [f"run in part only: {' and '.join(found)}"] if found else []
         raise NotRun("; ".join(gaps + there))
     return list(found.values())
 

@@ -172,6 +172,8 @@ def _notice(folder: Path, entries: Sequence[Entry]) -> str:
         parts = read_summary(folder).parts
         finished, trials = parts.finished, parts.trials
         part = f"all {trials} trials of the grid" if finished == trials else f"{finished} of the grid's {trials} trials"
+        if len(entries) > finished:
+            part += f", and {len(entries) - finished} of other seeds"
         return (
             f"Made from the reference results that are stored with softadv: {part}. They hold no pictures of examples."
         )

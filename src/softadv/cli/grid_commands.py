@@ -165,6 +165,7 @@ def reproduce(
 def train(
     out: Annotated[Path, path_argument("The run folder to make.")],
     dataset: Annotated[str, typer.Option(metavar="NAME", help="A data set (softadv list datasets).")] = "digits",
+    model: Annotated[str | None, typer.Option(metavar="NAME", help="A network (softadv list models).")] = None,
     method: Annotated[str, typer.Option(metavar="NAME", help="A method (softadv list methods).")] = "soft",
     eps: Annotated[str, typer.Option(metavar="X", help="Radius, such as 0.1 or 2/255.")] = "0.1",
     alpha: Annotated[str, typer.Option(metavar="X", help="Step size of the attack.")] = "0.01",
@@ -184,7 +185,7 @@ def train(
         "setting": re.sub(r"[^A-Za-z0-9._-]+", "-", dataset).strip("-"),
         "dataset": dataset, "method": method, "seed": seed, "eps": eps, "alpha": alpha,
         "steps": steps, "epochs": epochs,
-    }  # fmt: skip
+    } | ({} if model is None else {"model": model})  # fmt: skip
     others = parse_settings(settings or [])
     for key in others.keys() & (table.keys() - {"setting"}):
         raise SoftadvError(f"--set {key}: has an option of its own, --{key}")

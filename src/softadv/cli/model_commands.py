@@ -148,7 +148,7 @@ def _evaluate_curve(
         )  # fmt: skip
     rows = {"natural accuracy": percent(natural_accuracy(network, x, y))}
     rows |= {f"certified accuracy ({chosen}), eps {text}": str(curve[radius]) for text, radius in radii.items()}
-    rows |= {"certifier": asked, **output.computed_by(engines)}
+    rows |= {"certified by": asked, **output.computed_by(engines)}
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}", rows)
 
 

@@ -261,6 +261,8 @@ def grid_runs(folder: Path) -> list[RunFolder]:
         if path.is_dir() and any(os.path.lexists(path / name) for name in _OF_A_TRIAL)
     ]
     if not runs:
+        if os.path.lexists(folder / SPEC):
+            raise SoftadvError(f"{folder}: is one run, not the folder of a grid")
         there = os.path.lexists(folder)
         raise SoftadvError(
             f"{folder}: " + (f"holds no runs (no folder in it has a {SPEC})" if there else "no such folder")

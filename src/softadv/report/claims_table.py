@@ -9,13 +9,13 @@ from typing import get_args
 from softadv.claims.judge import ClaimKind, Outcome, Verdict
 from softadv.claims.stats import Estimate
 from softadv.report.intervals import interval_plot, kind_of, shared_scale
-from softadv.report.words import capital, in_words
+from softadv.report.words import capital, in_words, sentences
 
 TITLES: dict[ClaimKind, str] = {
-    "paper": "The paper’s claims",
-    "short": "The paper’s claims, asked of shorter runs",
-    "own": "Claims of softadv’s own",
-    "check": "softadv’s own checks",
+    "paper": "The paper's claims",
+    "short": "The paper's claims, asked of shorter runs",
+    "own": "Claims of softadv's own",
+    "check": "softadv's own checks",
 }
 
 
@@ -80,7 +80,7 @@ def _row(verdict: Verdict, words: Mapping[str, str], limits: Mapping[tuple[str, 
         title=capital(in_words(claim.title, words)),
         source=in_words(claim.source, words),
         outcome=verdict.outcome,
-        reason=in_words(verdict.reason, words),
+        reason=sentences(in_words(verdict.reason, words)),
         assumption=in_words(claim.assumption, words) if verdict.outcome != "not run" else "",
         plots=tuple(interval_plot(shown, limits=limits[kind], words=words) for kind, shown in kinds.items()),
     )

@@ -11,7 +11,7 @@ from softadv.experiments.spec_text import DOMAIN_TITLES
 from softadv.report.figures.svg import LETTER, AxisScale, Panel, around, hit, shortened, tag, text, tick_text
 from softadv.report.words import capital, in_words
 
-_ROW = 30.0  # pixels of an estimate: its name and its mean, and the interval below
+_ROW = 33.0  # pixels of an estimate: its name and its mean, and the interval below
 _HEAD = 18.0  # of a heading
 _AXIS = 24.0
 _SIDE = 10.0
@@ -116,7 +116,10 @@ def _axis(panel: Panel, x: AxisScale, y: float, unit: str) -> None:
 
 
 def _step(name: str) -> str:
-    """ "CIFAR-10, ε 4/255 to CIFAR-10, ε 8/255" as "CIFAR-10, ε 4/255 to 8/255"."""
+    """ "CIFAR-10, ε 4/255 to CIFAR-10, ε 8/255" as "CIFAR-10, ε 4/255 to 8/255"; a setting minus its base likewise."""
+    varied, _, base = name.partition(" \N{MINUS SIGN} ")
+    if base and varied.startswith(f"{base}, "):
+        return f"{base}: {varied.removeprefix(f'{base}, ')} \N{MINUS SIGN} base"
     one, to, other = name.partition(" to ")
     shared = one[: one.rfind("ε ") + 2] if "ε " in one else ""
     return f"{one} to {other.removeprefix(shared)}" if to else name

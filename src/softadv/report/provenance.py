@@ -43,7 +43,7 @@ def source_remarks(runs: Sequence[Run]) -> list[str]:
             versions.setdefault(key, set()).add((source.sha256 or "unknown")[:12])
     return [
         f"{setting}: the source file of {kind} {path} changed between its trials (SHA-256 {', '.join(sorted(found))}); "
-        "their differences may be the code’s."
+        "their differences may be the code's."
         for (setting, kind, path), found in versions.items()
         if len(found) > 1
     ]

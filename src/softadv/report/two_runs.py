@@ -174,7 +174,7 @@ def _remark(first: Sequence[Run], second: Sequence[Run]) -> str:
     theirs = {run.result.trial.seed: run.result.weights_sha256 for run in second}
     both = mine.keys() & theirs.keys()
     if not both:
-        return f"other seeds, {len(mine)} against {len(theirs)}; the interval is Welch’s"
+        return f"other seeds, {len(mine)} against {len(theirs)}; the interval is Welch's"
     same = sum(mine[seed] == theirs[seed] for seed in both)
     return f"{same} of {len(both)} shared seeds end{'s' * (same == 1)} with the same weights"
 

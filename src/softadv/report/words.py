@@ -94,6 +94,11 @@ def capital(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+def sentences(text: str) -> str:
+    """A text with a capital at the beginning of every sentence."""
+    return re.sub(r"(?:^|(?<=\. ))[a-z]", lambda letter: letter[0].upper(), text)
+
+
 def method_family(method: str) -> tuple[str, dict[str, float | int]]:
     """A method's name without its settings, and these; a name of another form is all name."""
     if ":" in method:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._float32 import float32_products
-from softadv._modes import in_eval_mode
+from softadv._modes import check_module, in_eval_mode
 from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius, shown
 from softadv.attacks import AtRadius, Attack, load_attack, title_of
 from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
@@ -173,8 +173,7 @@ def certified_curve(
 
 def check_kinds(model: object, data: object) -> None:
     """Raise SoftadvError unless model is a module, and data a data set or a pair of tensors."""
-    if not isinstance(model, nn.Module):
-        raise SoftadvError(f"model: expected a torch.nn.Module, got {shown(model)}; softadv.load_model makes one")
+    check_module(model)
     is_pair = isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
     if not (is_pair or isinstance(data, Dataset)):
         found = shown(data) if isinstance(data, str) else f"a {type(data).__name__}"

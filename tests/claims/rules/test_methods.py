@@ -98,7 +98,7 @@ def test_settings_with_different_numbers_of_seeds_say_each() -> None:
 
 
 def test_settings_run_in_part_are_not_run_and_the_reason_says_which_were() -> None:
-    with pytest.raises(NotRun, match=r"^no finished soft run of b, c; run in part only: a$"):
+    with pytest.raises(NotRun, match=r"^no finished soft run of b and c; run in part only: a$"):
         decide(natural_gain("a", "b", "c", above=0.0), *soft_and_hard(ONE_TWO_THREE, setting="a"))
 
 

@@ -86,6 +86,8 @@ def test_the_plane_joins_the_settings_of_a_method_and_says_what_lies_beyond() ->
     labels = {"Adversarial", "Soft", "trades β 6", "trades β 1", "Adversarial ε 6/255", "Natural, beyond: 95.0, 1.0"}
     assert labels <= set(texts(panel))
     drawn = ElementTree.fromstring(panel.svg())
+    heights = {text.text: float(text.get("y", "")) for text in drawn.iter("text")}
+    assert heights["Natural, beyond: 95.0, 1.0"] > heights["Natural accuracy (%)"]  # it covers nothing that is drawn
     assert len([path for path in drawn.iter("path") if path.get("class", "").startswith("link")]) == 2
 
 
@@ -101,6 +103,18 @@ def test_a_plane_of_many_methods_has_their_names_below_and_no_seeds() -> None:
     assert len(texts(many)) == len(set(texts(many)))  # each family once
     assert ["seed " in "".join(panel.parts) for panel in (few, many)] == [True, False]
     assert many.height > few.height
+
+
+def test_variations_share_their_scales() -> None:
+    places = {"one": 0.7, "two": 0.9}
+    runs = [finished(make_trial("soft", setting=setting, eps=0.1), place, 0.5) for setting, place in places.items()]
+    apart, alike = (trade_off.draw(runs, alike=shared) for shared in (False, True))
+
+    def numbers(panel: Panel) -> list[str]:
+        return [said for said in texts(panel) if re.fullmatch(r"[\d.]+", said)]
+
+    assert numbers(apart[0]) != numbers(apart[1])
+    assert numbers(alike[0]) == numbers(alike[1])
 
 
 def test_a_wide_interval_of_two_seeds_does_not_set_the_planes_scale() -> None:

@@ -114,9 +114,11 @@ def test_a_method_that_cannot_be_had_is_one_line(text: str, message: str) -> Non
 
 
 def test_what_is_no_method_at_all_is_one_line() -> None:
-    for what in (Trades, 6, None, object()):
+    for what in (dict, 6, None, object()):
         with pytest.raises(SoftadvError, match=r"^method: expected a name, or an object of .*Method, got"):
             load_method(what)  # type: ignore[arg-type]
+    with pytest.raises(SoftadvError, match=r"^method Trades: is a class; make it a method first, such as Trades\(\)$"):
+        load_method(Trades)  # type: ignore[arg-type]
     with pytest.raises(SoftadvError, match=r"^method Trades: has its settings already, got beta$"):
         load_method(Trades(), beta=3)
     with pytest.raises(SoftadvError, match="eran-deeppoly computes deeppoly, not box"):

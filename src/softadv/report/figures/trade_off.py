@@ -48,6 +48,8 @@ _DIRECT = 6  # so many methods have names and seeds beside their marks; of more,
 _KEY_COLUMNS = 2
 _SEED = 'class="seed '
 _GOES_ON = "goes-on"  # the class of an arrow at the end of an interval
+_ARROWS = (("left", "right"), ("down", "up"))
+_INWARDS = {"left": (1.15, 0.0), "right": (-1.15, 0.0), "down": (0.0, -1.15), "up": (0.0, 1.15)}  # tips touch the frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def page_figures(source: FigureInput) -> Iterator[PageFigure]:
 def _figure(
     stem: str, runs: Sequence[Series], words: Mapping[str, str], *, variation: bool = False
 ) -> PageFigure:  # fmt: skip
-    panels = draw(runs, words)
+    panels = draw(runs, words, alike=variation)
     spread = "Marks: means with 95% intervals." if has_seeds(runs) else "One seed of each method."
     if any(_SEED in part for panel in panels for part in panel.parts):
         spread = "Large marks: means with 95% intervals; small ones: seeds."
@@ -96,37 +98,62 @@ def _figure(
     )  # fmt: skip
 
 
-def draw(runs: Sequence[Series], words: Mapping[str, str] | None = None) -> list[Panel]:
+def draw(runs: Sequence[Series], words: Mapping[str, str] | None = None, *, alike: bool = False) -> list[Panel]:
     """Natural against robust accuracy after the last epoch: a panel per setting.
 
     Robust is under AutoAttack where every run of the setting has it on as many images.
-    words: what the settings are called.
+    words: what the settings are called. alike: whether the panels share their scales.
     """
     called = setting_words(runs) if words is None else words
     marks = _marks(list(by_method(runs)))
-    return [
-        _panel(its_runs, found, title=called.get(setting, setting), marks=marks)
+    planes = {
+        setting: (its_runs, found, _spots(its_runs, found))
         for setting, its_runs in by_setting(runs).items()
         if (found := plane(its_runs)) is not None
-    ]
+    }
+    framed: dict[str, list[_Spot]] = {}  # by what they are robust under
+    for _, found, spots in planes.values() if alike else ():
+        framed.setdefault(found.under, []).extend(_inside(spots))
+    return [
+        _panel(its_runs, found, spots, title=called.get(setting, setting), marks=marks,
+               framed=framed.get(found.under, ()))
+        for setting, (its_runs, found, spots) in planes.items()
+    ]  # fmt: skip
 
 
-def _panel(runs: Sequence[Series], found: Plane, *, title: str, marks: Mapping[str, str]) -> Panel:
+def _spots(runs: Sequence[Series], found: Plane) -> list[_Spot]:
     names = {run.trial.method: run.names for run in runs}
-    spots = [
+    return [
         _Spot(method=method, label=shortened(method_label(method, names[method]), 180),
               family=family_label(method, names[method]), color=names[method].method_color, seeds=tuple(its.values()))
         for method, its in found.points.items()
     ]  # fmt: skip
+
+
+def _panel(
+    runs: Sequence[Series],
+    found: Plane,
+    spots: Sequence[_Spot],
+    *,
+    title: str,
+    marks: Mapping[str, str],
+    framed: Sequence[_Spot],
+) -> Panel:
+    """framed: whose seeds the frame has to hold; default: those of the methods that are not far away."""
     said = "; ".join(f"{spot.label} {spot.mean[0]:.1f} and {spot.mean[1]:.1f}" for spot in spots)
     panel = Panel(f"{title}: natural accuracy and accuracy under {found.under}, in %: {said}", height=280, left=36)
     inside = _inside(spots)
     key = _key(inside) if len(spots) > _DIRECT else []
-    rows = math.ceil(len(key) / _KEY_COLUMNS)
+    beyond = [spot for spot in spots if spot not in inside]
+    below = [(spot, shortened(spot.family, panel.width / _KEY_COLUMNS - 20), *divmod(place, _KEY_COLUMNS))
+             for place, spot in enumerate(key)]  # fmt: skip
+    rows = math.ceil(len(key) / _KEY_COLUMNS) + len(beyond)
+    below += [(spot, f"{spot.label}, beyond: {spot.mean[0]:.1f}, {spot.mean[1]:.1f}", rows - place, 0)
+              for place, spot in enumerate(beyond, start=1)]  # fmt: skip
     panel.height += LINE * rows + (40 if key else 0)
     panel.bottom += LINE * rows
     x, y = (
-        scale(*within_percent(around(_reach(inside, axis), room=0.14, least=2)))
+        scale(*within_percent(around(_reach(framed or inside, axis), room=0.14, least=2)))
         for axis, scale in ((0, panel.across), (1, panel.upward))
     )
     panel.title(title)
@@ -147,16 +174,15 @@ def _panel(runs: Sequence[Series], found: Plane, *, title: str, marks: Mapping[s
     for spot in spots:
         mean = x(spot.mean[0]), y(spot.mean[1])
         said = settings_label(spot.method) if key else spot.label
-        if spot not in inside:
+        if spot in beyond:
             panel.add(marker(marks[spot.method], *mean, 5, class_=f"point {fill(spot.color)}"))
-            said = f"{spot.label}, beyond: {spot.mean[0]:.1f}, {spot.mean[1]:.1f}"
-        if said:
+        elif said:
             crowd.label(said, *mean)
-    for place, spot in enumerate(key):
-        at_x = 8 + place % _KEY_COLUMNS * panel.width / _KEY_COLUMNS
-        at_y = panel.height - LINE * (rows - place // _KEY_COLUMNS) + LINE / 2
+    for spot, said, row, column in below:
+        at_x = 8 + column * panel.width / _KEY_COLUMNS
+        at_y = panel.height - LINE * (rows - row) + LINE / 2
         panel.add(marker(marks[spot.method], at_x, at_y, 5, class_=f"point {fill(spot.color)}"))
-        panel.add(text(shortened(spot.family, panel.width / _KEY_COLUMNS - 20), at_x + 11, at_y + 4))
+        panel.add(text(said, at_x + 11, at_y + 4))
     for spot in spots:
         at_x, at_y = x(spot.mean[0]), y(spot.mean[1])
         panel.add(hit(_values(spot, found.under), at_x - 9, at_y - 9, 18, 18))
@@ -207,9 +233,11 @@ def _draw(panel: Panel, spot: _Spot, x: AxisScale, y: AxisScale, *, mark: str, c
             continue
         at = [(scale(end), at_y) if axis == 0 else (at_x, scale(end)) for end in ends]
         panel.add(tag("path", d=path(at), class_=f"{bars} {stroke(spot.color)}"))
-        for end, place, shape in zip(ends, at, (("left", "right"), ("down", "up"))[axis], strict=True):
+        for end, (tip_x, tip_y), shape in zip(ends, at, _ARROWS[axis], strict=True):
             if _goes_on(end, scale):
-                panel.add(marker(shape, *place, 4, class_=f"{_GOES_ON} {fill(spot.color)}"))
+                (dx, dy), size = _INWARDS[shape], 4
+                panel.add(marker(shape, tip_x + size * dx, tip_y + size * dy, size,
+                                 class_=f"{_GOES_ON} {fill(spot.color)}"))  # fmt: skip
 
 
 def _goes_on(end: float, scale: AxisScale) -> bool:

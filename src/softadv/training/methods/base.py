@@ -126,6 +126,8 @@ def load_method(what: str | Method, **settings: Any) -> Method:
         if settings:
             raise SoftadvError(f"method {type(what).__name__}: has its settings already, got {', '.join(settings)}")
         return what
+    if isinstance(what, type) and issubclass(what, Method):
+        raise SoftadvError(f"method {what.__name__}: is a class; make it a method first, such as {what.__name__}()")
     if not isinstance(what, str):
         raise SoftadvError(f"method: expected a name, or an object of a softadv.methods.Method, got {shown(what)}")
     name, own = parse_method(what)
