@@ -93,7 +93,7 @@ def test_every_method_is_in_the_tables_with_its_title_and_colour(page: str) -> N
 
 
 def test_the_data_set_and_the_code_have_their_names(page: str, grid: Path) -> None:
-    assert "<b>Flowers &amp; weeds   Epochs:\N{NO-BREAK SPACE}2" in page
+    assert "<b>Flowers &amp; weeds   Epochs: 2" in page
     code = page.partition("Your own code")[2].partition("</table>")[0]
     assert re.findall(r"<td[^>]*>(.*?)</td>", code) == ["dataset", FLOWERS, "d" * 64, "method", MINE, "unknown"]
     assert str(grid) not in page

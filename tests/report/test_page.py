@@ -223,7 +223,7 @@ def test_a_claim_has_one_plot_and_its_sentence_unfolds(tmp_path: Path) -> None:
     assert "<title>Digits, ε 0.1: +1.50 points (+1.00 to +2.00), 5 seeds</title>" in shown
     assert "<p>Digits, ε 0.1: more than eps_0 − or −1</p>" in shown
     folded = shown.partition("<details>")[2]
-    assert "<p>natural accuracy, soft − adversarial: Digits, ε 0.1 +1.50 points [+1.00, −2.00]</p>" in folded
+    assert "<p>Natural accuracy, soft − adversarial: Digits, ε 0.1 +1.50 points [+1.00, −2.00]</p>" in folded
     assert "digits-a" not in shown
 
 

@@ -7,9 +7,21 @@ from pathlib import Path
 import pytest
 
 from softadv.errors import SoftadvError
+from softadv.report.page import write_report
 from softadv.report.writing import write_page
+from tests.report.trials import finish, make_run, make_trial
 
 PAGE = "<title>softadv</title>"
+
+
+def test_no_line_ends_between_a_symbol_and_its_value(tmp_path: Path) -> None:
+    finish(make_run(tmp_path, make_trial(eps=0.1)))
+    write_report(tmp_path, verdicts=[], title="mine", command="x")
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    title = "Digits   Epochs: 2   ε: 0.1   Steps: 3   α: 0.01"
+    assert title.replace(": ", ":\N{NO-BREAK SPACE}") in page
+    assert title not in page
+    assert "\N{NO-BREAK SPACE}" not in page.partition("<style>")[2].partition("</style>")[0]
 
 
 def test_a_page_is_replaced_and_its_old_figures_go(tmp_path: Path) -> None:

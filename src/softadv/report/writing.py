@@ -16,7 +16,8 @@ from softadv.report.figures.colors import stylesheet, variables
 from softadv.report.intervals import amount_text, ends_text, signed
 
 _TYPES = {"csv": "text/csv", "svg": "image/svg+xml", "tex": "text/x-tex"}
-_SYMBOL_AND_VALUE = re.compile(r"(?<=[εατβ]) (?=\d)")  # as in "ε 4/255", which no line may break
+# As in "ε 4/255" and "Epochs: 6".
+_SYMBOL_AND_VALUE = re.compile(r"((?<=[εατβ])|(?<=[εα]:)|(?<=Epochs:)|(?<=Steps:)) (?=\d)")
 
 
 def render(template: str, **content: object) -> str:
