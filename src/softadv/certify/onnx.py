@@ -66,16 +66,19 @@ def check_parity(model: nn.Module, path: Path, x: Tensor) -> Parity:
     where that is above 1, since float32 resolves no better. The model is used in eval mode. Raises NotFiniteError
     where the scores of either are NaN or infinite.
     """
-    session = onnx_runtime.load_onnxruntime().InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnx_runtime.open_session(path)
     (name,) = [value.name for value in session.get_inputs()]
     with torch.no_grad():
         scores = model(x.clone()).cpu()
     check_finite(scores, what="the scores of image")
     ours = scores.numpy()
+    read = model if isinstance(model, OnnxModel) else None
     images = x.cpu().float().numpy()
-    alone = isinstance(model, OnnxModel) and model.unbatched
-    found = [session.run(None, {name: image if alone else image[None]})[0] for image in images]
-    theirs = np.stack(found) if alone else np.concatenate(found)
+    if read and read.unbatched:
+        theirs = np.stack([session.run(None, {name: image})[0] for image in images])
+    else:  # an image fills a literal batch
+        rows = (read.batch if read else None) or 1
+        theirs = np.concatenate([session.run(None, {name: image[None].repeat(rows, 0)})[0][:1] for image in images])
     check_finite(torch.from_numpy(theirs), what=f"{path}: in onnxruntime the scores of image")
     return Parity(
         images=len(x),

@@ -1,4 +1,4 @@
-"""Import onnxruntime with its telemetry switched off.
+"""Import onnxruntime with its telemetry switched off, and open files with it.
 
 Otherwise onnxruntime starts a thread that sends events, and stores them in the temporary and the cache folder.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any
+
+from softadv.errors import SoftadvError
 
 _SWITCH = "ORT_DISABLE_TELEMETRY"  # read once, when the library is loaded
 
@@ -27,3 +30,13 @@ def load_onnxruntime() -> Any:
     found = sys.modules["onnxruntime"]
     found.disable_telemetry_events()
     return found
+
+
+def open_session(path: Path) -> Any:
+    """A session that computes an ONNX file on the CPU. Raises SoftadvError for a file that onnxruntime refuses."""
+    runtime = load_onnxruntime()
+    try:
+        return runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its kinds of error have no base class of their own
+        reason = " ".join(str(error).split())[:200]
+        raise SoftadvError(f"{path}: onnxruntime does not compute it ({reason})") from error

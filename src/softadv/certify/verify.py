@@ -118,9 +118,7 @@ class _Solver:
             raise PropertyError("the network ends in a softmax, whose outputs are not bounded; leave it out")
         self.engine = computed_by(self.network, domain="deeppoly", dtype=self.like.dtype, device=self.like.device)
         self.at_once = max(1, min(_BOXES_AT_ONCE, _MOST_TOGETHER // self.engine.floats_per_image))
-        self.session = onnx_runtime.load_onnxruntime().InferenceSession(
-            str(model.path), providers=["CPUExecutionProvider"]
-        )
+        self.session = onnx_runtime.open_session(model.path)
 
     @property
     def is_late(self) -> bool:

@@ -41,7 +41,10 @@ class Saved:
         Raises SoftadvError for the weights of another network.
         """
         if self.path.suffix == ONNX:
-            return load_onnx(self.path, data).to(device)
+            read = load_onnx(self.path, data)
+            if read.dtype != torch.float32:
+                raise SoftadvError(f"{self.path}: takes images in {read.dtype}, those of data sets are in float32")
+            return read.to(device)
         own = "conv_small" if self.trial is None else self.trial.model
         model = model_with_weights(name or own, self.weights, data, where=str(self.path))
         return model.to(device).eval()
