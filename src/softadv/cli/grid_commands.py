@@ -69,6 +69,7 @@ from softadv.experiments.spec import load_grid, trial_from_table
 from softadv.experiments.store_reference import keep as keep_runs
 from softadv.experiments.train_config import train_config
 from softadv.experiments.trial import expected_work, run_trial
+from softadv.models import load_model
 
 
 def reproduce(
@@ -190,9 +191,10 @@ def train(
     for key in others.keys() & (table.keys() - {"setting"}):
         raise SoftadvError(f"--set {key}: has an option of its own, --{key}")
     trial = trial_from_table(table | others, where="train")
-    train_config(trial)  # before anything is written
+    train_config(trial)  # before anything is written, as all that may be refused
     where = environment.pick_device(device)
     images = load_dataset(trial.dataset, data).first(train=trial.train_images, test=trial.test_images).to(where)
+    load_model(trial.model, images, seed=0)
     run = RunFolder(out)
     if fresh:
         _say_left(run.renew(trial))
