@@ -1,10 +1,7 @@
-"""VNN-LIB properties: read as they are written, answered soundly, and damaged ones refused in one line."""
+"""VNN-LIB properties are answered soundly."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -16,77 +13,14 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 import softadv
-from softadv._onnx.calls import known_operators
 from softadv.certify import certify
 from softadv.certify import verify as verify_module
 from softadv.certify.verify import verify
-from softadv.certify.vnnlib import PropertyError, Variable, read_property
-from softadv.cli import app
+from softadv.certify.vnnlib import PropertyError, read_property
 from softadv.errors import SoftadvError
-from tests import peaks
+from tests.certify.properties import UNIT, answered, box, net, sampled, write
 from tests.onnx.graphs import Graph
 from tests.onnx.test_unbatched import Whole
-
-TWO = """(vnnlib-version <2.0>) ; a comment
-(declare-network N (declare-input X {type} [1,3]) (declare-output Y {type} [1,2]))
-{asserts}
-"""
-ONE = """(declare-const X_0 Real) (declare-const X_1 Real) (declare-const X_2 Real)
-(declare-const Y_0 Real) (declare-const Y_1 Real)
-{asserts}
-"""
-
-
-def box(*ends, names="X[0,{}]"):
-    lines = []
-    for at, (low, high) in enumerate(ends):
-        name = names.format(at)
-        lines.append(f"(assert (and (>= {name} {low}) (<= {name} {high})))")
-    return "\n".join(lines)
-
-
-UNIT = box((0, 1), (0, 1), (0, 1))
-
-
-def write(path, asserts, *, template=TWO, type="float32"):
-    path = path / "property.vnnlib"
-    path.write_text(template.format(asserts=asserts, type=type))
-    return path
-
-
-def net(path, *, seed=0, hidden=6, act="Relu"):
-    """A network of three inputs and two outputs."""
-    graph = Graph((3,), seed=seed).gemm(3, hidden).then(act).gemm(hidden, 2)
-    return softadv.load_model(graph.write(path / "net.onnx"))
-
-
-def answered(path, asserts, model, **options):
-    return verify(model, read_property(write(path, asserts)), timeout=60, **options)
-
-
-def sampled(model, count=20_000, seed=0):
-    x = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed))
-    return x, model(x)
-
-
-def test_a_property_is_read_exactly(tmp_path):
-    asserts = UNIT + "(assert (or (< (+ (* 2 Y[0,0]) (- Y[0,1]) 0.1) 1e-3) (and (== Y[0,0] 1) (!= X[0,1] 0.5))))"
-    found = read_property(write(tmp_path, asserts))
-    assert (found.version, found.type, found.network, found.sizes) == ("2.0", "float32", "N", (3, 2))
-    assert len(found.cases) == 2
-    first = found.cases[0][-1]
-    assert first.strict
-    assert first.sum.terms == {Variable(True, 0): 2, Variable(True, 1): -1}
-    assert first.sum.constant == Fraction(1, 10) - Fraction(1, 1000)
-    assert len(found.cases[1]) == 6 + 3  # an equality is two
-    assert found.name(Variable(False, 2)) == "X[0,2]"
-
-
-def test_version_1_is_read_too(tmp_path):
-    asserts = box((0, 1), (0, 1), (0, 1), names="X_{}") + "(assert (or (and (<= Y_0 Y_1)) (and (>= Y_1 3.0))))"
-    found = read_property(write(tmp_path, asserts, template=ONE))
-    assert (found.version, found.sizes, len(found.cases)) == ("1.0", (3, 2), 2)
-    assert found.name(Variable(True, 1)) == "Y_1"
 
 
 @pytest.mark.parametrize("act", ["Relu", "Tanh", "LeakyRelu"])
@@ -233,77 +167,6 @@ def test_boxes_that_are_empty_are_unsat_and_an_input_alone_may_be_sat(tmp_path):
     assert answered(tmp_path, UNIT + "(assert (>= (+ X[0,0] X[0,1]) 2.5))", model).status == "unsat"
 
 
-# In 600 characters.
-EIGHT_THOUSAND = "(and {})".format("(or (<= Y[0,0] 1) (<= Y[0,1] 1))" * 13)
-
-
-DAMAGED = [
-    ("(assert (<= X[0,0] 1)", "cut off"),
-    ("(assert (<= X[0,0] 1)))", "not open"),
-    ("(" * 300 + ")" * 300, "nests"),
-    (UNIT + "(assert (<= (* Y[0,0] Y[0,1]) 1))", "multiplies variables"),
-    (UNIT + "(assert (<= Y[0,7] 1))", "Y[0,7]"),
-    (UNIT + "(assert (<= Y[0,-1] 1))", "no whole numbers"),
-    (UNIT + "(assert (<= Z[0] 1))", "does not declare"),
-    (UNIT + "(assert (=> true false))", "not read"),
-    (UNIT + "(assert (<= Y[0,0] 1e999999999))", "not declare"),
-    (UNIT + "(declare-network M (declare-input A float32 [1]) (declare-output B float32 [1]))", "one network"),
-    ("(check-sat)", "check-sat"),
-    (UNIT + "(assert (or {}))".format(" ".join(["(<= Y[0,0] 1)"] * 200)) * 3, "cases"),
-    (UNIT + f"(assert (or {EIGHT_THOUSAND} {EIGHT_THOUSAND}))", "cases"),
-    (UNIT + "(assert (<= Y[0,0] {}))".format("1" * 5_000), "not declare"),
-    (UNIT + "(assert (<= Y[0,0] 1e999))", "beyond 10^300"),
-    (UNIT + "(assert (<= Y[0,0] (* {} 1)))".format("1e-900 " * 10_000), "too many digits"),
-    ("[" * 50_000, "not read"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("text", "named"), DAMAGED)
-def test_a_damaged_property_is_one_line_and_exit_code_2(tmp_path, capsys, text, named):
-    path = write(tmp_path, text)
-    with pytest.raises(PropertyError) as caught:
-        read_property(path)
-    assert named in str(caught.value)
-    assert "\n" not in str(caught.value)
-    net(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}"])
-    assert ended.value.code == 2
-    assert not capsys.readouterr().out
-
-
-# Bytes, for five million words.
-MOST_BESIDE = 2**29
-
-
-def damaged_commands(folder):
-    """What asks about each damaged property, behind one that asks about a harmless one.
-
-    There are five million words, and a file without an end, too. The network is missing, so that the harmless property
-    is refused right after it was read.
-    """
-    harmless, words = UNIT + "(assert (>= Y[0,0] 1000))", "a1 " * 5_000_000
-    texts = [harmless, *(text for text, _ in DAMAGED), words]
-    files = [folder / f"{at}.vnnlib" for at in range(len(texts))]
-    for file, text in zip(files, texts, strict=True):
-        file.write_text(TWO.format(asserts=text, type="float32"))
-    return [["verify", str(file), "--network", "N=missing.onnx"] for file in [*files, "/dev/zero"]]
-
-
-def test_a_damaged_property_takes_little_more_memory_than_a_harmless_one(tmp_path):
-    """The peak of resident memory of the command, beside that of the same command with a harmless file."""
-    found = peaks.ended(damaged_commands(tmp_path))
-    for one in found:
-        assert (one.code, one.out) == (2, ""), one.error
-        assert one.peak - found[0].peak < MOST_BESIDE, one.error
-
-
-@pytest.mark.parametrize("type", ["float16", "bfloat16", "int8", "float8e4m3fn"])
-def test_types_that_answers_would_not_be_sound_for_are_an_error(tmp_path, type):
-    with pytest.raises(PropertyError, match="not be sound"):
-        read_property(write(tmp_path, UNIT, type=type))
-
-
 def test_a_property_of_another_network_is_named(tmp_path):
     model = net(tmp_path)
     path = tmp_path / "p.vnnlib"
@@ -314,81 +177,3 @@ def test_a_property_of_another_network_is_named(tmp_path):
         verify(model, read_property(write(tmp_path, "(assert (<= X[0,0] 1))")))
     with pytest.raises(PropertyError, match="float64"):
         verify(model, read_property(write(tmp_path, UNIT, type="float64")))
-
-
-def test_the_command_says_the_answer_first_and_then_the_assignment(tmp_path, capsys):
-    model = net(tmp_path)
-    _, outputs = sampled(model)
-    path = write(tmp_path, UNIT + f"(assert (>= Y[0,0] {outputs[:, 0].median().item()!r}))")
-    with pytest.raises(SystemExit) as ended:
-        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}", "--timeout", "60"])
-    assert ended.value.code == 0
-    said = capsys.readouterr()
-    first, *rest = said.out.splitlines()
-    assert first == "sat"
-    assert said.err == f"softadv: bounds by {verify(model, read_property(path)).computed_by}\n"
-    values = dict(re.findall(r"\(([XY]\[0,\d\]) ([-\d.e+]+)\)", "\n".join(rest)))
-    assert list(values) == ["X[0,0]", "X[0,1]", "X[0,2]", "Y[0,0]", "Y[0,1]"]
-    x = torch.tensor([[float(values[f"X[0,{at}]"]) for at in range(3)]], dtype=torch.float64)
-    assert torch.equal(x.float().double(), x)
-    with pytest.raises(SystemExit) as ended:
-        app.main(["verify", str(path), "--network", f"M={tmp_path / 'net.onnx'}"])
-    assert ended.value.code == 2
-
-
-@pytest.mark.parametrize(
-    ("option", "lines"),
-    [
-        ("--vnnlib-versions", ["1.0", "2.0"]),
-        ("--onnx-opset-versions", ["8", "21"]),
-        ("--serialise-assignments", ["true"]),
-    ],
-)
-def test_what_is_supported_is_said_a_line_each(capsys, option, lines):
-    with pytest.raises(SystemExit) as ended:
-        app.main(["supports", option])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out.splitlines() == lines
-
-
-def test_the_operators_that_are_supported_are_those_that_are_read(capsys):
-    with pytest.raises(SystemExit):
-        app.main(["supports", "--onnx-operators"])
-    said = capsys.readouterr().out.splitlines()
-    assert said == known_operators()
-    assert {"Constant", "Conv", "Shape", "Unsqueeze"} <= set(said)
-
-
-def test_the_time_limit_holds_while_a_large_network_is_analysed(tmp_path):
-    """One box of this network takes far longer than the limit; the answer does not wait for it."""
-    graph = Graph((64, 12, 12), seed=1).conv((64, 12, 12), channels=64, pads=[1, 1, 1, 1]).then("Tanh")
-    for _ in range(8):
-        graph.conv((64, 12, 12), channels=64, pads=[1, 1, 1, 1]).then("Tanh")
-    graph.then("Flatten").gemm(64 * 144, 2).write(tmp_path / "net.onnx")
-    count = 64 * 144
-    names = "".join(f"(declare-const {n} Real)\n" for n in [*(f"X_{at}" for at in range(count)), "Y_0", "Y_1"])
-    path = tmp_path / "p.vnnlib"
-    path.write_text(names + box(*[(0, 1)] * count, names="X_{}") + "(assert (<= (- Y_0 Y_1) -1e9))")
-    code = (
-        "import sys, time; from softadv.cli import app\n"
-        "started = time.monotonic()\n"
-        "import os; leave = os._exit\n"
-        "def told(code): print(time.monotonic() - started, file=sys.stderr, flush=True); leave(code)\n"
-        "os._exit = told\n"
-        f"arguments = ['verify', {str(path)!r}, '--network', 'N={tmp_path / 'net.onnx'}', '--timeout', '4']\n"
-        "try: app.main(arguments)\n"  # it may also end by itself, right after the limit
-        "finally: print(time.monotonic() - started, file=sys.stderr)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
-    assert (done.returncode, done.stdout) == (0, "timed-out\n"), done.stderr
-    assert float(done.stderr.split()[-1]) >= 4
-
-
-@pytest.mark.parametrize("timeout", ["nan", "-1"])
-def test_a_time_limit_that_is_none_is_refused(tmp_path, capsys, timeout):
-    net(tmp_path)
-    path = write(tmp_path, UNIT)
-    with pytest.raises(SystemExit) as ended:
-        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}", "--timeout", timeout])
-    assert ended.value.code == 2
-    assert not capsys.readouterr().out

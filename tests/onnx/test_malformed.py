@@ -12,9 +12,9 @@ from softadv.cli import app
 from softadv.errors import SoftadvError
 from tests import peaks
 from tests.onnx import hostile
+from tests.onnx.files import refusal
 from tests.onnx.hostile import SPOILED, plain, write
 from tests.onnx.mutants import WHOLE, mutant
-from tests.onnx.test_model import refusal
 
 
 @pytest.mark.parametrize("spoil", SPOILED, ids=lambda spoil: spoil.__name__)
