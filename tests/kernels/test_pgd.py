@@ -12,7 +12,6 @@ from torch import nn
 
 from softadv.attacks import PGD, FriendlyPGD, pgd
 from softadv.kernels import build as compiled
-from softadv.kernels import chain as compiled_chain
 from softadv.kernels import pgd as compiled_attack
 from softadv.models import conv_small
 from tests.networks import ARCHITECTURES, networks, random_images, seeded
@@ -147,10 +146,7 @@ def small():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-@pytest.mark.parametrize("workers", ["PyTorch's", "its own"])
-def test_neither_threads_nor_neighbours_change_an_image(steps, workers, monkeypatch, threads, kernel_only):
-    if workers == "its own":
-        monkeypatch.setattr(compiled_chain, "workers", lambda: None)
+def test_neither_threads_nor_neighbours_change_an_image(steps, threads, kernel_only):
     model = small()
     x, y = random_images((2, 6, 6), 70, seed=0)
     x = x.float()

@@ -107,10 +107,7 @@ def test_gradients_of_any_chain_are_those_of_autograd(network, seed, count):
         assert_same_gradients(model, x, y)
 
 
-@pytest.mark.parametrize("workers", ["PyTorch's", "its own"])
-def test_the_same_threads_make_the_same_bits(workers, monkeypatch, threads):
-    if workers == "its own":
-        monkeypatch.setattr(compiled_chain, "workers", lambda: None)
+def test_the_same_threads_make_the_same_bits(threads):
     model = conv_small("digits", seed=0)
     x, y = random_images((1, 28, 28), 128, seed=0, classes=10)
     for count in (1, 2, 3, 7, 40):

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from softadv._modes import eval_mode
 from softadv._ranges import UNIT, Clip
 from softadv.attacks.pgd import PGD
+from softadv.kernels import pgd as kernel
+from softadv.kernels import threads
 
 # The standard deviation of the random start, as in the authors' code. At the image itself the gradient is zero.
 _START = 0.001
@@ -34,8 +36,12 @@ class DivergencePGD:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
         """x: float (N, C, H, W); the labels y are ignored. Returns adversarial examples of the shape of x."""
         x = x.detach()
-        with eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad(), threads.of_pytorch():
             target = model(x.clone()).softmax(1)  # a model that begins with an in-place layer would change the image
+        with kernel.threads_of_attack(model, x, target):
+            return self._climb(model, x, target, eps=eps, generator=generator)
+
+    def _climb(self, model: nn.Module, x: Tensor, target: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
         noise = torch.empty(x.shape, dtype=x.dtype, device=x.device).normal_(generator=generator)
         # KL(f(x) || f(x')) is the cross-entropy of f(x') with target probabilities f(x), plus a constant.
         steps = PGD(steps=self.steps, alpha=self.alpha, random_start=False, clip=self.clip)

@@ -11,6 +11,7 @@ from softadv._modes import eval_mode
 from softadv._ranges import MOST_STEPS, check_count
 from softadv.attacks.pgd import PGD
 from softadv.kernels import pgd as kernel
+from softadv.kernels import threads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class FriendlyPGD(PGD):
         step = PGD(steps=1, alpha=self.step_size(eps), random_start=False, clip=self.clip)
         going = torch.arange(len(x), device=x.device)
         left = torch.full_like(going, self.tau)
-        with eval_mode(model):
+        with eval_mode(model), threads.of_pytorch():
             for _ in range(self.steps):
                 with torch.no_grad():
                     fooled = model(point[going].clone()).argmax(1) != y[going]

@@ -13,6 +13,7 @@ from softadv._ranges import MOST_STEPS, UNIT, Clip, check_clip, check_count, che
 from softadv.attacks.base import register
 from softadv.data import check_finite, check_images, check_labels, check_pixels
 from softadv.kernels import pgd as kernel
+from softadv.kernels import threads
 from softadv.kernels.input_gradients import input_gradient
 from softadv.models import first_scores
 
@@ -50,7 +51,8 @@ class PGD:
     ) -> Tensor:
         """Adversarial examples, (N, C, H, W). Arguments as in pgd, but not checked, since this runs for every batch."""
         x = x.detach()
-        return self.climb(model, x, y, self.start(x, eps=eps, generator=generator), eps=eps)
+        with kernel.threads_of_attack(model, x, y):
+            return self.climb(model, x, y, self.start(x, eps=eps, generator=generator), eps=eps)
 
     def step_size(self, eps: float) -> float:
         """The step size at radius eps."""
@@ -77,7 +79,7 @@ class PGD:
         if found is not None:
             return found
         lowest, highest = (x - eps).clamp_(min=self.clip[0]), (x + eps).clamp_(max=self.clip[1])
-        with eval_mode(model):
+        with eval_mode(model), threads.of_pytorch():
             gradient = input_gradient(model)
             for _ in range(self.steps):
                 point.add_(gradient(point, y).sign_(), alpha=alpha)
@@ -87,6 +89,7 @@ class PGD:
 
 @float32_products()
 @in_eval_mode
+@threads.of_their_own()
 def pgd(
     model: nn.Module,
     x: Tensor,

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from softadv._as_built import has_own_code
 from softadv._modes import in_eval_mode
 from softadv._ranges import UNIT, Clip
-from softadv.certify import backsub_cpp as native
 from softadv.certify.backsub_cpp import CompiledBackSubstitution
 from softadv.certify.bounds import BackSubstitution, lower_bounds
 from softadv.certify.boxes import Boxes, Radius, make_boxes
@@ -28,6 +27,7 @@ from softadv.certify.spot_check import check_scores
 from softadv.certify.trace import read_network
 from softadv.data import check_images, check_labels
 from softadv.errors import SoftadvError
+from softadv.kernels import threads
 
 Rounding = Literal["sound", "none"]
 ROUNDINGS: tuple[Rounding, ...] = get_args(Rounding)
@@ -216,7 +216,7 @@ class _Settings:
 
     def threads(self) -> AbstractContextManager[None]:
         """A context in which the kernel's threads sleep, rather than spin, while they wait."""
-        return native.threads_of_its_own() if self.backsub is CompiledBackSubstitution else nullcontext()
+        return threads.of_their_own() if self.backsub is CompiledBackSubstitution else nullcontext()
 
     @property
     def nothing(self) -> _Open:
@@ -235,7 +235,7 @@ class _Settings:
 
         rows = torch.arange(part.start, part.stop)
         # What a model's own code keeps on the model, another thread would overwrite.
-        parts = [of(rows)] if has_own_code(self.model) else native.in_parts(of, rows)
+        parts = [of(rows)] if has_own_code(self.model) else threads.in_parts(of, rows)
         correct, found = zip(*parts, strict=True)
         return torch.cat(correct), reduce(_Open.beside, found)
 
@@ -278,7 +278,7 @@ class _Settings:
     def margin(self, images: _Open) -> Tensor:
         """The margins, float (R,), on the model's device."""
         lower, upper = self.network.as_planes(images.lower), self.network.as_planes(images.upper)
-        return torch.cat(native.in_parts(self._margin, lower, upper, images.labels, images.scores))
+        return torch.cat(threads.in_parts(self._margin, lower, upper, images.labels, images.scores))
 
     def _margin(self, lower: Tensor, upper: Tensor, y: Tensor, scores: Tensor) -> Tensor:
         identity = torch.eye(self.network.classes, dtype=lower.dtype, device=lower.device)

@@ -6,11 +6,8 @@ Without a compiler (kernels/build.py) everything runs in PyTorch (backsub_torch.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar, copy_context
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,69 +33,14 @@ from softadv.certify.operators import (
 from softadv.certify.rounding import Arithmetic
 from softadv.errors import SoftadvError
 from softadv.kernels import build as compiled
+from softadv.kernels import threads
 
 # kAddends and kDepth of kernels/cpp/certify/forms.h.
 _ADDENDS = 16
 _DEPTH = 32
 
-# Images. Starting a smaller part costs more time than it saves.
-_LEAST_IMAGES = 32
-# Parts of Python hinder one another: on 16 threads of an H100's machine, 4 parts certified 1,537 MNIST images a second,
-# 16 parts 1,045.
-_MOST_PARTS = 4
-
-Result = TypeVar("Result")
-
 # Certify in PyTorch even where the compiled kernel is available, to compare the two.
 disabled = compiled.disabled
-
-
-# How many threads the kernel uses; None: as many as PyTorch.
-_threads: ContextVar[int | None] = ContextVar("softadv_threads", default=None)
-
-
-@contextmanager
-def threads_of_its_own() -> Iterator[None]:
-    """Leave PyTorch one thread, and the kernel as many as PyTorch had.
-
-    An analysis runs hundreds of small PyTorch operations. After each of them OpenMP's threads wait for one another and
-    spin. On a busy machine, where one of the threads has to wait for a processor, that takes far longer than the work
-    itself. The kernel's own threads sleep instead.
-    """
-    before = torch.get_num_threads()
-    token = _threads.set(_threads.get() or before)
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        _threads.reset(token)
-
-
-def _thread_count() -> int:
-    return _threads.get() or torch.get_num_threads()
-
-
-def in_parts(function: Callable[..., Result], *tensors: Tensor) -> list[Result]:
-    """function(*tensors) of parts of the images, on threads, so that PyTorch's own work is shared, too.
-
-    tensors: (N, ...) each. Returns the results of the parts in order. Outside of threads_of_its_own, or for few images,
-    there is one part.
-    """
-    threads, count = _threads.get() or 1, len(tensors[0])
-    parts = min(threads, _MOST_PARTS, count // _LEAST_IMAGES)
-    if parts < 2 or torch.is_autocast_enabled("cpu"):  # a new thread would not inherit autocast
-        return [function(*tensors)]
-
-    def run(part: tuple[Tensor, ...]) -> Result:
-        torch.set_num_threads(1)  # of this thread's
-        _threads.set(-(-threads // parts))
-        with torch.no_grad():
-            return function(*part)
-
-    chunks = zip(*(tensor.tensor_split(parts) for tensor in tensors), strict=True)
-    with ThreadPoolExecutor(parts) as pool:
-        return [done.result() for done in [pool.submit(copy_context().run, run, c) for c in chunks]]
 
 
 def available() -> bool:
@@ -133,7 +75,7 @@ class CompiledBackSubstitution(BackSubstitution):
     def linear(
         step: Conv | Dense, known: Interval, *, rectified: bool, rounding: Arithmetic | None
     ) -> tuple[Interval, Tensor | None] | None:
-        return linear_bounds(step, *known, rectified=rectified, rounding=rounding, threads=_thread_count())
+        return linear_bounds(step, *known, rectified=rectified, rounding=rounding, threads=threads.count())
 
     @staticmethod
     def bounds(relaxed: Relaxed, activation: int, asked: Sides, known: Interval) -> Interval:
@@ -208,7 +150,7 @@ class _Program:
         self._program = _CProgram(
             steps=len(known),
             images=len(relaxed.center),
-            threads=_thread_count(),
+            threads=threads.count(),
             step=self._hold((_Step * len(known))(*known)),
             plane=self._hold((ctypes.c_int32 * len(planes))(*planes)),
             center=self._plane(relaxed.center),

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from softadv._onnx import OnnxModel, read_onnx
-from softadv.certify import backsub_cpp as native
 from softadv.certify import onnx_runtime
 from softadv.certify.api import check_convolutions
 from softadv.certify.bounds import lower_bounds
@@ -29,6 +28,7 @@ from softadv.certify.spot_check import check_scores
 from softadv.certify.trace import read_network
 from softadv.certify.vnnlib import Case, LinearConstraint, Property, PropertyError, Variable, bounds_of, without_bounds
 from softadv.errors import SoftadvError
+from softadv.kernels import threads
 
 Status = Literal["unsat", "sat", "unknown", "timed-out"]
 
@@ -161,7 +161,7 @@ class _Solver:
         unknown = False
         if boxes:
             self.check_reading(boxes[0])
-        with native.threads_of_its_own(), torch.no_grad():
+        with threads.of_their_own(), torch.no_grad():
             while boxes:
                 if self.is_late:
                     return PropertyAnswer("timed-out", boxes=done)

@@ -16,6 +16,7 @@ from typing import Any
 
 from softadv.errors import SoftadvError, SoftadvWarning
 from softadv.kernels import cache as kernel_cache
+from softadv.kernels import threads
 from softadv.kernels.cache import LoadedLibrary
 
 # As measured (docs/measured.md), on the MNIST network.
@@ -63,9 +64,13 @@ def load(source: Path) -> LoadedLibrary | str:
 
 
 def call_kernel(source: Path, function: str, what: ctypes.Structure, *more: ctypes._SimpleCData[Any]) -> None:
-    """Call a function of an available kernel. Raises MemoryError where the kernel runs out of memory."""
+    """Call a function of an available kernel, on threads of its own (threads.py).
+
+    Raises MemoryError where the kernel runs out of memory.
+    """
     found = load(source)
     assert not isinstance(found, str)
+    threads.end_spinning()
     if getattr(found.library, function)(ctypes.byref(what), *more):
         raise MemoryError(f"the compiled {source.name} ran out of memory")
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from functools import cache
 
 import torch
 from torch import Tensor, nn
 
+from softadv.kernels import threads
 from softadv.kernels.input_gradients import plain_chain
 from softadv.models import Normalize
 
@@ -42,24 +42,11 @@ class CNetwork(ctypes.Structure):
     _fields_ = (
         ("image", ctypes.c_int32 * 3),  # height, width, channels
         *((name, ctypes.c_int32) for name in ("layers", "images", "threads")),
-        *((name, ctypes.c_void_p) for name in ("layer", "x", "label", "target", "parallel")),
+        *((name, ctypes.c_void_p) for name in ("layer", "x", "label", "target")),
     )
 
 
 _CONV, _NORMALIZE = 0, 1
-
-
-@cache
-def workers() -> int | None:
-    """The address of GOMP_parallel, if PyTorch runs on an OpenMP library that has it; else None.
-
-    OpenMP's workers spin for some milliseconds after each of PyTorch's own tasks. Other threads would compete with
-    them, so the kernels run on the same workers.
-    """
-    try:
-        return ctypes.cast(ctypes.CDLL(None).GOMP_parallel, ctypes.c_void_p).value
-    except (AttributeError, OSError):
-        return None
 
 
 def in_memory(tensor: Tensor) -> Tensor:
@@ -115,8 +102,8 @@ class Chain:
         layers = (CLayer * len(self._layers))(*self._layers)
         _, channels, height, width = self._x.shape
         network = CNetwork(
-            image=(height, width, channels), layers=len(layers), images=len(self._x), threads=torch.get_num_threads(),
-            layer=ctypes.addressof(layers), x=self._x.data_ptr(), parallel=workers(),
+            image=(height, width, channels), layers=len(layers), images=len(self._x), threads=threads.count(),
+            layer=ctypes.addressof(layers), x=self._x.data_ptr(),
         )  # fmt: skip
         setattr(network, "label" if self._y.ndim == 1 else "target", self._y.data_ptr())
         self._passed = layers

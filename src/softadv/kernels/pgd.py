@@ -7,6 +7,7 @@ wherever the two agree on the sign of every gradient.
 from __future__ import annotations
 
 import ctypes
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from softadv._ranges import UNIT, Clip
 from softadv.kernels import build as compiled
+from softadv.kernels import threads
 from softadv.kernels.chain import Chain, CNetwork, in_memory
 
 SOURCE = Path(__file__).parent / "cpp" / "gradients" / "attack.cpp"
@@ -27,6 +29,17 @@ def available() -> bool:
 def missing() -> str | None:
     """Why there is no compiled kernel, or None where there is one."""
     return compiled.missing(SOURCE)
+
+
+def threads_of_attack(model: nn.Module, x: Tensor, y: Tensor) -> AbstractContextManager[None]:
+    """For an attack and the small operations around it: threads.of_their_own, where climb takes the model.
+
+    Arguments as in climb. What is left to PyTorch must treat each number by itself, so that the number of its threads
+    changes no bit.
+    """
+    if not threads.are_their_own() and available() and Chain.of(model, x, y) is not None:
+        return threads.of_their_own()
+    return nullcontext()
 
 
 def climb(

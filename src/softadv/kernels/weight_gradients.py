@@ -51,6 +51,26 @@ def trades_gradients(model: nn.Module, x: Tensor, x_adv: Tensor, y: Tensor, *, w
 
 def _differentiated(model: nn.Module, x: Tensor, y: Tensor, *, weight: float | None) -> Tensor | None:
     """weight: None for the cross-entropy; otherwise TRADES' weight, and the images are pairs."""
+    prepared = _prepared(model, x, y)
+    if prepared is None:
+        return None
+    chain, found = prepared
+    loss = torch.empty((), dtype=torch.float32, device="cpu")
+    pairs = weight is not None
+    update = _CUpdate(network=chain.network(), loss=loss.data_ptr(), pairs=pairs, weight=weight or 0.0)
+    compiled.call_kernel(SOURCE, "differentiate", update)
+    for parameter in model.parameters():
+        parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
+    return loss
+
+
+def takes(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+    """Whether gradients would differentiate the model on such images."""
+    return _prepared(model, x, y) is not None
+
+
+def _prepared(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Chain, dict[nn.Parameter, Tensor]] | None:
+    """The chain that the kernel computes, and where it will write the gradients; None where it cannot."""
     if x.device.type != "cpu" or not available():
         return None
     chain = Chain.of(model, x, y)
@@ -69,13 +89,7 @@ def _differentiated(model: nn.Module, x: Tensor, y: Tensor, *, weight: float | N
     learning = {parameter for parameter in model.parameters() if parameter.requires_grad}
     if not learning or found.keys() != learning or any(map(_is_watched, learning)):
         return None  # such as weights that are computed from others
-    loss = torch.empty((), dtype=torch.float32, device="cpu")
-    pairs = weight is not None
-    update = _CUpdate(network=chain.network(), loss=loss.data_ptr(), pairs=pairs, weight=weight or 0.0)
-    compiled.call_kernel(SOURCE, "differentiate", update)
-    for parameter in model.parameters():
-        parameter.grad = _laid_out(found[parameter], parameter) if parameter in found else None
-    return loss
+    return chain, found
 
 
 def _is_watched(parameter: nn.Parameter) -> bool:

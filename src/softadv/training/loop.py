@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +16,8 @@ from softadv._modes import eval_mode, in_eval_mode, training_mode
 from softadv.attacks import PGD, Attack, DivergencePGD, FriendlyPGD
 from softadv.attacks.base import check_ball, check_examples, extremes
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
-from softadv.kernels import weight_gradients
+from softadv.kernels import pgd as attack_kernel
+from softadv.kernels import threads, weight_gradients
 from softadv.kernels.cuda_graphs import bucket
 from softadv.training.batches import attacked_in, augmented, plan_epoch
 from softadv.training.config import TrainConfig
@@ -77,7 +78,12 @@ def train_epoch(
         return divergence(of_steps, total, state.model.state_dict(), epoch=epoch, steps=len(plan))
 
     try:
-        with float32_products(tf32=config.tf32), training_mode(state.model), drawing(config, epoch, x.device):
+        with (
+            float32_products(tf32=config.tf32),
+            training_mode(state.model),
+            drawing(config, epoch, x.device),
+            _threads(state.model, x[:1], y[:1], config=config, loss_of=loss_of),
+        ):
             for step in plan:
                 clean, labels = x[step.images], y[step.images]
                 inputs = clean if loss_of is None else clean.clone()
@@ -104,6 +110,19 @@ def train_epoch(
     if (failed := diverged()) is not None:
         raise failed
     return TrainedEpoch(float(total) / len(x), attacked_in(plan), seconds)
+
+
+def _threads(
+    model: nn.Module, x: Tensor, y: Tensor, *, config: TrainConfig, loss_of: Loss | None
+) -> AbstractContextManager[None]:
+    """The threads of an epoch: the kernels' where they do all of its work but small operations, else PyTorch's.
+
+    What is left to PyTorch then treats each number by itself, so that the number of its threads changes no bit.
+    """
+    compiled = loss_of is None or config.method.divergence_weight is not None
+    small = config.clip_gradients is None and type(config.train_attack) in (PGD, FriendlyPGD, DivergencePGD)
+    kernels = compiled and small and attack_kernel.available() and weight_gradients.takes(model, x, y)
+    return threads.of_their_own() if kernels else nullcontext()
 
 
 class _Ball:
@@ -190,8 +209,9 @@ def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: 
 
     def replay(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
         assert model is state.model
-        start = attack.start(x, eps=eps, generator=generator)
-        return state.replays.run((attack, eps, tf32), climb, x, y, start, rows=bucket(len(x), most=most))
+        with attack_kernel.threads_of_attack(model, x, y):
+            start = attack.start(x, eps=eps, generator=generator)
+            return state.replays.run((attack, eps, tf32), climb, x, y, start, rows=bucket(len(x), most=most))
 
     return replay
 

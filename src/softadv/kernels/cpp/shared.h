@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <thread>
-#include <vector>
 
 #if defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
@@ -20,15 +20,17 @@ struct Plane {
     int64_t neurons() const { return int64_t(height) * width * channels; }
 };
 
-// Call work() on `count` threads, of which this is one, and wait until all have returned. Where a thread cannot be
-// started there are fewer: work() takes its tasks from a counter that the threads share, so that they do the same work.
+// Call work() on `count` threads, of which this is one, and wait asleep until all have returned. Each thread starts half
+// of those that are left. Where one cannot be started there are fewer: work() takes its tasks from a counter that the
+// threads share, so that they do the same work.
 template <class Work>
 void on_threads(int64_t count, Work& work) {
-    std::vector<std::thread> others;
+    if (count < 2) return work();
+    std::optional<std::thread> other;
     try {
-        for (int64_t i = 1; i < count; ++i) others.emplace_back([&work] { work(); });
+        other.emplace([&work, count] { on_threads(count / 2, work); });
     } catch (...) {  // no memory, or no more threads
     }
-    work();
-    for (auto& thread : others) thread.join();
+    on_threads(count - count / 2, work);
+    if (other) other->join();
 }

@@ -25,8 +25,7 @@ void climb(const Attack& attack, const Prepared& prepared, const Schedule& sched
     }
     std::vector<Event> left(schedule.workers);
     // A worker waits only for the next one, which starts before it: so workers cannot deadlock.
-    share_out(attack.network, schedule.workers,
-              [&](int worker) { blocks[worker].climb(schedule, worker, left.data()); });
+    share_out(schedule.workers, [&](int worker) { blocks[worker].climb(schedule, worker, left.data()); });
 }
 
 template <int Lanes>
@@ -41,7 +40,7 @@ void climb_until_fooled(const Attack& attack, const Prepared& prepared) {
     }
     // Whichever worker takes an image, its steps are the same.
     std::atomic<int64_t> next{0};
-    share_out(attack.network, workers, [&](int worker) { blocks[worker].climb_until_fooled(next); });
+    share_out(workers, [&](int worker) { blocks[worker].climb_until_fooled(next); });
 }
 
 }  // namespace

@@ -25,9 +25,6 @@ struct Layer {
     float* bias_gradient;
 };
 
-// Runs work(data) on some threads: GNU OpenMP's GOMP_parallel.
-using Parallel = void (*)(void (*work)(void*), void* data, unsigned threads, unsigned flags);
-
 struct Network {
     Plane image;
     int32_t layers, images, threads;
@@ -35,7 +32,6 @@ struct Network {
     const float* x;         // (images, channels, height, width)
     const int64_t* label;   // (images), or null
     const float* target;    // where there are no labels: (images, classes), target probabilities
-    Parallel parallel;      // or null, for threads of its own
 };
 
 // A convolution with its weights laid out for both directions.

@@ -193,7 +193,7 @@ extern "C" int32_t differentiate(const Update* update) {
         Workers workers;
         for (int i = 0; i < count; ++i) workers.emplace_back(new Worker(*update, prepared, places));
         // Each worker has fixed blocks, so that sums do not depend on which thread is faster.
-        share_out(network, count, [&](int i) {
+        share_out(count, [&](int i) {
             workers[i]->differentiate(blocks, blocks.size() * i / count, blocks.size() * (i + 1) / count);
         });
         double loss = 0;

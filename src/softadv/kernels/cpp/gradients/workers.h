@@ -50,18 +50,10 @@ class Event {
 
 // Call work(i) for each i below `count`, the last first, on so many threads or fewer.
 template <class Work>
-void share_out(const Network& network, int count, Work work) {
-    struct Shared {
-        void take() {
-            for (int i = --left; i >= 0; i = --left) work(i);
-        }
-        Work& work;
-        std::atomic<int> left;
-    } shared{work, {count}};
-    if (count > 1 && network.parallel) {
-        network.parallel([](void* data) { static_cast<Shared*>(data)->take(); }, &shared, count, 0);
-        return;
-    }
-    auto take = [&shared] { shared.take(); };
+void share_out(int count, Work work) {
+    std::atomic<int> left{count};
+    auto take = [&] {
+        for (int i = --left; i >= 0; i = --left) work(i);
+    };
     on_threads(count, take);
 }
