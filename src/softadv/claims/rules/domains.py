@@ -23,8 +23,8 @@ CertifiedByDomain = dict[str, Certified]  # what each domain verified of one mod
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainOrder:
-    """On the same models, each domain verifies more test images than the next one."""
+class _OfDomains:
+    """A rule about the models of these settings, and about each domain and the next one."""
 
     settings: list[str]
     domains: list[str]
@@ -32,6 +32,11 @@ class DomainOrder:
     def __post_init__(self) -> None:
         need(1, self.settings, key="settings")
         need(2, self.domains, key="domains")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DomainOrder(_OfDomains):
+    """On the same models, each domain verifies more test images than the next one."""
 
     def decide(self, evidence: Evidence) -> Decision:
         seeds = _models(evidence, self.settings, self.domains)
@@ -51,21 +56,18 @@ class DomainOrder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainSeconds:
+class DomainSeconds(_OfDomains):
     """On the same models, each domain takes more than `times` the seconds of the next one.
 
     alike: two neighbouring domains that the native certifier computes by the same passes, if any. Their ratio says
     nothing about the domains and decides nothing; since the claim includes it, the claim can then fail but not hold.
     """
 
-    settings: list[str]
-    domains: list[str]
     times: float
     alike: list[str]
 
     def __post_init__(self) -> None:
-        need(1, self.settings, key="settings")
-        need(2, self.domains, key="domains")
+        super().__post_init__()
         others = [list(pair) for pair in pairwise(self.domains) if list(pair) != self.alike]
         if self.alike and len(others) == len(self.domains) - 1:
             raise SoftadvError(f"alike: expected two neighbours of domains, got {', '.join(self.alike)}")
@@ -98,18 +100,11 @@ class DomainSeconds:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DomainTotals:
+class DomainTotals(_OfDomains):
     """Over the models of all seeds that have every method, each domain verifies more test images than the next one.
 
     A check of these models, no estimate.
     """
-
-    settings: list[str]
-    domains: list[str]
-
-    def __post_init__(self) -> None:
-        need(1, self.settings, key="settings")
-        need(2, self.domains, key="domains")
 
     def decide(self, evidence: Evidence) -> Decision:
         models = [model for seed in _models(evidence, self.settings, self.domains) for model in seed]

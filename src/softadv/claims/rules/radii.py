@@ -113,48 +113,65 @@ class AdversarialFalls(_Falls):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifiedAtMost:
-    """Soft training verifies at most this share of the training set, in the epoch in which it verifies most."""
+class _VerifiedShare(ABC):
+    """Soft training's verified share of the training set lies on one side of `share`, in every setting.
 
+    epoch: the one that counts, in words.
+    """
+
+    epoch: ClassVar[str]
     settings: list[str]
     share: float
 
     def __post_init__(self) -> None:
         need(1, self.settings, key="settings")
 
+    @property
+    @abstractmethod
+    def side(self) -> tuple[str, float, float]:
+        """What is claimed of the share: the words before it, and the bounds in percent."""
+
+    @abstractmethod
+    def value(self, run: Run) -> float:
+        """A run's share, in percent."""
+
     def decide(self, evidence: Evidence) -> Decision:
         found = for_each(self.settings, partial(self._look, evidence))
-        note = evidence.assumptions(self.settings)
-        said = "taken as at most" if self.share else "claimed"
-        return decision_from(found, claimed=f"{said} {100 * self.share:.2f}%", note=note)
+        claimed = f"{self.side[0]} {100 * self.share:.2f}%"
+        return decision_from(found, claimed=claimed, note=evidence.assumptions(self.settings))
 
     def _look(self, evidence: Evidence, setting: str) -> Finding:
-        runs = evidence.of(setting, "soft").values()
-        most = [
-            max((100 * (m.verified or 0) / run.result.trained_images for m in run.metrics), default=0) for run in runs
-        ]
-        claimed = (-inf, 100 * self.share)
-        return _share(most, setting, heading="most verified in any epoch", claimed=claimed)
+        shares = [round(self.value(run), 9) for run in evidence.of(setting, "soft").values()]
+        found = estimate(shares, label=f"{setting}: {self.epoch}", unit="%", claimed=self.side[1:])
+        return Finding(heading=self.epoch, name=setting, estimate=found, answer=within(found, ends_count=True))
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifiedAtLeast:
+class VerifiedAtMost(_VerifiedShare):
+    """Soft training verifies at most this share of the training set, in the epoch in which it verifies most."""
+
+    epoch = "most verified in any epoch"
+
+    @property
+    def side(self) -> tuple[str, float, float]:
+        return "taken as at most" if self.share else "claimed", -inf, 100 * self.share
+
+    def value(self, run: Run) -> float:
+        return max((100 * (m.verified or 0) / run.result.trained_images for m in run.metrics), default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifiedAtLeast(_VerifiedShare):
     """Soft training verifies at least this share of the training set in its last epoch."""
 
-    settings: list[str]
-    share: float
+    epoch = "verified in the last epoch"
 
-    def __post_init__(self) -> None:
-        need(1, self.settings, key="settings")
+    @property
+    def side(self) -> tuple[str, float, float]:
+        return "taken as at least", 100 * self.share, inf
 
-    def decide(self, evidence: Evidence) -> Decision:
-        found = for_each(self.settings, partial(self._look, evidence))
-        note = evidence.assumptions(self.settings)
-        return decision_from(found, claimed=f"taken as at least {100 * self.share:.2f}%", note=note)
-
-    def _look(self, evidence: Evidence, setting: str) -> Finding:
-        shares = [100 * run.verified_share for run in evidence.of(setting, "soft").values()]
-        return _share(shares, setting, heading="verified in the last epoch", claimed=(100 * self.share, inf))
+    def value(self, run: Run) -> float:
+        return 100 * run.verified_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,11 +189,6 @@ class NothingVerified:
         none = VerifiedAtMost(settings=self.settings, share=0.0)
         alike = Comparable(settings=self.settings, figures=figures, margin=self.margin)
         return joint_decision([none.decide(evidence), alike.decide(evidence)])
-
-
-def _share(values: Sequence[float], setting: str, *, heading: str, claimed: tuple[float, float]) -> Finding:
-    found = estimate([round(v, 9) for v in values], label=f"{setting}: {heading}", unit="%", claimed=claimed)
-    return Finding(heading=heading, name=setting, estimate=found, answer=within(found, ends_count=True))
 
 
 def _check(settings: Sequence[str], methods: Sequence[str]) -> None:
