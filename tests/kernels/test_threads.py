@@ -105,7 +105,7 @@ torch.set_num_threads(2)
 torch.zeros(200_000).add_(1)
 child = os.fork()
 if not child:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(sys.argv[1]))
     attack(small())
     os._exit(7)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
@@ -113,9 +113,10 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 @needs_openmp
-def test_a_forked_process_does_not_wait_for_threads_that_it_has_not():
+@pytest.mark.parametrize("count", ["1", "2"])
+def test_a_forked_process_does_not_wait_for_threads_that_it_has_not(count):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    with subprocess.Popen([sys.executable, "-c", _FORKED], env=environment, start_new_session=True) as process:
+    with subprocess.Popen([sys.executable, "-c", _FORKED, count], env=environment, start_new_session=True) as process:
         try:
             assert process.wait(600) == 7
         finally:

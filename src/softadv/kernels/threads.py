@@ -7,6 +7,7 @@ a busy machine, where one of the threads has to wait for a processor, that takes
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ _LEAST_IMAGES = 32
 _MOST_PARTS = 4
 
 _SOFT_PAUSE = 1  # omp_pause_soft
+_PROCESS = os.getpid()  # not that of a process forked later
 
 Result = TypeVar("Result")
 
@@ -72,8 +74,8 @@ def of_pytorch() -> Iterator[None]:
 
 def end_spinning() -> None:
     """End PyTorch's waiting threads, which would compete with a kernel's; its next operation starts them again."""
-    # With one thread PyTorch has none; and in a forked process the library would wait for those of the parent.
-    if torch.get_num_threads() > 1 and (library := _openmp()) is not None:
+    # A forked process has none, but the library would wait for those of the parent.
+    if torch.get_num_threads() > 1 and os.getpid() == _PROCESS and (library := _openmp()) is not None:
         library.omp_pause_resource(_SOFT_PAUSE, library.omp_get_initial_device())
 
 
