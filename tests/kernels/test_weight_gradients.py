@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
+from softadv.attacks import pgd
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.kernels import build as compiled
@@ -69,6 +70,13 @@ def test_gradients_of_the_papers_networks_are_those_of_autograd(dataset, normali
     shape = (1, 28, 28) if dataset == "mnist" else (3, 32, 32)
     model = conv_small(dataset, normalize=normalize, seed=1)
     assert_same_gradients(model, *random_images(shape, 50, seed=2, classes=10))
+
+
+def test_windows_amid_padding_that_would_take_all_memory_are_left_to_pytorch():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1, stride=5000, padding=5000), nn.Flatten(), nn.Linear(18, 3))
+    x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])
+    assert compiled_update.gradients(model, x, y) is None
+    assert pgd(model, x, y, eps=0.1, steps=1).shape == x.shape
 
 
 @pytest.mark.parametrize(("stride", "padding"), [(3, 1), ((1, 3), (0, 1)), ((3, 1), (1, 0)), (50_000, 0)])

@@ -17,6 +17,9 @@ from softadv.models import Normalize
 
 _MOST_ROWS = 32  # rows of a convolution's kernel; kMostRuns of cpp/gradients/pass.h
 
+# Neurons of a tile of `stride` pixels, for each of which the kernels keep a place.
+_LARGEST_TILE = 2**22
+
 _PlaneShape = tuple[int, int, int]  # channels, height, width
 
 
@@ -131,6 +134,8 @@ class Chain:
                     return False
                 # A stride longer than the plane leaves one window, so it may be cut to the plane's size.
                 down, right = min(down, height + 2 * top), min(right, width + 2 * side)
+                if down * right * channels > _LARGEST_TILE:  # nearly all of it padding
+                    return False
                 layer = self._weigh(module, (len(module.weight), *after))
                 layer.kernel, layer.stride, layer.padding = (rows, columns), (down, right), (top, side)
                 layer.taps = rows * columns

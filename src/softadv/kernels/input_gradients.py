@@ -13,6 +13,8 @@ from softadv._as_built import oddity
 from softadv.kernels.transposed_conv import TransposedConv
 from softadv.models import Normalize, is_plain_sequential
 
+_MOST_ZEROS = 4096  # for each of a convolution's weights
+
 # From images (N, C, H, W) and labels (N,), or target probabilities (N, classes), to the gradient of the summed
 # cross-entropy, (N, C, H, W).
 InputGradient = Callable[[Tensor, Tensor], Tensor]
@@ -25,7 +27,15 @@ def input_gradient(model: nn.Module) -> InputGradient:
     memory and without autograd's bookkeeping; anything else goes through autograd.
     """
     chain = plain_chain(model)
-    return _autograd(model) if chain is None else _by_hand([_layer(module) for module in chain])
+    if chain is None or any(isinstance(module, nn.Conv2d) and _is_sparse(module) for module in chain):
+        return _autograd(model)
+    return _by_hand([_layer(module) for module in chain])
+
+
+def _is_sparse(layer: nn.Conv2d) -> bool:
+    """Whether strides are so much larger than the kernel that TransposedConv would work on zeros nearly alone."""
+    rows, columns = layer.weight.shape[2:]
+    return layer.stride[0] * layer.stride[1] > _MOST_ZEROS * rows * columns
 
 
 def _autograd(model: nn.Module) -> InputGradient:
