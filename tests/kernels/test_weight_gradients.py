@@ -72,6 +72,14 @@ def test_gradients_of_the_papers_networks_are_those_of_autograd(dataset, normali
     assert_same_gradients(model, *random_images(shape, 50, seed=2, classes=10))
 
 
+def test_zeros_that_pytorch_keeps_without_memory_are_zeros():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    zeros, y = torch.zeros(2, 1, 8, 8), torch.tensor([0, 1])
+    without_memory = torch._efficientzerotensor(zeros.shape)
+    assert torch.equal(by_kernel(model, without_memory, y)[0], by_kernel(model, zeros, y)[0])
+    assert pgd(model, without_memory, y, eps=0.1, steps=1, random_start=False).max() > 0
+
+
 def test_windows_amid_padding_that_would_take_all_memory_are_left_to_pytorch():
     model = nn.Sequential(nn.Conv2d(1, 2, 1, stride=5000, padding=5000), nn.Flatten(), nn.Linear(18, 3))
     x, y = torch.rand(2, 1, 4, 4), torch.tensor([0, 1])

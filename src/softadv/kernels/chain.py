@@ -53,8 +53,11 @@ _CONV, _NORMALIZE = 0, 1
 
 
 def in_memory(tensor: Tensor) -> Tensor:
-    """A tensor whose numbers lie in memory row by row: not strided, and not kept as the negative of what lies there."""
-    return tensor.resolve_neg().contiguous()
+    """A tensor whose numbers lie in memory row by row.
+
+    They are not strided, not kept as the negatives of what lies there, and not zeros that PyTorch keeps without memory.
+    """
+    return (tensor.clone() if tensor._is_zerotensor() else tensor.resolve_neg()).contiguous()
 
 
 class Chain:
