@@ -259,8 +259,8 @@ def test_a_ray_of_ones_own_is_for_this_machine_alone(digits: Dataset) -> None:
         while not any(isinstance(message, Ended) for message in found):
             executor.deliver(lambda _handle, message: found.append(message))
         running = below(os.getpid()) - before
-        commands = [command_line(process) for process in running]
-        of_ray = [variables for variables in map(environment, running) if "RAY_AUTH_TOKEN=" in variables]
+        variables_of = {process: environment(process) for process in running}
+        commands = {process: command_line(process) for process in running}
         heard = listening(running)
     finally:
         executor.close()
@@ -270,9 +270,12 @@ def test_a_ray_of_ones_own_is_for_this_machine_alone(digits: Dataset) -> None:
     assert ended.outcome == "failed"
     assert ended.reason.endswith("SystemExit: no good")
     assert ended.where.startswith(f"{platform.node()}, process ")
-    assert any("gcs_server" in command for command in commands)
+    assert any("gcs_server" in command for command in commands.values())
     # What is left of the dashboard without its pages counts usage, unless that is off.
-    assert all("--disable-frontend" in command for command in commands if "dashboard.py" in command)
+    assert all("--disable-frontend" in command for command in commands.values() if "dashboard.py" in command)
+    # A title that a process gives itself overwrites variables.
+    whole = [variables_of[process] for process in running if not commands[process].startswith("ray::")]
+    of_ray = [variables for variables in whole if "RAY_AUTH_TOKEN=" in variables]
     assert of_ray
     assert all("RAY_USAGE_STATS_ENABLED=0" in variables for variables in of_ray)
     assert heard
