@@ -141,7 +141,7 @@ def deeppoly(layers: Layers, objective: Affine, lower: Array, upper: Array) -> A
 def _deeppoly_lines(low: Array, high: Array) -> tuple[Array, Array, Array]:
     """Lower slopes, upper slopes and upper offsets of a ReLU's neurons."""
     active = (low >= 0).astype(low.dtype)
-    below, above, offset = active.copy(), active.copy(), 0 * active
+    below, above, offset = active.copy(), active.copy(), 0 * low  # of its numbers: half of an int would be a float
     for k in np.flatnonzero((low < 0) & (high > 0)):
         below[k] = 1 if high[k] > -low[k] else 0
         above[k] = high[k] / (high[k] - low[k])

@@ -125,17 +125,18 @@ def test_a_margin_of_a_few_units_in_the_last_place_is_judged_exactly(engine, dom
         first = [linear(rng.uniform(0.1, 1, (5, 6)), dtype=dtype)] * hidden
         last = linear(rng.normal(size=(2, 5 if hidden else 6)), dtype=dtype)
         model = perceptron(*first, last)
-        exact = float(exact_margin(model, x, eps=0.1, domain=domain))
-        last.bias[1] += exact
+        exact = exact_margin(model, x, eps=0.1, domain=domain)
+        last.bias[1] += float(exact)
         for _ in range(9):
             last.bias[1] = last.bias[1].nextafter(torch.tensor(torch.inf, dtype=dtype))
         for _ in range(18):
-            margin = exact_margin(model, x, eps=0.1, domain=domain)
+            margin = exact - Fraction(last.bias[1].item())  # which was zero
             tight += abs(margin) < 1e-5
             found = certify(model, x, LABEL, eps=0.1, domain=domain)
             assert Fraction(found.margin.item()) <= margin
             assert margin > 0 or not found.verified
             last.bias[1] = last.bias[1].nextafter(torch.tensor(-torch.inf, dtype=dtype))
+        assert exact_margin(model, x, eps=0.1, domain=domain) == exact - Fraction(last.bias[1].item())
         last.bias[1] -= 1e-3
         assert certify(model, x, LABEL, eps=0.1, domain=domain).verified
     assert tight > 100
