@@ -242,15 +242,15 @@ def test_a_search_finds_no_point_that_breaks_a_certificate(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_same_search_breaks_certificates_that_leave_rounding_out(name):
-    broken = 0
-    for seed in range(6):
+    def breaks(seed):
         model = seeded(seed, lambda: classifier(LAYERS[name])).float()
         x = random_images((1, 4, 4), 1, seed=seed)[0].float()
         y = model(x).argmax(1)
         barely_verified(model, x, y, eps=1e-7, rounding="none")
         points = hard_points(model, x, int(y), eps=1e-7, count=500, seed=seed)
-        broken += int((evaluation.margins(model(torch.from_numpy(points)).numpy(), int(y)) <= 0).sum())
-    assert broken > 0
+        return (evaluation.margins(model(torch.from_numpy(points)).numpy(), int(y)) <= 0).any()
+
+    assert any(breaks(seed) for seed in range(6))
 
 
 class Softplus(nn.Module):
