@@ -204,11 +204,11 @@ def test_the_smoke_grid_ends_with_the_same_bits_on_every_executor(tmp_path: Path
     pytest.importorskip("ray", reason="needs Ray")
     found = []
     for name, where in (("here", []), ("jobs", ["--jobs", "2"]), ("ray", ["--ray", "local"])):
-        words = ["reproduce", "smoke", "--epochs", "2", "--device", "cpu", "--threads", "1", *where]
+        words = ["reproduce", "smoke", "--seeds", "1", "--epochs", "2", "--device", "cpu", "--threads", "1", *where]
         words += ["--out", str(tmp_path / name)]
         done = subprocess.run([sys.executable, "-m", "softadv", *words], capture_output=True, text=True, check=False)
         assert done.returncode in (0, 1), done.stderr  # so few epochs bear out no claim
         found.append(bits(tmp_path / name))
-    assert sum(file.endswith("result.json") for file in found[0]) == 6
+    assert sum(file.endswith("result.json") for file in found[0]) == 3
     assert found[1] == found[0]
     assert found[2] == found[0]
