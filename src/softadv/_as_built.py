@@ -65,4 +65,6 @@ def peculiarity(tensor: Tensor) -> str | None:
         return f"is a tensor of layout {tensor.layout} and type {tensor.dtype}, not a plain one"
     if tensor.is_neg() or tensor.is_conj():
         return "is kept as the negative or conjugate of what lies in memory; give the layer its clone"
+    if tensor._is_zerotensor():
+        return "is kept as zeros without memory; give the layer its clone"
     return None

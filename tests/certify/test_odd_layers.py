@@ -63,6 +63,10 @@ def negative(model):
     model[4].weight = nn.Parameter(torch._neg_view(model[4].weight.detach()))
 
 
+def without_memory(model):
+    model[4].weight = nn.Parameter(torch._efficientzerotensor((3, 8)))
+
+
 def conjugate(model):
     values = torch.complex(model[4].weight.detach(), model[4].weight.detach())
     model[4].weight = nn.Parameter(values.conj().imag)
@@ -96,6 +100,7 @@ REPLACED = {
     "_call_impl of the model": lambda model: setattr(model, "_call_impl", lambda x: nn.Sequential.forward(model, -x)),
     "an attribute": lambda model: setattr(model[4], "scale", 2.0),
     "negative": negative,
+    "without memory": without_memory,
     "conjugate": conjugate,
     "quantised": quantized,
     "statistics": statistics,
