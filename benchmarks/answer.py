@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -28,7 +28,8 @@ _HEADS = (
 class Answered:
     """A setting with adversarial training. Differences are in points of natural accuracy; None without such runs.
 
-    means: natural accuracy in % after natural, adversarial and soft training; None for one that was not run.
+    means: natural accuracy in % after natural, adversarial and soft training; None for one that was not run. The last
+        two are of the seeds that both have, as their difference is.
     cost: adversarial − natural training. gain: soft − adversarial training. under_pgd: that of adversarial accuracy.
     """
 
@@ -54,22 +55,23 @@ def answers() -> list[Answered]:
         naturals = [run for run in runs if run.trial.method == "natural"]
         for its_runs in by_setting(runs).values():
             run = its_runs[0]
-            adversarial = _accuracies(its_runs, "adversarial")
+            adversarial, soft = _accuracies(its_runs, "adversarial"), _accuracies(its_runs, "soft")
             if not adversarial:
                 continue
+            both = (adversarial.keys() & soft.keys()) or adversarial.keys()
             natural = next((one for one in naturals if one.trial.setting == run.trial.setting), (naturals or [run])[0])
             of_natural = _accuracies([one for one in runs if one.trial.setting == natural.trial.setting], "natural")
-            soft = compare_methods(entries, run)
+            change = compare_methods(entries, run)
             found.append(
                 Answered(
                     dataset=run.names.dataset_title,
                     eps=fraction(run.trial.eps),
                     epochs=run.trial.epochs,
-                    seeds=soft.natural.seeds if soft.natural else len(adversarial),
-                    means=(_mean(of_natural), _mean(adversarial), _mean(_accuracies(its_runs, "soft"))),
+                    seeds=len(both),
+                    means=(_mean(of_natural.values()), _mean(_of(adversarial, both)), _mean(_of(soft, both))),
                     cost=compare_methods(entries, run, "adversarial", "natural", base=natural).natural,
-                    gain=soft.natural,
-                    under_pgd=soft.adversarial,
+                    gain=change.natural,
+                    under_pgd=change.adversarial,
                 )
             )
     return found
@@ -185,12 +187,18 @@ def _where(these: Sequence[Answered], told: Sequence[Answered]) -> str:
     return "" if len(told) == 1 else f" at ε {_listed([it.eps for it in these])}"
 
 
-def _accuracies(runs: Sequence[Series], method: str) -> list[float]:
-    """Natural accuracies in %, a seed each."""
-    return [100 * run.result.natural_accuracy for run in runs if run.result and run.trial.method == method]
+def _accuracies(runs: Sequence[Series], method: str) -> dict[int, float]:
+    """Natural accuracies in %, by seed."""
+    return {
+        run.trial.seed: 100 * run.result.natural_accuracy for run in runs if run.result and run.trial.method == method
+    }
 
 
-def _mean(accuracies: Sequence[float]) -> float | None:
+def _of(accuracies: Mapping[int, float], seeds: Set[int]) -> list[float]:
+    return [accuracy for seed, accuracy in accuracies.items() if seed in seeds]
+
+
+def _mean(accuracies: Collection[float]) -> float | None:
     return fmean(accuracies) if accuracies else None
 
 
