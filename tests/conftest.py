@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from softadv import data, models
+from softadv.attacks.base import attacks
 from softadv.data import Dataset, find_dataset, load_dataset
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.models import conv_small
 from softadv.training.loop import train_epoch
+from softadv.training.methods import methods
 from softadv.training.state import new_state
 
 pytest_plugins = ("tests.skips",)
@@ -92,6 +95,13 @@ def real_data() -> Path:
     if not all(find_dataset(name, root) == root for name in ("mnist", "cifar10")):
         pytest.skip(f"needs the real MNIST and CIFAR-10, in SOFTADV_DATA or {beside}")
     return root
+
+
+@pytest.fixture
+def registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes out again what a test registers: the registries are the whole process's, so the next test's, too."""
+    for registry in (data.registry, models.registry, methods, attacks):
+        monkeypatch.setattr(registry, "_found", dict(registry._found))
 
 
 @pytest.fixture

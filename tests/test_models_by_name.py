@@ -107,6 +107,7 @@ def test_a_built_model_leaves_the_global_random_numbers_as_they_were():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("registries")
 def test_models_of_ones_own(coloured, tmp_path):
     name = own(
         tmp_path,

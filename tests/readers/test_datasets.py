@@ -196,6 +196,7 @@ def test_a_function_that_does_not_is_one_line(module, text, expected):
     assert name in message or "dataset m: " in message
 
 
+@pytest.mark.usefixtures("registries")
 def test_a_registered_data_set_is_found_by_its_name():
     data.register("softadv-test-set")(lambda: make_dataset("x", **parts()))
     assert "softadv-test-set" in data.names()
