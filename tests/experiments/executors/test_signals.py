@@ -17,7 +17,7 @@ import pytest
 
 from benchmarks.bits import bits
 from benchmarks.kills import workers
-from softadv.experiments.run_folder import METRICS
+from softadv.experiments.run_folder import CHECKPOINT, METRICS
 from softadv.experiments.run_grid import run_grid
 from softadv.experiments.spec import parse_grid
 from tests.experiments.executors.scripted import HELD, PATIENT
@@ -99,8 +99,8 @@ def told(driver: subprocess.Popen[str]) -> str:
 
 
 def wait_until_held(driver: subprocess.Popen[str], held: Path) -> None:
-    """Until the trial waits in its second epoch, and the driver has the first."""
-    while not (list(held.parent.glob("held-*")) and list(held.parent.glob(f"runs/*-Patient-*/{METRICS}"))):
+    """Until the trial waits in its second epoch, and the driver has all of the first: the checkpoint comes last."""
+    while not (list(held.parent.glob("held-*")) and list(held.parent.glob(f"runs/*-Patient-*/{CHECKPOINT}"))):
         assert driver.poll() is None, told(driver)
         time.sleep(0.01)
 
