@@ -93,3 +93,23 @@ def test_what_is_written_while_a_folder_is_deleted_goes_with_the_next_one(
         patched.undo()
         Scratch("softadv-test-", parent=tmp_path).delete()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_owners_file_is_deleted_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left by a process that is killed while it deletes, the next one deletes."""
+    unlink, beside = os.unlink, []
+
+    def watched(path: str, **where: int) -> None:
+        if os.path.basename(path) == ".owner":
+            beside.append(sorted(path.name for path in left.path.iterdir()))
+        unlink(path, **where)
+
+    left = Scratch("softadv-test-", parent=tmp_path)
+    for name in ("sub/file", *map(str, range(20))):
+        (left.path / name).parent.mkdir(exist_ok=True)
+        (left.path / name).write_text("x")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", watched)
+        left.delete()
+    assert beside == [[".owner"]]
+    assert list(tmp_path.iterdir()) == []

@@ -65,7 +65,16 @@ def _sweep(place: Path, prefix: str) -> None:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a folder; what a process of Ray's that is still ending writes there meanwhile is left to the next one."""
+    """Delete a folder; what a process of Ray's that is still ending writes there meanwhile is left to the next one.
+
+    The owner's file goes last: who is killed before that leaves a folder that the next one deletes.
+    """
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != _OWNER:
+                path.unlink()
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         if folder.exists():

@@ -301,8 +301,22 @@ def test_a_killed_process_leaves_no_folder_behind_once_somebody_compiles(monkeyp
     assert names(tmp_path / "tmp") == []
 
 
-def test_the_folder_of_a_process_that_compiles_is_left_alone(source):
-    with kernel_cache._work_folder() as first, kernel_cache._work_folder() as second:
-        assert first.is_dir()
-        assert second != first
-    assert not first.exists()
+def test_the_folder_of_a_process_that_compiles_is_left_alone(monkeypatch, tmp_path, source, loads):
+    """Also while it is new, and nothing says yet whose it is."""
+    script = compiler(tmp_path, monkeypatch, MAKE)
+    other = source.with_name("other.cpp")
+    other.write_text("// compiled in between\n")
+    made, mkdtemp = [], tempfile.mkdtemp
+
+    def interrupted(*arguments, **options):
+        made.append(folder := mkdtemp(*arguments, **options))
+        if len(made) == 1:
+            kernel_cache.load_library(other)
+        return folder
+
+    monkeypatch.setattr(tempfile, "mkdtemp", interrupted)
+    script.write_text(f"#!/bin/sh\nls -d {tmp_path}/tmp/*/ >>{tmp_path}/seen\n{MAKE}\n")
+    kernel_cache.load_library(source)
+    assert len(made) == 2
+    assert (tmp_path / "seen").read_text().split().count(f"{made[0]}/") == 2
+    assert names(tmp_path / "tmp") == []

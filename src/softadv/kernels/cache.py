@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from softadv._locks import held
+from softadv._scratch import Scratch
 from softadv.errors import SoftadvError
 
 # Some compilers have -ffast-math by default, but the kernels rely on IEEE arithmetic, with NaN and infinity.
@@ -61,7 +61,7 @@ def load_library(source: Path) -> LoadedLibrary:
                 with suppress(OSError):
                     return LoadedLibrary(ctypes.CDLL(str(library)), folder)
             _check_failure(here / f"{name}.failed", folder)
-    with _work_folder() as work:
+    with Scratch(_WORK) as work:
         try:
             made = _compile(compiler, source, work)
             for folder in folders:
@@ -159,20 +159,6 @@ def _intact_libraries(folder: Path, name: str) -> Iterator[Path]:
             yield library
         else:
             library.unlink()
-
-
-@contextmanager
-def _work_folder() -> Iterator[Path]:
-    """A private temporary folder. Folders left by killed processes are deleted."""
-    for left in Path(tempfile.gettempdir()).glob(f"{_WORK}*"):
-        with suppress(OSError, SoftadvError):
-            _check_writers(os.lstat(left))
-            with held(left / ".lock", what=left):
-                shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=_WORK) as folder:
-        work = Path(folder)
-        with held(work / ".lock", what=work):
-            yield work
 
 
 def _compile(compiler: str, source: Path, work: Path) -> Path:
