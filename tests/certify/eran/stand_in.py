@@ -175,6 +175,34 @@ class Faults:
         os._exit(7)
 
 
+class Rival:
+    """Another process that shares one processor with this one, and gets nearly all of it once starve is called."""
+
+    def __init__(self) -> None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        # Started before there is a time limit, and whatever becomes of this process, it ends by itself.
+        loop = "read go || exit; echo; while :; do :; done"
+        self.process = subprocess.Popen(
+            ["timeout", "60", "sh", "-c", loop], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+        )
+
+    def starve(self) -> None:
+        """Work for a moment. No step of it is a wait, which would be this process's own."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        stdin.write(b"\n")
+        while not select.select([stdout], [], [], 0)[0]:
+            pass
+        os.nice(15)
+        end = time.process_time() + WORK
+        while time.process_time() < end:
+            pass
+        self.process.terminate()  # timeout passes it on
+        while self.process.poll() is None:
+            pass
+
+
 class Faulty:
     """An engine that misbehaves when it is asked about the image that says that it is number K."""
 
@@ -185,6 +213,7 @@ class Faulty:
         self.engine, self.faults = make(), faults
         self.version, self.soundness = self.engine.version, self.engine.soundness
         self.kept: list[Array] = []
+        self.rival = Rival() if faults.fault == "starve" else None
 
     def load(self, path: str) -> None:
         """As the engine's."""
@@ -204,6 +233,8 @@ class Faulty:
         if number == self.faults.at and lower.flat[0] < upper.flat[0] and self.faults.armed():
             self.faults.due = fault in _LINES
             _DEEDS.get(fault, lambda: None)()
+            if self.rival is not None:
+                self.rival.starve()
         return self.engine.verify(lower, upper, label, sound)
 
 
@@ -223,22 +254,6 @@ def _flood() -> None:
         os.write(2, b"0123456789abcdef" * 4096)
 
 
-def _starve() -> None:
-    """Work for a moment, beside another process that gets nearly all of the one processor that both may use."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    # Whatever becomes of this process, the rival ends by itself.
-    rival = subprocess.Popen(["timeout", "60", "sh", "-c", "echo; while :; do :; done"], stdout=subprocess.PIPE)
-    assert rival.stdout is not None
-    while not select.select([rival.stdout], [], [], 0)[0]:
-        pass  # not a wait, which would be this process's own
-    os.nice(15)
-    end = time.process_time() + WORK
-    while time.process_time() < end:
-        pass
-    rival.terminate()  # timeout passes it on
-    rival.wait()
-
-
 def _child() -> None:
     """Leave a child behind that holds everything open, and hang."""
     subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({FOREVER})"])
@@ -251,7 +266,7 @@ _DEEDS: dict[str, Callable[[], object]] = {
     "hang": lambda: time.sleep(FOREVER),
     "hang with the lock": lambda: ctypes.PyDLL(None).sleep(FOREVER),
     "hang with a child": _child,
-    "starve": _starve,
+    "starve": lambda: None,  # Rival's part
     "flood": _flood,
     "fail": _fail,
     "noise": _noise,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from softadv.certify.eran import Bridge, certify_with
+from softadv.certify.eran import process as worker_process
 from softadv.certify.eran.proc import OwnTime, processor_seconds, resident_bytes
-from softadv.certify.eran.process import worker_command
+from softadv.certify.eran.process import Worker, worker_command
 from softadv.errors import SoftadvError
 from tests.certify.eran.conftest import EPS, alive, stand_in, wait_until_gone
 
@@ -63,22 +65,35 @@ def child(*command: str) -> Iterator[int]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_waiting_is_a_processs_own_time_unless_it_is_for_a_processor():
+def test_waiting_is_a_processs_own_time_unless_it_is_for_a_processor(tmp_path):
     with child("sleep", "infinity") as process:
         clock = OwnTime(process)
         while clock.spent() < 0.5:  # if waiting were not, this would not end
             time.sleep(0.02)
     one = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
     # It shares a processor with another of its kind that has thirty times its weight.
-    both = "while :; do :; done & exec nice -n 15 sh -c 'while :; do :; done'"
-    with child(*one, "sh", "-c", both) as process:
-        while processor_seconds(process) < 0.02:  # it is starting
+    both = 'while :; do :; done & exec nice -n 15 sh -c \'echo >"$0"; while :; do :; done\' "$0"'
+    began = tmp_path / "began"
+    with child(*one, "sh", "-c", both, str(began)) as process:
+        while not began.exists():
             time.sleep(0.02)
-        clock, began = OwnTime(process), time.monotonic()
-        while time.monotonic() < began + 1:
+        clock, start = OwnTime(process), time.monotonic()
+        while time.monotonic() < start + 1:
             clock.spent()  # looked at as a worker's is
             time.sleep(0.02)
-        assert clock.spent() <= (time.monotonic() - began) / 2
+        assert clock.spent() <= (time.monotonic() - start) / 2
+
+
+def test_an_answer_counts_that_came_while_softadv_itself_waited_for_a_processor(monkeypatch):
+    with Worker([sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]) as worker:
+
+        class Resumed(OwnTime):
+            def spent(self):
+                select.select([worker._process.stdout], [], [])
+                return 3600.0
+
+        monkeypatch.setattr(worker_process, "OwnTime", Resumed)
+        assert worker.receive(seconds=1) == b"here"
 
 
 def test_what_a_process_takes_is_looked_up():

@@ -29,8 +29,8 @@ _READ = 2**16
 _MOST_READS = 64
 # How often a silent worker is checked.
 _SECONDS_BETWEEN_LOOKS = 0.25
-# How long to wait for the exit code of a process that has closed its output, and for a killed one to be gone. Only a
-# process that waits for a device that does not answer takes longer.
+# How long to wait for the exit code of a process that has closed its output (of its own time), and for a killed one to
+# be gone. Only a process that waits for a device that does not answer takes longer.
 _SECONDS_TO_END = 1.0
 _SECONDS_TO_BE_GONE = 30.0
 
@@ -116,9 +116,11 @@ class Worker:
         taken = OwnTime(self.pid)
         while b"\n" not in self._received:
             left = seconds - taken.spent()
-            if left <= 0:
+            ready = [key for key, _ in self._selector.select(max(min(left, _SECONDS_BETWEEN_LOOKS), 0))]
+            # What has come by now is no less an answer if it was this process that waited for a processor.
+            if left <= 0 and all(key.fileobj is self._errors for key in ready):
                 raise WorkerLate
-            for key, _ in self._selector.select(min(left, _SECONDS_BETWEEN_LOOKS)):
+            for key in ready:
                 if key.fileobj is self._errors:
                     self._read_stderr()
                     continue
@@ -160,8 +162,10 @@ class Worker:
         return bool(data)
 
     def _died(self) -> WorkerDied:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=_SECONDS_TO_END)
+        taken = OwnTime(self.pid)
+        while self._process.returncode is None and taken.spent() < _SECONDS_TO_END:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=_SECONDS_BETWEEN_LOOKS)
         code = self._process.returncode
         if code is None:
             how = "it closed its standard output"
