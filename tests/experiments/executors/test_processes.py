@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import platform
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +19,9 @@ import torch
 from benchmarks.bits import bits
 from softadv._locks import held
 from softadv.errors import SoftadvError
+from softadv.experiments.executors import processes
 from softadv.experiments.executors.images import ImageLoader
-from softadv.experiments.executors.jobs import Send
+from softadv.experiments.executors.jobs import Lost, Send
 from softadv.experiments.executors.processes import Processes
 from softadv.experiments.executors.resources import Dealt
 from softadv.experiments.grid import Prepared, prepare
@@ -209,6 +213,29 @@ def test_a_job_that_cannot_be_sent_is_an_error_and_not_waited_for(two: Processes
     with pytest.raises(Exception, match="pickle"):
         two.submit(Unsendable())
     assert two.free == 2
+
+
+@dataclass(frozen=True)
+class Lingering:
+    """A job whose worker is long in dying: its pipe has ended some time before it has."""
+
+    name: str = "lingering"
+    threads: int | None = 1
+
+    def run(self, *, images: ImageLoader, send: Send) -> None:
+        os.closerange(3, 1024)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_may_take_its_time_to_die(two: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "_END_SECONDS", 0.1)
+    found: list[object] = []
+    two.submit(Lingering())
+    two.deliver(lambda _handle, message: found.append(message))
+    (lost,) = found
+    assert isinstance(lost, Lost)
+    assert "by the signal SIGKILL (on " in lost.reason
 
 
 def test_an_error_of_the_driver_ends_the_workers(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from softadv.experiments.executors.images import LoadedHere
 from softadv.experiments.executors.jobs import Ended, Job, Lost, Receive, ThrottledSend, attempt, this_process
 from softadv.experiments.executors.resources import Dealt
 
-_END_SECONDS = 5  # how long a worker may take to end
+_END_SECONDS = 5  # how long a worker may take to end by itself when it is told to
+_DYING_SECONDS = 600  # how long one whose pipe has ended may take to be gone, on a busy machine
 
 
 @dataclass(eq=False)
@@ -110,8 +111,9 @@ class Processes:
             taken = _Taken(job)
             try:
                 message = worker.connection.recv()
-            except Exception:  # the worker has died, maybe in the midst of a message
-                receive(taken, Lost(self._buried(worker)))
+            except Exception as error:  # the worker has died, maybe in the midst of a message
+                ended = isinstance(error, EOFError | OSError)  # or else a message that cannot be read here
+                receive(taken, Lost(self._buried(worker, seconds=_DYING_SECONDS if ended else 0)))
                 continue
             if isinstance(message, Ended):
                 worker.job = None
@@ -138,9 +140,9 @@ class Processes:
         del self._workers[worker.number]
         worker.end()
 
-    def _buried(self, worker: _Worker) -> str:
-        """Clear away a worker whose pipe has ended, and say how it ended, in a line."""
-        worker.process.join(_END_SECONDS)  # it is dying
+    def _buried(self, worker: _Worker, *, seconds: float) -> str:
+        """Clear away a worker that says no more, and say how it ended, in a line. seconds: how long it may be dying."""
+        worker.process.join(seconds)
         reason = (
             f"the worker ended {_how(worker.process.exitcode)} (on {platform.node()}, process {worker.process.pid})"
         )
