@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ import torch
 from softadv._onnx.calls import known_operators
 from softadv.certify.verify import verify
 from softadv.certify.vnnlib import read_property
-from softadv.cli import app
+from softadv.cli import app, verify_commands
 from tests.certify.properties import UNIT, box, net, sampled, write
 from tests.onnx.graphs import Graph
 
@@ -22,7 +25,7 @@ def test_the_command_says_the_answer_first_and_then_the_assignment(tmp_path, cap
     _, outputs = sampled(model)
     path = write(tmp_path, UNIT + f"(assert (>= Y[0,0] {outputs[:, 0].median().item()!r}))")
     with pytest.raises(SystemExit) as ended:
-        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}", "--timeout", "60"])
+        app.main(["verify", str(path), "--network", f"N={tmp_path / 'net.onnx'}", "--timeout", "3600"])
     assert ended.value.code == 0
     said = capsys.readouterr()
     first, *rest = said.out.splitlines()
@@ -80,9 +83,25 @@ def test_the_time_limit_holds_while_a_large_network_is_analysed(tmp_path):
         "try: app.main(arguments)\n"  # it may also end by itself, right after the limit
         "finally: print(time.monotonic() - started, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "timed-out\n"), done.stderr
     assert float(done.stderr.split()[-1]) >= 4
+
+
+def test_who_comes_too_late_waits_however_long_the_last_word_takes(monkeypatch):
+    begun, done = threading.Event(), []
+
+    def say(text):
+        begun.set()
+        time.sleep(0.2)  # as where nobody reads it yet
+        done.append(text)
+
+    monkeypatch.setattr(verify_commands.output, "say", say)
+    monkeypatch.setattr(os, "_exit", done.append)
+    with verify_commands._time_limit(-1.0) as answers:
+        begun.wait()
+        answers()
+        assert done == ["timed-out", 0]
 
 
 @pytest.mark.parametrize("timeout", ["nan", "-1"])

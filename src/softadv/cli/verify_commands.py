@@ -22,27 +22,29 @@ _GRACE = 0.5
 
 
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[Callable[[], bool]]:
+def _time_limit(seconds: float) -> Iterator[Callable[[], None]]:
     """End the process with the answer timed-out soon after a limit, also while something long cannot be interrupted.
 
-    Yields a function that says whether there is still time for an answer; from then on the process stays.
+    Yields a function to call before an answer is said: from then on the process stays. Where it is too late, it returns
+    only if what the other thread says cannot be written.
     """
     spoken = threading.Lock()
 
-    def may_speak() -> bool:
-        return spoken.acquire(blocking=False)
-
     def end() -> None:
-        if may_speak():
+        if spoken.acquire(blocking=False):
             output.say("timed-out")
             sys.stdout.flush()
             os._exit(0)
+
+    def answers() -> None:
+        if not spoken.acquire(blocking=False):
+            timer.join()
 
     timer = threading.Timer(min(seconds + _GRACE, threading.TIMEOUT_MAX), end)
     timer.daemon = True
     timer.start()
     try:
-        yield may_speak
+        yield answers
     finally:
         timer.cancel()
 
@@ -74,14 +76,13 @@ def verify(
     if not equals or not file:
         raise SoftadvError(f"--network {network[0]}: expected NAME=FILE, such as N=net.onnx")
     started = time.monotonic()
-    with _time_limit(timeout) as may_speak:
+    with _time_limit(timeout) as answers:
         asked = read_property(property)
         if asked.network not in (None, name):
             raise SoftadvError(f"--network {network[0]}: the property's network is called {asked.network}")
         model = read_onnx(Path(file))
         found = answer(model, asked, timeout=max(timeout - (time.monotonic() - started), 0), seed=seed)
-        if not may_speak():  # the other thread is about to end the process
-            time.sleep(60)
+        answers()
     output.say(found.status)
     if found.status == "sat":
         output.say(_assignment(asked, found.inputs, found.outputs))
