@@ -32,7 +32,7 @@ from softadv.experiments.train_config import train_config
 from softadv.experiments.trial import expected_work
 from softadv.models import load_model
 
-_PATIENCE = 60.0  # seconds that a part of a grid waits for another to have set up its folders
+_PATIENCE = 600.0  # seconds that a part of a grid waits for the others, many perhaps, to have set up their folders
 
 
 class GridReport(Protocol):
