@@ -43,7 +43,7 @@ def net(path, *, seed=0, hidden=6, act="Relu"):
 
 
 def answered(path, asserts, model, **options):
-    return verify(model, read_property(write(path, asserts)), timeout=60, **options)
+    return verify(model, read_property(write(path, asserts)), timeout=3600, **options)
 
 
 def sampled(model, count=20_000, seed=0):

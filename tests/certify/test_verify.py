@@ -66,7 +66,7 @@ def test_a_property_is_about_all_of_the_input_also_without_a_batch(tmp_path, sha
             f"(vnnlib-version <2.0>)(declare-network N (declare-input X float32 [{','.join(map(str, shape))}])"
             f"(declare-output Y float32 {outputs})){asserts}(assert (>= {last} {limit}))"
         )
-        found = verify(model, read_property(path), timeout=60)
+        found = verify(model, read_property(path), timeout=3600)
         assert (found.status, found.boxes) == (status, 1 if status == "unsat" else 0)
 
 
@@ -144,7 +144,7 @@ def test_many_inputs_are_not_split(tmp_path):
     met = (model(torch.rand(20_000, 20)) @ torch.tensor([1.0, -1.0])).min().item()
     asked = f"(assert (<= (- Y_0 Y_1) {(lowest + met) / 2!r}))"  # below what is met, above what is proven
     path.write_text(names + box(*[(0, 1)] * 20, names="X_{}") + asked)
-    found = verify(model, read_property(path), timeout=60)
+    found = verify(model, read_property(path), timeout=3600)
     assert found.status in ("unknown", "sat")
     assert found.boxes <= 1
 

@@ -66,7 +66,7 @@ def test_the_rows_are_the_certifiers_verdicts(request, model, tmp_path, split: s
     assert [row["verdict"] == "verified" for row in rows] == found.verified.tolist()
     assert 0 < int(found.verified.sum()) < int(found.correct.sum())
     assert torch.tensor([float(row["margin"]) for row in rows]).allclose(found.margin, rtol=1e-4, atol=1e-4)
-    assert all(0 < float(row["seconds"]) < 10 for row in rows)
+    assert all(float(row["seconds"]) > 0 for row in rows)
     assert files(tmp_path) == [name, f"{name}.json"]
 
 

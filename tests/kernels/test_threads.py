@@ -61,12 +61,10 @@ def tasks():
     return {task.name for task in _TASKS.iterdir()}
 
 
-def is_ended(task):
-    """Waits for the end of a thread, and gives up after a while."""
-    deadline = time.monotonic() + 20
-    while task in tasks() and time.monotonic() < deadline:
+def wait_until_ended(task):
+    """However long a thread takes on a busy machine; a test that does not end says that it never does."""
+    while task in tasks():
         time.sleep(0.01)
-    return task not in tasks()
 
 
 def attack(model):
@@ -88,7 +86,7 @@ def test_pytorchs_waiting_threads_end_before_a_kernel_runs(kernel, set_threads):
     numbers = torch.zeros(200_000).add_(1)
     (waiting,) = tasks() - before
     kernel(small())
-    assert is_ended(waiting)
+    wait_until_ended(waiting)
     assert torch.get_num_threads() == 2
     assert torch.equal(numbers.add_(1), torch.full((200_000,), 2.0))  # PyTorch starts its threads again
 

@@ -204,4 +204,4 @@ def commands(folder: Path) -> list[list[str]]:
     whole = files / "whole.onnx"
     whole.write_bytes(plain().SerializeToString())
     paths = [whole, *(write(spoil, files) for spoil in SPOILED), Path("/dev/zero")]
-    return [["verify", str(asked), "--network", f"N={path}", "--timeout", "60"] for path in paths]
+    return [["verify", str(asked), "--network", f"N={path}", "--timeout", "3600"] for path in paths]
