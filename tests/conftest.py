@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,13 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # The tests' networks are small: a second thread gains little, and loses much on a busy machine. Unless it is asked for.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
+# How long an example takes, and to draw one, says how busy the machine is. (A GPU's machine may lack the library.)
+with suppress(ImportError):
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What only some machines can do, or takes long."""
@@ -49,6 +57,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("long")]
     if config.getoption("--container"):
         items.sort(key=lambda item: "container" not in item.path.parts)
+
+
+@pytest.fixture(autouse=True)
+def _alike_in_any_order() -> None:
+    """PyTorch's own generator starts each test alike, whichever tests ran before it in this process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -89,7 +89,7 @@ def test_sound_margins_are_a_little_below_the_definition(name, domain, dtype):
             assert (lost <= 20_000 * torch.finfo(dtype).eps * (1 + np.abs(expected))).all()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     network=networks(operators=True),
     eps=st.floats(0, 0.5),

@@ -71,7 +71,7 @@ def test_no_point_breaks_the_certificate_of_any_operator(generator, name, dtype)
                     assert (least >= certify(model, x, y, eps=eps, domain=domain).margin).all(), (domain, eps)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     network=networks(operators=True),
     eps=st.floats(0, 0.4) | st.floats(0, 1e-6),

@@ -82,7 +82,7 @@ def test_coefficients_that_are_no_floats_are_paid_for(tmp_path):
     assert answered(tmp_path, asked.format("104860"), model).status == "unsat"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), share=st.floats(0, 1), kind=st.tuples(st.booleans(), st.booleans(), st.booleans()))
 def test_no_instance_with_a_known_counterexample_is_unsat(tmp_path_factory, seed, share, kind):
     strict, real, split = kind

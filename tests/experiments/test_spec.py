@@ -4,7 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from softadv._ranges import MOST_EPOCHS, MOST_IMAGES, MOST_STEPS
@@ -344,7 +344,6 @@ def test_a_selection_of_a_method_that_no_trial_has_is_refused():
     )
 
 
-@settings(deadline=None)
 @given(
     st.builds(
         Trial,

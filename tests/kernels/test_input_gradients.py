@@ -59,7 +59,7 @@ def test_the_gradient_by_hand_takes_any_number_of_channels(channels, by_hand_onl
     torch.testing.assert_close(found, by_autograd(model, x, y))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(network=networks(), seed=st.integers(0, 2**31 - 1))
 def test_the_gradient_of_any_chain_is_that_of_autograd(network, seed):
     model, shape = network

@@ -88,7 +88,7 @@ def test_a_linear_layer_sees_the_pixels_of_several_channels_in_their_order():
     assert share_along_the_gradient(model, *random_images(shape, 19, seed=0)) > 0.7
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(network=networks(), seed=st.integers(0, 2**31 - 1))
 def test_a_step_goes_along_the_gradient_of_any_chain(network, seed):
     model, shape = network

@@ -114,7 +114,7 @@ def is_clear(model, x):
     return min(least) > 1e-5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(network=networks(), seed=st.integers(0, 2**31 - 1), count=st.integers(1, 20))
 def test_gradients_of_any_chain_are_those_of_autograd(network, seed, count):
     model, shape = network

@@ -33,13 +33,13 @@ def run(found: ort.InferenceSession, points: np.ndarray, batch) -> np.ndarray:
     return np.concatenate([found.run(None, {"x": part})[0] for part in parts])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(graph=graphs())
 def test_random_graphs_compute_what_onnxruntime_computes_and_their_certificates_hold_there(tmp_path_factory, graph):
     check(graph, tmp_path_factory)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(graph=any_graphs())
 def test_so_do_random_graphs_of_activations_of_any_shape(tmp_path_factory, graph):
     check(graph, tmp_path_factory)
