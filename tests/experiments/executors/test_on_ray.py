@@ -7,6 +7,7 @@ import os
 import platform
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -20,6 +21,7 @@ import torch
 
 from benchmarks.bits import bits
 from softadv.data import Dataset
+from softadv.experiments.executors import on_ray
 from softadv.experiments.executors.images import ImageLoader, LoadedHere, Source
 from softadv.experiments.executors.jobs import Ended, Handle, Lost, ProgressMessage, Send
 from softadv.experiments.executors.on_ray import OnRay
@@ -53,10 +55,12 @@ def cluster(held: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     store = 100 * 1024**2
     head = {"num_cpus": 0, "object_store_memory": store, "include_dashboard": False}
-    with patience(ray):
+    wait_for_node = ray._private.services.wait_for_node
+    monkeypatch.setattr(ray._private.services, "wait_for_node", lambda *which, **_: wait_for_node(*which[:2], 600))
+    with patience(ray):  # also with nodes that a test adds
         found = Cluster(initialize_head=True, head_node_args={**head, "_system_config": getattr(request, "param", {})})
         found.nodes = [found.add_node(num_cpus=1, object_store_memory=store) for _ in range(2)]
-    yield found
+        yield found
     found.shutdown()
 
 
@@ -64,6 +68,12 @@ def processes_of(node: Any) -> set[int]:
     """The processes of a node, with those that they have started: also its workers."""
     own = {each.process.pid for some in node.all_processes.values() for each in some}
     return own.union(*map(below, own))
+
+
+def send(process: int, number: int) -> None:
+    """Send a process a signal, unless it has just ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process, number)
 
 
 def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held: Path, tmp_path: Path) -> None:
@@ -94,7 +104,7 @@ def test_a_node_taken_away_costs_an_epoch_at_most_and_no_bit(cluster: Any, held:
             gone = processes_of(node)
             cluster.remove_node(node, allow_graceful=False)
             for process in alive(gone):  # its workers would notice a second later
-                os.kill(process, signal.SIGKILL)
+                send(process, signal.SIGKILL)
         finally:
             held.unlink()
 
@@ -186,7 +196,7 @@ def test_a_node_that_falls_silent_is_noticed_while_its_connections_stand(cluster
         (of_node,) = [each for each in cluster.nodes if each.node_id == node]
         silent_ones.update(processes_of(of_node))
         for process in silent_ones:
-            os.kill(process, signal.SIGSTOP)
+            send(process, signal.SIGSTOP)
 
     try:
         lost = ends(executor, Waiting(lives=False), at_work=silence)
@@ -195,7 +205,7 @@ def test_a_node_that_falls_silent_is_noticed_while_its_connections_stand(cluster
         assert isinstance(ends(executor, Waiting(lives=True), at_work=lambda _, node: nodes.append(node)), Ended)
     finally:
         for process in alive(silent_ones):
-            os.kill(process, signal.SIGCONT)
+            send(process, signal.SIGCONT)
         executor.close()
     assert nodes[0] != nodes[1]
 
@@ -312,6 +322,31 @@ def test_a_busy_machine_may_take_longer_to_start_ray_than_ray_waits(monkeypatch:
     monkeypatch.setattr("ray._private.node.time", Racing())
     OnRay("local", threads=1, gpus=0, images=LoadedHere()).close()
     assert len(asked) >= 3
+
+
+def test_no_process_of_a_ray_of_ones_own_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is just starting would make the folder again after it has been deleted."""
+    import psutil  # which comes with Ray
+
+    begun = on_ray.processes_of_ones_own
+    processes: list[Any] = []
+    late = subprocess.Popen(["sleep", "600"])  # one that takes no notice of the end of the others
+
+    def with_a_late_one(ray: Any) -> list[Any]:
+        processes.extend([*begun(ray), psutil.Process(late.pid)])
+        return processes
+
+    monkeypatch.setattr(on_ray, "processes_of_ones_own", with_a_late_one)
+    before = below(os.getpid())
+    executor = OnRay("local", threads=1, gpus=0, images=LoadedHere())
+    assert executor._place is not None
+    place, running = executor._place.path, below(os.getpid()) - before
+    executor.close()
+    late.wait()
+    assert len(processes) > 3
+    assert alive({process.pid for process in processes}) == set()
+    assert not place.exists()
+    wait_until_gone(running)
 
 
 def test_another_cluster_is_joined_after_a_ray_of_ones_own(cluster: Any) -> None:

@@ -30,7 +30,13 @@ from softadv.experiments.executors.jobs import (
     attempt,
     this_process,
 )
-from softadv.experiments.executors.ray_settings import LOCAL, forget_token, ray_settings
+from softadv.experiments.executors.ray_settings import (
+    LOCAL,
+    end_rest,
+    forget_token,
+    processes_of_ones_own,
+    ray_settings,
+)
 from softadv.experiments.executors.resources import usable_cores
 
 # Ray itself waits minutes for an answer from a node that is cut off, even when it knows that the node is gone.
@@ -128,10 +134,12 @@ class OnRay:
 
     def _leave(self) -> None:
         """End Ray, or leave the cluster, if it was started or joined here; another may be joined after it."""
+        ours = [] if self._place is None else processes_of_ones_own(self._ray)
         if self._ours:
             self._ray.shutdown()
             forget_token(self._ray)
         if self._place is not None:
+            end_rest(ours)
             self._place.delete()
 
     def _look(self, receive: Receive) -> None:

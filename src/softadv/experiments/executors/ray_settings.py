@@ -7,17 +7,24 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 LOCAL = "local"
-_START_SECONDS, _ASK_SECONDS = 300.0, 0.2
+_START_SECONDS, _ASK_SECONDS = 300, 0.2
+_GONE_SECONDS = 10.0  # how long a killed process may take to be gone
 # Ray reads these variables before it starts: they switch off usage reports.
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 # By this Ray stays on the loopback address, as it does by itself on Windows and macOS. Given 127.0.0.1 as its node's
 # address, it takes one that others can reach, and listens to all.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# How long Ray waits for its own processes to start, before it gives up: 30 seconds if nothing is said.
+_PATIENT = {
+    "RAY_gcs_server_port_wait_time_s": f"{_START_SECONDS}",
+    "RAY_raylet_start_wait_time_s": f"{_START_SECONDS}",
+    "RAY_agent_register_timeout_ms": f"{1000 * _START_SECONDS}",
+}
 # Where nothing else is said, Ray asks a token of whoever joins one that is started here. Left to itself, it writes it
 # into the home folder, and a cluster started there by hand later asks for it, too.
 _AUTHENTICATION = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
@@ -41,16 +48,14 @@ def ray_settings(ray: Any, address: str) -> Iterator[None]:
         if terminate is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminate)  # Ray's own handler aborts the process
         constants.ENABLE_RAY_CLUSTER = clusters
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_back(before)
 
 
 @contextmanager
 def patience(ray: Any) -> Iterator[None]:
     """Within the block a node has minutes to start: Ray gives it 30 seconds, which a busy machine may exceed."""
+    before = {name: os.environ.get(name) for name in _PATIENT}
+    os.environ.update(_PATIENT | {name: value for name, value in before.items() if value is not None})
     services = ray._private.services
     get_node = services.get_node
 
@@ -69,6 +74,42 @@ def patience(ray: Any) -> Iterator[None]:
         yield
     finally:
         services.get_node = get_node
+        _set_back(before)
+
+
+def _set_back(before: Mapping[str, str | None]) -> None:
+    """Give variables the values that they had; None: unset."""
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def processes_of_ones_own(ray: Any) -> list[Any]:
+    """The processes of the Ray that was started here, and those that they have started, as psutil knows them."""
+    import psutil  # noqa: PLC0415 (which comes with Ray)
+
+    node = ray._private.worker._global_node
+    begun = [] if node is None else [each.process.pid for some in node.all_processes.values() for each in some]
+    found = []
+    for process in begun:
+        with suppress(psutil.Error):  # it has ended
+            found += [psutil.Process(process), *psutil.Process(process).children(recursive=True)]
+    return found
+
+
+def end_rest(processes: list[Any]) -> None:
+    """Kill those that have outlived their Ray, and wait until they are gone.
+
+    One that is just starting would make Ray's folder of temporary files again after that has been deleted.
+    """
+    import psutil  # noqa: PLC0415 (which comes with Ray)
+
+    for process in processes:
+        with suppress(psutil.Error):  # it has ended
+            process.kill()
+    psutil.wait_procs(processes, timeout=_GONE_SECONDS)
 
 
 def forget_token(ray: Any) -> None:
