@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -52,11 +52,12 @@ def command(folder: Path, *more: str) -> list[str]:
 
 def below(process: int) -> set[int]:
     """The processes that a process has started, and those that these have."""
-    try:
-        found = {int(word) for word in Path(f"/proc/{process}/task/{process}/children").read_text().split()}
-    except OSError:
-        return set()
-    return found.union(*(below(child) for child in found))
+    found: set[int] = set()
+    with suppress(OSError):  # it has ended
+        for thread in os.listdir(f"/proc/{process}/task"):
+            with suppress(OSError):  # so has this thread
+                found.update(map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split()))
+    return found.union(*map(below, found))
 
 
 def alive(processes: set[int]) -> set[int]:
@@ -108,11 +109,13 @@ def wait_until_held(driver: subprocess.Popen[str], held: Path) -> None:
 def wait_until_idle(process: int) -> None:
     """Until its main thread has slept for a while: where Ray waits, it wakes once a second."""
 
-    def wakes() -> str:
-        return Path(f"/proc/{process}/task/{process}/status").read_text().partition("voluntary_ctxt_switches:")[2]
+    def sleeps() -> str:
+        status = Path(f"/proc/{process}/task/{process}/status").read_text()
+        # One that waits for a processor does not wake either.
+        return status.partition("voluntary_ctxt_switches:")[2] if "State:\tS" in status else ""
 
-    before = None
-    while (now := wakes()) != before:
+    before = ""
+    while not (now := sleeps()) or now != before:
         before = now
         time.sleep(0.3)
 
