@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
+from typing import TypeGuard
 
 from softadv._decimals import decimal
 from softadv.claims.stats import Estimate
@@ -29,7 +30,7 @@ class Answered:
     """A setting with adversarial training. Differences are in points of natural accuracy; None without such runs.
 
     means: natural accuracy in % after natural, adversarial and soft training; None for one that was not run. The last
-        two are of the seeds that both have, as their difference is.
+        two are of the seeds that both have, as their difference is; so is the first, where it has such seeds.
     cost: adversarial − natural training. gain: soft − adversarial training. under_pgd: that of adversarial accuracy.
     """
 
@@ -68,7 +69,11 @@ def answers() -> list[Answered]:
                     eps=fraction(run.trial.eps),
                     epochs=run.trial.epochs,
                     seeds=len(both),
-                    means=(_mean(of_natural.values()), _mean(_of(adversarial, both)), _mean(_of(soft, both))),
+                    means=(
+                        _mean(_of(of_natural, both) or of_natural.values()),
+                        _mean(_of(adversarial, both)),
+                        _mean(_of(soft, both)),
+                    ),
                     cost=compare_methods(entries, run, "adversarial", "natural", base=natural).natural,
                     gain=change.natural,
                     under_pgd=change.adversarial,
@@ -129,26 +134,28 @@ def difference(found: Estimate | None) -> str:
 
 
 def _costs(told: Sequence[Answered]) -> str:
-    costly = [(it, decimal(-it.cost.mean, places=1)) for it in told if it.cost and _costs_some(it.cost)]
-    free = [it for it in told if it.cost and not _costs_some(it.cost)]
+    costly = [(it, decimal(-it.cost.mean, places=1)) for it in told if _costs_some(it.cost)]
+    unclear = [
+        f"{_where([it], told)}{_ends(it.cost) or ' (one seed)'}".lstrip()
+        for it in told
+        if it.cost and not _costs_some(it.cost)
+    ]
     if not costly:
-        return f"adversarial training costs no natural accuracy{_where(free, told)}." if free else ""
+        return f"adversarial training shows no clear cost in natural accuracy {_listed(unclear)}." if unclear else ""
     units = [" points of natural accuracy", *[""] * (len(costly) - 1)]  # said once
     named = _listed([f"{size}{unit}{_where([it], told)}" for (it, size), unit in zip(costly, units, strict=True)])
-    return f"adversarial training costs {named}{f', and none{_where(free, told)}' if free else ''}."
+    return f"adversarial training costs {named}{f'; no clear cost is seen {_listed(unclear)}' if unclear else ''}."
 
 
-def _costs_some(cost: Estimate) -> bool:
+def _costs_some(cost: Estimate | None) -> TypeGuard[Estimate]:
     """Whether the interval lies below zero, or, of one seed, the difference."""
-    return (cost.mean if cost.high is None else cost.high) < 0
+    return cost is not None and (cost.mean if cost.high is None else cost.high) < 0
 
 
 def _gains(told: Sequence[Answered]) -> str:
     """What soft training ends with, setting by setting, in a sentence; "" where it was not run."""
     if not any(it.gain for it in told):
         return "Soft training has not finished."
-    if not any(it.cost and _costs_some(it.cost) for it in told):
-        return "So soft training has none to keep."
     single = [
         f"{decimal(abs(it.gain.mean), places=1)} points {'behind' if it.gain.mean < 0 else 'ahead'}{_where([it], told)}"
         for it in told
@@ -164,12 +171,13 @@ def _shown(told: Sequence[Answered]) -> Iterator[str]:
         if it.gain is None or it.gain.low is None or it.gain.high is None:
             continue
         size, where = decimal(abs(it.gain.mean), places=1), _where([it], told)
+        costly = _costs_some(it.cost)
         if it.gain.low > 0:
-            said = f"keeps {size} of them{where}"
+            said = f"keeps {size} of them{where}" if costly else f"has {size} points more{where}"
         elif it.gain.high < 0:
-            said = f"loses {size} more{where}"
+            said = f"loses {size} more{where}" if costly else f"has {size} points less{where}"
         else:
-            said = f"shows no clear difference{where}"
+            said = f"shows no clear difference from it{where}"
         yield f"{said}{_ends(it.gain)}"
 
 
