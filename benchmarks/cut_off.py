@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.bits import Bits, bits
@@ -71,10 +72,10 @@ class FarNode:
         _ip("addr", "add", f"{FAR}/24", "dev", "far", inside=self._inside)
         _ip("link", "set", "far", "up", inside=self._inside)
 
-    def start(self) -> None:
+    def start(self) -> subprocess.Popen[bytes]:
         """Have it join the cluster."""
         words = [_RAY, "start", f"--address={HEAD}:{PORT}", f"--node-ip-address={FAR}", *_NODE]
-        subprocess.Popen(["nsenter", "-t", str(self._inside), "-n", *words], **_QUIET)
+        return subprocess.Popen(["nsenter", "-t", str(self._inside), "-n", *words], **_QUIET)
 
     def cut(self) -> None:
         """From now on nothing reaches it, and nothing comes from it."""
@@ -87,12 +88,18 @@ class FarNode:
         _ip("link", "del", "near")
 
 
-def _wait_for_nodes(count: int) -> None:
-    """Until the cluster has so many nodes that are alive."""
+def _start_node(start: Callable[[], subprocess.Popen[bytes]], *, count: int) -> None:
+    """Start a node, and wait until the cluster has so many that are alive.
+
+    Ray gives a node 30 seconds to start. One that has given up, on a machine that is busy, is started again.
+    """
     ask = f"import ray; ray.init('{HEAD}:{PORT}', log_to_driver=False, logging_level='error')\n"
     ask += "print(sum(node['Alive'] for node in ray.nodes()))"
     until = time.monotonic() + _SECONDS
+    node = start()
     while time.monotonic() < until:
+        if node.poll() is not None:
+            node = start()
         done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)
         if done.stdout.strip() == str(count):
             return
@@ -127,10 +134,8 @@ def cut_off(work: Path, whole: Bits, *, wanted: int, rng: random.Random) -> int:
                 health = json.dumps({f"health_check_{name}": value for name, value in _HEALTH.items()})
                 at = [f"--node-ip-address={HEAD}", f"--port={PORT}", f"--temp-dir={work / 'ray'}"]
                 words = [_RAY, "start", "--head", *at, f"--system-config={health}", "--include-dashboard=false"]
-                subprocess.Popen([*words, *_NODE], **_QUIET)
-                _wait_for_nodes(1)
-            far.start()
-            _wait_for_nodes(2)
+                _start_node(lambda words=words: subprocess.Popen([*words, *_NODE], **_QUIET), count=1)
+            _start_node(far.start, count=2)
             words = command(work, out, "--ray", f"{HEAD}:{PORT}")
             while (code := _cut_while_it_runs(words, far, after=rng.uniform(0, 2))) is None:
                 shutil.rmtree(out)
