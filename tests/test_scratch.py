@@ -72,6 +72,17 @@ def test_another_users_folder_is_left_alone(tmp_path: Path, monkeypatch: pytest.
     assert not theirs.exists()
 
 
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """It looks like a folder of temporary files that nobody holds, and may lead to one that is used."""
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / ".owner").write_text("1\n")
+    (used / "file").write_text("x")
+    (tmp_path / "softadv-test-link").symlink_to(used, target_is_directory=True)
+    Scratch("softadv-test-", parent=tmp_path).delete()
+    assert (used / "file").exists()
+
+
 def test_what_is_written_while_a_folder_is_deleted_goes_with_the_next_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from contextlib import suppress
@@ -53,8 +54,10 @@ def _sweep(place: Path, prefix: str) -> None:
     """
     for owner in place.glob(f"{prefix}*/{_OWNER}"):
         try:
-            about = owner.lstat()
-            if os.name != "nt" and about.st_uid != os.geteuid():  # where all may write, anyone may have laid it
+            about, folder = owner.lstat(), owner.parent.lstat()
+            if not stat.S_ISDIR(folder.st_mode):  # a link: where all may write, anyone may have laid it
+                continue
+            if os.name != "nt" and {about.st_uid, folder.st_uid} != {os.geteuid()}:
                 continue
             if not about.st_size and time.time() - about.st_mtime < _YOUNG_SECONDS:
                 continue
