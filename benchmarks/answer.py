@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import TypeGuard
 
 from softadv._decimals import decimal
-from softadv.claims.stats import Estimate
+from softadv.claims.stats import Estimate, estimate
 from softadv.experiments.reference import REFERENCE as FOLDER
 from softadv.experiments.runs import all_series, read_entries
 from softadv.experiments.spec_text import Series, by_setting, fraction
@@ -23,6 +22,7 @@ _GRIDS = ("cifar10", "paper-short", "mnist")  # of the paper's own settings, the
 _HEADS = (
     "setting", "epochs", "seeds", "natural training", "adversarial", "soft", "soft − adversarial", "that under PGD",
 )  # fmt: skip
+_ONE_SEED = "(one seed, which decides nothing)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class Answered:
 
     means: natural accuracy in % after natural, adversarial and soft training; None for one that was not run. The last
         two are of the seeds that both have, as their difference is; so is the first, where it has such seeds.
-    cost: adversarial − natural training. gain: soft − adversarial training. under_pgd: that of adversarial accuracy.
+    cost: natural − adversarial training. gain: soft − adversarial training. under_pgd: that of adversarial accuracy.
     """
 
     dataset: str
@@ -63,6 +63,7 @@ def answers() -> list[Answered]:
             natural = next((one for one in naturals if one.trial.setting == run.trial.setting), (naturals or [run])[0])
             of_natural = _accuracies([one for one in runs if one.trial.setting == natural.trial.setting], "natural")
             change = compare_methods(entries, run)
+            lost = compare_methods(entries, run, "adversarial", "natural", base=natural).natural
             found.append(
                 Answered(
                     dataset=run.names.dataset_title,
@@ -74,7 +75,7 @@ def answers() -> list[Answered]:
                         _mean(_of(adversarial, both)),
                         _mean(_of(soft, both)),
                     ),
-                    cost=compare_methods(entries, run, "adversarial", "natural", base=natural).natural,
+                    cost=lost and estimate([-value for value in lost.values], label="", unit=lost.unit),
                     gain=change.natural,
                     under_pgd=change.adversarial,
                 )
@@ -134,22 +135,33 @@ def difference(found: Estimate | None) -> str:
 
 
 def _costs(told: Sequence[Answered]) -> str:
-    costly = [(it, decimal(-it.cost.mean, places=1)) for it in told if _costs_some(it.cost)]
+    """What adversarial training costs, setting by setting, in a sentence; "" where that was not measured."""
+    measured = [(it, it.cost) for it in told if it.cost]
+    single = [f"{_apart(cost)} natural training{_where([it], told)}" for it, cost in measured if cost.low is None]
     unclear = [
-        f"{_where([it], told)}{_ends(it.cost) or ' (one seed)'}".lstrip()
-        for it in told
-        if it.cost and not _costs_some(it.cost)
+        f"{_where([it], told)}{_ends(cost)}".lstrip() for it, cost in measured if cost.low is not None and cost.low <= 0
     ]
-    if not costly:
-        return f"adversarial training shows no clear cost in natural accuracy {_listed(unclear)}." if unclear else ""
-    units = [" points of natural accuracy", *[""] * (len(costly) - 1)]  # said once
-    named = _listed([f"{size}{unit}{_where([it], told)}" for (it, size), unit in zip(costly, units, strict=True)])
-    return f"adversarial training costs {named}{f'; no clear cost is seen {_listed(unclear)}' if unclear else ''}."
+    clear = [(it, cost) for it, cost in measured if _costs_some(cost)]
+    units = [" points of natural accuracy", *[""] * len(clear)]  # said once
+    costs = [
+        f"{decimal(cost.mean, places=1)}{unit}{_where([it], told)}{_ends(cost)}"
+        for (it, cost), unit in zip(clear, units, strict=False)
+    ]
+    parts = [
+        *([f"costs {_listed(costs)}"] if costs else []),
+        *([f"ends {_listed(single)} {_ONE_SEED}"] if single else []),
+        *([f"shows no clear cost in natural accuracy {_listed(unclear)}"] if unclear else []),
+    ]
+    return f"adversarial training {_listed(parts)}." if parts else ""
 
 
-def _costs_some(cost: Estimate | None) -> TypeGuard[Estimate]:
-    """Whether the interval lies below zero, or, of one seed, the difference."""
-    return cost is not None and (cost.mean if cost.high is None else cost.high) < 0
+def _costs_some(cost: Estimate | None) -> bool:
+    """Whether the interval lies above zero."""
+    return cost is not None and cost.low is not None and cost.low > 0
+
+
+def _apart(cost: Estimate) -> str:
+    return f"{decimal(abs(cost.mean), places=1)} points {'below' if cost.mean > 0 else 'above'}"
 
 
 def _gains(told: Sequence[Answered]) -> str:
@@ -161,7 +173,7 @@ def _gains(told: Sequence[Answered]) -> str:
         for it in told
         if it.gain and it.gain.seeds == 1
     ]
-    parts = [*_shown(told), *([f"is {_listed(single)} (one seed, which decides nothing)"] if single else [])]
+    parts = [*_shown(told), *([f"is {_listed(single)} {_ONE_SEED}"] if single else [])]
     return f"Soft training {_listed(parts)}."
 
 
