@@ -279,5 +279,5 @@ def _pyarrow() -> tuple[Any, Any]:
         import pyarrow  # noqa: PLC0415
         from pyarrow import parquet  # noqa: PLC0415
     except ImportError as error:
-        raise SoftadvError("Parquet needs pyarrow: pip install softadv[parquet], or name a .csv file") from error
+        raise SoftadvError("Parquet needs pyarrow: pip install pyarrow, or name a .csv file") from error
     return pyarrow, parquet

@@ -68,7 +68,7 @@ def _together(subject: str, findings: Sequence[Check]) -> Check:
 def _package(name: str) -> Check:
     version = package_version(name)
     missing = version == "not installed"
-    return Check(name, version, "set up again with ./reproduce.sh, or pip install softadv" if missing else None)
+    return Check(name, version, "set up again with ./reproduce.sh, or pip install . in its folder" if missing else None)
 
 
 def _processor() -> Check:

@@ -289,5 +289,5 @@ def _ray() -> Any:
     try:
         import ray  # noqa: PLC0415 (brings much that most commands do without)
     except ImportError as error:
-        raise SoftadvError("--ray needs Ray: pip install softadv[ray]") from error
+        raise SoftadvError("--ray needs Ray: pip install ray") from error
     return ray
