@@ -33,9 +33,10 @@ from softadv.experiments.reference import REFERENCE
 from softadv.experiments.runs import read_entries
 
 ROOT = Path(__file__).parents[1]
-# Of the grids that docs/results.md has no room for.
+# Of the grids that docs/results.md leaves to pages of their own.
 _PAGES = {
     "controls": "results-controls",
+    "mnist": "results-mnist",
     "mnist-certified": "results-certified",
     "paper-short": "results-short",
     "rolling": "results-rolling",
