@@ -5,18 +5,21 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 import softadv
 from softadv import evaluate, load_attack
 from softadv.attacks import AUTOATTACK, PGD, TorchAttack, is_linf, title_of
-from softadv.attacks.base import check_ball, extremes
+from softadv.attacks.base import check_ball, extremes, register
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
+from softadv.kernels import build
 from tests.networks import CLASSES, random_images, seeded, with_head
 
 EPS = 0.1
@@ -95,6 +98,24 @@ def test_what_is_no_attack_is_named_in_one_line(what: object, message: str) -> N
     with pytest.raises(SoftadvError, match=message) as caught:
         load_attack(what)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_registered_name_may_stand_for_a_finished_attack_or_for_what_makes_one() -> None:
+    def corner(model, x, y, *, eps, generator):  # type: ignore[no-untyped-def]
+        return (x + eps).clamp(0, 1)
+
+    def of_word(word: str, steps: int) -> softadv.Attack:
+        assert word == "short"
+        return PGD(steps=steps)
+
+    strong = PGD(steps=100)
+    register("corner")(corner)
+    register("strong")(strong)
+    register("made:WORD")(of_word)
+    assert load_attack("corner", steps=3) is corner
+    assert load_attack("strong", steps=3) is strong
+    assert load_attack("made:short", steps=3) == PGD(steps=3)
 
 
 def test_an_attack_itself_is_what_it_is() -> None:
@@ -182,6 +203,52 @@ def test_an_attack_that_leaves_its_ball_is_refused_wherever_it_is_used(
     with pytest.raises(SoftadvError) as caught:
         evaluate(trained_digits, data, eps=0.1, attacks=[attack])
     assert str(caught.value) == message
+
+
+class InPlace:
+    """Steps along the gradient, written into the very tensors that it is given."""
+
+    def __init__(self, times: float) -> None:
+        self.times = times
+
+    def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
+        gradient = torch.autograd.grad(F.cross_entropy(model(x.requires_grad_()), y), x)[0]
+        x = x.detach()
+        x += self.times * eps * gradient.sign()
+        y += 1
+        return x.clamp_(0, 1)
+
+
+@pytest.mark.parametrize("method", ["adversarial", "survivors", "natural"])
+def test_an_attack_that_works_in_place_changes_no_data_and_is_still_checked(
+    trained_digits: nn.Module, digits: Dataset, method: str
+) -> None:
+    data = digits.first(train=16, test=16)
+    before = [part.clone() for part in (data.train_x, data.train_y, data.test_x, data.test_y)]
+    for times in (1.0, 5.0):
+        attack, model = InPlace(times), copy.deepcopy(trained_digits)
+        with nullcontext() if times == 1 else pytest.raises(SoftadvError, match=r"moved a pixel by 0\.1"):
+            evaluate(trained_digits, data, eps=0.02, attacks=[attack])
+        with nullcontext() if times == 1 else pytest.raises(SoftadvError, match=r"moved a pixel by 0\.1"):
+            softadv.train(model, data, method=method, eps=0.02, attack=attack, epochs=1)
+        assert all(map(torch.equal, (data.train_x, data.train_y, data.test_x, data.test_y), before))
+
+
+def test_a_graph_that_an_attack_leaves_behind_is_not_trained_through(
+    trained_digits: nn.Module, digits: Dataset
+) -> None:
+    def lasting(model, x, y, *, eps, generator):  # type: ignore[no-untyped-def]
+        return (x + eps * torch.tanh(model(x).sum(1)).view(-1, 1, 1, 1)).clamp(0, 1)
+
+    def detached(model, x, y, *, eps, generator):  # type: ignore[no-untyped-def]
+        return lasting(model, x, y, eps=eps, generator=generator).detach()
+
+    data = digits.train_x[:16], digits.train_y[:16]
+    models = [copy.deepcopy(trained_digits) for _ in range(2)]
+    with build.disabled():
+        for model, attack in zip(models, (lasting, detached), strict=True):
+            softadv.train(model, data, method="adversarial", eps=0.1, attack=attack, epochs=1)
+    assert all(map(torch.equal, models[0].parameters(), models[1].parameters()))
 
 
 def test_no_ball_but_the_range_of_pixels_is_asked_of_an_attack_of_another_norm(

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from softadv import models
 from softadv._io import read_json, read_tensors, write_json, write_tensors
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments.records import Result
-from softadv.experiments.run_folder import RunFolder
+from softadv.experiments.run_folder import EXAMPLES, RunFolder
 from softadv.experiments.spec import Trial
 from softadv.experiments.trial import TrialRun, expected_work, run_trial
 from softadv.kernels import pgd as compiled_attack
@@ -25,6 +27,7 @@ from softadv.kernels import weight_gradients as compiled_update
 from softadv.kernels.cuda_graphs import Replays
 from softadv.training.records import EpochMetrics
 from tests.kernels.test_cuda_graphs import Repeater
+from tests.networks import Dimmed
 
 TINY = Trial(
     setting="tiny",
@@ -46,6 +49,20 @@ TINY = Trial(
 def run_tiny(folder: Path, digits: Dataset, trial: Trial = TINY) -> Result:
     data = digits.first(train=trial.train_images, test=trial.test_images)
     return run_trial(trial, run=RunFolder(folder), data=data, report=lambda what, work, before=False: None)
+
+
+@pytest.mark.usefixtures("registries")
+def test_a_model_that_works_in_place_changes_neither_the_data_nor_the_examples(tmp_path: Path, digits: Dataset) -> None:
+    def dimmed(shape: models.ImageShape, classes: int) -> nn.Module:
+        return nn.Sequential(Dimmed(), *models.build_model("conv_small", shape, classes))
+
+    models.register("dimmed")(dimmed)
+    trial = dataclasses.replace(TINY, model="dimmed", epochs=1, train_images=32, test_images=16)
+    before = digits.train_x[:32].clone(), digits.test_x[:16].clone()
+    run_tiny(tmp_path / "dimmed", digits, trial)
+    assert all(map(torch.equal, before, (digits.train_x[:32], digits.test_x[:16])))
+    examples, _ = read_tensors(tmp_path / "dimmed" / EXAMPLES)
+    assert torch.equal(examples["image"], digits.test_x[: len(examples["image"])])
 
 
 def without_seconds(metrics: list[EpochMetrics]) -> list[dict[str, object]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import softadv
-from softadv.attacks import PGD, TorchAttack
+from softadv.attacks import PGD, FriendlyPGD, TorchAttack
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.training.methods import Adversarial, Fat, Natural, Soft, Trades
@@ -196,6 +196,8 @@ def test_a_smaller_radius_of_the_method_is_trained_at_and_not_evaluated_at(image
         ({"patience": 0}, "^patience: must be at least 1"),
         ({"method": Soft(split_every=2), "augment": "crop-flip"}, "^augment: needs split_every = 1"),
         ({"method": Soft(split_every=2), "eps_warmup_epochs": 1}, "^eps_warmup_epochs: needs split_every = 1"),
+        ({"method": Fat(), "attack": FriendlyPGD(tau=5)}, "^fat: stops PGD early; the attack must be pgd"),
+        ({"method": Trades(), "attack": FriendlyPGD()}, "^trades: .*the attack must be pgd"),
         ({"method": Fat(), "attack": TorchAttack("FGSM")}, "^fat: stops PGD early; the attack must be pgd"),
         ({"method": Trades(), "attack": TorchAttack("FGSM")}, "^trades: .*the attack must be pgd"),
     ],

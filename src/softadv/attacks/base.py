@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -21,7 +22,7 @@ class Attack(Protocol):
 
     Optional attributes: `title`, its name in tables; `norm`, the norm of its ball ("Linf" is the certifier's).
     Training and evaluation refuse points that lie further than eps from x in any pixel, unless the attack has another
-    norm, and points outside of the range of the pixels.
+    norm, and points outside of the range of the pixels. They give it copies of x and y, so that it may work in place.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
@@ -31,7 +32,8 @@ class Attack(Protocol):
         """
 
 
-# A registered name stands for a class, which is built with the settings it accepts, or for a finished attack.
+# A registered name stands for a class, which is built with the settings it accepts, or for a finished attack. One with
+# a WORD stands for what makes an attack of the word and the settings.
 Factory = Callable[..., Any]
 
 _EXPECTED = "an attack, or a class of attacks"
@@ -55,9 +57,10 @@ def load_attack(
     steps = check_count(steps, key="steps", most=MOST_STEPS)
     alpha = None if alpha is None else check_radius(alpha, key="alpha")
     found = attacks.get(what)
-    own = getattr(found, "func", found)  # "torchattacks:NAME" resolves to a partial with the name bound
-    if not (attacks.is_registered(what) or isinstance(own, type)):
-        return _checked(found, where=f"attack {what}")  # a user's function is the attack itself
+    own = found.func if isinstance(found, functools.partial) else found  # "NAME:WORD" is a partial with the word bound
+    makes_one = isinstance(own, type) or (":" in what and attacks.is_registered(what))
+    if not makes_one:
+        return _checked(found, where=f"attack {what}")
     wanted: dict[str, Any] = {"steps": steps, "random_start": random_start}
     wanted |= {} if alpha is None else {"alpha": alpha}
     taken = inspect.signature(found).parameters
@@ -76,16 +79,17 @@ def _checked(attack: Any, *, where: str) -> Attack:
 
 
 def check_examples(found: object, x: Tensor, *, attack: Any) -> Tensor:
-    """What an attack returned for images x, if it is a tensor of their shape, type and device; else SoftadvError.
+    """What an attack returned for images x, detached, if it is a tensor like them; else SoftadvError.
 
-    Another shape may broadcast against the labels, and an accuracy would be counted on images that do not exist.
+    It must have the shape, type and device of x: another shape may broadcast against the labels, and an accuracy would
+    be counted on images that do not exist. Without a graph, a loss of the examples has the weights' gradient alone.
     """
     if not isinstance(found, Tensor):
         raise SoftadvError(f"attack {title_of(attack)}: must return a tensor of images, got a {type(found).__name__}")
     if found.shape != x.shape or found.dtype != x.dtype or found.device != x.device:
         wanted, got = (f"{t.dtype} of shape {tuple(t.shape)} on {t.device}" for t in (x, found))
         raise SoftadvError(f"attack {title_of(attack)}: must return images as it gets them, {wanted}, got {got}")
-    return found
+    return found.detach()
 
 
 def extremes(found: Tensor, x: Tensor) -> Tensor:
@@ -113,6 +117,13 @@ def check_ball(reached: Tensor, *, attack: Attack, eps: float, clip: Clip) -> No
             raise SoftadvError(f"{where}: made a pixel {pixel:g}, outside of [{clip[0]:g}, {clip[1]:g}]")
 
 
+def attacked_copies(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator
+) -> Tensor:
+    """What an attack finds for x, checked by check_examples; x and y stay as they are, also if it works in place."""
+    return check_examples(attack(model, x.clone(), y.clone(), eps=eps, generator=generator), x, attack=attack)
+
+
 @dataclass(frozen=True)
 class AtRadius:
     """An attack with its radius; its examples are checked to be images within their balls and within clip."""
@@ -123,7 +134,7 @@ class AtRadius:
 
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
         """Examples of the shape of x. Arguments as an Attack takes them. Raises SoftadvError where they are none."""
-        found = check_examples(self.attack(model, x, y, eps=self.eps, generator=generator), x, attack=self.attack)
+        found = attacked_copies(self.attack, model, x, y, eps=self.eps, generator=generator)
         if len(x):
             check_ball(extremes(found, x), attack=self.attack, eps=self.eps, clip=self.clip)
         return found

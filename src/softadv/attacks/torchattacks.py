@@ -1,4 +1,4 @@
-"""Any attack of Torchattacks by name, made deterministic, and checked to stay within its ball."""
+"""Any attack of Torchattacks by name, made deterministic."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._modes import eval_mode
-from softadv._ranges import UNIT
-from softadv.attacks.base import check_ball, extremes, register
+from softadv.attacks.base import register
 from softadv.data import check_finite
 from softadv.errors import SoftadvError
 
@@ -52,7 +51,7 @@ class TorchAttack:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
         """x: float (N, C, H, W) in [0, 1]; y: int64 (N,). Returns images of the shape of x.
 
-        Raises SoftadvError where the attack leaves the ball, NotFiniteError where it finds NaN or infinity.
+        Raises NotFiniteError where the attack finds NaN or infinity.
         """
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         settings = self._settings | {"eps": eps} | ({"seed": seed} if self._seeded else {})
@@ -62,6 +61,4 @@ class TorchAttack:
             torch.manual_seed(seed)
             found: Tensor = self._kind(model, **settings)(x.contiguous(), y).detach()
         check_finite(found, what=f"attack: {self.title}'s pixels for image")
-        if len(x):
-            check_ball(extremes(found, x), attack=self, eps=eps, clip=UNIT)
         return found

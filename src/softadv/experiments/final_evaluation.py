@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import time
 
-import torch
 from torch import nn
 
 from softadv._io import tensors_sha256, write_tensors
-from softadv._modes import in_eval_mode
 from softadv._progress import AUTOATTACK_COST, CERTIFICATION_COST, Report, stage
 from softadv.attacks import AUTOATTACK, AtRadius, load_attack
 from softadv.certify.certifiers import certify
@@ -26,7 +24,7 @@ from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import attack_of, method_of
 from softadv.models import count_neurons
 from softadv.training.config import generator_for
-from softadv.training.evaluation import adversarial_accuracy, attack_images, certified_accuracy
+from softadv.training.evaluation import adversarial_accuracy, attack_images, certified_accuracy, predictions
 from softadv.training.records import EpochMetrics
 
 _EXAMPLES = 8
@@ -138,23 +136,21 @@ def _autoattack(model: nn.Module, *, trial: Trial, data: Dataset, report: Report
     return Autoattacked(images=count, correct=round(accuracy * count), seconds=time.perf_counter() - started)
 
 
-@in_eval_mode
 def _write_examples(model: nn.Module, *, trial: Trial, run: RunFolder, data: Dataset) -> None:
     """The first test images, their attacks and what the model and the certifier say of them."""
     x, y = data.test_x[:_EXAMPLES], data.test_y[:_EXAMPLES]
     generator = generator_for(trial.seed, 0, "examples", x.device)
     attacked = attack_images(model, x, y, attack=AtRadius(attack_of(trial), trial.eps), generator=generator)
     certificates = certify(model, x, y, eps=trial.eps, domain=trial.domain, engine=trial.certifier)
-    with torch.no_grad():
-        tensors = {
-            "image": x,
-            "attacked": attacked,
-            "label": y,
-            "predicted": model(x).argmax(1),
-            "predicted_attacked": model(attacked).argmax(1),
-            "verified": certificates.verified,
-            "margin": certificates.margin,
-        }
+    tensors = {
+        "image": x,
+        "attacked": attacked,
+        "label": y,
+        "predicted": predictions(model, x),
+        "predicted_attacked": predictions(model, attacked),
+        "verified": certificates.verified,
+        "margin": certificates.margin,
+    }
     # The page is drawn where the data need not be.
     write_tensors(run.path / EXAMPLES, tensors, metadata={"class_names": json.dumps(data.class_names)})
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from softadv._float32 import float32_products
 from softadv._modes import eval_mode, in_eval_mode, training_mode
 from softadv.attacks import PGD, Attack, DivergencePGD, FriendlyPGD
-from softadv.attacks.base import check_ball, check_examples, extremes
+from softadv.attacks.base import attacked_copies, check_ball, extremes
 from softadv.errors import DivergedError, NotFiniteError, SoftadvError
 from softadv.kernels import pgd as attack_kernel
 from softadv.kernels import threads, weight_gradients
@@ -202,7 +202,7 @@ def replayed(attack: Attack, state: TrainState, *, eps: float, most: int, tf32: 
 
         @in_eval_mode
         def checked(model: nn.Module, x: Tensor, y: Tensor, *, generator: torch.Generator) -> Tensor:
-            return check_examples(attack(model, x, y, eps=eps, generator=generator), x, attack=attack)
+            return attacked_copies(attack, model, x, y, eps=eps, generator=generator)
 
         return checked
     climb = partial(attack.climb, state.model, eps=eps)

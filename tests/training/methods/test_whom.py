@@ -15,6 +15,7 @@ from softadv.training.evaluation import attack_images, predictions
 from softadv.training.methods import Confident, Inverted, Method, Random, Soft, Survivors
 from softadv.training.partition import partition
 from softadv.training.state import new_state
+from tests.networks import Dimmed
 from tests.training.methods.runs import CONFIG, CPU, trained, whom
 
 
@@ -52,6 +53,14 @@ def test_confident_spares_the_largest_logit_margins(
     assert margins[attacked].max() < margins[~attacked].min()
     assert (margins < 0).any()  # the misclassified are attacked first
     assert attacked[margins < 0].all()
+
+
+def test_confident_changes_no_image_where_the_model_works_in_place(
+    trained_digits: nn.Sequential, images: tuple[Tensor, Tensor]
+) -> None:
+    before = images[0].clone()
+    whom(Confident(counts=(23,)), nn.Sequential(Dimmed(), *trained_digits), images)
+    assert torch.equal(images[0], before)
 
 
 def test_of_equal_margins_the_later_images_are_spared(images: tuple[Tensor, Tensor]) -> None:

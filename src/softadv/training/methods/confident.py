@@ -33,7 +33,7 @@ def _margins(epoch: EpochStart) -> Tensor:
     found = []
     with torch.no_grad():
         for x, y in zip(epoch.x.split(_BATCH), epoch.y.split(_BATCH), strict=True):
-            logits = epoch.model(x)
+            logits = epoch.model(x.clone())  # one that begins with an in-place layer would change the images
             own = logits.gather(1, y[:, None])[:, 0]
             others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
             found.append(own - others)

@@ -42,7 +42,7 @@ class Trades(Method):
         return torch.full_like(epoch.y, self.beta > 0, dtype=torch.bool)
 
     def train_attack(self, attack: Attack) -> Attack:
-        if not isinstance(attack, PGD):
+        if type(attack) is not PGD:  # of a subclass, what it overrides would be lost
             raise SoftadvError("trades: brings its own attack, made from PGD's settings; the attack must be pgd")
         return DivergencePGD(steps=attack.steps, alpha=attack.alpha, clip=attack.clip)
 
