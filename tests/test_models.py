@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from softadv.data import KNOWN
 from softadv.errors import SoftadvError
-from softadv.models import IMAGE_SHAPES, STATISTICS, Normalize, conv_small, count_neurons
+from softadv.models import IMAGE_SHAPES, Normalize, conv_small, count_neurons
 
 
 @pytest.mark.parametrize(("dataset", "neurons"), [("mnist", 3614), ("cifar10", 4862)])
@@ -49,7 +50,7 @@ def test_normalize_subtracts_the_mean_and_divides_by_the_deviation():
 
 
 def test_the_statistics_of_the_digits_are_theirs(digits):
-    (mean,), (std,) = STATISTICS["digits"]
+    (mean,), (std,) = KNOWN["digits"].mean, KNOWN["digits"].std
     assert float(digits.train_x.mean()) == pytest.approx(mean, abs=5e-5)
     assert float(digits.train_x.std()) == pytest.approx(std, abs=5e-5)
 

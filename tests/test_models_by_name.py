@@ -119,7 +119,7 @@ def test_models_of_ones_own(coloured, tmp_path):
         "    def forward(self, x): return self.last(self.flat(x))\n"
         "made = Net((2, 12, 13), 5)\n",
     )
-    for what in (f"{name}:net", f"{name}:Net", f"{name}:made"):
+    for what in (f"{name}:net", f"{name}:Net"):
         assert load_model(what, coloured, seed=0)(coloured.test_x).shape == (5, 5)
     module = __import__(name)
     assert load_model(module.made, coloured) is module.made
@@ -141,7 +141,7 @@ def test_models_of_ones_own(coloured, tmp_path):
         ("class net(nn.Module):\n    def __init__(self, *a): super().__init__()\n    def forward(self, x): return [x]",
          "expected scores (N, 5), got a list"),
         ("net = 3", "expected a function (shape, classes) that returns a torch.nn.Module, got a int"),
-        ("net = nn.Sequential(nn.Flatten(), nn.Linear(312, 10))", "has 10 outputs, the data have 5 classes"),
+        ("net = nn.Sequential(nn.Flatten(), nn.Linear(312, 5))", "is a module; name a function (shape, classes) that"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_model_of_ones_own_is_one_line(coloured, tmp_path, text, expected):
@@ -236,6 +236,20 @@ def test_weights_say_their_model_and_bring_their_normalisation(coloured):
     assert isinstance(found[0], Normalize)
     assert torch.equal(found(coloured.test_x), model(coloured.test_x))
     assert "are given beside it" in refusal(load_model, "w.safetensors", coloured, weights="w.safetensors")
+
+
+def test_weights_that_bring_no_normalisation_are_given_it_where_it_is_asked_for(coloured):
+    model = load_model("mlp", coloured, seed=1)
+    write_tensors(Path("w.safetensors"), model.state_dict(), metadata={"model": "mlp"})
+    first = Normalize(coloured.mean, coloured.std)
+    for found in (
+        load_model("mlp", coloured, weights="w.safetensors", normalize=True),
+        load_model("w.safetensors", coloured, normalize=True),
+    ):
+        assert torch.equal(found(coloured.test_x), model(first(coloured.test_x)))
+    write_tensors(Path("w.safetensors"), nn.Sequential(first, *model).state_dict(), metadata={"model": "mlp"})
+    once = load_model("w.safetensors", coloured, normalize=True)  # and not twice
+    assert torch.equal(once(coloured.test_x), model(first(coloured.test_x)))
 
 
 def test_weights_without_a_name_are_conv_smalls():

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from softadv.data import load_dataset
+from softadv.data import KNOWN, load_dataset
 from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
-from softadv.models import STATISTICS, conv_small
+from softadv.models import conv_small
 from softadv.training.evaluation import natural_accuracy
 from softadv.training.loop import train_epoch
 from softadv.training.partition import partition
@@ -46,7 +46,7 @@ def test_cifar10_is_whole(real_data):
 
 
 def assert_statistics(name: str, x: torch.Tensor) -> None:
-    mean, std = STATISTICS[name]
+    mean, std = KNOWN[name].mean, KNOWN[name].std
     assert x.mean((0, 2, 3)).tolist() == pytest.approx(mean, abs=1e-4)
     assert x.std((0, 2, 3)).tolist() == pytest.approx(std, abs=1e-4)
 

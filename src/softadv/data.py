@@ -48,7 +48,7 @@ class Dataset:
 
     train_x, test_x: float32 (N, C, H, W) in [0, 1], of any number of channels. train_y, test_y: int64 (N,).
     name: the argument of load_dataset. title: its name in tables and figures; default: name.
-    class_names: at least two; default: the class numbers that occur.
+    class_names: at least two; default: the numbers from 0 to the highest label.
     mean, std: of the pixels of each channel, for Normalize; default: those of the training images.
     mirror_keeps_class: whether a mirrored image has the same class, so that augmentation may mirror.
     fingerprint: SHA-256 of all pixels and labels. source: where they come from.

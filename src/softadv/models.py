@@ -20,9 +20,7 @@ ImageShape = tuple[int, int, int]  # channels, height, width
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 Builder = Callable[[ImageShape, int], nn.Module]
 
-# Channels, height, width; and mean and deviation of each channel of the training images.
 IMAGE_SHAPES: dict[str, ImageShape] = {name: about.image_shape for name, about in KNOWN.items()}
-STATISTICS: dict[str, Statistics] = {name: (about.mean, about.std) for name, about in KNOWN.items()}
 
 registry: Registry[Builder] = Registry("model", expected="a function (shape, classes) that returns a torch.nn.Module")
 register = registry.register
@@ -64,7 +62,7 @@ def load_model(
     data: the data set whose shape and classes the model must fit; optional for an ONNX file.
     weights: a file of the model's weights: .safetensors, or a state_dict in a .pt or .pth, of which no code is run. If
     they begin with a Normalize layer, the model gets one.
-    normalize: put a Normalize layer with the data's statistics first.
+    normalize: put a Normalize layer with the data's statistics first, unless the weights begin with one.
     seed: of the initialisation; the global generator is left as it was. None draws from it.
 
     Raises SoftadvError (one line) for an unknown name, for a model that cannot be imported or built, or has another
@@ -80,10 +78,11 @@ def load_model(
         if weights is not None:
             raise SoftadvError(f"model {what}: is a file of weights, and others are given beside it: {weights}")
         state, metadata = read_weights(Path(what))
-        return model_with_weights(metadata.get("model", "conv_small"), state, data, where=str(what))
+        name = metadata.get("model", "conv_small")
+        return model_with_weights(name, state, data, where=str(what), normalize=normalize)
     if weights is not None:
         state, _ = read_weights(Path(weights))
-        return model_with_weights(what, state, data, where=str(weights))
+        return model_with_weights(what, state, data, where=str(weights), normalize=normalize)
     statistics = (data.mean, data.std) if normalize else None
     return build_model(what, data.image_shape, len(data.class_names), normalize=statistics, seed=seed)
 
@@ -118,6 +117,8 @@ def build_model(
     """
     found = what if isinstance(what, nn.Module) else registry.get(str(what) if isinstance(what, Path) else what)
     where = f"model {what if isinstance(what, str) else origin(found).path}"
+    if isinstance(found, nn.Module) and found is not what:  # one for all who name it, whatever their seeds and weights
+        raise SoftadvError(f"{where}: is a module; name a function (shape, classes) that makes one")
     # The generator is forked so that building a model never disturbs the caller's random numbers.
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
@@ -130,10 +131,14 @@ def build_model(
             if not isinstance(model, nn.Module):
                 raise SoftadvError(f"{where}: expected a torch.nn.Module, got a {type(model).__name__}")
         if normalize is not None:
-            layers = model if is_plain_sequential(model) else (model,)
-            model = nn.Sequential(Normalize(*normalize), *layers)  # type: ignore[misc]
+            model = _normalized(model, normalize)
         _check_outputs(model, shape, classes, where=where)
     return model
+
+
+def _normalized(model: nn.Module, statistics: Statistics) -> nn.Sequential:
+    layers = model if is_plain_sequential(model) else (model,)
+    return nn.Sequential(Normalize(*statistics), *layers)  # type: ignore[misc]
 
 
 def _check_outputs(model: nn.Module, shape: ImageShape, classes: int, *, where: str) -> None:
@@ -150,19 +155,26 @@ def _check_outputs(model: nn.Module, shape: ImageShape, classes: int, *, where: 
 
 
 def model_with_weights(
-    what: str | Path | Builder | nn.Module, state: Mapping[str, Tensor], data: Dataset | About, *, where: str
+    what: str | Path | Builder | nn.Module,
+    state: Mapping[str, Tensor],
+    data: Dataset | About,
+    *,
+    where: str,
+    normalize: bool = False,
 ) -> nn.Module:
     """A model with the given weights; it begins with a Normalize layer if they do.
 
-    where: names the weights in messages. Raises SoftadvError where they do not fit the model.
+    where: names the weights in messages. normalize: put such a layer before it if they do not.
+    Raises SoftadvError where they do not fit the model.
     """
+    statistics = data.mean, data.std
     model = build_model(what, data.image_shape, len(data.class_names), seed=0)
     if {"0.mean", "0.std"} <= state.keys() - model.state_dict().keys():
-        model = build_model(what, data.image_shape, len(data.class_names), normalize=(data.mean, data.std), seed=0)
+        model, normalize = _normalized(model, statistics), False
     its_name = what if isinstance(what, str) else origin(what).path
     check_state(state, model, where=f"{where}: not the weights of {its_name} for these images")
     model.load_state_dict(dict(state), strict=False)
-    return model
+    return _normalized(model, statistics) if normalize else model
 
 
 def conv_small(dataset: str, *, normalize: bool = False, seed: int | None = None) -> nn.Sequential:

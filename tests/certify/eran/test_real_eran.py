@@ -10,8 +10,9 @@ from torch import nn
 
 from softadv.certify import certify
 from softadv.certify.eran import ENGINES, available, certify_with
+from softadv.data import KNOWN
 from softadv.experiments.compare_certifiers import COUNTERPARTS, compare_engines
-from softadv.models import STATISTICS, Normalize
+from softadv.models import Normalize
 from tests.networks import seeded, with_head
 
 pytestmark = pytest.mark.skipif(
@@ -53,7 +54,7 @@ def test_colour_images_are_read_in_the_right_order(engine, layers, normalize):
     shape = (3, 12, 12)
     body = [nn.Conv2d(3, 8, 4, 2), nn.ReLU()] if layers == "convolutional" else []
     network = seeded(0, lambda: with_head(shape, *body, hidden=20)).float()
-    model = nn.Sequential(*([Normalize(*STATISTICS["cifar10"])] if normalize else []), *network)
+    model = nn.Sequential(*([Normalize(KNOWN["cifar10"].mean, KNOWN["cifar10"].std)] if normalize else []), *network)
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(200, 3, 1, 1, generator=generator) * torch.rand(200, *shape, generator=generator)
     model[-1].bias -= model(x).mean(0)  # so that there is an image of each class
