@@ -27,7 +27,7 @@ from softadv.experiments.reference import (
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.runs import read_entries
 from softadv.experiments.spec import load_grid
-from softadv.experiments.store_reference import keep, portable_command, summary_rows
+from softadv.experiments.store_reference import keep, summary_rows
 from tests.cli.command import run
 
 SOFT = "digits-tiny-soft-seed0"
@@ -84,18 +84,6 @@ def test_no_path_of_the_machine_is_kept(folder: Path, tmp_path: Path) -> None:
     assert not [path for path, text in texts.items() if "/my" in text or str(tmp_path) in text]
     assert read_json(kept.folder / SUMMARY)["command"] == "./reproduce.sh tiny.toml --seeds 1"
     assert read_record(kept.folder / f"{SOFT}.json").result.data_source == "mnist"
-
-
-@pytest.mark.parametrize(
-    ("given", "kept"),
-    [
-        ("./reproduce.sh mnist --data /a --out '/b c' --seeds 2", "./reproduce.sh mnist --seeds 2"),
-        ("./reproduce.sh mnist --data=/a --methods natural,soft", "./reproduce.sh mnist --methods natural,soft"),
-        ("./reproduce.sh 'unfinished", ""),
-    ],
-)
-def test_a_command_is_kept_without_its_folders(given: str, kept: str) -> None:
-    assert portable_command(given) == kept
 
 
 def test_the_summary_says_what_was_run_and_how_it_spreads(folder: Path, tmp_path: Path) -> None:

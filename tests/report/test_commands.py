@@ -8,7 +8,7 @@ import pytest
 
 from softadv.cli.options import parse_settings
 from softadv.experiments.spec import Trial, load_grid, packaged_grids, trial_from_table
-from softadv.report.commands import portable_grid_command, trial_command, without_paths
+from softadv.report.commands import trial_command, without_paths
 from tests.report.trials import make_trial
 
 
@@ -38,20 +38,6 @@ def test_a_command_makes_the_same_trial(grid: str) -> None:
 def test_a_name_that_toml_would_take_for_something_else_is_quoted(setting: str) -> None:
     trial = replace(make_trial(), setting=setting, lr=1 / 3, eps=1 / 3, certified_images=7, attack="torchattacks:PGD")
     assert parsed(trial_command(trial)) == trial
-
-
-@pytest.mark.parametrize(
-    ("ran", "shown"),
-    [
-        ("./reproduce.sh mnist --seeds 1", "./reproduce.sh mnist --seeds 1"),
-        ("./reproduce.sh mnist --out /a/b/mnist --seeds 1", "./reproduce.sh mnist --seeds 1"),
-        ("./reproduce.sh mnist --data '/a b/c' --out runs/x", "./reproduce.sh mnist --data DIR --out runs/x"),
-        ("./reproduce.sh /a/b/own.toml", "./reproduce.sh own.toml"),
-        ("softadv reproduce x --out <y>", "softadv reproduce x --out <y>"),
-    ],
-)
-def test_the_grids_command_is_free_of_its_machines_paths(ran: str, shown: str) -> None:
-    assert portable_grid_command(ran) == shown
 
 
 @pytest.mark.parametrize(

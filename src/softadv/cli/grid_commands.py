@@ -46,7 +46,6 @@ from softadv.cli.options import (
     Verbose,
     chosen_detail,
     chosen_expected,
-    given_command,
     parse_settings,
     path_argument,
 )
@@ -60,6 +59,7 @@ from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.expected import checkout_expected
 from softadv.experiments.from_weights import stored_trials
 from softadv.experiments.grid import prepare
+from softadv.experiments.grid_command import given_command
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import run_grid

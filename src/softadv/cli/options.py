@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -299,15 +298,6 @@ def chosen_attack(
     count = _of_trial(saved, "--steps").steps if steps is None else steps
     start = saved.trial is None or saved.trial.random_start
     return name, AtRadius(load_attack(name, alpha=size, steps=count, random_start=start), eps)
-
-
-def given_command(program: Sequence[str], argument: str, options: Mapping[str, object]) -> str:
-    """The command line as it was given, quoted for a shell; options that are None or False are left out."""
-    words = [*program, argument]
-    for option, value in options.items():
-        if value is not None and value is not False:
-            words += [option] if value is True else [option, str(value)]
-    return shlex.join(words)
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

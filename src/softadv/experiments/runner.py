@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.grid import GridRun, prepare
+from softadv.experiments.grid_command import given_command
 from softadv.experiments.run_grid import run_grid
 from softadv.experiments.runs import Run, finished_runs, read_entries
 from softadv.experiments.shard import parse_shard
@@ -53,12 +53,17 @@ def run(
     running = Chosen(jobs=jobs, threads=threads, gpus_per_trial=gpus_per_trial, ray=ray)
     here, elsewhere = running.place(device)
     folder = Path(out) if out is not None else Path("runs") / chosen.name
+    options = {
+        "--data": data, "--out": out, "--jobs": jobs, "--threads": threads, "--gpus-per-trial": gpus_per_trial,
+        "--ray": ray,
+    }  # fmt: skip
     prepared = prepare(
         chosen,
         folder=folder,
         data_root=None if data is None else Path(data),
         device=here,
-        command=f"softadv reproduce {shlex.quote(chosen.name if isinstance(grid, Grid) else str(grid))}",
+        # No command runs a Grid that is in no file.
+        command="" if isinstance(grid, Grid) else given_command(["softadv", "reproduce"], str(grid), options),
         fresh=fresh,
         shard=None if shard is None else parse_shard(shard),
         elsewhere=elsewhere,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from softadv._io import (
@@ -21,6 +20,7 @@ from softadv._io import (
 from softadv._locks import held
 from softadv.errors import SoftadvError
 from softadv.experiments.environment import CHANGED
+from softadv.experiments.grid_command import portable_command
 from softadv.experiments.names import method_rank
 from softadv.experiments.reference import (
     FROM_WEIGHTS,
@@ -39,8 +39,6 @@ from softadv.experiments.run_folder import LOCK, WEIGHTS, GridAbout, read_about
 from softadv.experiments.runs import FIGURES, Entry, NotRun, Run, read_entries, value_of
 from softadv.experiments.spec import Trial, load_grid, packaged_grids
 from softadv.experiments.spec_text import mean_and_deviation
-
-_PLACES = ("--data", "--out")  # the options that say where things lie on one machine
 
 
 @dataclass(frozen=True)
@@ -156,21 +154,6 @@ def summary_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         }
         for (setting, method), runs in groups.items()
     ]
-
-
-def portable_command(command: str) -> str:
-    """A grid's command without the folders of the machine that ran it; of a grid's file it keeps the name."""
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return ""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        if not skip and word.split("=")[0] not in _PLACES:
-            kept.append(PurePath(word).name if word.endswith(".toml") else word)
-        skip = not skip and word in _PLACES
-    return shlex.join(kept)
 
 
 def _order(trial: Trial) -> tuple[str, float, str, tuple[int, str], int]:

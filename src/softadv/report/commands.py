@@ -1,4 +1,4 @@
-"""The commands on the page that rerun the grid, or one trial, on any machine."""
+"""The commands on the page that rerun one trial, on any machine, and texts without a machine's paths."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import shlex
 import tomllib
 from dataclasses import fields
-from pathlib import PurePath
 
 from softadv._ranges import number
 from softadv.experiments.spec import Trial, trial_to_table
@@ -44,33 +43,6 @@ def _toml(value: object) -> str:
     except tomllib.TOMLDecodeError:
         return value
     return json.dumps(value)
-
-
-def portable_grid_command(command: str) -> str:
-    """The command that ran the grid, without the paths of the machine that ran it.
-
-    An absolute folder for the runs is left out, one for the data becomes DIR, a grid's file only keeps its name.
-    """
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return without_paths(command)
-    if not any(_is_absolute(word.partition("=")[2] or word) for word in words):
-        return command
-    kept: list[str] = []
-    for word in words:
-        option = kept[-1] if kept else ""
-        if _is_absolute(word) and option == "--out":
-            kept.pop()
-        elif _is_absolute(word):
-            kept.append("DIR" if option == "--data" else PurePath(word.replace("\\", "/")).name)
-        else:
-            kept.append(without_paths(word))
-    return shlex.join(kept)
-
-
-def _is_absolute(word: str) -> bool:
-    return word.startswith("/") or re.match(r"[A-Za-z]:[\\/]", word) is not None
 
 
 def without_paths(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import get_args
 
 from softadv._progress import Report, silent
 from softadv.claims.judge import Expectations, Verdict
+from softadv.experiments.grid_command import portable_command
 from softadv.experiments.run_folder import REPORT
 from softadv.experiments.runs import Entry, State, all_series, finished_runs, read_entries
 from softadv.experiments.spec import Trial, trial_to_table
@@ -90,7 +91,7 @@ def write_report(
         answer=answer(compared, question=question),
         claims=claim_groups(verdicts, words),
         comparisons=comparison_groups(compared, words),
-        command=rerun.portable_grid_command(command),
+        command=portable_command(command),
         entries=entries,
         states={state: sum(e.state == state for e in entries) for state in get_args(State)},
         troubled=[(entry, rerun.without_paths(entry.note)) for entry in entries if entry.note],
