@@ -190,7 +190,13 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def tensors_bytes(tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> bytes:
     """Tensors as safetensors, with a digest that read_tensors checks."""
-    whole = {name: _plain(tensor) for name, tensor in tensors.items()}
+    whole: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, tensor in tensors.items():
+        plain = _plain(tensor)
+        place = plain.untyped_storage().data_ptr()
+        whole[name] = plain.clone() if place in places else plain  # safetensors takes no tied weights
+        places.add(place)
     about = dict(metadata or {})
     about["sha256"] = _digest(whole, about)
     # One key, because safetensors writes several in no fixed order, and equal runs should give equal files.

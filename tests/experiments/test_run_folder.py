@@ -255,3 +255,13 @@ def test_a_grid_has_its_finished_results_by_name(tmp_path):
 
 def test_a_folder_without_runs_is_named(tmp_path):
     assert str(tmp_path) in refusal(grid_runs, tmp_path)
+
+
+def test_tensors_that_share_their_memory_come_back_as_they_were(tmp_path):
+    """Such as the weights of two layers that are tied, which safetensors refuses."""
+    path, memory = tmp_path / "weights.safetensors", torch.arange(6.0)
+    tied = {"whole": memory, "same": memory, "part": memory[2:4], "none": memory[:0]}
+    write_tensors(path, tied)
+    tensors, _ = read_tensors(path)
+    assert tensors.keys() == tied.keys()
+    assert all(torch.equal(tensors[name], tied[name]) for name in tensors)
