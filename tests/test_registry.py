@@ -162,3 +162,26 @@ def test_changed_code_is_told(own, shapes):
     path.write_text(path.read_text() + "\n")
     message = refusal(lambda: check_unchanged("shape", recorded=recorded, now=origin(f)))
     assert message.startswith("shape softadv_mine:f: its source file changed since the run began (SHA-256 ")
+
+
+def test_the_origin_of_an_object_is_the_module_that_makes_it(own, shapes):
+    """Its settings are there; its class's file counts, too, where softadv's version does not identify it."""
+    kinds = own("softadv_kinds", "class C:\n    def __call__(self): pass\n")
+    path = own(
+        "softadv_mine",
+        "import functools\nfrom softadv.attacks import PGD\nfrom softadv_kinds import C\n"
+        "strong, c, part, other = PGD(steps=3, alpha=0.1), C(), functools.partial(C, 1), C\n",
+    )
+    alone, both = (
+        hashlib.sha256(data).hexdigest() for data in (path.read_bytes(), path.read_bytes() + kinds.read_bytes())
+    )
+    found = {name: origin(shapes.get(name), name=name) for name in map("softadv_mine:{}".format, (
+        "strong", "PGD", "c", "part", "other"
+    ))}  # fmt: skip
+    assert list(found.values()) == [
+        Origin("softadv_mine:strong", alone),
+        Origin("softadv_mine:PGD", alone),
+        Origin("softadv_mine:c", both),
+        Origin("softadv_mine:part", both),
+        Origin("softadv_kinds:C", hashlib.sha256(kinds.read_bytes()).hexdigest()),
+    ]

@@ -190,25 +190,41 @@ class Origin:
     """Where a user's object is defined.
 
     path: "package.module:attribute". sha256: of its source file, in hexadecimal; None where there is no file, as in an
-    interactive session. Other files that it imports are not covered.
+    interactive session. Of an object of a class from another file: of both, one after the other. Other files that it
+    imports are not covered.
     """
 
     path: str
     sha256: str | None
 
 
-def origin(found: object) -> Origin:
-    """Import path and SHA-256 of the source file of a function, a class, or an object's class."""
-    while isinstance(found, functools.partial):
-        found = found.func
-    named = inspect.unwrap(found) if callable(found) else found
+def origin(found: object, *, name: str | None = None) -> Origin:
+    """Import path and SHA-256 of the source file of a function, a class, or an object's class.
+
+    name: the "package.module:attribute" that was imported. Where that is an object or a partial, whose settings are in
+    the module, or softadv's own class or function under another name, the module's file counts, and this is the path.
+    """
+    named: Any = found
+    while isinstance(named, functools.partial):
+        named = named.func
+    named = inspect.unwrap(named) if callable(named) else named
     if not isinstance(named, type) and not inspect.isroutine(named):
         named = type(named)
     path = f"{named.__module__}:{named.__qualname__}"
+    defined: list[Any] = [named]
+    if name is not None and (named is not found or is_softadvs(path)):
+        module = sys.modules[name.partition(":")[0]]
+        path, defined = name, [module] if is_softadvs(path) else [module, named]
     try:
-        return Origin(path, hashlib.sha256(Path(inspect.getfile(named)).read_bytes()).hexdigest())
+        files = dict.fromkeys(inspect.getfile(one) for one in defined)
+        return Origin(path, hashlib.sha256(b"".join(Path(file).read_bytes() for file in files)).hexdigest())
     except (TypeError, OSError):
         return Origin(path, None)
+
+
+def is_softadvs(path: str) -> bool:
+    """Whether an import path leads to softadv's own code, which its version identifies."""
+    return path.startswith("softadv.")
 
 
 def check_unchanged(kind: str, *, recorded: Origin, now: Origin) -> None:

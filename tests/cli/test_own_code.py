@@ -174,3 +174,73 @@ def test_a_run_does_not_go_on_with_other_code_and_loses_nothing(
     assert "its source file changed since the run began" in line
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "traceback.txt"} == kept
     assert run(*grid, "--redo", OWN_METHOD) == 0
+
+
+def test_a_run_does_not_go_on_with_an_object_that_has_other_settings(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its class is softadv's own, but what it was made with is the module's."""
+    (place / "mine.toml").write_text(GRID.replace(f"{MODULE}:Darker", f"{MODULE}:strong"))
+    source = OWN + "\n\nstrong = softadv.attacks.PGD(steps=2, alpha=0.1)\n"
+    write(source.replace("        return torch.arange", "        assert epoch.number < 2\n        return torch.arange"))
+    grid = ("reproduce", "mine.toml", "--device", "cpu", "--methods", "adversarial")
+    assert run(*grid) == 0
+    recorded = json.loads((place / "runs/mine" / ADVERSARIAL / "sources.json").read_text())
+    assert recorded["attack"]["path"] == f"{MODULE}:strong"
+    for name in ("result.json", "checkpoint.safetensors"):
+        (place / "runs/mine" / ADVERSARIAL / name).unlink()
+    capsys.readouterr()
+    write(source.replace("steps=2", "steps=1"))
+    assert run(*grid) == 2
+    (line,) = complaints(capsys)
+    assert "its source file changed since the run began" in line
+
+
+FUNCTIONAL = """
+class Functional(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((2, 36), 0.1))
+
+    def forward(self, x):
+        return nn.functional.linear(x.flatten(1), self.weight)
+
+
+def functional(shape, classes):
+    return Functional()
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"Stripes & bars"', '"Stripes\\n& bars"', "dataset_title: expected one line of text"),
+        ('"Every second image"', '"Every\\nsecond image"', "method_title: expected one line of text"),
+        ("def small", FUNCTIONAL + "\n\ndef small", "linear (linear): not supported"),
+    ],
+)
+def test_what_the_end_would_refuse_is_refused_before_the_first_epoch(
+    place: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, reason: str
+) -> None:
+    assert OWN.count(old) == 1
+    write(OWN.replace(old, new))
+    network = "functional" if "functional" in new else "small"
+    (place / "mine.toml").write_text(
+        GRID.replace(f"{MODULE}:small", f"{MODULE}:{network}") + "certified_domains = []\n"
+    )
+    assert run("reproduce", "mine.toml", "--device", "cpu", "--methods", f"{MODULE}:EverySecond") == 2
+    (line,) = complaints(capsys)
+    assert reason in line
+    assert not (place / "runs/mine" / OWN_METHOD / "metrics.json").exists()
+
+
+def test_a_method_that_replays_itself_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        OWN.replace(
+            'title, color = "Every', f'replays, counts = "{MODULE}:EverySecond", None\n    title, color = "Every'
+        )
+    )
+    assert run("reproduce", "mine.toml", "--device", "cpu") == 2
+    (line,) = complaints(capsys)
+    assert line == f"softadv: {OWN_METHOD}: its method, or one that it replays, replays itself"
+    assert not (place / "runs").exists()

@@ -150,3 +150,26 @@ def test_the_stored_controls_attacked_as_many_as_the_stored_soft_trials() -> Non
     assert replayed
     for setting, seed, method in replayed:
         assert counts[setting, seed, method] == counts[setting, seed, "soft"]
+
+
+def test_a_soft_trial_that_stopped_early_is_replayed(tmp_path: Path) -> None:
+    """With so small a rate no epoch is better than the first."""
+    grid = grid_of("soft", "random")
+    early = [
+        replace(trial, patience=1, validation_images=16, lr=1e-12, natural_epochs=0)
+        for trial in grid.trials
+        if trial.seed == 0
+    ]
+    ran = run_grid(prepared(replace(grid, trials=tuple(early)), tmp_path), report=silent)
+    assert (ran.failed, ran.refused) == ((), {})
+    soft, random = (metrics_of(tmp_path, trial) for trial in early)
+    assert len(soft) == len(random) == 2
+    assert [epoch.attacked for epoch in random] == [epoch.attacked for epoch in soft]
+
+
+@pytest.mark.parametrize("setting", ["split_every=3", "split_share=0.5"])
+def test_a_key_of_the_setting_is_no_setting_of_a_method(setting: str) -> None:
+    """A report reads it in the setting, where it would say otherwise."""
+    trial = replace(grid_of("soft").trials[0], method=f"soft({setting})")
+    with pytest.raises(SoftadvError, match=f"{setting.partition('=')[0]} is a key of the setting; give it there"):
+        train_config(trial)

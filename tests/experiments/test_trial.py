@@ -171,6 +171,22 @@ def test_all_the_work_that_was_expected_is_reported(tmp_path: Path, digits: Data
     assert sum(done) == expected_work(TINY, data)
 
 
+def test_progress_never_runs_backwards_and_validation_has_a_part_of_its_own(tmp_path: Path, digits: Dataset) -> None:
+    trial = dataclasses.replace(TINY, epochs=2, validation_images=16)
+    data = digits.first(train=128, test=64)
+    told: list[tuple[str, float]] = []
+    run_trial(
+        trial,
+        run=RunFolder(tmp_path / "run"),
+        data=data,
+        report=lambda what, work, before=False: told.append((what, work)),
+    )
+    assert min(work for _, work in told) >= 0
+    assert sum(work for _, work in told) == expected_work(trial, data)
+    for part, images in (("evaluating", 64), ("validating", 16)):
+        assert sum(work for what, work in told if what == f"epoch 2/2: {part}") == images * trial.steps
+
+
 def test_epochs_whose_evaluation_is_recorded_are_plain_ones(tmp_path: Path, digits: Dataset) -> None:
     trial = dataclasses.replace(TINY, epochs=5)
     data = digits.first(train=trial.train_images, test=trial.test_images)

@@ -66,13 +66,16 @@ def conclude(
         data_source=data.source,
         weights_sha256=tensors_sha256(weights),
         environment=environment.describe(data.train_x.device),
-        names=_names(trial, data),
+        names=names_to_record(trial, data),
         own_loss=method.loss is not None and method.divergence_weight is None,
     )
 
 
-def _names(trial: Trial, data: Dataset) -> Names:
-    """The names and colours with which a page can show the trial without importing its code."""
+def names_to_record(trial: Trial, data: Dataset) -> Names:
+    """The names and colours with which a page can show the trial without importing its code.
+
+    Raises SoftadvError for a title that is not one line of text.
+    """
     method = method_of(trial)
     return Names(
         method_title=method.title,

@@ -195,7 +195,7 @@ class _Driver:
         replayed, trained = replayed_by(trial), self._trained_by(trial)
         if trained is not None and (trained.name not in self.finished or (run.path / CHECKPOINT).exists()):
             trained = None  # it failed, or this one has begun a training of its own
-        needed: dict[str, tuple[str, ...]] = {} if replayed is None else {replayed.name: (SPEC, METRICS)}
+        needed: dict[str, tuple[str, ...]] = {} if replayed is None else {replayed.name: (SPEC, METRICS, RESULT)}
         needed |= {} if trained is None else {trained.name: (SPEC, METRICS, WEIGHTS, RESULT)}
         training = TrialJob(
             trial=trial,

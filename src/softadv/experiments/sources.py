@@ -14,7 +14,7 @@ from softadv.errors import SoftadvError
 from softadv.experiments.names import SourceKind
 from softadv.experiments.run_folder import SOURCES
 from softadv.experiments.spec import Trial
-from softadv.registry import Origin, check_unchanged, origin
+from softadv.registry import Origin, check_unchanged, is_softadvs, origin
 from softadv.training.methods import methods, parse_method
 
 
@@ -29,8 +29,11 @@ def sources_of(trial: Trial) -> dict[SourceKind, Origin]:
         "method": (methods, parse_method(trial.method)[0]),
         "attack": (attacks, trial.attack),
     }
-    found = {kind: origin(registry.get(name)) for kind, (registry, name) in named.items()}
-    return {kind: source for kind, source in found.items() if not source.path.startswith("softadv.")}
+    found = {
+        kind: origin(registry.get(name), name=None if registry.is_registered(name) else name)
+        for kind, (registry, name) in named.items()
+    }
+    return {kind: source for kind, source in found.items() if not is_softadvs(source.path)}
 
 
 def check_sources(folder: Path, now: dict[SourceKind, Origin]) -> None:

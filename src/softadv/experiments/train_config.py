@@ -55,12 +55,16 @@ def train_config(trial: Trial, *, beside: Path | None = None) -> TrainConfig:
 def method_of(trial: Trial) -> Method:
     """A trial's method. Its settings that have the names of the trial's keys, such as domain, are the trial's.
 
-    Raises SoftadvError for an unknown one, and for settings that do not fit.
+    Raises SoftadvError for an unknown one, for settings that do not fit, and for one that is the trial's to say: a
+    report reads it there.
     """
     name, settings = parse_method(trial.method)
     kind: Any = methods.get(name)
     own = {field.name for field in fields(kind)} if is_dataclass(kind) else set()
-    shared = {key: getattr(trial, key) for key in own if hasattr(trial, key)}
+    shared = {field.name: getattr(trial, field.name) for field in fields(trial) if field.name in own}
+    for key in settings:
+        if key in shared:
+            raise SoftadvError(f"method {trial.method}: {key} is a key of the setting; give it there")
     return load_method(name, **shared | settings)
 
 
@@ -87,7 +91,19 @@ def attacked_counts(metrics: Sequence[EpochMetrics], *, train_images: int) -> tu
 
 
 def replayed_by(trial: Trial) -> Trial | None:
-    """The trial whose numbers of attacked images this one replays, which has to be run before; None for most."""
+    """The trial whose numbers of attacked images this one replays, which has to be run before; None for most.
+
+    Raises SoftadvError where a trial would have to be run before itself.
+    """
+    chain = [trial]
+    while (other := _replayed(chain[-1])) is not None:
+        if other in chain:
+            raise SoftadvError(f"{trial.name}: its method, or one that it replays, replays itself")
+        chain.append(other)
+    return chain[1] if len(chain) > 1 else None
+
+
+def _replayed(trial: Trial) -> Trial | None:
     method = method_of(trial)
     return None if method.replays is None or _has_numbers(method) else replace(trial, method=method.replays)
 
@@ -110,12 +126,12 @@ def _with_counts(method: Method, trial: Trial, *, beside: Path | None) -> Method
 
 
 def _epochs_beside(trial: Trial, folder: Path) -> Sequence[EpochMetrics]:
-    """The epochs of a trial that was run in a grid's folder; none unless all are there."""
+    """The epochs of a trial that was run in a grid's folder; none unless all are there, or it stopped early."""
     run = RunFolder(folder / trial.name)
     if not (run.path / "spec.json").exists() or training_of(run.trial()) != training_of(trial):
         return ()
     metrics = run.metrics()
-    return metrics if len(metrics) >= trial.epochs else ()
+    return metrics if len(metrics) >= trial.epochs or run.result() is not None else ()
 
 
 def _epochs_stored(trial: Trial) -> Sequence[EpochMetrics]:

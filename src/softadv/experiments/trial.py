@@ -14,7 +14,7 @@ from softadv.certify.certifiers import certify
 from softadv.data import Dataset
 from softadv.errors import DivergedError, SoftadvError
 from softadv.experiments import environment
-from softadv.experiments.final_evaluation import conclude, conclusion_work
+from softadv.experiments.final_evaluation import conclude, conclusion_work, names_to_record
 from softadv.experiments.records import Result, digest
 from softadv.experiments.run_folder import CHECKPOINT, METRICS, RunFolder
 from softadv.experiments.shared_training import take_over
@@ -179,6 +179,7 @@ class TrialRun:
             "certifying": stage(self.report, f"{at}: certifying", cost=CERTIFICATION_COST[trial.domain]),
             "training": stage(self.report, f"{at}: training", cost=_training_cost(self.trainer.config, trial, epoch)),
             "evaluating": stage(self.report, f"{at}: evaluating", cost=trial.steps),
+            "validating": stage(self.report, f"{at}: validating", cost=trial.steps),
         }
         return lambda what, done: stages[what](done)
 
@@ -257,7 +258,9 @@ class TrialRun:
 def _check_fit(trial: Trial, data: Dataset, model: nn.Module) -> None:
     """Raise SoftadvError, before any epoch, for what would only be refused during the training or at its end."""
     check_augmentation(trial.augment, data)
-    for domain in dict.fromkeys(trial.certified_domains):
+    names_to_record(trial, data)
+    # The examples are certified by the trial's own domain, whatever the test images are certified by.
+    for domain in dict.fromkeys((*trial.certified_domains, trial.domain)):
         engine = trial.certifier if domain == trial.domain else "native"
         certify(model, data.test_x[:1], data.test_y[:1], eps=trial.eps, domain=domain, engine=engine)
 

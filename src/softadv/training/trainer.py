@@ -17,6 +17,8 @@ from softadv.training.partition import Partition
 from softadv.training.records import EpochMetrics
 from softadv.training.state import TrainState
 
+# What each purpose of an evaluation is called for those who watch the progress.
+_PARTS = {"evaluation": "evaluating", "validation": "validating"}
 # Images, float (N, C, H, W) in [0, 1], and labels, int64 (N,).
 LabelledImages = tuple[Tensor, Tensor]
 
@@ -123,7 +125,7 @@ class Trainer:
             y,
             attack=evaluation_attack(self.config, self.state, most=len(x)),
             generator=self.config.generator(epoch, purpose, x.device),
-            on_progress=lambda done: on_progress("evaluating", done),
+            on_progress=lambda done: on_progress(_PARTS[purpose], done),
         )
         return adversarial, natural_accuracy(self.state.model, x, y)
 

@@ -33,7 +33,8 @@ class Replaying(Method):
         if self.share is not None:
             return round(self.share * len(epoch.y))
         if self.counts is None or epoch.number > len(self.counts):
-            known = "none" if self.counts is None else f"those of {len(self.counts)} epochs"
+            stopped = 0 if self.counts is None else len(self.counts)
+            known = f"those of a training that stopped after {stopped} epochs" if stopped else "none"
             raise SoftadvError(
                 f"counts: how many images to attack in epoch {epoch.number} is not known (given: {known}); "
                 "give counts or share, or a soft trial of the same setting and seed"
