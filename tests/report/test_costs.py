@@ -6,6 +6,7 @@ import pytest
 
 from softadv.experiments.spec import MethodName, Trial
 from softadv.report.costs import attack_steps, certified_images
+from softadv.training.methods.base import methods
 from softadv.training.records import EpochMetrics
 from tests.report.trials import IMAGES, make_epoch, make_trial
 
@@ -21,6 +22,19 @@ def epochs(trial: Trial) -> list[EpochMetrics]:
 def test_attack_steps_are_attacked_images_times_steps(method: MethodName, images: int) -> None:
     trial = replace(make_trial(method), epochs=5)
     assert attack_steps(trial, epochs(trial), train_images=IMAGES) == images * trial.steps
+
+
+def test_attack_steps_are_told_of_methods_that_attack_each_image_once_with_all_steps() -> None:
+    known = {
+        name: attack_steps(
+            trial := make_trial(name),
+            [replace(epoch, attacked=10) for epoch in epochs(trial)],
+            train_images=IMAGES,
+        )
+        for name in (*methods.names(), "trades(beta=6)", "fat(tau=2)")
+    }
+    assert {name for name, steps in known.items() if steps is None} == {"survivors", "fat", "fat(tau=2)"}
+    assert {steps for steps in known.values() if steps is not None} == {2 * 10 * 3}
 
 
 def test_natural_epochs_attack_nothing() -> None:

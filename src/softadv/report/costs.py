@@ -11,9 +11,13 @@ from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_method, by_setting, setting_title
 from softadv.report.words import method_label
+from softadv.training.method_names import parse_method
 from softadv.training.records import EpochMetrics
 
 PARTS = ("attack", "certification", "update", "evaluation")
+# The methods that attack each image they choose once, with all steps. Of another the records do not tell the steps:
+# survivors attacks every image once more to choose, fat stops early, and one of your own may do either.
+_ATTACK_ONCE = ("natural", "adversarial", "soft", "random", "confident", "inverted", "trades")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +84,11 @@ def _cost(runs: Sequence[Series]) -> Cost:
 def attack_steps(trial: Trial, epochs: Sequence[EpochMetrics], *, train_images: int) -> int | None:
     """Steps of the attack in training, each on one image: the attacked images of every epoch, times the steps.
 
-    None where an epoch does not say how many it attacked and its method does not tell.
+    None where an epoch does not say how many it attacked and its method does not tell, and for a method that is not
+    known to attack each of these images once, with all steps.
     """
+    if parse_method(trial.method)[0] not in _ATTACK_ONCE:
+        return None
     counts = [_attacked(trial, epoch, train_images=train_images) for epoch in epochs]
     known = [count for count in counts if count is not None]
     return sum(known) * trial.steps if len(known) == len(counts) else None
