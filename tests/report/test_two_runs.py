@@ -9,6 +9,7 @@ import pytest
 
 from softadv.errors import SoftadvError
 from softadv.experiments.expected import expected_folder
+from softadv.experiments.records import Autoattacked
 from softadv.experiments.reference import REFERENCE
 from softadv.experiments.run_folder import GRID, RunFolder
 from softadv.experiments.spec import METHODS, Trial
@@ -130,3 +131,66 @@ def test_runs_with_no_figure_in_common_are_named_and_not_compared(tmp_path: Path
     assert "Nothing is compared: no figure of the two is a share of equally many images." in text
     assert "Adversarial: natural accuracy is not compared, on 25 and 50 images." in text
     assert not rows(page)
+
+
+def attacked(folder: Path, seed: int, images: int | None) -> None:
+    """A finished trial, attacked by AutoAttack on so many images, of which a fifth stay correct."""
+    made = make_run(folder, make_trial(seed=seed))
+    finish(made)
+    result = made.result()
+    assert result is not None
+    found = None if images is None else Autoattacked(images=images, correct=images // 5, seconds=1.0)
+    made.write_result(replace(result, autoattack=found))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "under"),
+    [(40, 40, "AutoAttack"), (40, 10, "PGD"), (40, None, "PGD"), (None, 40, "PGD"), (None, None, "PGD")],
+)
+def test_a_line_joins_accuracies_under_one_attack_on_equally_many_images(
+    tmp_path: Path, first: int | None, second: int | None, under: str
+) -> None:
+    for name, images in (("a", first), ("b", second)):
+        for seed in (0, 1):
+            attacked(tmp_path / name, seed, images)
+    text = unescape(words_of(write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b"))))
+    assert set(re.findall(r"accuracy under (.+?), in %", text)) == {under}
+    adversarial = "20.0" if under == "AutoAttack" else "60.0"
+    assert re.findall(r"from [\d.]+ and ([\d.]+) to [\d.]+ and ([\d.]+)", text) == [(adversarial, adversarial)]
+    csv = next((tmp_path / "a" / "report").glob("compare.csv")).read_text().splitlines()
+    assert csv[0].endswith("adversarial_accuracy_percent,autoattack_accuracy_percent")
+    assert csv[1].endswith(",20" if first else ",")
+
+
+@pytest.mark.parametrize(
+    ("others", "over"),
+    [
+        ({"soft": (0, 1), "natural": (0,)}, "over the seeds that both have."),
+        ({"soft": (2, 3)}, "each over its own seeds, none of which the other has."),
+        (
+            {"soft": (1, 2), "natural": (5,)},
+            "over the seeds that both have, or each over its own where they share none.",
+        ),
+    ],
+)
+def test_the_caption_says_which_seeds_the_means_are_over(
+    tmp_path: Path, others: dict[str, tuple[int, ...]], over: str
+) -> None:
+    for method in ("natural", "soft", "adversarial"):
+        for seed in (0, 1):
+            finish(make_run(tmp_path / "a", make_trial(method, seed=seed)))
+    for method, seeds in others.items():
+        for seed in seeds:
+            finish(make_run(tmp_path / "b", make_trial(method, seed=seed)))
+    text = words_of(write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b")))
+    assert f"Means after the last epoch, {over} Hollow: a; filled: b." in text
+
+
+def test_other_counts_of_test_images_are_not_joined(tmp_path: Path) -> None:
+    for name, images in (("a", 100), ("b", 50)):
+        finish(made := make_run(tmp_path / name, make_trial()))
+        result = made.result()
+        assert result is not None
+        made.write_result(replace(result, test_images=images))
+    page = write_comparison(tmp_path / "a", tmp_path / "b", names=("a", "b"))
+    assert not (page.parent / "compare.svg").exists()

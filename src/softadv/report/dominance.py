@@ -51,14 +51,18 @@ class Plane:
         return any(ends is not None and ends[0] > 0 for ends in map(interval, differences))
 
 
-def plane(runs: Sequence[Series]) -> Plane | None:
-    """The plane of the finished runs of one setting; None where there is none."""
+def plane(runs: Sequence[Series], *, beside: Sequence[Series] = ()) -> Plane | None:
+    """The plane of the finished runs of one setting; None where there is none.
+
+    beside: runs on another plane that this one is held against: what counts is an accuracy that all of them have.
+    """
     finished = [(run, run.result) for run in runs if run.result]
     if not finished:
         return None
-    attacked = {result.autoattack.images if result.autoattack else None for _, result in finished}
+    every = [*finished, *((run, run.result) for run in beside if run.result)]
+    attacked = {result.autoattack.images if result.autoattack else None for _, result in every}
     autoattacked = len(attacked) == 1 and None not in attacked
-    pgd = all(run.trial.attack == "pgd" for run, _ in finished)
+    pgd = all(run.trial.attack == "pgd" for run, _ in every)
     points: dict[str, dict[int, AccuracyPair]] = {
         method: {} for method in by_method([run for run, _ in finished])
     }  # fmt: skip

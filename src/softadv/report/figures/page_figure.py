@@ -18,6 +18,7 @@ from softadv.report.figures.svg import LETTER, LINE, Panel, tag, text
 _FILE_WIDTH = 1040.0  # of an SVG file: three panels
 _XMLNS = "http://www.w3.org/2000/svg"
 RUN_COLUMNS = ("setting", "dataset", "eps", "method", "seed")  # the first columns of every table of runs
+ACCURACY_COLUMNS = ("natural_accuracy_percent", "adversarial_accuracy_percent", "autoattack_accuracy_percent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +171,13 @@ def run_cells(run: Series) -> tuple[object, ...]:
     """The cells under RUN_COLUMNS."""
     trial = run.trial
     return trial.setting, trial.dataset, fraction(trial.eps), trial.method, trial.seed
+
+
+def accuracy_cells(run: Series) -> tuple[str, ...]:
+    """The cells under ACCURACY_COLUMNS: on the test images, of the result or after the last epoch evaluated."""
+    autoattack = run.result.autoattack if run.result else None
+    natural, adversarial = run.accuracies or (None, None)
+    return tuple(map(percent_text, (natural, adversarial, autoattack.accuracy if autoattack else None)))
 
 
 def file_name(name: str) -> str:

@@ -14,14 +14,15 @@ from softadv.report.dominance import RULE, AccuracyPair, Plane, plane
 from softadv.report.figures.colors import fill, stroke
 from softadv.report.figures.labels import Box, Crowd
 from softadv.report.figures.page_figure import (
+    ACCURACY_COLUMNS,
     RUN_COLUMNS,
     FigureInput,
     PageFigure,
+    accuracy_cells,
     csv_text,
     has_seeds,
     of_settings,
     page_figure,
-    percent_text,
     run_cells,
     with_variations,
 )
@@ -309,14 +310,5 @@ def _some(names: Sequence[str]) -> str:
 
 def _csv(runs: Sequence[Series]) -> str:
     """Accuracies on the test images after the last epoch, in %."""
-    rows = [
-        (*run_cells(run), run.trial.epochs, *map(percent_text, ends), percent_text(_autoattack(run)))
-        for run in runs
-        if (ends := run.accuracies) is not None
-    ]
-    header = ("epochs", "natural_accuracy_percent", "adversarial_accuracy_percent", "autoattack_accuracy_percent")
-    return csv_text((*RUN_COLUMNS, *header), rows)
-
-
-def _autoattack(run: Series) -> float | None:
-    return run.result.autoattack.accuracy if run.result and run.result.autoattack else None
+    rows = [(*run_cells(run), run.trial.epochs, *accuracy_cells(run)) for run in runs if run.accuracies is not None]
+    return csv_text((*RUN_COLUMNS, "epochs", *ACCURACY_COLUMNS), rows)

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
+from softadv.experiments.names import Names
 from softadv.experiments.spec_text import Series, by_setting
 from softadv.report.dominance import AccuracyPair, plane
 from softadv.report.figures.colors import fill, stroke
 from softadv.report.figures.labels import Crowd
-from softadv.report.figures.page_figure import RUN_COLUMNS, PageFigure, csv_text, page_figure, percent_text, run_cells
+from softadv.report.figures.page_figure import (
+    ACCURACY_COLUMNS,
+    RUN_COLUMNS,
+    PageFigure,
+    accuracy_cells,
+    csv_text,
+    page_figure,
+    run_cells,
+)
 from softadv.report.figures.svg import Panel, around, hit, marker, path, shortened, tag, within_percent
 from softadv.report.words import method_label
 
@@ -17,40 +27,65 @@ from softadv.report.words import method_label
 def two_runs_figure(
     first: Sequence[Series], second: Sequence[Series], *, names: tuple[str, str], words: Mapping[str, str]
 ) -> PageFigure | None:
-    """The figure of the settings that both have; None where there is none. names: of the two."""
+    """The figure of the settings and methods that both have finished, on equally many test images.
+
+    None where there is none. names: of the two.
+    """
     others = by_setting(second)
-    panels = [
-        panel
+    found = {
+        setting: both
         for setting, runs in by_setting(first).items()
-        if setting in others
-        and (panel := _panel(runs, others[setting], title=words.get(setting, setting), names=names))
-    ]
-    if not panels:
+        if (both := _compared(runs, others.get(setting, ()))) is not None
+    }
+    if not found:
         return None
+    panels = [_panel(both, title=words.get(setting, setting), names=names) for setting, both in found.items()]
+    over = _OVER[frozenset(bool(a.keys() & b.keys()) for both in found.values() for a, b in both.points.values())]
     where = f"Hollow: {names[0]}; filled: {names[1]}."
-    caption = f"Means after the last epoch, over the seeds that both have. {where} Further right and up is better."
+    caption = f"Means after the last epoch, {over}. {where} Further right and up is better."
     rows = [
-        (name, *run_cells(run), *map(percent_text, run.accuracies or ()))
+        (name, *run_cells(run), *accuracy_cells(run))
         for name, runs in zip(names, (first, second), strict=True)
         for run in runs
         if run.result
     ]
-    csv = csv_text(("runs", *RUN_COLUMNS, "natural_accuracy_percent", "adversarial_accuracy_percent"), rows)
+    csv = csv_text(("runs", *RUN_COLUMNS, *ACCURACY_COLUMNS), rows)
     return page_figure("compare", "compare", panels, [*first, *second], caption=caption, csv=csv,
                        title="Natural against robust accuracy in two runs")  # fmt: skip
 
 
-def _panel(first: Sequence[Series], second: Sequence[Series], *, title: str, names: tuple[str, str]) -> Panel | None:
-    one, other = plane(first), plane(second)
-    if one is None or other is None:
+# What the means are over, by whether the runs of a method have seeds in common.
+_OVER = {
+    frozenset({True}): "over the seeds that both have",
+    frozenset({False}): "each over its own seeds, none of which the other has",
+    frozenset({True, False}): "over the seeds that both have, or each over its own where they share none",
+}
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """One setting. under: the attack; points: of each method's runs in the first and in the second, by seed."""
+
+    under: str
+    points: Mapping[str, tuple[Mapping[int, AccuracyPair], Mapping[int, AccuracyPair]]]
+    called: Mapping[str, Names]
+
+
+def _compared(first: Sequence[Series], second: Sequence[Series]) -> _Compared | None:
+    """The methods that both have finished; None where there are none, or they are of other counts of test images."""
+    methods = set[str].intersection(*({run.trial.method for run in runs if run.result} for runs in (first, second)))
+    ones, others = ([run for run in runs if run.result and run.trial.method in methods] for runs in (first, second))
+    images = {run.result.test_images for run in (*ones, *others) if run.result}
+    one, other = plane(ones, beside=others), plane(others, beside=ones)
+    if one is None or other is None or len(images) > 1:
         return None
-    called = {run.trial.method: run.names for run in first}
-    means = {
-        method: _means(one.points[method], other.points[method]) for method in one.points if method in other.points
-    }
-    if not means:
-        return None
-    under = one.under if one.under == other.under else f"{one.under} and {other.under}"
+    points = {method: (found, other.points[method]) for method, found in one.points.items()}
+    return _Compared(one.under, points, {run.trial.method: run.names for run in ones})
+
+
+def _panel(both: _Compared, *, title: str, names: tuple[str, str]) -> Panel:
+    under, called = both.under, both.called
+    means = {method: _means(*points) for method, points in both.points.items()}
     said = "; ".join(
         f"{method_label(method, called[method])} from {a[0]:.1f} and {a[1]:.1f} to {b[0]:.1f} and {b[1]:.1f}"
         for method, (a, b) in means.items()
