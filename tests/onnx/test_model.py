@@ -182,6 +182,9 @@ UNREAD = {
         lambda g: g.then("MaxPool", kernel_shape=[1, 1], strides=[4, 4], pads=[0, 0, 1, 1], ceil_mode=1), "ceil_mode"),
     "MaxPool with auto_pad": (
         lambda g: g.then("MaxPool", kernel_shape=[2, 2], auto_pad="SAME_UPPER", dilations=[2, 2]), "auto_pad"),
+    "MaxPool that rounds up without padding": (  # of which onnxruntime makes more than the standard does
+        lambda g: g.then("MaxPool", kernel_shape=[3, 3], strides=[2, 2], auto_pad="VALID", ceil_mode=1), "ceil_mode"),
+    "Squeeze of all": (lambda g: g.then("GlobalAveragePool").then("Squeeze"), "a batch of one"),
     "Gemm transA": (lambda g: g.then("Flatten").then("Gemm", g.normal(32, 4), transA=1), "on the left"),
     "Gemm of rows": (lambda g: g.then("Flatten").then("Gemm", g.normal(32, 4), g.normal(4, 1)), "each row"),
     "MatMul of dimensions": (lambda g: g.then("Flatten").then("MatMul", g.normal(1, 32, 4)), "one constant matrix"),
@@ -240,6 +243,17 @@ def test_dilations_beside_auto_pad_are_refused(tmp_path):
     graph = Graph(THREE, opset=19)
     graph.then("AveragePool", kernel_shape=[2, 2], auto_pad="SAME_UPPER", dilations=[2, 2])
     assert "auto_pad" in refusal(graph.write(tmp_path / "net.onnx"))
+
+
+def test_the_default_epsilon_of_a_batch_norm_is_that_of_single_precision_in_double(tmp_path):
+    graph = Graph((3,))
+    ones, zeros, little = (graph.constant(values, np.float64) for values in ([1] * 3, [0] * 3, [1e-5, 1e-6, 1e-4]))
+    proto = graph.then("BatchNormalization", ones, zeros, zeros, little).proto(elem=onnx.TensorProto.DOUBLE)
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    x = np.random.default_rng(0).random((4, 3))
+    theirs = session(proto.SerializeToString()).run(None, {"x": x})[0]
+    found = softadv.load_model(tmp_path / "net.onnx")(torch.from_numpy(x))
+    np.testing.assert_allclose(found.numpy(), theirs, rtol=1e-12)
 
 
 def test_a_file_for_other_images_is_named(tmp_path):

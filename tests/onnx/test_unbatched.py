@@ -142,6 +142,21 @@ def test_a_literal_batch_that_stays_is_one_and_one_that_does_not_is_none(tmp_pat
     assert read_onnx(moves.write(tmp_path / "moves.onnx")).shape == (1, 3)
 
 
+def test_rows_that_become_one_are_no_batch(tmp_path):
+    """A first size of 1 leaves a batch as it is where the file has one of 1, or takes it from a Shape."""
+    graph = Graph((3,), batch=4)
+    path = graph.then("Relu").then("Reshape", ints(graph, 1, -1)).write(tmp_path / "net.onnx")
+    model, x = read_onnx(path), torch.rand(4, 3, generator=torch.Generator().manual_seed(0))
+    assert (model.shape, model.unbatched) == ((4, 3), True)
+    (theirs,) = ort.InferenceSession(path).run(None, {"x": x.numpy()})
+    np.testing.assert_array_equal(model(x[None]).flatten(1).numpy(), theirs)
+    rows = Graph((2, 3), batch=4)
+    (sizes,) = rows.node("Shape", rows.value)
+    (first,) = rows.node("Gather", sizes, ints(rows, 0), axis=0)
+    (target,) = rows.node("Concat", first, ints(rows, -1), axis=0)
+    assert read_onnx(rows.then("Reshape", target).write(tmp_path / "rows.onnx")).shape == (2, 3)
+
+
 def test_the_first_reason_is_named_where_neither_way_is_read(tmp_path):
     graph = Whole((1, 3)).then("Transpose").then("Erf")
     with pytest.raises(SoftadvError, match="moves the batch"):

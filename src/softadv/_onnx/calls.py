@@ -24,6 +24,7 @@ class OperatorCall:
 
     constants: its constant inputs, None for activations and omitted inputs. shapes: the activations', but the batch.
     unbatched: whether the file's activations have no batch; axes count from the one that the model gives them.
+    batch: the size of the batch that the constants are written for; None if they fit any.
     """
 
     constants: list[Array | None]
@@ -34,6 +35,7 @@ class OperatorCall:
     dtype: torch.dtype
     outputs: int
     unbatched: bool = False
+    batch: int | None = None
 
     def constant(self, at: int) -> Array | None:
         """A constant input; None if it is omitted."""
@@ -53,13 +55,6 @@ class OperatorCall:
         if tensor.dtype != self.dtype:
             raise UnreadError(f"its input {at} is of {tensor.dtype} beside {self.dtype}")
         return tensor
-
-    def image(self) -> tuple[int, int, int]:
-        """The shape of an activation that must be an image."""
-        if len(self.shapes[0]) != 3:
-            raise UnreadError(f"its input has shape (N, {', '.join(map(str, self.shapes[0]))}), not that of images")
-        channels, height, width = self.shapes[0]
-        return channels, height, width
 
     def refuse(self, **usual: Any) -> None:
         """Raise UnreadError for options that differ from the given usual values."""

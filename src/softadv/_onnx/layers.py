@@ -13,6 +13,11 @@ from softadv._onnx.constants import UnreadError
 from softadv._onnx.windows import Windows
 
 
+def _single(value: float) -> float:
+    """An attribute's default, which the standard has in single precision."""
+    return torch.tensor(value, dtype=torch.float32).item()
+
+
 def _loaded(layer: nn.Module, **weights: Tensor | None) -> nn.Module:
     """A layer that was made on the device without memory, with these weights."""
     for name, tensor in weights.items():
@@ -145,7 +150,7 @@ def _batch_norm(call: OperatorCall) -> Modules:
     if len(call.shapes[0]) > 3:
         raise UnreadError(f"is read with up to four dimensions, not with {len(call.shapes[0]) + 1}")
     kind = nn.BatchNorm2d if len(call.shapes[0]) == 3 else nn.BatchNorm1d
-    layer = kind(call.shapes[0][0], eps=call.options.get("epsilon", 1e-5), device="meta")
+    layer = kind(call.shapes[0][0], eps=call.options.get("epsilon", _single(1e-5)), device="meta")
     names = ("weight", "bias", "running_mean", "running_var")
     weights: dict[str, Tensor | None] = {name: call.weight(at) for at, name in enumerate(names, 1)}
     return [_loaded(layer, **weights, num_batches_tracked=torch.tensor(0))]
@@ -163,7 +168,7 @@ def _relu(call: OperatorCall) -> Modules:
 
 @operator("LeakyRelu")
 def _leaky_relu(call: OperatorCall) -> Modules:
-    return [nn.LeakyReLU(call.options.get("alpha", 0.01))]
+    return [nn.LeakyReLU(call.options.get("alpha", _single(0.01)))]
 
 
 @operator("PRelu")

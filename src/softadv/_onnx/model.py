@@ -154,6 +154,7 @@ class _Reader:
             constants=[self.constants.get(name) for name in inputs], options=options, opset=self.file.opset,
             shapes=[self._shape(name) for name in active], first_active=inputs.index(active[0]),
             dtype=self.shapes[active[0]].dtype, outputs=max(at for at, name in enumerate(node.output, 1) if name),
+            batch=None if any(name in self.of_two for name in inputs) else self.file.batch,
         )  # fmt: skip
         modules = build_unbatched(node.op_type, call) if self.file.unbatched else OPERATORS[node.op_type](call)
         for part, module in enumerate(modules):

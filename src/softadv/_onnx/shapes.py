@@ -57,7 +57,7 @@ def _reshape(call: OperatorCall) -> Modules:
     sizes = [whole[at] if size == 0 and at else int(size) for at, size in enumerate(listed(target))]
     rest, features = sizes[1:], prod(call.shapes[0])
     known = prod(size for size in rest if size != -1)
-    if sizes[0] not in (-1, 0, 1):
+    if sizes[0] not in (-1, 0, 1) or (sizes[0] == 1 and call.batch not in (None, 1)):
         rest = []
     if rest.count(-1) == 1 and sizes[0] in (0, 1) and features % max(known, 1) == 0:
         rest = [features // known if size == -1 else size for size in rest]
@@ -71,6 +71,8 @@ def _squeezed(insert: bool) -> Callable[[OperatorCall], Modules]:
         axes, whole = call.number(1, "axes"), [0, *call.shapes[0]]
         rank = len(whole) + (len(axes or ()) if insert else 0)
         if axes is None:
+            if not call.unbatched and call.batch in (None, 1):
+                raise UnreadError("names no axes, so a batch of one would be squeezed, too")
             axes = [at for at, size in enumerate(whole) if size == 1]
         axes = sorted(axis % rank for axis in axes)
         if 0 in axes:

@@ -51,7 +51,11 @@ class Windows:
         elif auto != "NOTSET":
             raise UnreadError(f"has auto_pad={auto}")
         beyond = [0] * count
-        if call.options.get("ceil_mode", 0) and auto == "NOTSET":
+        ceil = bool(call.options.get("ceil_mode", 0))
+        if ceil and auto == "VALID" and any((n - r) % s for n, s, r in zip(sizes, strides, reach, strict=True)):
+            # the standard's formula has no window more, onnxruntime has one
+            raise UnreadError("has ceil_mode beside auto_pad=VALID, and windows that do not fill its input")
+        if ceil and auto == "NOTSET":
             for at, (n, s, r) in enumerate(zip(sizes, strides, reach, strict=True)):
                 padded = n + pads[at] + pads[at + count]
                 last = -(-max(padded - r, 0) // s) * s
