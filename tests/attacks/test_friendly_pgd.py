@@ -80,6 +80,15 @@ def test_it_goes_less_far_than_pgd_and_fools_as_many(trained_digits: nn.Module, 
     assert (fooled[0] | ~fooled[1]).all()
 
 
+def test_a_step_that_nobody_gave_may_be_wider_than_the_range(trained_digits: nn.Module, digits: Dataset) -> None:
+    x, y = digits.test_x[:8], digits.test_y[:8]
+    found = []
+    for model in (trained_digits, nn.Sequential(nn.Identity(), *trained_digits)):  # the kernel takes no Identity
+        attack = FriendlyPGD(steps=1, random_start=False)
+        found.append(attack(model.eval(), x, y, eps=0.9, generator=None))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("tau", [-1, 1.5])
 def test_tau_is_a_count(tau: float) -> None:
     with pytest.raises(SoftadvError, match="tau: "):

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from softadv._io import read_tensors
+from softadv._io import read_tensors, write_tensors
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.experiments import from_weights
 from softadv.experiments.executors.images import Source
 from softadv.experiments.records import Result
-from softadv.experiments.run_folder import WEIGHTS, RunFolder
+from softadv.experiments.run_folder import CHECKPOINT, WEIGHTS, RunFolder
 from softadv.experiments.spec import Trial
 from softadv.experiments.trial import TrialRun, run_trial, split_off
 from softadv.training.config import generator_for
@@ -101,6 +101,24 @@ def test_without_patience_every_epoch_is_trained_and_the_last_one_counts(tmp_pat
     metrics = RunFolder(tmp_path / "run").metrics()
     assert [epoch.epoch for epoch in metrics] == [1, 2, 3, 4]
     assert result.adversarial_accuracy == metrics[-1].adversarial_accuracy
+    state, about = read_tensors(tmp_path / "run" / CHECKPOINT)
+    assert not any(name.startswith("best") for name in (*state, *about))  # nobody will ask for it
+
+
+def test_a_best_epoch_that_an_earlier_version_wrote_for_nothing_is_ignored(tmp_path: Path, digits: Dataset) -> None:
+    trial = replace(TRIAL, patience=None, epochs=3)
+    ran(tmp_path / "whole", digits, trial)
+    folder, data = RunFolder(tmp_path / "run"), digits.first(train=trial.train_images, test=trial.test_images)
+    folder.begin(trial)
+    TrialRun.resume(trial, run=folder, data=data, report=told).train_epoch()
+    state, about = read_tensors(folder.path / CHECKPOINT)
+    state |= {name.replace("model.", "best."): value + 1 for name, value in state.items() if name.startswith("model.")}
+    about |= {"best_epoch": "1", "best_accuracy": (0.5).hex()}
+    write_tensors(folder.path / CHECKPOINT, state, metadata=about)
+    ran(folder.path, digits, trial)
+    expected, found = (read_tensors(tmp_path / name / CHECKPOINT)[0] for name in ("whole", "run"))
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 def test_validation_images_are_the_last_training_images_and_are_not_trained_on(digits: Dataset) -> None:
@@ -127,12 +145,12 @@ def test_training_does_not_depend_on_what_the_validation_images_are(tmp_path: Pa
 
 
 def test_of_equal_epochs_the_first_is_the_best() -> None:
-    model, best = nn.Linear(1, 1), Best()
+    model, best = nn.Linear(1, 1), Best(patience=2)
     for epoch, accuracy in enumerate((0.5, 0.7, 0.7, 0.6), start=1):
         nn.init.constant_(model.weight, epoch)
         best.look(model, epoch=epoch, accuracy=accuracy)
     assert (best.epoch, best.accuracy) == (2, 0.7)
-    assert [best.is_stale(epoch=4, patience=patience) for patience in (1, 2, 3)] == [True, True, False]
+    assert [best.is_stale(epoch=epoch) for epoch in (3, 4, 5)] == [False, True, True]
     best.restore(model)
     assert model.weight.item() == 2
 

@@ -102,9 +102,11 @@ def test_as_text_it_is_a_table() -> None:
     [
         ({"certify": -3}, "certify: must be at least 0"),
         ({"certify": 0.5}, "certify: expected a whole number, got 0.5"),
+        ({"seed": "0"}, "seed: expected a whole number, got '0'"),
         ({"certify": "all"}, "certify: expected a whole number, got 'all'"),
         ({"eps": 8}, r"did you mean 8/255\?"),
         ({"attacks": ["pdg"]}, "did you mean pgd"),
+        ({"attacks": PGD()}, r"^attacks: expected a list of names or attacks, got PGD\("),
         ({"x": torch.full((2, 1, 28, 28), 200.0)}, "outside"),
         ({"x": torch.zeros(0, 1, 28, 28), "y": torch.zeros(0, dtype=torch.int64)}, "no images"),
         ({"y": torch.tensor([0, 10])}, r"labels lie in 0\.\.10, the model has classes 0\.\.9"),
@@ -141,3 +143,23 @@ def test_a_curve_is_certify_at_each_radius_and_asks_the_largest_first(
 def test_a_curve_of_no_images_is_refused(trained_digits: nn.Module) -> None:
     with pytest.raises(SoftadvError, match="no images"):
         softadv.certified_curve(trained_digits, torch.zeros(0, 1, 28, 28), torch.zeros(0, dtype=torch.int64), eps=[0.1])
+
+
+@pytest.mark.parametrize(
+    ("eps", "message"),
+    [
+        ([0.001, -3.0], r"^eps: must be 0 or more and finite, got -3.0$"),
+        (["0.1"], r"^eps: expected a number, got '0.1'$"),
+        (0.1, r"^eps: expected a list of radii, got 0.1$"),
+    ],
+)
+def test_every_radius_of_a_curve_is_checked_first(
+    trained_digits: nn.Module, images: Pair, eps: Any, message: str
+) -> None:
+    asked: list[int] = []
+    right = softadv.certify(trained_digits, *images, eps=0.001).verified  # of which all are proven at once
+    with pytest.raises(SoftadvError, match=message):
+        softadv.certified_curve(
+            trained_digits, images[0][right], images[1][right], eps=eps, on_progress=lambda _, done: asked.append(done)
+        )
+    assert not asked

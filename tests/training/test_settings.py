@@ -196,6 +196,7 @@ def test_a_smaller_radius_of_the_method_is_trained_at_and_not_evaluated_at(image
         ({"patience": 0}, "^patience: must be at least 1"),
         ({"method": Soft(split_every=2), "augment": "crop-flip"}, "^augment: needs split_every = 1"),
         ({"method": Soft(split_every=2), "eps_warmup_epochs": 1}, "^eps_warmup_epochs: needs split_every = 1"),
+        ({"method": Adversarial(train_eps=8.0)}, r"^method Adversarial: training radius: 8 .* did you mean 8/255\?$"),
         ({"method": Fat(), "attack": FriendlyPGD(tau=5)}, "^fat: stops PGD early; the attack must be pgd"),
         ({"method": Trades(), "attack": FriendlyPGD()}, "^trades: .*the attack must be pgd"),
         ({"method": Fat(), "attack": TorchAttack("FGSM")}, "^fat: stops PGD early; the attack must be pgd"),

@@ -5,6 +5,7 @@ from functools import cache
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from softadv.attacks import PGD
@@ -223,6 +224,47 @@ def test_what_can_be_stacked(change, can):
     assert can_be_stacked(train_config(replace(TRIAL, **change))) == can
 
 
-def test_models_that_draw_random_numbers_are_told_from_others():
-    assert draws(nn.Sequential(nn.Flatten(), nn.Dropout(0.1)))
-    assert not draws(nn.Sequential(nn.Flatten(), nn.Dropout(0.0), nn.Linear(2, 2)))
+class Does(nn.Module):
+    """Does what it is told, after what it is given; what: (x, whether in training mode) -> x."""
+
+    def __init__(self, what):
+        super().__init__()
+        self.what = what
+
+    def forward(self, x):
+        return self.what(x, self.training)
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        (nn.Dropout(0.1), True),
+        (nn.Dropout(0.0), False),
+        (nn.BatchNorm2d(1), False),
+        (Does(lambda x, training: F.dropout(x, 0.1, training)), True),
+        (Does(lambda x, training: x + torch.randn_like(x) if training else x), True),
+        (Does(lambda x, training: x if training else x + 0.1 * torch.randn_like(x)), True),
+        (Does(lambda x, training: x.mul_(0.5)), False),
+    ],
+)
+def test_models_that_draw_random_numbers_are_told_from_others(layer, expected):
+    model, x = nn.Sequential(layer, nn.Flatten(), nn.Linear(4, 2)), torch.rand(2, 1, 2, 2)
+    before = [value.clone() for value in (x, torch.get_rng_state(), *model.state_dict().values())]
+    assert draws(model, x) == expected
+    assert model.training
+    assert all(map(torch.equal, before, (x, torch.get_rng_state(), *model.state_dict().values())))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_frozen_weights_stay_as_they_are(images, optimizer):
+    trial = replace(TRIAL, method="natural", optimizer=optimizer, weight_decay=0.1, batch_size=210, lr=0.01)
+    configs = started(trial)[1]
+    models = [conv_small("digits", seed=seed) for seed in SEEDS]
+    for model in models:
+        model[0].requires_grad_(False)
+    before = [[value.clone() for value in model.state_dict().values()] for model in models]
+    states = [new_state(model, config) for model, config in zip(models, configs, strict=True)]
+    side_by_side(trial, images, [1, 2], states=states)
+    for model, values in zip(models, before, strict=True):
+        same = [torch.equal(now, was) for now, was in zip(model.state_dict().values(), values, strict=True)]
+        assert same == [True, True, False, False, False, False, False, False]

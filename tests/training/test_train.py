@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -20,7 +23,7 @@ from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.spec import Trial
 from softadv.experiments.trial import run_trial
 from softadv.models import conv_small
-from softadv.training.methods import Soft
+from softadv.training.methods import Adversarial, Soft
 from softadv.training.records import EpochMetrics
 
 TRIAL = Trial(
@@ -155,6 +158,42 @@ def test_labels_that_the_model_has_no_class_for_are_refused(data: Dataset, label
     low, high = labels
     with pytest.raises(SoftadvError, match=rf"^y: labels lie in {low}..{high}, the model has classes 0..9$"):
         trained((data.train_x[:2], torch.tensor(labels)))
+
+
+def test_test_images_that_do_not_fit_are_refused_before_the_first_epoch(data: Dataset) -> None:
+    model, few = conv_small("digits", seed=0), replace(data, train_y=data.train_y.clamp(max=7))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    seven = nn.Sequential(nn.Flatten(), nn.Linear(784, 8))
+    with pytest.raises(SoftadvError, match=r"^test images: y: labels lie in 0..9, the model has classes 0..7$"):
+        softadv.train(seven, few, method="natural", eps=0.1, epochs=1)
+    dark = replace(data, train_x=data.train_x / 2)
+    with pytest.raises(SoftadvError, match=r"^test images: x: pixels lie in \[0, 1\], outside clip \[0, 0.5\]$"):
+        softadv.train(model, dark, method="natural", eps=0.1, epochs=1, clip=(0.0, 0.5))
+    assert equal(model, before)
+
+
+def test_no_images_are_named_as_what_is_missing(data: Dataset) -> None:
+    with pytest.raises(SoftadvError, match=r"^data: no images to train on$"):
+        trained((data.train_x[:0], data.train_y[:0]))
+
+
+def test_numbers_of_any_kind_are_taken(data: Dataset) -> None:
+    images = data.train_x[:40], data.train_y[:40]
+    expected = trained(images, method="adversarial", schedule="steps", schedule_epochs=(2,), epochs=3)
+    found = trained(
+        images, method="adversarial", schedule="steps", schedule_epochs=np.array([2]), epochs=np.int32(3),
+        seed=np.int64(TRIAL.seed), batch_size=np.int64(TRIAL.batch_size), lr=Fraction(1, 1000),
+    )  # fmt: skip
+    assert equal(found.model, expected.model.state_dict())
+
+
+def test_a_radius_of_the_method_is_held_to_the_range_of_the_pixels(data: Dataset) -> None:
+    images = (255 * data.train_x[:16]).round(), data.train_y[:16]
+    settings: dict[str, Any] = {"attack": PGD(steps=1), "epochs": 1, "eps": 8.0, "clip": (0, 255)}
+    found = trained(images, method=Adversarial(train_eps=4.0), **settings)
+    assert [epoch.attacked for epoch in found.history] == [16]
+    with pytest.raises(SoftadvError, match=r"training radius: 300 is more than the width .* \[0, 255\]$"):
+        trained(images, method=Adversarial(train_eps=300.0), **settings)
 
 
 def dropped(images: tuple[Tensor, Tensor], **settings: Any) -> nn.Module:

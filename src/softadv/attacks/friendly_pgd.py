@@ -39,7 +39,9 @@ class FriendlyPGD(PGD):
         )
         if found is not None:
             return found
-        step = PGD(steps=1, alpha=self.step_size(eps), random_start=False, clip=self.clip)
+        # Of an alpha that is left to the attack, more than the width of the range takes no image further.
+        alpha = min(self.step_size(eps), self.clip[1] - self.clip[0])
+        step = PGD(steps=1, alpha=alpha, random_start=False, clip=self.clip)
         going = torch.arange(len(x), device=x.device)
         left = torch.full_like(going, self.tau)
         with eval_mode(model), threads.of_pytorch():

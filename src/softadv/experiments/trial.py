@@ -88,7 +88,8 @@ def train_side_by_side(runs: Sequence[TrialRun]) -> None:
     stays at the epoch before, and the others go on.
     """
     # With random numbers of its own a member would not be what it is alone: then each trains by itself.
-    going: Sequence[TrialRun] = [] if draws(runs[0].trainer.state.model) else runs
+    first = runs[0].trainer
+    going: Sequence[TrialRun] = [] if draws(first.state.model, first.train[0][:2]) else runs
     while going and not going[0].trainer.is_done:
         going = _train_team(going)
 

@@ -44,6 +44,7 @@ def load_checkpoint(
 ) -> tuple[int, dict[str, str]]:
     """Restore a training and its best epoch from a checkpoint; returns its epoch, and `about` of save_checkpoint.
 
+    best: None where the training does not stop early; a best epoch in the file, as earlier versions wrote, is ignored.
     Raises SoftadvError naming the file when it is damaged or of another model.
     """
     state, metadata = read_tensors(path)

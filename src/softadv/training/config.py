@@ -5,11 +5,21 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 
-from softadv._ranges import MOST_EPOCHS, MOST_IMAGES, MOST_SEED, UNIT, Clip, check_count, check_real, shown
+from softadv._ranges import (
+    MOST_EPOCHS,
+    MOST_IMAGES,
+    MOST_SEED,
+    UNIT,
+    Clip,
+    check_count,
+    check_radius,
+    check_real,
+    shown,
+)
 from softadv.attacks import Attack
 from softadv.errors import SoftadvError
 from softadv.training.methods import Method
@@ -60,27 +70,30 @@ class Settings(Protocol):
     def augment(self) -> Augmentation: ...
 
 
-def check_settings(settings: Settings, *, split_every: int, split: str) -> None:
+def check_settings(settings: Settings, *, split_every: int, split: str) -> dict[str, Any]:
     """Raise SoftadvError, "KEY: WHAT", for a number out of its range, and for settings that do not fit together.
 
     split_every, split: of a method that certifies, as methods.Soft takes them.
+    Returns the numbers as Python's own, by key, of whatever kind they are, such as NumPy's.
     """
+    plain: dict[str, Any] = {}
     for key, least, most in COUNTS:
         value = getattr(settings, key)
         if key != "patience" or value is not None:
-            check_count(value, key=key, least=least, most=most)
+            plain[key] = check_count(value, key=key, least=least, most=most)
     for key in ("lr", "momentum", "weight_decay", "schedule_factor", "clip_gradients"):
         value = getattr(settings, key)
         if key != "clip_gradients" or value is not None:
-            check_real(value, key=key)
+            plain[key] = check_real(value, key=key)
         if key in ("lr", "clip_gradients") and value is not None and not 0 < value < math.inf:
             raise SoftadvError(f"{key}: must be positive and finite, got {value:g}")
         if key in ("weight_decay", "schedule_factor") and not 0 <= value < math.inf:
             raise SoftadvError(f"{key}: must be 0 or more and finite, got {value:g}")
     if not 0 <= settings.momentum < 1:
         raise SoftadvError(f"momentum: must be in [0, 1), got {settings.momentum:g}")
-    for after in settings.schedule_epochs:
-        check_count(after, key="schedule_epochs", least=1, most=MOST_EPOCHS)
+    plain["schedule_epochs"] = tuple(
+        check_count(after, key="schedule_epochs", least=1, most=MOST_EPOCHS) for after in settings.schedule_epochs
+    )
     if settings.schedule == "steps" and not settings.schedule_epochs:
         raise SoftadvError("schedule_epochs: the schedule steps needs the epochs after which the rate falls")
     if settings.schedule != "steps" and settings.schedule_epochs:
@@ -92,6 +105,7 @@ def check_settings(settings: Settings, *, split_every: int, split: str) -> None:
         key = "augment" if settings.augment != "none" else "eps_warmup_epochs"
         needed = "split_every = 1" if split_every != 1 else 'split = "full"'
         raise SoftadvError(f"{key}: needs {needed}, or images would be spared that were never certified so")
+    return plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +161,11 @@ class TrainConfig:
                 known = ", ".join(get_args(names))
                 raise SoftadvError(f"{key}: unknown value {shown(getattr(self, key))}, expected one of {known}")
         split = "rolling" if getattr(self.method, "split", None) == "rolling" else "full"
-        check_settings(self, split_every=getattr(self.method, "split_every", 1), split=split)
+        plain = check_settings(self, split_every=getattr(self.method, "split_every", 1), split=split)
+        for key, value in plain.items():
+            object.__setattr__(self, key, value)
+        trained_at = f"method {type(self.method).__name__}: training radius"
+        check_radius(self.method.training_radius(self.eps), key=trained_at, clip=self.clip)
         self.method.train_attack(self.attack)  # a method may refuse the attack: fail now, not in the first epoch
 
     @property

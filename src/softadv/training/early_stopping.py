@@ -20,8 +20,12 @@ def final_epoch(epochs: Sequence[EpochMetrics], *, patience: int | None) -> Epoc
 
 @dataclass
 class Best:
-    """The best epoch so far by adversarial accuracy on the validation images. epoch: 0 before the first."""
+    """The best epoch so far by adversarial accuracy on the validation images. epoch: 0 before the first.
 
+    patience: stop after so many epochs without a better one.
+    """
+
+    patience: int
     epoch: int = 0
     accuracy: float = -1.0
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -32,9 +36,9 @@ class Best:
             self.epoch, self.accuracy = epoch, accuracy
             self.weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
-    def is_stale(self, *, epoch: int, patience: int) -> bool:
+    def is_stale(self, *, epoch: int) -> bool:
         """Whether `patience` epochs have passed without a better one."""
-        return epoch - self.epoch >= patience
+        return epoch - self.epoch >= self.patience
 
     def restore(self, model: nn.Module) -> None:
         """Load the best weights into the model."""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from softadv._float32 import float32_products
 from softadv._modes import check_module, in_eval_mode
-from softadv._ranges import MOST_IMAGES, UNIT, Clip, check_count, check_radius, shown
+from softadv._ranges import MOST_IMAGES, MOST_SEED, UNIT, Clip, check_count, check_radius, shown
 from softadv.attacks import AtRadius, Attack, load_attack, title_of
 from softadv.certify.certifiers import CertifierSession, Engine, certifier_for
 from softadv.certify.certifiers import certify as certify_images
@@ -23,6 +24,7 @@ from softadv.models import first_scores
 from softadv.training.evaluation import attack_images, predictions
 from softadv.training.loop import Progress
 
+T = TypeVar("T")
 EvaluationData = Dataset | tuple[Tensor, Tensor]
 
 
@@ -100,6 +102,7 @@ def evaluate(
     attack that leaves its ball or [0, 1], and for scores that are not finite.
     """
     eps = check_radius(eps)
+    seed = check_count(seed, key="seed", most=MOST_SEED)
     check_kinds(model, data)
     x, y = (data.test_x, data.test_y) if isinstance(data, Dataset) else data
     if not len(x):
@@ -111,7 +114,8 @@ def evaluate(
     check_fit(model, x, y)
     told = on_progress or (lambda what, done: None)
     adversarial: dict[str, Accuracy] = {}
-    for attack in map(load_attack, [attacks] if isinstance(attacks, str) else attacks):
+    named = [attacks] if isinstance(attacks, str) else _listed(attacks, key="attacks", of="names or attacks")
+    for attack in map(load_attack, named):
         title = _free(title_of(attack), adversarial)
         attacked = attack_images(
             model, x, y, attack=AtRadius(attack, eps), generator=torch.Generator(device).manual_seed(seed),
@@ -155,9 +159,10 @@ def certified_curve(
     """
     if not len(x):
         raise SoftadvError("x: no images to certify")
+    radii = [check_radius(radius) for radius in _listed(eps, key="eps", of="radii")]
     proven = torch.zeros_like(y, dtype=torch.bool)
     found = {}
-    for radius in sorted(set(eps), reverse=True):
+    for radius in sorted(set(radii), reverse=True):
         open_ = (~proven).nonzero()[:, 0]
         if len(open_):
             verdicts = certify_images(
@@ -168,7 +173,14 @@ def certified_curve(
             if on_engine is not None:
                 on_engine(verdicts.computed_by)
         found[radius] = Accuracy(correct=int(proven.sum()), images=len(x))
-    return {radius: found[radius] for radius in eps}
+    return {radius: found[radius] for radius in radii}
+
+
+def _listed(several: Iterable[T], *, key: str, of: str) -> list[T]:
+    try:
+        return list(several)
+    except TypeError:
+        raise SoftadvError(f"{key}: expected a list of {of}, got {shown(several)}") from None
 
 
 def check_kinds(model: object, data: object) -> None:

@@ -46,7 +46,9 @@ class Stack(nn.Module):
         parameters, buffers = torch.func.stack_module_state(list(models))
         # PyTorch forbids dots in the names of parameters.
         for name, value in parameters.items():
-            self.register_parameter(name.replace(".", "/"), nn.Parameter(value.detach()))
+            self.register_parameter(
+                name.replace(".", "/"), nn.Parameter(value.detach(), requires_grad=value.requires_grad)
+            )
         for name, value in buffers.items():
             self.register_buffer(name.replace(".", "/"), value)
 
@@ -74,9 +76,24 @@ def can_be_stacked(config: TrainConfig) -> bool:
     return alike and plain and config.augment == "none" and config.patience is None
 
 
-def draws(model: nn.Module) -> bool:
-    """Whether a model has dropout layers, whose random numbers would differ in a stack."""
-    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules())
+def draws(model: nn.Module, x: Tensor) -> bool:
+    """Whether a model draws random numbers in either mode, such as a dropout's, which would differ in a stack.
+
+    x: (N, C, H, W), two images or more, on the model's device. Told by PyTorch's global generators, which it leaves as
+    they were; numbers of a generator of the model's own, or of NumPy's, are not noticed.
+    """
+    twin = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), torch.no_grad():
+        before = _generators(x.device)
+        for training in (True, False):
+            twin.train(training)(x.clone())
+        return not torch.equal(_generators(x.device), before)
+
+
+def _generators(device: torch.device) -> Tensor:
+    """The state of PyTorch's global generators, that of the CPU and of the device."""
+    states = [torch.get_rng_state()]
+    return torch.cat([*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states)
 
 
 class MembersDivergedError(NotFiniteError):

@@ -120,6 +120,13 @@ def train(
         (x, y), test = data, None
     x, y = x.to(device), y.to(device)
     check_fit(model, x, y, clip=clip)
+    if not len(x):
+        raise SoftadvError("data: no images to train on")
+    if test is not None:
+        try:
+            check_fit(model, *test, clip=clip)
+        except SoftadvError as error:
+            raise SoftadvError(f"test images: {error}") from None
     kept = len(x) - check_count(validation_images, key="validation_images", most=len(x) - 1)
     if patience is not None and not validation_images:
         raise SoftadvError("patience: stopping early needs validation_images")

@@ -28,7 +28,7 @@ class Trainer:
     """A training's state, settings and data, and the epochs it has finished.
 
     train, test, validation: images and labels on the model's device; test and validation are not evaluated if None.
-    engine: the device, kernels and version, as text for the record.
+    engine: the device, kernels and version, as text for the record. best: where the training may stop early.
     """
 
     state: TrainState
@@ -38,7 +38,10 @@ class Trainer:
     validation: LabelledImages | None = None
     engine: str = ""
     metrics: list[EpochMetrics] = field(default_factory=list)
-    best: Best = field(default_factory=Best)
+    best: Best | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.best = None if self.config.patience is None else Best(patience=self.config.patience)
 
     @property
     def epoch(self) -> int:
@@ -48,9 +51,8 @@ class Trainer:
     @property
     def is_done(self) -> bool:
         """Whether no epoch is left, or the training has stopped early."""
-        patience = self.config.patience
         told = self.epoch > 0 and self.config.evaluates(self.epoch)
-        stale = patience is not None and told and self.best.is_stale(epoch=self.epoch, patience=patience)
+        stale = self.best is not None and told and self.best.is_stale(epoch=self.epoch)
         return self.epoch >= self.config.epochs or stale
 
     def run_epoch(self, on_progress: Progress) -> EpochMetrics:
@@ -89,7 +91,7 @@ class Trainer:
             update_seconds=trained.seconds.update,
             evaluation_seconds=time.perf_counter() - started,
         )
-        if robust is not None:
+        if robust is not None and self.best is not None:
             self.best.look(self.state.model, epoch=epoch, accuracy=robust)
         self.metrics.append(metrics)
         return metrics
@@ -109,7 +111,7 @@ class Trainer:
 
     def finish(self) -> None:
         """Restore the best weights, if early stopping is on."""
-        if self.config.patience is not None and self.best.weights:
+        if self.best is not None and self.best.weights:
             self.best.restore(self.state.model)
 
     def _accuracies(

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import Tensor
 
 import softadv
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
-from softadv.training.methods import Adversarial, Fat, Soft, Trades, load_method, methods, parse_method, settings_of
+from softadv.training.methods import (
+    Adversarial,
+    Fat,
+    Random,
+    Soft,
+    Trades,
+    load_method,
+    methods,
+    parse_method,
+    settings_of,
+)
 
 OWN = """
 import torch
@@ -103,7 +114,7 @@ def test_what_has_another_form_is_refused(text: str, message: str) -> None:
         ("fat(tau=1.5)", "tau: expected a whole number, got 1.5"),
         ("soft(split_every=0)", "split_every: must be at least 1, got 0"),
         ("inverted(domain=3)", "domain: unknown value 3, expected one of box, deepzono, deeppoly"),
-        ("adversarial(train_eps=8)", "train_eps: 8 is more than the width .*did you mean 8/255"),
+        ("adversarial(train_eps=-8)", "train_eps: must be 0 or more and finite, got -8"),
         ("random(share=2)", r"share: must be in \[0, 1\], got 2"),
     ],
 )
@@ -111,6 +122,29 @@ def test_a_method_that_cannot_be_had_is_one_line(text: str, message: str) -> Non
     with pytest.raises(SoftadvError, match=message) as caught:
         load_method(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Trades(beta="6"), "beta: expected a number, got '6'"),  # type: ignore[arg-type]
+        (lambda: Random(share="0.5"), "share: expected a number, got '0.5'"),  # type: ignore[arg-type]
+        (lambda: Random(counts=3), "counts: expected a list of whole numbers, got 3"),  # type: ignore[arg-type]
+        (lambda: Random(counts=(1.5,)), "counts: expected a whole number, got 1.5"),  # type: ignore[arg-type]
+        (lambda: Soft(split_share="0.5"), "split_share: expected a number, got '0.5'"),  # type: ignore[arg-type]
+        (lambda: Adversarial(train_eps="8/255"), "train_eps: expected a number, got '8/255'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_setting_of_another_kind_is_one_line(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(SoftadvError) as caught:
+        make()
+    assert str(caught.value) == message
+
+
+def test_numbers_of_any_kind_are_kept_as_pythons_own() -> None:
+    assert type(Fat(tau=np.int64(2)).tau) is int  # type: ignore[arg-type]
+    assert type(Soft(split_every=np.int64(2)).split_every) is int  # type: ignore[arg-type]
+    assert list(map(type, Random(counts=[np.int64(2)]).counts or ())) == [int]  # type: ignore[arg-type]
 
 
 def test_what_is_no_method_at_all_is_one_line() -> None:

@@ -109,7 +109,7 @@ def test_how_many_must_be_known(
         whom(kind(counts=(61,)), trained_digits, images)
     with pytest.raises(SoftadvError, match=r"^counts, share: only one"):
         kind(counts=(1,), share=0.5)
-    with pytest.raises(SoftadvError, match=r"^counts: must be 0 or more, got -1$"):
+    with pytest.raises(SoftadvError, match=r"^counts: must be at least 0, got -1$"):
         kind(counts=(2, -1))
     with pytest.raises(SoftadvError, match=r"^share: must be in \[0, 1\], got 1.5$"):
         kind(share=1.5)

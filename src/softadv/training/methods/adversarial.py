@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,8 +24,9 @@ class Adversarial(Method):
     train_eps: float | None = None
 
     def __post_init__(self) -> None:
-        if self.train_eps is not None:
-            check_radius(self.train_eps, key="train_eps")
+        if self.train_eps is not None:  # TrainConfig knows the range of the pixels, which the radius must not exceed
+            radius = check_radius(self.train_eps, key="train_eps", clip=(-math.inf, math.inf))
+            object.__setattr__(self, "train_eps", radius)
 
     def attacked(self, epoch: EpochStart) -> Tensor:
         return torch.ones_like(epoch.y, dtype=torch.bool)

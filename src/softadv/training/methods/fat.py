@@ -27,7 +27,7 @@ class Fat(Method):
     tau: int = 0
 
     def __post_init__(self) -> None:
-        check_count(self.tau, key="tau", most=MOST_STEPS)
+        object.__setattr__(self, "tau", check_count(self.tau, key="tau", most=MOST_STEPS))
 
     def attacked(self, epoch: EpochStart) -> Tensor:
         return torch.ones_like(epoch.y, dtype=torch.bool)

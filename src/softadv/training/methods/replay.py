@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from softadv._ranges import MOST_IMAGES, check_count, check_real, shown
 from softadv.errors import SoftadvError
 from softadv.training.methods.base import EpochStart, Method
 
@@ -23,10 +24,15 @@ class Replaying(Method):
     def __post_init__(self) -> None:
         if self.counts is not None and self.share is not None:
             raise SoftadvError("counts, share: only one of them can be given")
-        if self.counts is not None and any(count < 0 for count in self.counts):
-            raise SoftadvError(f"counts: must be 0 or more, got {min(self.counts)}")
-        if self.share is not None and not 0 <= self.share <= 1:
-            raise SoftadvError(f"share: must be in [0, 1], got {self.share:g}")
+        if self.counts is not None:
+            if not isinstance(self.counts, tuple | list):
+                raise SoftadvError(f"counts: expected a list of whole numbers, got {shown(self.counts)}")
+            counts = tuple(check_count(count, key="counts", most=MOST_IMAGES) for count in self.counts)
+            object.__setattr__(self, "counts", counts)
+        if self.share is not None:
+            object.__setattr__(self, "share", check_real(self.share, key="share"))
+            if not 0 <= self.share <= 1:
+                raise SoftadvError(f"share: must be in [0, 1], got {self.share:g}")
 
     def count(self, epoch: EpochStart) -> int:
         """How many images this epoch attacks. Raises SoftadvError where neither counts nor share says so."""

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, get_args
 
 from torch import Tensor
 
-from softadv._ranges import MOST_EPOCHS, check_count, shown
+from softadv._ranges import MOST_EPOCHS, check_count, check_real, shown
 from softadv.certify.certifiers import certifier_for
 from softadv.certify.domains import DOMAINS, Certifier, Domain
 from softadv.errors import SoftadvError
@@ -31,6 +31,7 @@ class SplitSettings(Protocol):
 def check_split(settings: SplitSettings) -> None:
     """Raise SoftadvError for settings of a split that are out of range, or do not fit together."""
     check_count(settings.split_every, key="split_every", least=1, most=MOST_EPOCHS)
+    check_real(settings.split_share, key="split_share")
     if settings.split not in get_args(SplitName):
         raise SoftadvError(f"split: unknown value {shown(settings.split)}, expected one of full, rolling")
     if not 0 < settings.split_share <= 1:
@@ -59,6 +60,8 @@ class Certifying(Method):
 
     def __post_init__(self) -> None:
         check_split(self)
+        object.__setattr__(self, "split_every", int(self.split_every))
+        object.__setattr__(self, "split_share", float(self.split_share))
         if self.domain not in DOMAINS:
             raise SoftadvError(f"domain: unknown value {shown(self.domain)}, expected one of {', '.join(DOMAINS)}")
         certifier_for(self.certifier, domain=self.domain)

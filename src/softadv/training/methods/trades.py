@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from softadv._ranges import check_real
 from softadv.attacks import PGD, Attack, DivergencePGD
 from softadv.errors import SoftadvError
 from softadv.training.methods.base import EpochStart, Loss, Method, register
@@ -26,6 +27,7 @@ class Trades(Method):
     beta: float = 6.0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "beta", check_real(self.beta, key="beta"))
         if not 0 <= self.beta < float("inf"):
             raise SoftadvError(f"beta: must be 0 or more, got {self.beta:g}")
 
