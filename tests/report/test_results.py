@@ -96,8 +96,9 @@ COST = [10.0, 10.2, 9.8]
         (
             [a_setting(cost=COST, gain=[-1.0, 1.2]), a_setting(cost=[3.0], gain=[-2.0], eps="8/255")],
             "adversarial training costs 10.0 points of natural accuracy at ε 4/255 (+9.5 to +10.5) and ends 3.0 points "
-            "below natural training at ε 8/255 (one seed, which decides nothing). Soft training shows no clear difference from it at ε 4/255 (−13.9 to +14.1) and is 2.0 points behind at ε "
-            "8/255 (one seed, which decides nothing).",
+            "below natural training at ε 8/255 (one seed, which decides nothing). Soft training shows no clear "
+            "difference from it at ε 4/255 (−13.9 to +14.1) and is 2.0 points behind at ε 8/255 (one seed, which "
+            "decides nothing).",
         ),
         (
             [a_setting(cost=[0.1, -0.1], gain=[0.3, 0.4])],
@@ -110,8 +111,8 @@ COST = [10.0, 10.2, 9.8]
                 a_setting(cost=[-0.5], gain=[-2.0, -2.1, -2.2], eps="8/255"),
             ],
             "adversarial training ends 0.5 points above natural training at ε 8/255 (one seed, which decides nothing) "
-            "and shows no clear cost in natural accuracy at ε 4/255 (−2.8 to +6.1). Soft training has 2.1 points more at ε 4/255 (+1.9 to +2.3) and has 2.1 points less at ε "
-            "8/255 (−2.3 to −1.9).",
+            "and shows no clear cost in natural accuracy at ε 4/255 (−2.8 to +6.1). Soft training has 2.1 points "
+            "more at ε 4/255 (+1.9 to +2.3) and has 2.1 points less at ε 8/255 (−2.3 to −1.9).",
         ),
         (
             [a_setting(cost=COST, gain=[]), a_setting(cost=[0.1, -0.1], gain=[], eps="8/255")],
