@@ -21,7 +21,6 @@ from softadv.experiments.grid import prepare
 from softadv.experiments.run_folder import RunFolder
 from softadv.experiments.run_grid import run_grid
 from softadv.experiments.spec import load_grid
-from softadv.training.records import EpochMetrics
 
 
 def main() -> None:
@@ -53,16 +52,12 @@ def main() -> None:
         seconds = time.perf_counter() - started
         for name in done.finished:
             epochs = RunFolder(Path(folder) / name).metrics()
-            print(f"  {name}: {len(epochs)} epochs in {sum(map(_seconds, epochs)):.1f} s")
+            print(f"  {name}: {len(epochs)} epochs in {sum(epoch.seconds for epoch in epochs):.1f} s")
     print(
         f"{grid.name}, {len(done.finished)} of {len(grid.trials)} trials: {seconds:.1f} s from the specs to the results"
     )
     if done.failed or done.refused:
         raise SystemExit(f"not finished: {', '.join([*done.failed, *done.refused.values()])}")
-
-
-def _seconds(epoch: EpochMetrics) -> float:
-    return epoch.attack_seconds + epoch.certification_seconds + epoch.update_seconds + epoch.evaluation_seconds
 
 
 if __name__ == "__main__":

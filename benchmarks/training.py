@@ -18,7 +18,7 @@ from benchmarks.measure import matrix_rate, print_machine, take_turns
 from softadv import conv_small, load_dataset
 from softadv.data import Dataset, find_dataset
 from softadv.experiments.environment import pick_device
-from softadv.experiments.spec import MethodName, Trial
+from softadv.experiments.spec import Trial
 from softadv.experiments.train_config import train_config
 from softadv.models import IMAGE_SHAPES
 from softadv.training.loop import train_epoch
@@ -94,7 +94,7 @@ def _soft_against_adversarial(state: TrainState, data: Dataset, *, rounds: int) 
     state.partition = partition(state.model, data.train_x, data.train_y, eps=eps)
     share = float(state.partition.attacked.double().mean())
 
-    def contend(method: MethodName) -> None:
+    def contend(method: str) -> None:
         _epoch(copy.deepcopy(state), data, method, EPOCHS_BEFORE + 1)
 
     seconds = take_turns(
@@ -110,7 +110,7 @@ def _soft_against_adversarial(state: TrainState, data: Dataset, *, rounds: int) 
     )
 
 
-def _epoch(state: TrainState, data: Dataset, method: MethodName, epoch: int) -> None:
+def _epoch(state: TrainState, data: Dataset, method: str, epoch: int) -> None:
     trial = _trial(method, data)
     train_epoch(
         state, data.train_x, data.train_y, config=train_config(trial), epoch=epoch,
@@ -118,7 +118,7 @@ def _epoch(state: TrainState, data: Dataset, method: MethodName, epoch: int) -> 
     )  # fmt: skip
 
 
-def _trial(method: MethodName, data: Dataset) -> Trial:
+def _trial(method: str, data: Dataset) -> Trial:
     eps, alpha, steps = SETTINGS.get(data.name, SETTINGS["mnist"])
     # One split at the start: the epochs measured have none.
     return Trial(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.reference_table import REFERENCE
 from softadv.cli.progress_bar import duration
-from softadv.experiments.estimate import end_seconds, epoch_seconds
+from softadv.experiments.estimate import end_seconds
 from softadv.experiments.runs import all_series, read_entries
 from softadv.experiments.spec_text import Series, by_method, by_setting
 from softadv.report.words import setting_words
@@ -42,4 +42,4 @@ def _threads(run: Series) -> str:
 def _seconds(run: Series) -> float:
     """Of all epochs with their evaluations, and of the evaluation at the end."""
     assert run.result is not None
-    return sum(map(epoch_seconds, run.epochs)) + end_seconds(run.result)
+    return sum(epoch.seconds for epoch in run.epochs) + end_seconds(run.result)

@@ -11,14 +11,14 @@ from softadv.claims.rules.methods import Comparable, Gain
 from softadv.claims.selection import Evidence
 from softadv.experiments.records import Autoattacked, Result
 from softadv.experiments.runs import Run
-from softadv.experiments.spec import MethodName, Trial
+from softadv.experiments.spec import Trial
 from softadv.training.records import EpochMetrics
 
 
 def a_run(
     *,
     setting: str = "s",
-    method: MethodName = "soft",
+    method: str = "soft",
     seed: int = 0,
     natural: float = 0.9,
     adversarial: float = 0.5,
@@ -111,7 +111,7 @@ def outcome(rule: Rule, *runs: Run) -> str:
     return decide(rule, *runs).outcome
 
 
-def each_seed(values: Sequence[float], *, method: MethodName = "soft", setting: str = "s", first: int = 0) -> list[Run]:
+def each_seed(values: Sequence[float], *, method: str = "soft", setting: str = "s", first: int = 0) -> list[Run]:
     """A run for each value: its natural and its adversarial accuracy, and as many verified of 100 training images."""
     return [
         a_run(method=method, setting=setting, seed=seed, natural=value, adversarial=value, verified=round(100 * value))

@@ -9,7 +9,7 @@ import pytest
 
 from softadv._progress import CERTIFICATION_COST
 from softadv.data import Dataset
-from softadv.experiments.estimate import epoch_seconds, estimate_time
+from softadv.experiments.estimate import estimate_time
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
@@ -56,7 +56,7 @@ def test_a_slow_machines_reference_is_adapted_to_the_pace_of_epochs_here(tmp_pat
     run.write_metrics([replace(e, **{name: getattr(e, name) / 10 for name in spent}) for e in begun.epochs[:2]])
     found = estimate_time(trials, folder=tmp_path, records=records)
     assert (found.left, found.known, found.paced) == (3, 3, True)
-    assert found.seconds == pytest.approx((whole.seconds - sum(map(epoch_seconds, begun.epochs[:2]))) / 10)
+    assert found.seconds == pytest.approx((whole.seconds - sum(epoch.seconds for epoch in begun.epochs[:2])) / 10)
 
 
 def test_natural_training_is_paid_for_once(tmp_path: Path) -> None:

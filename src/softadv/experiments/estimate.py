@@ -74,11 +74,6 @@ def estimate_time(
     )
 
 
-def epoch_seconds(epoch: EpochMetrics) -> float:
-    """An epoch's total seconds."""
-    return epoch.attack_seconds + epoch.certification_seconds + epoch.update_seconds + epoch.evaluation_seconds
-
-
 def end_seconds(result: Result) -> float:
     """The seconds of certifying and attacking with the final weights."""
     attacked = result.autoattack.seconds if result.autoattack else 0.0
@@ -106,7 +101,7 @@ def _costs(finished: Iterable[tuple[Trial, Sequence[EpochMetrics], Result]]) -> 
         training: _Cost(
             # Seeds that stopped early have fewer.
             tuple(
-                fmean(epoch_seconds(epoch) for epoch in same if epoch is not None)
+                fmean(epoch.seconds for epoch in same if epoch is not None)
                 for same in zip_longest(*(epochs for epochs, _ in runs))
             ),
             fmean(end_seconds(result) for _, result in runs),
@@ -124,7 +119,7 @@ def _paces(begun: Iterable[_Begun], stored: Mapping[Trial, _Cost]) -> dict[Trial
         training = training_of(trial)
         for epoch, cost in zip(epochs, stored[training].epochs if training in stored else (), strict=False):
             for key in (training, None):
-                here[key] += epoch_seconds(epoch)
+                here[key] += epoch.seconds
                 there[key] += cost
     return {None: 1.0} | {key: here[key] / seconds for key, seconds in there.items() if seconds > 0 and here[key] > 0}
 

@@ -12,20 +12,15 @@ from typing import Literal
 from softadv._ranges import shown
 from softadv.data import KNOWN, dataset_title
 from softadv.errors import SoftadvError
-from softadv.experiments.spec import Trial
+from softadv.experiments.spec import METHODS, Trial
 from softadv.registry import Origin
+from softadv.training.methods import methods as registered
 
 SourceKind = Literal["dataset", "model", "method", "attack"]
 
-# Colours for methods that have none of their own. Beside the three of the paper's methods they can be told apart by
+# Colours for methods that have none of their own. Beside those of the paper's methods they can be told apart by
 # the colour-blind, and they stand out on white and on a dark page.
 PALETTE = ("#CC79A7", "#E69F00", "#56B4E9", "#B2182B", "#999933", "#5D3A9B")
-# The paper's methods, in its order; Okabe and Ito's colours.
-_PAPER = {
-    "natural": ("Natural training", "#0072B2"),
-    "adversarial": ("Adversarial training", "#D55E00"),
-    "soft": ("Soft adversarial training", "#009E73"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +53,10 @@ def names_of(trial: Trial, recorded: Names | None = None) -> Names:
     """
     if recorded is not None:
         return recorded
-    title, color = _PAPER.get(trial.method, (trial.method, PALETTE[0]))
+    title, color = trial.method, PALETTE[0]
+    if trial.method in METHODS:
+        kind = registered.get(trial.method)
+        title, color = kind.title, kind.color
     classes = KNOWN[trial.dataset].class_names if trial.dataset in KNOWN else ()
     return Names(
         method_title=title, method_color=color, dataset_title=dataset_title(trial.dataset), class_names=classes
@@ -77,7 +75,7 @@ def names_together(found: Sequence[tuple[Trial, Names | None]]) -> list[Names]:
         names = names_of(trial, recorded)
         methods.setdefault(trial.method, names)
         datasets.setdefault(trial.dataset, names.dataset_title)
-    chosen = {trial.method for trial, recorded in found if recorded is not None or trial.method in _PAPER}
+    chosen = {trial.method for trial, recorded in found if recorded is not None or trial.method in METHODS}
     titles, colors = _titles(methods), _colors(methods, chosen=chosen)
     return [
         replace(
@@ -92,12 +90,12 @@ def names_together(found: Sequence[tuple[Trial, Names | None]]) -> list[Names]:
 
 def method_rank(method: str) -> tuple[int, str]:
     """Orders methods: the paper's as it does, then the others by name."""
-    return list(_PAPER).index(method) if method in _PAPER else len(_PAPER), method
+    return METHODS.index(method) if method in METHODS else len(METHODS), method
 
 
 def short_title(method: str, names: Names) -> str:
     """A method in a table's cell: "Soft" for soft adversarial training, else its title."""
-    return method.capitalize() if method in _PAPER else names.method_title
+    return method.capitalize() if method in METHODS else names.method_title
 
 
 def within_sentence(title: str) -> str:

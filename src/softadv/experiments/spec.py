@@ -29,8 +29,7 @@ from softadv.training.config import check_settings
 from softadv.training.method_names import parse_method
 from softadv.training.methods.soft import SplitName, check_split
 
-MethodName = str
-METHODS: tuple[MethodName, ...] = ("natural", "adversarial", "soft")  # the paper's, in its order
+METHODS: tuple[str, ...] = ("natural", "adversarial", "soft")  # the paper's, in its order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from softadv.experiments.records import Result
+from softadv.experiments.estimate import end_seconds
 from softadv.experiments.runs import Entry, all_series
 from softadv.experiments.spec import Trial
 from softadv.experiments.spec_text import Series, by_method, by_setting, setting_title
 from softadv.report.words import method_label
 from softadv.training.method_names import parse_method
-from softadv.training.records import EpochMetrics
+from softadv.training.records import PARTS, EpochMetrics
 
-PARTS = ("attack", "certification", "update", "evaluation")
 # The methods that attack each image they choose once, with all steps. Of another the records do not tell the steps:
 # survivors attacks every image once more to choose, fat stops early, and one of your own may do either.
 _ATTACK_ONCE = ("natural", "adversarial", "soft", "random", "confident", "inverted", "trades")
@@ -60,7 +59,7 @@ def _cost(runs: Sequence[Series]) -> Cost:
     results = [run.result for run in runs if run.result]
     trial, names = runs[0].trial, runs[0].names
     parts = [fmean(sum(getattr(epoch, f"{part}_seconds") for epoch in run.epochs) for run in runs) for part in PARTS]
-    parts.append(fmean(_afterwards(result) for result in results))
+    parts.append(fmean(end_seconds(result) for result in results))
     # Other attacks of Torchattacks need not take the spec's steps.
     counted = trial.attack in ("pgd", "torchattacks:PGD")
     steps = [
@@ -119,9 +118,3 @@ def certified_images(trial: Trial, epochs: Sequence[EpochMetrics]) -> list[int]:
 def seconds_text(seconds: float) -> str:
     """Seconds with a decimal where it says something."""
     return f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"
-
-
-def _afterwards(result: Result) -> float:
-    """Seconds of certifying and attacking test images with the final weights."""
-    attacked = result.autoattack.seconds if result.autoattack else 0.0
-    return sum(certified.seconds for certified in result.certified) + attacked

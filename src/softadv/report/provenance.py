@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from softadv.experiments.environment import CHANGED
 from softadv.experiments.runs import Run
-
-_DIRTY = "+changes"  # ends a commit in the record of a run whose sources had changes that are in no commit
 
 
 def commit_remarks(runs: Sequence[Run]) -> list[str]:
     """Sentences that say whose code is not wholly known; none where every trial names a commit as it is checked out."""
     remarks = []
     commits = [run.result.environment.get("commit", "unknown") for run in runs]
-    dirty = Counter(commit.removesuffix(_DIRTY)[:7] for commit in commits if commit.endswith(_DIRTY))
+    dirty = Counter(commit.removesuffix(CHANGED)[:7] for commit in commits if commit.endswith(CHANGED))
     if dirty:
         named = ", ".join(f"{commit} in {count}" for commit, count in dirty.most_common())
         remarks.append(

@@ -42,8 +42,7 @@ def _metrics(run: Series) -> Iterator[tuple[str, float]]:
     if run.epochs and run.epochs[-1].verified is not None:
         yield "verified_share", run.epochs[-1].verified / result.trained_images
     yield "epochs", len(run.epochs)
-    parts = ("attack", "certification", "update", "evaluation")
-    yield "seconds", sum(getattr(epoch, f"{part}_seconds") for epoch in run.epochs for part in parts)
+    yield "seconds", sum(epoch.seconds for epoch in run.epochs)
 
 
 def results_tex(groups: Sequence[Group], entries: Sequence[Entry]) -> str:

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 
 from softadv._units import Count, Seconds, Several, Share
 
+PARTS = ("attack", "certification", "update", "evaluation")  # what the seconds of an epoch are spent on
+
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMetrics:
@@ -42,6 +44,12 @@ class EpochMetrics:
     validation_natural_accuracy: Share | None = None
     validation_adversarial_accuracy: Share | None = None
     trained_by: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of all its parts."""
+        of_parts: list[float] = [getattr(self, f"{part}_seconds") for part in PARTS]
+        return sum(of_parts)
 
     def numbers(self) -> dict[str, float]:
         """The epoch's numeric fields that are not None, by name, for loggers."""

@@ -11,15 +11,12 @@ from softadv.certify.records import Certified
 from softadv.claims.rules.domains import DomainOrder, DomainSeconds, DomainTotals
 from softadv.experiments.records import Result
 from softadv.experiments.runs import NotRun, Run
-from softadv.experiments.spec import MethodName
 from tests.finished import a_run, decide, outcome
 
 DOMAINS = ["deeppoly", "deepzono", "box"]
 
 
-def certified_models(
-    seeds: int = 3, *, methods: Sequence[MethodName] = ("natural", "soft"), zono: int = 20
-) -> list[Run]:
+def certified_models(seeds: int = 3, *, methods: Sequence[str] = ("natural", "soft"), zono: int = 20) -> list[Run]:
     """Models of which natural ones verify little: the methods differ far more than the seeds."""
     return [
         a_run(

@@ -18,14 +18,13 @@ from softadv.claims.rules.radii import (
 )
 from softadv.experiments.records import Result
 from softadv.experiments.runs import NotRun, Run
-from softadv.experiments.spec import MethodName
 from softadv.training.records import EpochMetrics
 from tests.finished import a_run, decide, each_seed, outcome
 
 FALLING = {"a": (0.30, 0.32, 0.34), "b": (0.20, 0.21, 0.25), "c": (0.10, 0.12, 0.13)}
 
 
-def in_settings(values: dict[str, Sequence[float]], *, method: MethodName = "soft") -> list[Run]:
+def in_settings(values: dict[str, Sequence[float]], *, method: str = "soft") -> list[Run]:
     return [
         run for setting, of_setting in values.items() for run in each_seed(of_setting, setting=setting, method=method)
     ]

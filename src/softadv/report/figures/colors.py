@@ -6,6 +6,8 @@ import colorsys
 import re
 from collections.abc import Iterable, Mapping
 
+from softadv.training import records
+
 # Text has 4.5:1 on every ground of its scheme, lines 3:1 (WCAG 2.2, 1.4.3 and 1.4.11).
 LIGHT = {
     "paper": "#FBFBFA", "card": "#FFFFFF", "head": "#F2F3F6", "ink": "#1F2430", "soft": "#565D6B", "line": "#DFE2E8",
@@ -23,7 +25,7 @@ LEAST = 3.1  # the contrast of a line or a marker with the ground
 
 # Okabe and Ito's palette; the parts of an epoch are a ramp of one hue, so that they are no method's.
 PARTITION = {"verified": "#56B4E9", "unverified": "#E69F00", "misclassified": "#CC79A7"}
-PARTS = {"attack": "#2C3E5A", "certification": "#6F87A8", "update": "#A9B9D0", "evaluation": "#DCE4EE"}
+PARTS = dict(zip(records.PARTS, ("#2C3E5A", "#6F87A8", "#A9B9D0", "#DCE4EE"), strict=True))
 
 
 def luminance(color: str) -> float:
