@@ -125,8 +125,6 @@ class TrainConfig:
     evaluate_every: the number of epochs between evaluations; the last epoch is always evaluated. The weights do not
     depend on it, except that early stopping is decided after evaluated epochs.
     clip: the smallest and the largest pixel value for the certifier; the attack has its own setting.
-    known_broken: do not certify images that the model misclassifies at the last epoch's adversarial example; the split
-    is the same either way.
     tf32: let a GPU compute float32 products in TF32, with 10-bit mantissas.
     Raises SoftadvError for what is out of range or does not fit together.
     """
@@ -152,7 +150,6 @@ class TrainConfig:
     patience: int | None = None
     evaluate_every: int = 1
     clip: Clip = UNIT
-    known_broken: bool = True
     tf32: bool = False
 
     def __post_init__(self) -> None:
@@ -171,7 +168,7 @@ class TrainConfig:
     @property
     def keeps_examples(self) -> bool:
         """Whether the next epoch can use this one's adversarial examples: only if it certifies the same images."""
-        return self.known_broken and self.method.certifies and self.augment == "none"
+        return self.method.certifies and self.augment == "none"
 
     @property
     def train_attack(self) -> Attack:

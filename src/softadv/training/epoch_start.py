@@ -79,7 +79,6 @@ class EpochContext:
         misclassified[asked], verified[asked] = found.misclassified, found.verified
         if len(asked) < len(images):
             misclassified[broken] = predictions(self.model, x[broken]) != y[broken]
-        self._state.known_broken = int((broken & ~misclassified).sum())
         return Partition(
             misclassified, ~misclassified & ~verified, verified, found.certifier,
             made_in=torch.full_like(y, self.number, dtype=torch.int32),

@@ -21,8 +21,7 @@ class TrainState:
     """A model in training, on its device.
 
     partition: the last split of the training images; None before the first. examples: the last epoch's, of methods that
-    certify; a checkpoint omits them, since the splits are the same without. known_broken: how many certifications the
-    last split saved thanks to them.
+    certify; a checkpoint omits them, since the splits are the same without.
     """
 
     model: nn.Module
@@ -30,7 +29,6 @@ class TrainState:
     partition: Partition | None = None
     replays: Replays = field(default_factory=Replays)  # of attacks and updates, on a GPU
     examples: Examples | None = None
-    known_broken: int = 0
 
 
 def new_state(model: nn.Module, config: TrainConfig) -> TrainState:
