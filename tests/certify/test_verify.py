@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import numpy_helper
 import softadv
 from softadv.certify import certify
 from softadv.certify import verify as verify_module
+from softadv.certify.backsub_cpp import disabled
 from softadv.certify.verify import verify
 from softadv.certify.vnnlib import PropertyError, read_property
 from softadv.errors import SoftadvError
@@ -80,6 +82,27 @@ def test_coefficients_that_are_no_floats_are_paid_for(tmp_path):
     asked = UNIT + "(assert (>= (* 0.1 Y[0,0]) {}))"
     assert answered(tmp_path, asked.format(f"{float(reached):.10f}"[:-2]), model).status == "sat"
     assert answered(tmp_path, asked.format("104860"), model).status == "unsat"
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_sum_of_which_no_step_rounds_is_bounded_as_closely_as_any(tmp_path, compiled):
+    """64 ones, and 4,032 numbers that float32 loses beside their sum: together they are what is asked for."""
+    small, rest = 0.75 * 2.0**-23, 4096 - 64
+    graph = Graph((4096,)).then("Relu")
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    ends = "".join(
+        f"(assert (and (>= X[0,{at}] {value:.30f}) (<= X[0,{at}] {value:.30f})))"
+        for at, value in enumerate([1.0] * 64 + [small] * rest)
+    )
+    total = " ".join(f"Y[0,{at}]" for at in range(4096))
+    path = tmp_path / "sum.vnnlib"
+    path.write_text(
+        "(vnnlib-version <2.0>)(declare-network N (declare-input X float32 [1,4096])"
+        f"(declare-output Y float32 [1,4096])){ends}(assert (>= (+ {total}) 64.0002))"
+    )
+    assert 64 + rest * small > 64.0003
+    with nullcontext() if compiled else disabled():
+        assert verify(model, read_property(path), timeout=3600).status == "sat"
 
 
 @settings(max_examples=60)

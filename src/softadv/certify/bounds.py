@@ -47,13 +47,14 @@ class Relaxed:
 
     center, radius: (N, C, H, W). center +- radius contains the box, and is hardly larger.
     lines: of each ReLU and max pooling, by the number of its activation. errors: (N, C, H, W), of each linear step
-    that rounds, by the number of its activation; empty where rounding is not bounded. memo: a cache of
-    converted tensors, by the id of the original, which the cache keeps alive.
+    that rounds, by the number of its activation. sound: whether rounding is bounded. memo: a cache of converted
+    tensors, by the id of the original, which the cache keeps alive.
     """
 
     network: Network
     center: Tensor
     radius: Tensor
+    sound: bool
     lines: dict[int, Lines] = field(default_factory=dict)
     errors: dict[int, Tensor] = field(default_factory=dict)
     memo: dict[int, tuple[object, Tensor]] = field(default_factory=dict, repr=False)
@@ -61,7 +62,7 @@ class Relaxed:
     @property
     def sums(self) -> torch.dtype:
         """The dtype that constants are summed in: float64 where rounding is bounded, to keep that bound small."""
-        return torch.float64 if self.errors else self.center.dtype
+        return torch.float64 if self.sound else self.center.dtype
 
 
 class BackSubstitution(ABC):
@@ -150,7 +151,7 @@ class Analysis:
         self.network, self.rounding, self.backsub = network, rounding, backsub
         self.relaxes, self.parallel = domain != "box", domain == "deepzono"
         self.bounds = [box]
-        self.relaxed = Relaxed(network, *_centered(box, rounding))
+        self.relaxed = Relaxed(network, *_centered(box, rounding), sound=rounding is not None)
         self.finite = torch.ones(len(box[0]), dtype=torch.bool, device=box[0].device)
         self.largest = largest_magnitude(*box).flatten(1).amax(1)
         self._exact = {0}  # activations whose bounds back-substitution cannot improve, or need not
