@@ -8,7 +8,7 @@ from torch import nn
 from softadv.certify.onnx import check_parity, export_onnx
 from softadv.errors import SoftadvError
 from softadv.models import IMAGE_SHAPES, conv_small
-from tests.networks import ARCHITECTURES, random_images, seeded
+from tests.networks import ARCHITECTURES, random_images, seeded, with_head
 
 ALLOWED = {"Conv", "Relu", "Reshape", "Gemm", "Sub", "Div"}
 
@@ -73,6 +73,20 @@ def test_parity_notices_another_model(exported):
     assert not found.classes_equal
 
 
+class Moved(nn.Module):
+    """What a function of images makes of them."""
+
+    def __init__(self, move) -> None:
+        super().__init__()
+        self.move = move
+
+    def forward(self, x):
+        return self.move(x)
+
+
+MOVES = [lambda x: x.reshape(-1, 1, 2, 8), lambda x: x.transpose(2, 3)]
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_any_chain_is_exported_as_it_computes(tmp_path, name):
     shape, build = ARCHITECTURES[name]
@@ -89,6 +103,10 @@ def test_any_chain_is_exported_as_it_computes(tmp_path, name):
         (nn.Sequential(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3)), "layer 0 (MaxPool2d)"),
         (nn.Linear(16, 3), "Linear"),
         (nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Softmax(1)), "it ends in softmax"),
+        *(
+            (with_head((1, 4, 4), Moved(move), nn.Conv2d(1, 3, 2, 2)), "it begins by moving its input's numbers")
+            for move in MOVES
+        ),
     ],
 )
 def test_a_model_that_cannot_be_exported_is_named(tmp_path, model, named):

@@ -13,7 +13,7 @@ from softadv._io import write_bytes
 from softadv._modes import in_eval_mode
 from softadv._onnx import OnnxModel
 from softadv.certify import onnx_runtime
-from softadv.certify.graph import Network, Node
+from softadv.certify.graph import Network, Node, as_plane
 from softadv.certify.operators import Conv, Dense, Flatten, Relu, Scale
 from softadv.certify.records import Parity
 from softadv.certify.trace import read_network
@@ -49,7 +49,7 @@ def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, in
 
     network = read_network(model, image_shape)
     proto = onnx.helper.make_model(
-        _graph(network),
+        _graph(network, image_shape),
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
         producer_name="softadv",
@@ -102,14 +102,14 @@ def check_against_onnxruntime(model: nn.Module, x: Tensor) -> None:
         )
 
 
-def _graph(network: Network) -> onnx.GraphProto:
+def _graph(network: Network, image_shape: tuple[int, int, int]) -> onnx.GraphProto:
     from onnx import TensorProto, helper  # noqa: PLC0415
 
     nodes: list[onnx.NodeProto] = []
     constants: list[onnx.TensorProto] = []
     value = "image"
-    if network.order is not None:
-        raise NotExportedError("model: cannot be exported, since it puts the numbers of its input into another order")
+    if network.order is not None or network.in_shape != as_plane(image_shape):
+        raise NotExportedError("model: cannot be exported, since it begins by moving its input's numbers")
     if network.ending is not None:
         raise NotExportedError(f"model: cannot be exported, since it ends in {network.ending}; leave it out")
     for at, node in enumerate(network.nodes):

@@ -23,6 +23,13 @@ def convolutional() -> nn.Sequential:
     return with_head(SHAPE, nn.Conv2d(2, 3, 3, 2, padding=1), nn.ReLU())
 
 
+class Reshaped(nn.Module):
+    """5 x 6 pixels as 3 x 10."""
+
+    def forward(self, x):
+        return x.reshape(-1, 2, 3, 10)
+
+
 def dense() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(60, 5), nn.ReLU(), nn.Linear(5, 4))
 
@@ -92,6 +99,9 @@ def test_what_the_engines_would_misread_is_refused(tmp_path):
         write_model(dense().double(), tmp_path, image_shape=SHAPE)
     with pytest.raises(SoftadvError, match="MaxPool2d"):
         write_model(with_head(SHAPE, nn.MaxPool2d(2)).eval(), tmp_path, image_shape=SHAPE)
+    reshaped = with_head(SHAPE, Reshaped(), nn.Conv2d(2, 3, 2)).eval()
+    with pytest.raises(SoftadvError, match="it begins by moving its input's numbers"):
+        write_model(reshaped, tmp_path, image_shape=SHAPE)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
