@@ -12,6 +12,7 @@ from softadv.certify import certify
 from softadv.errors import SoftadvError
 from tests.certify.test_activations import deeppoly
 from tests.networks import random_images, seeded
+from tests.refusals import refusal
 
 # A function of eight numbers, and which of them each of its outputs is; -1 for zero.
 MOVES = {
@@ -124,6 +125,8 @@ OF_THE_BATCH = {
     "the first of some": lambda x: x.split(100, dim=-2)[0],
     "one chunk": lambda x: x.chunk(1)[0],
     "rows of zeros": lambda x: F.pad(x, (0, 0, 7, -7)),
+    "whatever is one": lambda x: x.squeeze(),
+    "the first if it is one": lambda x: x.squeeze(0),
 }
 
 
@@ -137,3 +140,39 @@ def test_the_whole_batch_may_be_named():
     for function in (lambda x: x[:], lambda x: x[...], lambda x: x[: x.size(0), :4], lambda x: x[0 : 2**40, ..., :4]):
         margin = certify(Function(function).eval(), torch.rand(2, 4), torch.zeros(2, dtype=torch.int64), eps=0.1).margin
         assert margin.isfinite().all()
+
+
+def test_what_squeezes_one_image_to_something_else_is_refused_though_batches_are_not():
+    """Of several images it is the mean of each row; of one, whose batch is squeezed too, that of each column."""
+    squeezing = Function(lambda x: x.squeeze().mean(1).reshape(x.shape[0], -1)).eval()
+    assert squeezing(torch.rand(3, 4, 1, 4)).shape == squeezing(torch.rand(1, 4, 1, 4))[[0, 0, 0]].shape
+    for count in (3, 1):
+        line = refusal(certify, squeezing, torch.rand(count, 4, 1, 4), torch.zeros(count).long(), eps=0.1)
+        assert "batch of 1" in line
+
+
+class PaddedBehind(nn.Module):
+    """One channel of one pixel, and a second one that is zero; beside a constant, the second score's lead."""
+
+    def __init__(self, join) -> None:
+        super().__init__()
+        self.join, self.last = join, nn.Linear(3, 2)
+        with torch.no_grad():
+            self.last.weight.copy_(torch.tensor([[0.0, 0, 0], [0, 1, -1]]))
+            self.last.bias.copy_(torch.tensor([0.05, 0]))
+
+    def forward(self, x):
+        return self.last(self.join((x - 0.5).relu()).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "join",
+    [lambda h: F.pad(h, (0, 0, 0, 0, 0, 1)), lambda h: F.pad(h, (0, 0, 0, 0, 1, 0))[:, [1, 2, 0]]],
+    ids=["at the end", "moved there"],
+)
+def test_a_channel_of_zeros_is_not_the_last_channel(engine, join):
+    x, model = torch.full((1, 2, 1, 1), 0.4), PaddedBehind(join).eval()
+    found = certify(model, x, torch.tensor([0]), eps=0.3)
+    assert model(x + 0.3).argmax(1).item() == 1
+    assert not found.verified.item()
+    assert found.margin.item() == pytest.approx(-0.15, abs=1e-5)

@@ -40,19 +40,24 @@ def moved(where: str, move: Callable[..., Any], *inputs: Dims) -> list[tuple[Ten
 
     move: of tensors (N, *dims), whose numbers it moves. An index is int64, -1 for zero; neurons of all inputs are
     counted on, one input after the other. Raises SoftadvError where it moves numbers from one input of a batch to
-    another, or needs a batch of a certain size.
+    another, needs a batch of a certain size, or makes something else of one size than of another.
     """
     total = sum(map(prod, inputs))
     if total > _MOST:
         raise SoftadvError(f"{where}: moves {total:,} numbers; {_MOST:,} are moved")
     found: list[tuple[Tensor, Dims]] = []
     try:
-        for count in (3, 2):  # a literal size of the batch fits one of them at most
+        for count in (3, 2, 1):  # a literal size of the batch fits one of them at most; of 1, squeeze() takes it away
             # Counted from 1, so that a 0 is a number that no input has.
             numbers = torch.arange(1, count * total + 1, dtype=torch.float64).reshape(count, total)
             parts = numbers.split([prod(dims) for dims in inputs], 1)
             made = move(*(part.reshape(count, *dims) for part, dims in zip(parts, inputs, strict=True)))
-            found = [_index(output, count, total) for output in (made if isinstance(made, Sequence) else [made])]
+            before, found = (
+                found,
+                [_index(output, count, total) for output in (made if isinstance(made, Sequence) else [made])],
+            )
+            if before and not _alike(before, found):
+                raise ValueError("it depends on the size of the batch")
     except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
         raise SoftadvError(
             f"{where}: cannot be read; the batch must stay as it is ({error})".replace("\n", " ")
@@ -103,7 +108,7 @@ def _cuts_batch(index: Any, x: Tensor) -> bool:
 
 def _index(output: Any, count: int, total: int) -> tuple[Tensor, Dims]:
     if not isinstance(output, Tensor) or output.ndim < 2 or len(output) != count:
-        raise ValueError("it changes the batch")
+        raise ValueError(f"it changes a batch of {count}")
     dims = tuple(output.shape[1:])
     if not 0 < prod(dims) <= _MOST:
         raise ValueError(f"it makes {prod(dims):,} numbers of one input")
@@ -112,6 +117,12 @@ def _index(output: Any, count: int, total: int) -> tuple[Tensor, Dims]:
     if not (first == first[0]).all() or not ((first[0] >= 0) & (first[0] <= total)).all():
         raise ValueError("it mixes the inputs of a batch")
     return first[0].long() - 1, dims
+
+
+def _alike(left: list[tuple[Tensor, Dims]], right: list[tuple[Tensor, Dims]]) -> bool:
+    return len(left) == len(right) and all(
+        one[1] == other[1] and torch.equal(one[0], other[0]) for one, other in zip(left, right, strict=True)
+    )
 
 
 def composed(step: Gather | Flatten, index: Tensor) -> Tensor:
@@ -130,7 +141,7 @@ def move_step(index: Tensor, dims: Dims, new_dims: Dims, *, like: Tensor) -> Ste
         return None
     if stays and len(new_dims) == 1:
         return Flatten(shape, out_shape)
-    if len(dims) == 3 and dims[1:] == new_dims[1:]:
+    if len(dims) == 3 and dims[1:] == new_dims[1:] and bool((index >= 0).all()):
         pixels = shape[1] * shape[2]
         channels = index.reshape(-1, pixels)[:, 0] // pixels
         whole = channels[:, None] * pixels + torch.arange(pixels)
