@@ -20,7 +20,7 @@ from softadv.attacks.base import check_ball, extremes, register
 from softadv.data import Dataset
 from softadv.errors import SoftadvError
 from softadv.kernels import build
-from tests.networks import CLASSES, random_images, seeded, with_head
+from tests.networks import random_images, seeded, with_head
 
 EPS = 0.1
 OWN = """
@@ -152,7 +152,7 @@ def test_torchattacks_gets_the_settings_it_takes_and_the_radius_of_the_call(
 
 def test_autoattack_keeps_to_its_ball_however_the_images_lie_in_memory() -> None:
     """On a small network, since it asks thousands of times about each image that stands firm; so do some here."""
-    attack = TorchAttack("AutoAttack", n_classes=CLASSES)
+    attack = TorchAttack("AutoAttack")
     assert repr(load_attack(AUTOATTACK)) == repr(TorchAttack("AutoAttack"))
     model = seeded(0, lambda: with_head((1, 4, 4), nn.Conv2d(1, 2, 2), nn.ReLU())).float()
     x = random_images((1, 4, 4), 6, seed=0)[0].float()
@@ -165,6 +165,20 @@ def test_autoattack_keeps_to_its_ball_however_the_images_lie_in_memory() -> None
     assert ((found[0] - x).abs() <= EPS + 1e-6).all()
     assert ((found[0] >= 0) & (found[0] <= 1)).all()
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("name", ["AutoAttack", "APGDT"])
+@pytest.mark.parametrize("classes", [2, 4, 7])
+def test_attacks_with_targets_take_them_from_the_models_classes(name: str, classes: int) -> None:
+    model = seeded(0, lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, classes))).float()
+    x = random_images((1, 4, 4), 4, seed=0)[0].float()
+    y, generator = model(x).argmax(1), torch.Generator().manual_seed(0)
+    if classes >= 4:
+        found = load_attack(f"torchattacks:{name}")(model, x, y, eps=0.3, generator=generator)
+        assert (model(found).argmax(1) != y).any()
+        return
+    with pytest.raises(SoftadvError, match=f"^attack: {name} needs 4 classes or more, there are 2$"):
+        load_attack(f"torchattacks:{name}")(model, x, y, eps=0.3, generator=generator)
 
 
 def twice_as_far(model, x, y, *, eps, generator):

@@ -234,6 +234,16 @@ def test_what_the_end_would_refuse_is_refused_before_the_first_epoch(
     assert not (place / "runs/mine" / OWN_METHOD / "metrics.json").exists()
 
 
+def test_autoattack_of_too_few_classes_is_refused_before_the_first_epoch(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "mine.toml").write_text(GRID + "autoattack_images = 4\n")
+    assert run("reproduce", "mine.toml", "--device", "cpu", "--methods", "adversarial") == 2
+    (line,) = complaints(capsys)
+    assert line == f"softadv: {ADVERSARIAL}: attack: AutoAttack needs 4 classes or more, there are 2"
+    assert not (place / "runs/mine" / ADVERSARIAL / "metrics.json").exists()
+
+
 def test_a_method_that_replays_itself_is_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(
         OWN.replace(

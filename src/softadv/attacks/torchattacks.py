@@ -20,6 +20,9 @@ _LINF = {
     "APGD", "APGDT", "AutoAttack", "BIM", "DIFGSM", "EOTPGD", "FAB", "FFGSM", "FGSM", "Jitter", "MIFGSM", "NIFGSM",
     "PGD", "PGDRS", "RFGSM", "SINIFGSM", "Square", "TIFGSM", "TPGD", "UPGD", "VMIFGSM", "VNIFGSM",
 }  # fmt: skip
+# The targeted DLR loss (Croce and Hein, ICML 2020) takes the four largest scores.
+_TARGETED_DLR, _LEAST_CLASSES = ("APGDT", "AutoAttack"), 4
+_MOST_CLASSES = 10  # of more, the nine with the largest scores are the targets
 
 
 @register("torchattacks:NAME")
@@ -42,7 +45,7 @@ class TorchAttack:
         self.title = name
         self.norm = "Linf" if name in _LINF else None
         self._kind = kind
-        self._seeded = "seed" in taken
+        self._seeded, self._targeted = "seed" in taken, "n_classes" in taken
         self._settings = {key: value for key, value in settings.items() if key in taken}
 
     def __repr__(self) -> str:
@@ -51,14 +54,28 @@ class TorchAttack:
     def __call__(self, model: nn.Module, x: Tensor, y: Tensor, *, eps: float, generator: torch.Generator) -> Tensor:
         """x: float (N, C, H, W) in [0, 1]; y: int64 (N,). Returns images of the shape of x.
 
-        Raises NotFiniteError where the attack finds NaN or infinity.
+        Raises NotFiniteError where the attack finds NaN or infinity, SoftadvError as check_classes does.
         """
         seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
         settings = self._settings | {"eps": eps} | ({"seed": seed} if self._seeded else {})
         # Torchattacks draws from the global generators: they are seeded here and restored afterwards. It fills memory
         # in order, and would put a whole model with a frozen layer in training mode.
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), eval_mode(model):
+            if self._targeted:
+                settings = {"n_classes": self._known_classes(model, x)} | settings
             torch.manual_seed(seed)
             found: Tensor = self._kind(model, **settings)(x.contiguous(), y).detach()
         check_finite(found, what=f"attack: {self.title}'s pixels for image")
         return found
+
+    def check_classes(self, classes: int) -> None:
+        """Raise SoftadvError for fewer classes than the attack needs."""
+        if self.title in _TARGETED_DLR and classes < _LEAST_CLASSES:
+            raise SoftadvError(f"attack: {self.title} needs {_LEAST_CLASSES} classes or more, there are {classes}")
+
+    def _known_classes(self, model: nn.Module, x: Tensor) -> int:
+        """What the attack is told of the number of classes: from it come its targets."""
+        with torch.no_grad():
+            classes: int = model(x[:1]).shape[1]
+        self.check_classes(classes)
+        return min(classes, _MOST_CLASSES)

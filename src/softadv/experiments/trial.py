@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from softadv._progress import CERTIFICATION_COST, UPDATE_COST, Report, stage
 from softadv._versions import package_version
+from softadv.attacks import TorchAttack
 from softadv.certify.certifiers import certify
 from softadv.data import Dataset
 from softadv.errors import DivergedError, SoftadvError
@@ -260,6 +261,8 @@ def _check_fit(trial: Trial, data: Dataset, model: nn.Module) -> None:
     """Raise SoftadvError, before any epoch, for what would only be refused during the training or at its end."""
     check_augmentation(trial.augment, data)
     names_to_record(trial, data)
+    if trial.autoattack_images:
+        TorchAttack("AutoAttack").check_classes(data.classes)
     # The examples are certified by the trial's own domain, whatever the test images are certified by.
     for domain in dict.fromkeys((*trial.certified_domains, trial.domain)):
         engine = trial.certifier if domain == trial.domain else "native"
