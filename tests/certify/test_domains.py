@@ -1,10 +1,13 @@
 """The domains against their plain definitions, and the options that must not change an answer."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from softadv.certify import DOMAINS, ROUNDINGS, Certificates, certify
 from softadv.certify import backsub_cpp as native
@@ -153,6 +156,19 @@ def test_chunks_do_not_change_the_answer(engine, trained_digits, digits, domain,
     single = certify(trained_digits, x, y, **question, memory_budget=1, on_progress=done.append)
     assert done == list(range(1, 6))
     assert_same(single, whole)
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_many_classes_count_towards_the_memory(domain):
+    """An image asks for the differences of all pairs of scores, which are far more numbers than the network has."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 300)), torch.rand(20, 4)
+    classes, budget = 300, 2**23
+    done = [0]
+    certify(model, x, model(x).argmax(1), eps=0.0, domain=domain, memory_budget=budget, on_progress=done.append)
+    assert done[-1] == 20
+    at_once = max(after - before for before, after in pairwise(done))
+    assert 1 <= at_once <= budget / (4 * 3 * classes**2)
 
 
 @pytest.mark.parametrize("rounding", ROUNDINGS)

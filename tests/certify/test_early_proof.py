@@ -9,6 +9,7 @@ from torch import nn
 from softadv.attacks import pgd
 from softadv.certify import ROUNDINGS, certify
 from softadv.certify import backsub_cpp as native
+from softadv.certify.api import EFFORTS
 from softadv.certify.backsub_cpp import CompiledBackSubstitution
 from softadv.certify.backsub_torch import TorchBackSubstitution
 from softadv.certify.counterexample import broken
@@ -196,3 +197,22 @@ def test_where_a_network_has_a_last_hidden_layer():
 def test_an_effort_that_there_is_not_is_named(trained_digits, digits):
     with pytest.raises(SoftadvError, match="effort: unknown name 'more', expected one of least, exact"):
         certify(trained_digits, digits.test_x[:1], digits.test_y[:1], eps=0.1, effort="more")
+
+
+@pytest.mark.parametrize("sparing", ["kernel", "torch"])
+@pytest.mark.parametrize("ending", [nn.Softmax, nn.LogSoftmax])
+def test_where_scores_must_be_further_apart_no_verified_image_is_lost(request, ending, sparing):
+    if sparing == "torch":
+        request.getfixturevalue("sparing_torch")
+    elif not native.available():
+        pytest.skip("needs a C++ compiler")
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(16, 60), nn.ReLU(), nn.Linear(60, 60), nn.ReLU(), nn.Linear(60, 4))
+    with torch.no_grad():
+        body[4].weight *= 5e-3
+        body[4].bias.zero_()
+    model, x = nn.Sequential(*body, ending(1)).eval(), torch.rand(400, 16)
+    y = model(x).argmax(1)
+    exact, least = (certify(model, x, y, eps=0.01, margins=False, effort=effort).verified for effort in EFFORTS[::-1])
+    assert 10 < exact.sum() < 390
+    assert (least >= exact).all()

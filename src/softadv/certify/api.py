@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from math import prod
 from typing import Literal, get_args
 
 import torch
@@ -38,6 +39,8 @@ EFFORTS: tuple[Effort, ...] = get_args(Effort)
 _CPU_BUDGET = 2**28
 # Images whose scores are compared with those of the network that was read.
 _COMPARED = 4
+# Copies of an image's objective that are in memory at the peak; one in float64 is two (box: 5; before a softmax: 7).
+_FORMS_ALIVE = 7
 # How PyTorch says that memory ran out: on Windows, on Linux, and where a C++ library asked for it.
 _OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "bad_alloc")
 # Images. Small enough that progress is shown often and an interrupted run loses little.
@@ -123,7 +126,7 @@ def certify(
     check_labels(y, classes=network.classes)
     question = _Settings(model, network, boxes, domain, rounding, margins, effort, like)
     budget = memory_budget or _default_budget(question.like.device)
-    chunk = max(1, budget // (question.engine.floats_per_image * question.like.element_size()))
+    chunk = max(1, budget // (question.floats_per_image * question.like.element_size()))
 
     correct = torch.empty(len(x), dtype=torch.bool, device=x.device)
     margin = torch.full((len(x),), float("nan"), dtype=question.like.dtype, device=x.device)
@@ -154,7 +157,7 @@ def certify(
             on_progress(done)
         told = done
     # Only a finite positive margin is a proof: NaN and infinity are not.
-    verified = correct & (margin > _gap(network, question.like.dtype)) & margin.isfinite()
+    verified = correct & (margin > question.gap) & margin.isfinite()
     return Certificates(correct, verified, margin, str(question.engine))
 
 
@@ -213,6 +216,23 @@ class _Settings:
     def backsub(self) -> type[BackSubstitution]:
         """The implementation of back-substitution; Box needs none."""
         return self.engine.backsub
+
+    @property
+    def floats_per_image(self) -> int:
+        """What one image needs at the peak: the pass, and K functions of K outputs, also of what these are made of."""
+        network = self.network
+        entering = sum(prod(network.shapes[at]) for at in network.nodes[-1].inputs) if network.nodes else 0
+        forms = _FORMS_ALIVE * network.classes * (network.classes + entering)
+        return self.engine.floats_per_image + forms
+
+    @property
+    def gap(self) -> float:
+        """How far two scores must be apart so that a softmax, too, returns two different numbers.
+
+        The largest score's exponential is 1, another's is at most 1 - gap / 2, and each is off by a few units; a
+        log_softmax subtracts one number from both, which is less than 1,000 times as large as they are apart.
+        """
+        return 0.0 if self.network.ending is None else 2.0**11 * torch.finfo(self.like.dtype).eps
 
     def threads(self) -> AbstractContextManager[None]:
         """A context in which the kernel's threads sleep, rather than spin, while they wait."""
@@ -292,7 +312,7 @@ class _Settings:
             rounding=sound,
             backsub=self.backsub,
             scores=scores,
-            stop_at_proof=not self.margins and self.effort == "least",
+            stop_above=self.gap if not self.margins and self.effort == "least" else None,
         )
         # Row y is zero by definition and not a competitor.
         return bounds.scatter(1, y[:, None], float("inf")).amin(1)
@@ -316,15 +336,6 @@ def check_convolutions(network: Network, device: torch.device) -> None:
                 f"rounding: {library} may evaluate {node.name} by Winograd or FFT, whose errors are not bounded; "
                 f"set {instead}, or ask for rounding='none'"
             )
-
-
-def _gap(network: Network, dtype: torch.dtype) -> float:
-    """How far two scores must be apart so that a softmax, too, returns two different numbers.
-
-    The largest score's exponential is 1, another's is at most 1 - gap / 2, and each is off by a few units; a
-    log_softmax subtracts one number from both, which is less than 1,000 times as large as they are apart.
-    """
-    return 0.0 if network.ending is None else 2.0**11 * torch.finfo(dtype).eps
 
 
 def _default_budget(device: torch.device) -> int:

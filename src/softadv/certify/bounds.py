@@ -110,24 +110,24 @@ def lower_bounds(
     rounding: Arithmetic | None,
     backsub: type[BackSubstitution],
     scores: Tensor,
-    stop_at_proof: bool = False,
+    stop_above: float | None = None,
 ) -> Tensor:
     """Lower bounds of linear functions of the network's outputs over boxes.
 
     box: lower and upper bounds, (N, C, H, W). objective: (N, R, K), R functions of the K outputs.
     rounding: None leaves rounding errors unbounded. scores: (N, K), what the model itself returns for a
-    point of each box. stop_at_proof: return any positive bound as soon as there is one (early_proof.py); the functions
+    point of each box. stop_above: return any bound above this as soon as there is one (early_proof.py); the functions
     must then be differences of two outputs, or zero. Returns (N, R); NaN for a box where anything overflows, since
     nothing is proven there.
     Raises SoftadvError where the scores lie outside of sound bounds: the model then computes something other than
     the network that was read.
     """
     analysis = Analysis(network, box, domain, rounding, backsub)
-    hidden = last_hidden(network) if stop_at_proof and backsub.sparing and domain != "box" else None
+    hidden = last_hidden(network) if stop_above is not None and backsub.sparing and domain != "box" else None
     for at, node in enumerate(network.nodes[: None if hidden is None else hidden - 1], 1):
         analysis.pass_through(at, node)
-    if hidden is not None:
-        least = prove(analysis, hidden, objective)
+    if hidden is not None and stop_above is not None:
+        least = prove(analysis, hidden, objective, above=stop_above)
     elif domain == "box":
         least = analysis.box_minimum(objective)
     else:

@@ -48,32 +48,33 @@ def last_hidden(network: Network) -> int | None:
     return at if all(kinds) else None
 
 
-def prove(analysis: RefinableAnalysis, at: int, objective: Tensor) -> Tensor:
+def prove(analysis: RefinableAnalysis, at: int, objective: Tensor, *, above: float) -> Tensor:
     """Lower bounds (N, R) of the objective (N, R, K), a row of zeros or the difference of two outputs each.
 
-    at: the last hidden ReLU; the analysis has just reached it. A proven row has some positive bound. An image that is
-    not proven has DeepPoly's bounds, or larger ones. -inf for a row of zeros.
+    at: the last hidden ReLU; the analysis has just reached it. A row is proven by any bound above `above`. An image
+    that is not proven has DeepPoly's bounds, or larger ones. -inf for a row of zeros.
     """
     (before,) = analysis.network.nodes[at - 1].inputs
     last = analysis.network.nodes[at].step
     assert isinstance(last, Dense)
     lower, upper = analysis.bounds[before]
     asked = unstable(lower, upper)
-    above = upper < -lower  # the upper bound is nearer to zero
+    upper_is_nearer = upper < -lower  # to zero
     rows = objective.any(2)
     least = objective.new_full(rows.shape, -torch.inf)
 
     def open_images() -> Tensor:
-        return (rows & ~(least > 0)).any(1)
+        return (rows & ~(least > above)).any(1)
 
     def ask(neurons: Tensor, *, nearer: bool) -> None:
         of_open = neurons & open_images()[:, None, None, None]
-        analysis.ask(before, (of_open & (above ^ nearer), of_open & ~(above ^ nearer)))
+        sides = upper_is_nearer ^ nearer
+        analysis.ask(before, (of_open & sides, of_open & ~sides))
 
     def ask_margins(images: Tensor) -> None:
         if images.any():
             analysis.finish(at)
-            found = analysis.minimum(objective, rows & ~(least > 0) & images[:, None])
+            found = analysis.minimum(objective, rows & ~(least > above) & images[:, None])
             torch.maximum(least, found, out=least)
 
     ask_margins(asked.flatten(1).sum(1) <= _FEW)
