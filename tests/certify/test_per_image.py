@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -36,3 +37,13 @@ def test_images_stay_as_they_are_and_the_predictions_are_those_of_eval_mode():
     with torch.no_grad():
         expected = model.eval()(x.double()).argmax(1).tolist()
     assert [row.predicted for row in rows] == expected
+
+
+@pytest.mark.parametrize("score", [torch.inf, torch.nan])
+def test_an_image_whose_scores_are_no_numbers_is_misclassified_though_its_label_is_first(score):
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(3, 1, 2, 2)
+    with torch.no_grad():
+        model[1].bias[0] = score
+    with CertifierSession("native") as session:
+        rows = certify_chunk(model, x, torch.zeros(3, dtype=torch.int64), question=QUESTION, session=session, first=0)
+    assert [(row.predicted, row.verdict) for row in rows] == [(0, "misclassified")] * 3

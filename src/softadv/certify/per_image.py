@@ -115,7 +115,8 @@ def certify_chunk(
     """The rows of images that are certified together; first: the number of the first one."""
     started = time.perf_counter()
     found, _ = session.certify(model, x, y, eps=question.eps, domain=question.domain, rounding=question.rounding)
-    verified, margin = found.verified.tolist(), found.margin.tolist()  # a GPU has finished when they are here
+    # A GPU has finished when they are here.
+    correct, verified, margin = found.correct.tolist(), found.verified.tolist(), found.margin.tolist()
     seconds = round((time.perf_counter() - started) / len(x), 9)
     if on_engine is not None:
         on_engine(found.computed_by)
@@ -123,7 +124,7 @@ def certify_chunk(
     with eval_mode(model), torch.no_grad():  # a model that begins with an in-place layer would change the images
         predicted = model(x.to(like.dtype, copy=True)).argmax(1).tolist()
     return [
-        ImageResult(first + i, label, predicted[i], _standing(label == predicted[i], verified[i]), margin[i], seconds)
+        ImageResult(first + i, label, predicted[i], _standing(correct[i], verified[i]), margin[i], seconds)
         for i, label in enumerate(y.tolist())
     ]
 
