@@ -94,7 +94,8 @@ def trace(model: nn.Module) -> tuple[fx.Graph, dict[str, Tensor]]:
 def check_other_modes(model: nn.Module, graph: fx.Graph) -> None:
     """Raise SoftadvError where a model's graph depends on whether gradients are recorded.
 
-    A verdict would be ambiguous then. Training mode is up to the caller: the layers' modes stay as they are.
+    A verdict would be ambiguous then. Training mode is not asked about: the layers are read in the modes that they are
+    in, and `certify` puts them all into eval mode.
     """
     if not has_own_code(model):
         return  # there is nothing that could ask for a mode, but layers, which are read with theirs
