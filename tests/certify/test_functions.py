@@ -204,3 +204,19 @@ def test_what_is_selected_costs_no_sum_of_many_terms():
     model.first = nn.Linear(400, 7)
     network = read_network(model.eval().requires_grad_(False), SHAPE)
     assert sum(getattr(node.step, "selects", False) for node in network.nodes) == 2
+
+
+@pytest.mark.parametrize("size", [[1, 1], [2, None], [None, 1]])
+def test_the_size_of_an_adaptive_pooling_may_be_a_list(size):
+    class Pools(nn.Module):
+        def __init__(self, pool):
+            super().__init__()
+            self.pool = pool
+
+        def forward(self, x):
+            return self.pool(x).flatten(1)
+
+    x = torch.rand(2, 3, 4, 4)
+    pools = nn.AdaptiveAvgPool2d(tuple(size)), nn.AdaptiveAvgPool2d(size), lambda x: F.adaptive_avg_pool2d(x, size)
+    expected, *found = (certify(Pools(pool), x, torch.zeros(2, dtype=torch.int64), eps=0.01).margin for pool in pools)
+    assert all(torch.equal(margin, expected) for margin in found)

@@ -79,3 +79,33 @@ def test_what_works_in_place_on_a_value_of_its_own_is_read(engine, change, same)
     found, expected = (ask(Changes(function), x).margin for function in (change, same))
     assert torch.equal(found, expected)
     assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("drop", [nn.Dropout, nn.Dropout2d])
+def test_a_dropout_that_would_work_in_place_writes_nothing_in_eval_mode(drop):
+    class Drops(nn.Module):
+        def __init__(self, *, inplace):
+            super().__init__()
+            self.drop, self.last = drop(inplace=inplace), linear([[1.0, 2.0], [0.5, -1.0]], [0.1, 0.2])
+
+        def forward(self, x):
+            return self.last((x + self.drop(x)).flatten(1))
+
+    x = torch.rand(3, 1, 1, 2)
+    found, expected = (ask(Drops(inplace=inplace).eval(), x).margin for inplace in (True, False))
+    assert torch.equal(found, expected)
+    assert found.isfinite().all()
+
+
+def test_what_writes_into_the_result_of_a_dropout_writes_into_what_it_was_given():
+    class Drops(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop, self.last = nn.Dropout(inplace=True), linear([[1.0], [0.0]], [0.0, 0.1])
+
+        def forward(self, x):
+            h = self.last(x.flatten(1))
+            return h + F.relu(self.drop(h), inplace=True)
+
+    with pytest.raises(SoftadvError, match="works in place on a value that is used again"):
+        ask(Drops(), torch.rand(3, 1, 1, 1))

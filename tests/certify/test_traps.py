@@ -170,6 +170,11 @@ def test_a_weight_with_the_name_of_a_method_is_a_weight():
         lambda x: torch.flatten(input=x, start_dim=1),
         lambda x: F.max_pool2d(x, (2,)).flatten(1),
         lambda x: F.avg_pool2d(x, x.shape[2]).flatten(1),
+        lambda x: F.adaptive_avg_pool2d(x, (x.shape[2], 1)).flatten(1),
+        lambda x: F.adaptive_avg_pool2d(x, (1, 1, 1)).flatten(1),
+        lambda x: F.pad(x, (1, 1), value=torch.tensor(1.0)).flatten(1),
+        lambda x: F.pad(x, (0, x.shape[3])).flatten(1),
+        lambda x: F.pad(x, 1).flatten(1),
     ],
 )
 def test_arguments_that_cannot_be_read_are_one_line(function):
@@ -177,8 +182,19 @@ def test_arguments_that_cannot_be_read_are_one_line(function):
         def forward(self, x):
             return function(x)
 
-    with pytest.raises(SoftadvError, match=r"flatten|max_pool2d|avg_pool2d|boolean_dispatch|fn"):
+    with pytest.raises(SoftadvError, match=r"flatten|max_pool2d|avg_pool2d|boolean_dispatch|fn|pad"):
         ask(Computes(), torch.rand(1, 3, 4, 4))
+
+
+@pytest.mark.parametrize("value", [-torch.inf, torch.inf, torch.nan])
+@pytest.mark.parametrize("pad", [(1, 1, 1, 1), (0, 0, 0, 0, 0, 1)])
+def test_padding_with_what_is_no_number_is_named(value, pad):
+    class Pads(nn.Module):
+        def forward(self, x):
+            return F.max_pool2d(F.pad(x, pad, value=value), 2).flatten(1)
+
+    with pytest.raises(SoftadvError, match=r"pad.*not with a finite number; MaxPool2d has padding of its own"):
+        ask(Pads(), torch.rand(1, 3, 4, 4))
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

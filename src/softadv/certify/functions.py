@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any
 
 import torch
@@ -84,7 +85,8 @@ def _named(node: fx.Node, *names: str, **defaults: Any) -> dict[str, Any]:
     if len(node.args) > len(names) + 1:
         raise TypeError(f"{len(node.args)} arguments")
     found = defaults | dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
-    if set(found) - set(names) or any(isinstance(value, fx.Node) for value in found.values()):
+    parts = [part for value in found.values() for part in (value if isinstance(value, list | tuple) else [value])]
+    if set(found) - set(names) or any(isinstance(part, fx.Node) for part in parts):
         raise TypeError("an argument that depends on the image, or of another name")
     return found
 
@@ -162,22 +164,28 @@ def reduced(node: fx.Node, rank: int) -> tuple[list[int], bool]:
     return found, bool(named["keepdim"])
 
 
-def padding(node: fx.Node) -> tuple[tuple[int, ...], str, float]:
-    """What F.pad puts around, as its argument says it, in which mode and with which number."""
-    named = _named(node, "pad", "mode", "value", mode="constant", value=None)
-    return tuple(named["pad"]), named["mode"], float(named["value"] or 0)
+def padding(where: str, node: fx.Node) -> tuple[tuple[int, ...], str, float]:
+    """What F.pad puts around, as its argument says it, in which mode and with which number, which is finite."""
+    try:
+        named = _named(node, "pad", "mode", "value", mode="constant", value=None)
+        pad, mode, value = tuple(map(int, named["pad"])), str(named["mode"]), float(named["value"] or 0)
+    except (TypeError, ValueError, KeyError) as error:
+        raise SoftadvError(f"{where}: its arguments cannot be read ({error})") from error
+    if not isfinite(value):
+        raise SoftadvError(f"{where}: pads with {value:g}, not with a finite number; MaxPool2d has padding of its own")
+    return pad, mode, value
 
 
-def is_zero_padding(node: fx.Node, rank: int) -> bool:
+def is_zero_padding(where: str, node: fx.Node, rank: int) -> bool:
     """Whether a node is F.pad with zeros around the height and width of images."""
     if node.target is not F.pad or rank != 3:
         return False
-    pad, mode, value = padding(node)
+    pad, mode, value = padding(where, node)
     return mode == "constant" and value == 0 and len(pad) in (2, 4) and min(pad) >= 0
 
 
 def _as_pad(where: str, node: fx.Node) -> nn.Module:
-    return nn.ZeroPad2d((*padding(node)[0], 0, 0)[:4])  # type: ignore[arg-type]
+    return nn.ZeroPad2d((*padding(where, node)[0], 0, 0)[:4])  # type: ignore[arg-type]
 
 
 _FUNCTIONS: list[tuple[tuple[object, ...], Callable[[str, fx.Node], nn.Module]]] = [

@@ -38,6 +38,7 @@ SUPPORTED = (
     "AdaptiveAvgPool2d, means, BatchNorm1d, BatchNorm2d, Normalize, ZeroPad2d, Flatten, Dropout, Identity, "
     "reshapes, slices, permutations, cat, +, -, arithmetic with constants, and softmax or log_softmax as the last"
 )
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d)  # return their very input in eval mode
 
 _OF_STATISTICS = "it divides by statistics of the image itself; a batch normalisation in eval mode does not"
 _OF_CURVES = "ReLU, LeakyReLU, Sigmoid and Tanh are read, or register it: softadv.certify.register_operator"
@@ -47,7 +48,6 @@ _INSTEAD: dict[type[nn.Module], str] = {
     nn.Mish: _OF_CURVES, nn.SELU: _OF_CURVES, nn.CELU: _OF_CURVES, nn.Hardsigmoid: _OF_CURVES,
     nn.AdaptiveMaxPool2d: "MaxPool2d with its kernel says the same",
 }  # fmt: skip
-
 
 # An evaluator may move a factor of the input behind the matrix product. With factors from here to the reciprocal, the
 # theorem's allowance for underflow covers that.
@@ -113,7 +113,7 @@ def layer_steps(where: str, layer: nn.Module, shape: PlaneShape, *, like: Tensor
         return [_REGISTERED[kind](layer, shape)]
     if is_torchvision_normalize(layer):
         return _normalize(where, layer, shape, like)
-    if kind in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d):
+    if kind in (nn.Identity, *DROPOUTS):
         _check_eval(where, layer)
         return []
     if kind not in _BUILDERS:
@@ -228,9 +228,10 @@ def _max_pool(where: str, layer: nn.MaxPool2d, shape: PlaneShape, like: Tensor) 
 
 
 def _adaptive_pool(where: str, layer: nn.AdaptiveAvgPool2d, shape: PlaneShape, like: Tensor) -> list[Step]:
-    size = layer.output_size if isinstance(layer.output_size, tuple) else (layer.output_size,) * 2
-    high, wide = (n or side for n, side in zip(size, shape[1:], strict=True))
-    if shape[1] % high or shape[2] % wide:
+    asked: Any = layer.output_size
+    sizes = _pair(where, [n or 0 for n in asked] if isinstance(asked, tuple | list) else asked or 0)
+    high, wide = (n or side for n, side in zip(sizes, shape[1:], strict=True))
+    if min(high, wide) < 1 or shape[1] % high or shape[2] % wide:
         raise SoftadvError(
             f"{where}: its windows are of several sizes, {shape[1:]} pixels to {(high, wide)}; "
             "sizes that divide those of its input are supported, such as 1"

@@ -33,7 +33,7 @@ from softadv.certify.functions import (
     reduced,
 )
 from softadv.certify.graph import FinalActivation, Network, as_plane
-from softadv.certify.layers import SUPPORTED, is_torchvision_normalize
+from softadv.certify.layers import DROPOUTS, SUPPORTED, is_torchvision_normalize
 from softadv.certify.moves import MOVES, MOVING_LAYERS, SEVERAL, check_batch, moved
 from softadv.certify.tracing import check_other_modes, trace
 from softadv.errors import SoftadvError
@@ -126,7 +126,9 @@ class _Reader:
             self._activations[node] = self._concatenate(node, where)
         elif node.target in MEANS:
             self._activations[node] = self._mean(node, where)
-        elif node.target in MOVES and not is_zero_padding(node, len(self.made.dims[self._input(node, where, 0)])):
+        elif node.target in MOVES and not is_zero_padding(
+            where, node, len(self.made.dims[self._input(node, where, 0)])
+        ):
             self._move(node, where)
         else:
             same = self._prelu(where, node) if node.target in (F.prelu, torch.prelu, "prelu") else as_layer(where, node)
@@ -136,7 +138,7 @@ class _Reader:
 
     def _read_layer(self, node: fx.Node, where: str, layer: nn.Module) -> int:
         entering = self._input(node, where, 0)
-        if getattr(layer, "inplace", False):
+        if getattr(layer, "inplace", False) and type(layer) not in DROPOUTS:  # in eval mode they write nothing
             self._check_inplace(node.args[0], where)
         if type(layer) in _SOFTMAXES:
             self._end(node, where, layer, self.made.dims[entering])
@@ -159,7 +161,7 @@ class _Reader:
 
         def function(x: Tensor) -> Any:
             if node.target is F.pad:
-                pad, mode, _ = padding(node)
+                pad, mode, _ = padding(where, node)
                 check_batch(F.pad, x, (pad,), {})
                 return F.pad(x, pad, mode)
             arguments, keywords = fx.map_arg((node.args[1:], dict(node.kwargs)), lambda n: self._told(where, n, len(x)))
@@ -173,9 +175,9 @@ class _Reader:
             self._several[node] = found
             return
         (self._activations[node],) = found
-        if node.target is F.pad and padding(node)[2]:
-            dims, value = self.made.dims[entering], padding(node)[2]
-            around = F.pad(torch.zeros(1, *dims, dtype=torch.float64), padding(node)[0], value=value)
+        if node.target is F.pad and padding(where, node)[2]:
+            dims, value = self.made.dims[entering], padding(where, node)[2]
+            around = F.pad(torch.zeros(1, *dims, dtype=torch.float64), padding(where, node)[0], value=value)
             self._activations[node] = self._shifted(where, found[0], around[0])
 
     def _moved(self, node: fx.Node, where: str, function: Callable[[Tensor], Any], entering: int) -> list[int]:
@@ -323,7 +325,7 @@ def _is_alone(argument: Any) -> bool:
 def _is_view(model: nn.Module, node: fx.Node) -> bool:
     """Whether a node's value may share memory with its input's."""
     if node.op == "call_module":
-        kinds = (*MOVING_LAYERS, nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d)
+        kinds = (*MOVING_LAYERS, nn.Identity, *DROPOUTS)
         return type(model.get_submodule(str(node.target))) in kinds
     return is_view(node)
 
