@@ -20,7 +20,7 @@ from softadv.certify.backsub_cpp import disabled
 from softadv.certify.verify import verify
 from softadv.certify.vnnlib import PropertyError, read_property
 from softadv.errors import SoftadvError
-from tests.certify.properties import UNIT, answered, box, net, sampled, write
+from tests.certify.properties import TWO, UNIT, answered, box, net, sampled, write
 from tests.onnx.graphs import Graph
 from tests.onnx.test_unbatched import Whole
 
@@ -145,6 +145,21 @@ def test_a_network_that_fills_the_memory_alone_is_answered_point_by_point_and_bo
         found = answered(tmp_path, UNIT + f"(assert (>= (+ Y[0,0] Y[0,1]) {limit!r}))", model)
         assert found.status == expected
     assert set(boxes) == set(points) == {1}
+
+
+def test_many_outputs_count_towards_the_memory(tmp_path, monkeypatch):
+    """0.1 is no float, so that the magnitudes of all 300 outputs are asked for, of each box."""
+    graph = Graph((3,), seed=3).gemm(3, 24).then("Relu").gemm(24, 300)
+    model = softadv.load_model(graph.write(tmp_path / "net.onnx"))
+    _, outputs = sampled(model)
+    asked, bound = [], verify_module.lower_bounds
+    monkeypatch.setattr(verify_module, "_MOST_TOGETHER", 2**21)
+    monkeypatch.setattr(verify_module, "lower_bounds", lambda *a, **k: asked.append(a[2].shape) or bound(*a, **k))
+    limit = 0.1 * outputs[:, :2].sum(1).max().item() + 0.002
+    text = f"(assert (>= (+ (* 0.1 Y[0,0]) (* 0.1 Y[0,1])) {limit!r}))"
+    found = verify(model, read_property(write(tmp_path, UNIT + text, template=TWO.replace("[1,2]", "[1,300]"))))
+    assert found.status == "unsat"
+    assert {tuple(shape) for shape in asked} == {(1, 601, 300), (2, 601, 300)}  # two fill it
 
 
 def test_nothing_is_proven_of_a_file_that_onnxruntime_reads_otherwise(tmp_path):

@@ -38,6 +38,7 @@ _BOXES_AT_ONCE = 64
 _STARTS, _STEPS = 32, 60
 # Floating-point numbers that several boxes, or several points, may take together.
 _MOST_TOGETHER = 2**26
+_FORMS_ALIVE = 5  # copies of a box's forms at the peak, of which one in float64 is two
 # Comparisons times variables of one case.
 _MOST_FACTORS = 2**23
 
@@ -117,7 +118,6 @@ class _Solver:
         if self.network.ending is not None:
             raise PropertyError("the network ends in a softmax, whose outputs are not bounded; leave it out")
         self.engine = computed_by(self.network, domain="deeppoly", dtype=self.like.dtype, device=self.like.device)
-        self.at_once = max(1, min(_BOXES_AT_ONCE, _MOST_TOGETHER // self.engine.floats_per_image))
         self.session = onnx_runtime.open_session(model.path)
 
     @property
@@ -166,7 +166,7 @@ class _Solver:
                 if self.is_late:
                     return PropertyAnswer("timed-out", boxes=done)
                 batch = [boxes.popleft()]
-                while boxes and len(batch) < self.at_once and boxes[0].rows is batch[0].rows:
+                while boxes and len(batch) < self.at_once(batch[0].rows) and boxes[0].rows is batch[0].rows:
                     batch.append(boxes.popleft())
                 lower, upper = (torch.stack([getattr(box, end) for box in batch]) for end in ("lower", "upper"))
                 proven = self._proven(batch[0].rows, lower, upper)
@@ -181,6 +181,11 @@ class _Solver:
                     unknown |= not halves
                     boxes.extendleft(reversed(halves))
         return PropertyAnswer("unknown" if unknown else "unsat", boxes=done)
+
+    def at_once(self, rows: _Rows) -> int:
+        """How many boxes are proven together: each takes a pass, and the forms that are bounded, of all K outputs."""
+        forms = _FORMS_ALIVE * (len(rows.comparisons) + 2 * self.outputs) * self.outputs
+        return max(1, min(_BOXES_AT_ONCE, _MOST_TOGETHER // (self.engine.floats_per_image + forms)))
 
     def check_reading(self, box: _Box) -> None:
         """Raise SoftadvError where onnxruntime computes something else of a box's middle than the network read."""
