@@ -49,7 +49,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_all(files: Mapping[Path, bytes]) -> None:
-    """Write several files; if one cannot be written, none is. They appear in the given order."""
+    """Write several files: each whole or not at all, in the given order.
+
+    Raises SoftadvError naming the first that cannot be written. That is nearly always found before any appears, as a
+    full disk is. Where one cannot take its place, such as that of an immutable file, those before it stay.
+    """
     partials: dict[Path, Path] = {}
     path = Path()
     try:
@@ -66,7 +70,7 @@ def write_all(files: Mapping[Path, bytes]) -> None:
                 os.fsync(file.fileno())
         for path, partial in partials.items():
             os.replace(partial, path)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         for partial in partials.values():
             with contextlib.suppress(OSError):
@@ -106,15 +110,17 @@ def delete_file(path: Path) -> None:
         raise SoftadvError(f"{path}: cannot be deleted ({error.strerror or error})") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to disk, so that files appear there in the order they were written."""
-    if os.name == "nt":  # Windows opens no folders
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that files appear there in the order they were written.
+
+    Does nothing where that is impossible, as in a folder that may be written and not read: the files are there.
+    """
+    with contextlib.suppress(OSError):  # Windows opens no folders
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def json_bytes(path: Path, table: Mapping[str, Any]) -> bytes:

@@ -57,7 +57,8 @@ def keep(folder: Path, *, reference: Path, allow_dirty: bool = False) -> StoredT
     allow_dirty: also take trials whose commit is unknown or had changes, which nobody else can run again.
     Runs of one grid from several machines can be kept one after another.
     Raises SoftadvError, before anything is written, where nothing is finished, where a trial is not as the packaged
-    grid or the reference has it, and for damaged files. All is written or nothing.
+    grid or the reference has it, and for damaged files. The records are written first, then the weights, then the
+    summary: what stops in between is made whole when the same runs are kept again.
     """
     if is_reference(folder):
         raise SoftadvError(f"{folder}: is a reference already; name the folder of a grid's runs")

@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from softadv._io import sync_folder
 from softadv._scratch import Scratch
 from softadv.errors import SoftadvError
 
@@ -213,12 +214,7 @@ def _store(library: Path, folder: Path, name: str) -> Path:
         with suppress(OSError):
             os.unlink(partial)
         raise
-    if os.name != "nt":  # Windows opens no folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    sync_folder(folder)
     return target
 
 
