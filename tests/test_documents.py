@@ -13,7 +13,8 @@ import typer.main
 from benchmarks import answer
 from benchmarks.documents import FIGURES, ROOT, makers, parts
 from softadv.certify.domains import CERTIFIER_DOMAINS
-from softadv.cli.app import app
+from softadv.cli import output, running
+from softadv.cli.app import _INTERRUPTED, app
 from softadv.experiments.reference import REFERENCE
 from softadv.experiments.spec import Trial, load_grid, packaged_grids
 from softadv.report.figures.colors import contrast
@@ -130,6 +131,12 @@ def test_every_option_is_in_a_page() -> None:
                         name,
                         option,
                     )
+
+
+def test_every_exit_code_is_in_the_table() -> None:
+    table = text_of("docs/commands.md").partition("## Exit codes")[2]
+    codes = {int(code) for code in re.findall(r"(?m)^\| (\d+) \|", table)}
+    assert codes == {0, 1, 2, _INTERRUPTED, output._CLOSED, running._TERMINATED}
 
 
 def test_every_packaged_grid_is_named() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from softadv.cli.app import app
+from softadv.cli.app import app, main
 from tests.cli.command import run
 from tests.experiments.test_grid import TINY
 
@@ -109,6 +109,40 @@ def test_an_interrupted_command_says_so_and_goes_on_later(
     monkeypatch.setattr("softadv.cli.grid_commands.run_trial", interrupted)
     assert run("train", str(tmp_path / "x")) == 130
     assert "interrupted; given again" in capsys.readouterr().err
+
+
+GREEDY = """
+import torch
+
+def cpu(model, x, y, *, eps, generator):
+    return torch.empty(1 << 50)
+
+def kernel(model, x, y, *, eps, generator):
+    raise MemoryError("the compiled kernel ran out of memory")
+
+def gpu(model, x, y, *, eps, generator):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+"""
+
+
+@pytest.mark.parametrize("where", ["cpu", "kernel", "gpu"])
+def test_no_memory_is_one_line_and_exit_code_2(
+    where: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert run("attack", str(model), "--limit", "4", "--attack", f"greedy:{where}") == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("softadv: ")]
+    assert line.startswith("softadv: out of memory: ")
+
+
+def test_another_fault_of_your_own_code_is_no_lack_of_memory(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "faulty.py").write_text("def attack(model, x, y, *, eps, generator):\n    raise RuntimeError('mine')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RuntimeError, match=r"^mine$"):
+        main(["attack", str(model), "--limit", "4", "--attack", "faulty:attack"])
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])

@@ -1,7 +1,6 @@
 """The command line: what commands there are, and how one ends.
 
-Exit codes: 0 done and every expectation holds; 1 an expectation or a trial failed; 2 bad input, or output that cannot
-be written; 130 interrupted; 141 the reader of standard output has closed it.
+docs/commands.md says what the exit codes mean.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import re
 import sys
 from typing import Annotated
 
+import torch
 import typer
 
 from softadv._versions import package_version
@@ -90,9 +90,19 @@ def _run(arguments: list[str] | None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         output.complain(f"{where}{error.strerror or error}")
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        output.complain(f"out of memory: {' '.join(str(error).split()) or 'none is left'}")
+        return 2
     if code == _INTERRUPTED:
         output.complain("interrupted; given again, reproduce, train and certify --out go on where they stopped")
     return int(code or 0)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU, PyTorch raises a RuntimeError that only its text tells from others.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator: " in str(error)
 
 
 def _reworded(message: str) -> str:
