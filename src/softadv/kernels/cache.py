@@ -1,7 +1,9 @@
 """Compiled kernels on disk. A library is loaded only if it is intact and no other user can have written it.
 
 FOLDER/attack-KEY-DIGEST.so   a library. KEY: digest of its source, compiler and machine; DIGEST: SHA-256 of the file
-FOLDER/attack-KEY.failed      why it cannot be compiled; the next attempt is an hour later
+FOLDER/attack-KEY.failed      why the compiler refuses it; the next attempt is an hour later
+FOLDER/attack-KEY.late        that it took too long to compile; the next attempt is five minutes later
+What may pass sooner, such as a full disk or a compiler that was killed, is not recorded: the next process tries again.
 FOLDER is __pycache__ beside the source, or softadv in the user's cache folder: the first that belongs to this user (or
 root) and that nobody else can write. If there is none, the library is compiled for one process, in a temporary folder.
 """
@@ -31,9 +33,25 @@ from softadv.errors import SoftadvError
 _FLAGS = ("-O3", "-fno-fast-math", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _COMPILERS = ("c++", "g++", "clang++")
 _COMPILE_SECONDS = 300
-_RETRY_SECONDS = 3600
+# By the suffix of a record. Every attempt that is too late costs its process _COMPILE_SECONDS of waiting.
+_RETRY_SECONDS = {".failed": 3600, ".late": 300}
+# What a compiler says that exits by itself when a program of its own was killed, or found no room.
+_PASSING = re.compile(
+    r"signal terminated program|terminated with signal|Killed \(program|unable to execute command"
+    r"|No space left|quota exceeded|memory exhausted|out of memory|allocate memory|Input/output error"
+    r"|Too many open files",
+    re.IGNORECASE,
+)
 _OTHERS_WRITE = 0o022
 _WORK = "softadv-kernel-"  # prefix of temporary folders
+
+
+class _RefusedError(SoftadvError):
+    """The compiler refuses the source, or what it makes cannot be loaded: so it will be the next time."""
+
+
+class _LateError(SoftadvError):
+    """The compiler takes too long: the machine is busy, or the compiler hangs."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,7 @@ def load_library(source: Path) -> LoadedLibrary:
             for library in _intact_libraries(here, name):
                 with suppress(OSError):
                     return LoadedLibrary(ctypes.CDLL(str(library)), folder)
-            _check_failure(here / f"{name}.failed", folder)
+            _check_failures(here, folder, name)
     with Scratch(_WORK) as work:
         try:
             made = _compile(compiler, source, work)
@@ -74,9 +92,12 @@ def load_library(source: Path) -> LoadedLibrary:
             try:
                 return LoadedLibrary(ctypes.CDLL(str(made)), None, "; ".join(against))
             except OSError as error:
-                raise SoftadvError(f"what {compiler} makes cannot be loaded: {error}") from error
-        except SoftadvError as error:
-            _record_failure(str(error), folders, name)
+                raise _RefusedError(f"what {compiler} makes cannot be loaded: {error}") from error
+        except _RefusedError as error:
+            _record_failure(str(error), folders, f"{name}.failed")
+            raise
+        except _LateError as error:
+            _record_failure(str(error), folders, f"{name}.late")
             raise
 
 
@@ -163,30 +184,34 @@ def _intact_libraries(folder: Path, name: str) -> Iterator[Path]:
 
 
 def _compile(compiler: str, source: Path, work: Path) -> Path:
-    """Compile in a folder, within a time limit. Raises SoftadvError where it cannot be done."""
+    """Compile in a folder, within a time limit.
+
+    Raises _RefusedError, _LateError, or for what may pass sooner SoftadvError.
+    """
     target, told = work / "kernel.so", work / "messages"
     # Into a file: reading a pipe would wait until every child of the compiler has closed it.
     with told.open("wb") as messages:
         try:
             process = subprocess.Popen(
                 [compiler, *_FLAGS, str(source.resolve()), "-o", str(target)],
-                stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, env=os.environ | {"TMPDIR": str(work)},
-                start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=messages, stderr=messages, start_new_session=True,
+                env=os.environ | {"TMPDIR": str(work), "LC_ALL": "C"},  # its messages are read here
             )  # fmt: skip
         except OSError as error:
             raise SoftadvError(f"{compiler} cannot be run: {error.strerror}") from error
     try:
         code = process.wait(_COMPILE_SECONDS)
     except subprocess.TimeoutExpired:
-        raise SoftadvError(f"{compiler} has not compiled {source.name} in {_COMPILE_SECONDS} s") from None
+        raise _LateError(f"{compiler} has not compiled {source.name} in {_COMPILE_SECONDS} s") from None
     finally:
         _kill(process)
     if code:
-        lines = told.read_text(errors="replace").splitlines()
-        reason = next((line for line in lines if "error" in line), f"exit code {code}")
-        raise SoftadvError(f"{compiler} cannot compile the kernel: {reason}")
+        text = told.read_text(errors="replace")
+        passing = code < 0 or _PASSING.search(text)
+        reason = next((line for line in text.splitlines() if "error" in line), f"exit code {code}")
+        raise (SoftadvError if passing else _RefusedError)(f"{compiler} cannot compile the kernel: {reason}")
     if not target.is_file():
-        raise SoftadvError(f"{compiler} has made nothing of {source.name}")
+        raise _RefusedError(f"{compiler} has made nothing of {source.name}")
     return target
 
 
@@ -218,23 +243,23 @@ def _store(library: Path, folder: Path, name: str) -> Path:
     return target
 
 
-def _record_failure(reason: str, folders: list[Path], name: str) -> None:
-    """Record a failure in the first folder that can be written."""
+def _record_failure(reason: str, folders: list[Path], record: str) -> None:
+    """Record a failure, under the name `record`, in the first folder that can be written."""
     for folder in folders:
         with suppress(OSError), _open_trusted(folder) as here:
-            (here / f"{name}.failed").write_text(f"{reason}\n")
+            (here / record).write_text(f"{reason}\n")
             return
 
 
-def _check_failure(record: Path, folder: Path) -> None:
-    """Raise SoftadvError if a failure was recorded within the last hour."""
-    if not record.is_file():
-        return
-    when = record.stat().st_mtime
-    if 0 <= time.time() - when < _RETRY_SECONDS:
-        reason = re.sub(r"\s+", " ", record.read_text(errors="replace"))[:500].strip()
-        then = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
-        minutes = _RETRY_SECONDS // 60
-        raise SoftadvError(
-            f"{reason} ({then}; tried again after {minutes} minutes, or when {folder / record.name} is gone)"
-        )
+def _check_failures(here: Path, folder: Path, name: str) -> None:
+    """Raise SoftadvError if a failure was recorded a short time ago. here: the opened folder."""
+    for suffix, seconds in _RETRY_SECONDS.items():
+        record = here / f"{name}{suffix}"
+        if not record.is_file():
+            continue
+        when = record.stat().st_mtime
+        if 0 <= time.time() - when < seconds:
+            reason = re.sub(r"\s+", " ", record.read_text(errors="replace"))[:500].strip()
+            then = time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+            again = f"tried again after {seconds // 60} minutes, or when {folder / record.name} is gone"
+            raise SoftadvError(f"{reason} ({then}; {again})")
