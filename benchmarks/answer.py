@@ -185,9 +185,9 @@ def _shown(told: Sequence[Answered]) -> Iterator[str]:
         size, where = decimal(abs(it.gain.mean), places=1), _where([it], told)
         costly = _costs_some(it.cost)
         if it.gain.low > 0:
-            said = f"keeps {size} of them{where}" if costly else f"has {size} points more{where}"
+            said = f"keeps {size} of them{where}" if costly else f"is {size} points ahead{where}"
         elif it.gain.high < 0:
-            said = f"loses {size} more{where}" if costly else f"has {size} points less{where}"
+            said = f"loses {size} more{where}" if costly else f"is {size} points behind{where}"
         else:
             said = f"shows no clear difference from it{where}"
         yield f"{said}{_ends(it.gain)}"

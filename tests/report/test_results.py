@@ -111,8 +111,8 @@ COST = [10.0, 10.2, 9.8]
                 a_setting(cost=[-0.5], gain=[-2.0, -2.1, -2.2], eps="8/255"),
             ],
             "adversarial training ends 0.5 points above natural training at ε 8/255 (one seed, which decides nothing) "
-            "and shows no clear cost in natural accuracy at ε 4/255 (−2.8 to +6.1). Soft training has 2.1 points "
-            "more at ε 4/255 (+1.9 to +2.3) and has 2.1 points less at ε 8/255 (−2.3 to −1.9).",
+            "and shows no clear cost in natural accuracy at ε 4/255 (−2.8 to +6.1). Soft training is 2.1 points "
+            "ahead at ε 4/255 (+1.9 to +2.3) and is 2.1 points behind at ε 8/255 (−2.3 to −1.9).",
         ),
         (
             [a_setting(cost=COST, gain=[]), a_setting(cost=[0.1, -0.1], gain=[], eps="8/255")],
