@@ -113,6 +113,15 @@ WRONG = {
         ["export", "file", "--out", "no/m.onnx"],
         "--out no/m.onnx: no is not a folder",
     ),
+    "a fresh start of nothing": (["certify", "file", "--fresh"], "--fresh: needs --out"),
+    "expected results of two folders": (
+        ["report", "a", "b", "--expected", "."],
+        "--expected .: two folders are compared with each other alone",
+    ),
+    "a trial to estimate that the grid does not have": (
+        ["reproduce", "smoke", "--dry-run", "--redo", "nope"],
+        "redo: smoke has no trial 'nope'",
+    ),
     "weights that nobody stored": (
         ["reproduce", "smoke", "--epochs", "1", "--from-weights"],
         "of smoke with this spec; train them instead "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,57 @@ def test_other_weights_need_theirs_and_all_are_named_at_once(
     assert not Path("data").exists()  # said before any download
     numbers = ["--dataset", "digits", "--eps", "0.02", "--alpha", "0.01", "--steps", "2"]
     assert run("evaluate", "w.safetensors", "--limit", "8", *numbers) == 0
+
+
+OWN = """
+def none(model, x, y, *, eps, generator):
+    return x
+
+class Any:
+    def __init__(self, **settings):
+        assert settings["steps"] == 7
+
+    def __call__(self, model, x, y, *, eps, generator):
+        return x
+"""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "attack"])
+def test_a_setting_that_the_attack_does_not_take_is_refused_and_not_needed(
+    command: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_without.py").write_text(OWN)
+    for attack, setting in (
+        ("torchattacks:FGSM", "--steps=100"),
+        ("torchattacks:FGSM", "--alpha=0.3"),
+        ("torchattacks:AutoAttack", "--steps=5"),
+        ("own_without:none", "--alpha=0.1"),
+    ):
+        assert run(command, str(model), "--limit", "4", "--attack", attack, setting) == 2
+        option, _, value = setting.partition("=")
+        assert f"{option} {value}: the attack '{attack}' has no such setting" in capsys.readouterr().err
+    assert run(command, str(model), "--limit", "4", "--attack", "own_without:Any", "--steps", "7") == 0
+    assert run(command, str(model), "--limit", "4", "--attack", "torchattacks:PGD", "--steps", "7") == 0
+    save_file(conv_small("digits", seed=0).state_dict(), "w.safetensors")
+    foreign = ["w.safetensors", "--dataset", "digits", "--eps", "0.02", "--limit", "4"]
+    assert run(command, *foreign, "--attack", "torchattacks:FGSM") == 0
+    capsys.readouterr()
+    assert run(command, *foreign, "--attack", "torchattacks:FFGSM") == 2
+    assert "w.safetensors: --alpha is needed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "certify", "attack"])
+def test_an_onnx_file_takes_no_name_of_a_network(
+    command: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net = tmp_path / "net.onnx"
+    shutil.copy(model / "model.onnx", net)
+    given = [str(net), "--dataset", "digits", "--eps", "0.1", "--limit", "4"]
+    given += [] if command == "certify" else ["--alpha", "0.1", "--steps", "1"]
+    assert run(command, *given, "--model", "conv_small") == 2
+    assert f"{net}: says itself what its network is; leave out --model" in capsys.readouterr().err
+    assert run(command, *given) == 0
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -4,7 +4,7 @@ An attack of your own is any callable (model, x, y, *, eps, generator) -> images
 and evaluation refuse what leaves its ball, or the range of the pixels.
 """
 
-from softadv.attacks.base import AtRadius, Attack, attacks, is_linf, load_attack, register, title_of
+from softadv.attacks.base import AtRadius, Attack, attacks, is_linf, load_attack, register, settings_taken, title_of
 from softadv.attacks.divergence_pgd import DivergencePGD
 from softadv.attacks.friendly_pgd import FriendlyPGD
 from softadv.attacks.pgd import PGD, pgd
@@ -23,5 +23,6 @@ __all__ = [
     "load_attack",
     "pgd",
     "register",
+    "settings_taken",
     "title_of",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,8 +33,10 @@ class Attack(Protocol):
 
 
 # A registered name stands for a class, which is built with the settings it accepts, or for a finished attack. One with
-# a WORD stands for what makes an attack of the word and the settings.
+# a WORD stands for what makes an attack of the word and the settings. A class that takes any **settings, and uses some,
+# names those in settings_of(WORD).
 Factory = Callable[..., Any]
+_SETTINGS = frozenset({"steps", "alpha", "random_start"})
 
 _EXPECTED = "an attack, or a class of attacks"
 # By how much examples may leave their ball: roundings of the largest number involved, and a part of the radius.
@@ -57,16 +59,37 @@ def load_attack(
     steps = check_count(steps, key="steps", most=MOST_STEPS)
     alpha = None if alpha is None else check_radius(alpha, key="alpha")
     found = attacks.get(what)
-    own = found.func if isinstance(found, functools.partial) else found  # "NAME:WORD" is a partial with the word bound
-    makes_one = isinstance(own, type) or (":" in what and attacks.is_registered(what))
-    if not makes_one:
+    if not _makes_one(what, found):
         return _checked(found, where=f"attack {what}")
     wanted: dict[str, Any] = {"steps": steps, "random_start": random_start}
     wanted |= {} if alpha is None else {"alpha": alpha}
-    taken = inspect.signature(found).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values())
-    settings = {key: value for key, value in wanted.items() if anything or key in taken}
+    taken = settings_taken(what)
+    settings = {key: value for key, value in wanted.items() if key in taken}
     return _checked(call(f"attack {what}", found, **settings), where=f"attack {what}")
+
+
+def settings_taken(what: str) -> Set[str]:
+    """Those of "steps", "alpha" and "random_start" that an attack, by name, is built with; a finished one takes none.
+
+    Raises SoftadvError for an unknown name.
+    """
+    found = attacks.get(what)
+    if not _makes_one(what, found):
+        return frozenset()
+    says: Callable[..., Set[str]] | None = getattr(_unbound(found), "settings_of", None)
+    if says is not None:
+        return _SETTINGS & says(*getattr(found, "args", ()))
+    parameters = inspect.signature(found).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return _SETTINGS if anything else _SETTINGS & parameters.keys()
+
+
+def _unbound(found: Factory) -> Factory:
+    return found.func if isinstance(found, functools.partial) else found  # "NAME:WORD" is a partial with the word bound
+
+
+def _makes_one(what: str, found: Factory) -> bool:
+    return isinstance(_unbound(found), type) or (":" in what and attacks.is_registered(what))
 
 
 def _checked(attack: Any, *, where: str) -> Attack:

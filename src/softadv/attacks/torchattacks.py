@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -34,19 +35,17 @@ class TorchAttack:
 
         Raises SoftadvError for an unknown name, and for an attack without an eps.
         """
-        import torchattacks  # noqa: PLC0415 (a second of start-up, for those who ask for it)
-
-        kind: Any = getattr(torchattacks, name, None)
-        if name == "Attack" or not (isinstance(kind, type) and issubclass(kind, torchattacks.attack.Attack)):
-            raise SoftadvError(f"attack: Torchattacks {torchattacks.__version__} has no attack {name!r}")
-        taken = inspect.signature(kind).parameters
-        if "eps" not in taken:
-            raise SoftadvError(f"attack: 'torchattacks:{name}' has no eps, so it cannot be kept within the ball")
+        kind, taken = _class_of(name)
         self.title = name
         self.norm = "Linf" if name in _LINF else None
         self._kind = kind
         self._seeded, self._targeted = "seed" in taken, "n_classes" in taken
         self._settings = {key: value for key, value in settings.items() if key in taken}
+
+    @staticmethod
+    def settings_of(name: str) -> Set[str]:
+        """What a class of Torchattacks can be told, by name. Raises SoftadvError as the constructor does."""
+        return _class_of(name)[1]
 
     def __repr__(self) -> str:
         return f"TorchAttack({self.title!r}, {', '.join(f'{key}={value}' for key, value in self._settings.items())})"
@@ -79,3 +78,16 @@ class TorchAttack:
             classes: int = model(x[:1]).shape[1]
         self.check_classes(classes)
         return min(classes, _MOST_CLASSES)
+
+
+def _class_of(name: str) -> tuple[Any, Set[str]]:
+    """A class of Torchattacks, and what its constructor takes."""
+    import torchattacks  # noqa: PLC0415 (a second of start-up, for those who ask for it)
+
+    kind: Any = getattr(torchattacks, name, None)
+    if name == "Attack" or not (isinstance(kind, type) and issubclass(kind, torchattacks.attack.Attack)):
+        raise SoftadvError(f"attack: Torchattacks {torchattacks.__version__} has no attack {name!r}")
+    taken = inspect.signature(kind).parameters.keys()
+    if "eps" not in taken:
+        raise SoftadvError(f"attack: 'torchattacks:{name}' has no eps, so it cannot be kept within the ball")
+    return kind, taken

@@ -58,7 +58,7 @@ from softadv.experiments.estimate import estimate_time
 from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.expected import checkout_expected
 from softadv.experiments.from_weights import stored_trials
-from softadv.experiments.grid import prepare
+from softadv.experiments.grid import check_redo, prepare
 from softadv.experiments.grid_command import given_command
 from softadv.experiments.reference import REFERENCE, read_reference
 from softadv.experiments.run_folder import RunFolder
@@ -130,6 +130,7 @@ def reproduce(
         stored = stored_trials(chosen, records, data_root=data, autoattack=autoattack, other_images=other_images)
         chosen = stored.grid
     folder = out or Path("runs") / chosen.name
+    check_redo(chosen, redo or ())
     if dry_run:
         trials = chosen.trials if part is None else part.of(chosen.trials)
         anew = {trial.name for trial in trials} if fresh else set(redo or ())
@@ -225,6 +226,8 @@ def report(folder: FinishedFolder, other: OtherFolder = None, out: PageOut = Non
     From run folders or references alone.
     """
     if other is not None:
+        if expected is not None:
+            raise SoftadvError(f"--expected {expected}: two folders are compared with each other alone; leave it out")
         output.say(f"Report: {write_two(folder, other, out=out)}")
         return
     entries = read_entries(folder)

@@ -41,6 +41,7 @@ from softadv.cli.options import (
     Seed,
     Steps,
     Threads,
+    attack_settings,
     check_target,
     chosen_attack,
     chosen_certifier,
@@ -93,7 +94,7 @@ def evaluate(
             device=device,
         )  # fmt: skip
         return
-    saved = open_saved(model, dataset=dataset, eps=eps, alpha=alpha, steps=steps)
+    saved = open_saved(model, dataset=dataset, eps=eps, **attack_settings(attack, alpha=alpha, steps=steps))
     radius = chosen_radius(saved, eps)
     name, run_attack = chosen_attack(saved, attack=attack, eps=radius, alpha=alpha, steps=steps)
     asked, chosen = chosen_certifier(saved, certifier, domain)
@@ -178,6 +179,8 @@ def certify(
     """
     if out is not None:
         check_file_name(out)
+    elif fresh:
+        raise SoftadvError("--fresh: needs --out, whose rows it replaces")
     saved = open_saved(model, dataset=dataset, eps=eps)
     chosen, computed = chosen_certifier(saved, certifier, domain)
     radius = chosen_radius(saved, eps)
@@ -274,7 +277,7 @@ def attack(
     """Attack test images, and keep what was found."""
     if save is not None:
         check_target("--save", save)
-    saved = open_saved(model, dataset=dataset, eps=eps, alpha=alpha, steps=steps)
+    saved = open_saved(model, dataset=dataset, eps=eps, **attack_settings(name, alpha=alpha, steps=steps))
     radius = chosen_radius(saved, eps)
     chosen, run_attack = chosen_attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
     network, x, y = network_and_images(saved, name=network_name, data=data, limit=limit, device=device)

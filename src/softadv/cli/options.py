@@ -12,8 +12,8 @@ import torch
 import typer
 from torch import nn
 
-from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, number
-from softadv.attacks import AtRadius, load_attack
+from softadv._ranges import MOST_IMAGES, MOST_SEED, MOST_STEPS, check_radius, number, shown
+from softadv.attacks import AtRadius, load_attack, settings_taken
 from softadv.certify import Domain
 from softadv.certify.domains import CERTIFIER_DOMAINS, Certifier
 from softadv.certify.onnx import check_against_onnxruntime
@@ -23,8 +23,9 @@ from softadv.errors import SoftadvError
 from softadv.experiments.environment import pick_device
 from softadv.experiments.expected import expected_folder
 from softadv.experiments.load_model import Saved, find_saved, known_or_loaded
-from softadv.experiments.spec import Trial
 from softadv.training.evaluation import AttackAtRadius
+
+_ATTACK = "pgd"  # of weights whose trial nothing says
 
 
 def _path(text: str) -> Path:
@@ -264,7 +265,9 @@ def chosen_detail(*, quiet: bool, verbose: bool, as_json: bool) -> Detail:
 def chosen_radius(saved: Saved, given: str | None) -> float:
     """The given radius, else the trial's."""
     if given is None:
-        return _of_trial(saved, "--eps").eps
+        if saved.trial is None:
+            raise SoftadvError("--eps is needed")
+        return saved.trial.eps
     return check_radius(number(given, key="--eps"), key="--eps")
 
 
@@ -289,15 +292,30 @@ def chosen_certifier(saved: Saved, certifier: Certifier | None, domain: Domain |
 def chosen_attack(
     saved: Saved, *, attack: str | None, eps: float, alpha: str | None, steps: int | None
 ) -> tuple[str, AttackAtRadius]:
-    """The attack with its radius bound, and its name; settings that are not given are the trial's."""
-    name = attack or (saved.trial.attack if saved.trial is not None else "pgd")
-    if alpha is None:
-        size = _of_trial(saved, "--alpha").alpha
-    else:
-        size = check_radius(number(alpha, key="--alpha"), key="--alpha")
-    count = _of_trial(saved, "--steps").steps if steps is None else steps
-    start = saved.trial is None or saved.trial.random_start
-    return name, AtRadius(load_attack(name, alpha=size, steps=count, random_start=start), eps)
+    """The attack with its radius bound, and its name; settings that are not given are the trial's.
+
+    Raises SoftadvError for a setting that is given and that the attack does not take.
+    """
+    own = saved.trial
+    name = attack or (_ATTACK if own is None else own.attack)
+    taken = settings_taken(name)
+    for setting, given in (("alpha", alpha), ("steps", steps)):
+        if given is not None and setting not in taken:
+            raise SoftadvError(f"--{setting} {given}: the attack {shown(name)} has no such setting; leave it out")
+    settings: dict[str, Any] = {}
+    if own is not None:
+        settings = {"alpha": own.alpha, "steps": own.steps, "random_start": own.random_start}
+    if alpha is not None:
+        settings["alpha"] = check_radius(number(alpha, key="--alpha"), key="--alpha")
+    if steps is not None:
+        settings["steps"] = steps
+    return name, AtRadius(load_attack(name, **settings), eps)
+
+
+def attack_settings(attack: str | None, *, alpha: str | None, steps: int | None) -> dict[str, object]:
+    """Those of the two that weights without a trial need, as open_saved takes them: what their attack can be told."""
+    taken = settings_taken(attack or _ATTACK)
+    return {name: given for name, given in (("alpha", alpha), ("steps", steps)) if name in taken}
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -312,9 +330,3 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         except (ValueError, RecursionError):  # a bare word, or a number of thousands of digits
             parsed[key] = value
     return parsed
-
-
-def _of_trial(saved: Saved, option: str) -> Trial:
-    if saved.trial is None:
-        raise SoftadvError(f"{option} is needed")
-    return saved.trial

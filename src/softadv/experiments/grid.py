@@ -111,7 +111,8 @@ def prepare(
     that softadv did not make, and one that another process writes to.
     """
     trials = grid.trials if shard is None else shard.of(grid.trials)
-    _check(grid, redo)
+    check_redo(grid, redo)
+    _check(grid)
     datasets = _datasets(grid, data_root, device)
     for model, trial in {(trial.model, trial.dataset): trial for trial in grid.trials}.items():
         load_model(model[0], datasets[trial], seed=0)  # one that cannot be built is found before hours of work
@@ -145,12 +146,16 @@ def prepare(
     )  # fmt: skip
 
 
-def _check(grid: Grid, redo: Sequence[str]) -> None:
-    """Raise SoftadvError for names in a grid that cannot be loaded, and for a trial in `redo` that it does not have."""
+def check_redo(grid: Grid, redo: Sequence[str]) -> None:
+    """Raise SoftadvError for a trial in `redo` that a grid does not have."""
     names = {trial.name for trial in grid.trials}
     for name in redo:
         if name not in names:
             raise SoftadvError(f"redo: {grid.name} has no trial {shown(name)}; it has {', '.join(sorted(names))}")
+
+
+def _check(grid: Grid) -> None:
+    """Raise SoftadvError for names in a grid that cannot be loaded."""
     for trial in grid.trials:
         train_config(trial)
     for certifier in {trial.certifier for trial in grid.trials}:

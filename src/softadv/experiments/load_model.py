@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softadv._io import parse_json, tensors_sha256
+from softadv._ranges import shown
 from softadv._weights import read_weights
 from softadv.data import KNOWN, About, Dataset, load_dataset
 from softadv.errors import SoftadvError
@@ -37,10 +38,12 @@ class Saved:
     def model(self, data: Dataset | About, *, device: torch.device, name: str | None = None) -> nn.Module:
         """The network for a data set with these weights, in eval mode.
 
-        name: of the model; None is what the weights say, or conv_small.
+        name: of the model; None is what the weights say, or conv_small. An ONNX file takes none.
         Raises SoftadvError for the weights of another network.
         """
         if self.path.suffix == ONNX:
+            if name is not None:
+                raise SoftadvError(f"{self.path}: says itself what its network is; leave out --model {shown(name)}")
             read = load_onnx(self.path, data)
             if read.dtype != torch.float32:
                 raise SoftadvError(f"{self.path}: takes images in {read.dtype}, those of data sets are in float32")
