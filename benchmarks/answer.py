@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
+from benchmarks.differences import COMPARED, changes
 from softadv._decimals import decimal
 from softadv.claims.stats import Estimate, estimate
 from softadv.experiments.reference import REFERENCE as FOLDER
@@ -22,6 +23,7 @@ _GRIDS = ("cifar10", "paper-short", "mnist")  # of the paper's own settings, the
 _HEADS = (
     "setting", "epochs", "seeds", "natural training", "adversarial", "soft", "soft − adversarial", "that under PGD",
 )  # fmt: skip
+_ON_SOME = ("autoattack_accuracy", "certified_accuracy")
 _ONE_SEED = "(one seed, which decides nothing)"
 
 
@@ -31,7 +33,8 @@ class Answered:
 
     means: natural accuracy in % after natural, adversarial and soft training; None for one that was not run. The last
         two are of the seeds that both have, as their difference is; so is the first, where it has such seeds.
-    cost: natural − adversarial training. gain: soft − adversarial training. under_pgd: that of adversarial accuracy.
+    cost: natural − adversarial training. gain: soft − adversarial training. under_pgd: that of adversarial accuracy;
+        beside: of the accuracies that were measured on some of the test images, by their names.
     """
 
     dataset: str
@@ -42,6 +45,7 @@ class Answered:
     cost: Estimate | None
     gain: Estimate | None
     under_pgd: Estimate | None
+    beside: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 def answers() -> list[Answered]:
@@ -53,6 +57,7 @@ def answers() -> list[Answered]:
     for grid in _GRIDS:
         entries = read_entries(REFERENCE / grid)
         runs = [run for run in all_series(entries) if run.result]
+        changed = changes(entries, "soft", "adversarial")
         naturals = [run for run in runs if run.trial.method == "natural"]
         for its_runs in by_setting(runs).values():
             run = its_runs[0]
@@ -78,6 +83,11 @@ def answers() -> list[Answered]:
                     cost=lost and estimate([-value for value in lost.values], label="", unit=lost.unit),
                     gain=change.natural,
                     under_pgd=change.adversarial,
+                    beside={
+                        COMPARED[figure]: made
+                        for figure, made in changed.get(run.trial.setting, {}).items()
+                        if figure in _ON_SOME
+                    },
                 )
             )
     return found
@@ -101,7 +111,7 @@ def words(found: Sequence[Answered]) -> str:
     lines = []
     for (dataset, epochs), same in groupby(found, key=lambda it: (it.dataset, it.epochs)):
         told = list(same)
-        said = f"- {dataset}, {epochs} epochs: {' '.join(filter(None, (_costs(told), _gains(told))))}"
+        said = f"- {dataset}, {epochs} epochs: {' '.join(filter(None, (_costs(told), _gains(told), *_prices(told))))}"
         lines.append(textwrap.fill(said, width=120, subsequent_indent="  ", break_on_hyphens=False))
     return "\n".join(lines)
 
@@ -175,6 +185,18 @@ def _gains(told: Sequence[Answered]) -> str:
     ]
     parts = [*_shown(told), *([f"is {_listed(single)} {_ONE_SEED}"] if single else [])]
     return f"Soft training {_listed(parts)}."
+
+
+def _prices(told: Sequence[Answered]) -> Iterator[str]:
+    """What soft training changes in robustness, where an interval excludes zero; a sentence a setting."""
+    for it in told:
+        parts = [
+            f"{decimal(abs(found.mean), places=1)} points {'less' if found.mean < 0 else 'more'} {name}{_ends(found)}"
+            for name, found in it.beside.items()
+            if found.low is not None and found.high is not None and not found.low <= 0 <= found.high
+        ]
+        if parts:
+            yield f"{(_where([it], told) + ' it').strip().capitalize()} has {_listed(parts)}."
 
 
 def _shown(told: Sequence[Answered]) -> Iterator[str]:

@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Sequence
 
 from benchmarks.answer import REFERENCE, difference
+from benchmarks.differences import COMPARED, changes
 from softadv._decimals import spread
 from softadv.claims.judge import Verdict, load_expectations
-from softadv.claims.stats import estimate
+from softadv.claims.stats import Estimate
 from softadv.cli.finish import verdicts_on
 from softadv.experiments.reference import read_summary
 from softadv.experiments.runs import NotRun, Run, all_series, finished_runs, read_entries, value_of
@@ -18,12 +19,6 @@ from softadv.report.words import in_symbols, setting_words
 
 # The smoke grid answers no question of the paper's.
 GRIDS = sorted(path.name for path in REFERENCE.iterdir() if path.is_dir() and path.name != "smoke")
-_DIFFERENCES = {
-    "natural_accuracy": "natural accuracy",
-    "adversarial_accuracy": "accuracy under PGD",
-    "autoattack_accuracy": "accuracy under AutoAttack",
-    "certified_accuracy": "certified accuracy",
-}
 _COLUMNS = ("natural_accuracy", "adversarial_accuracy", "autoattack_accuracy", "certified_accuracy", "verified_share")
 
 
@@ -57,24 +52,16 @@ def results(grid: str) -> str:
 def differences(grid: str, method: str, other: str) -> str:
     """What one method changes in each accuracy of another, paired by seed, a column a setting; "" without both."""
     entries = read_entries(REFERENCE / grid)
-    runs, words = finished_runs(entries), setting_words(all_series(entries))
-    columns: dict[str, list[str]] = {}
-    for setting in dict.fromkeys(run.result.trial.setting for run in runs):
-        ones, others = (
-            {run.result.trial.seed: run for run in runs if _is(run, setting, name)} for name in (method, other)
-        )
-        both = sorted(ones.keys() & others.keys())
-        if both:
-            columns[words[setting]] = [
-                _difference([(ones[seed], others[seed]) for seed in both], column) for column in _DIFFERENCES
-            ]
-    if not columns:
+    words, found = setting_words(all_series(entries)), changes(entries, method, other)
+    if not found:
         return ""
-    titles = _DIFFERENCES.values()
-    rows = [f"| {title} | {' | '.join(cells)} |" for title, *cells in zip(titles, *columns.values(), strict=True)]
+    rows = [
+        f"| {title} | {' | '.join(_difference(of_setting.get(figure)) for of_setting in found.values())} |"
+        for figure, title in COMPARED.items()
+    ]
     kind = "" if other == "soft" else " training"
-    head = [f"| {method} − {other}{kind} | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
-    return "\n".join([*head, *rows])
+    columns = " | ".join(words[setting] for setting in found)
+    return "\n".join([f"| {method} − {other}{kind} | {columns} |", "| --- " * (len(found) + 1) + "|", *rows])
 
 
 def table(grid: str) -> str:
@@ -114,15 +101,10 @@ def _verdicts(grid: str) -> list[Verdict]:
     return verdicts_on(folder, read_entries(folder), expected=REFERENCE.parent)
 
 
-def _is(run: Run, setting: str, method: str) -> bool:
-    return (run.result.trial.setting, run.result.trial.method) == (setting, method)
-
-
-def _difference(pairs: Sequence[tuple[Run, Run]], column: str) -> str:
+def _difference(found: Estimate | None) -> str:
     """A difference with its interval; and, of few seeds, seed by seed."""
-    values = [round(100 * (value_of(one, column) - value_of(other, column)), 9) for one, other in pairs]
-    text = difference(estimate(values, label=column, unit="points"))
-    return f"{text}: {', '.join(map(signed, values))}" if len(values) > 1 else text
+    text = difference(found)
+    return text if found is None or found.seeds == 1 else f"{text}: {', '.join(map(signed, found.values))}"
 
 
 def _cell(runs: Sequence[Run], column: str) -> str:

@@ -66,7 +66,9 @@ def test_the_answer_in_words_has_the_numbers_of_the_table():
             assert f"keeps {decimal(it.gain.mean, places=1)} of them" in line
 
 
-def a_setting(*, cost: list[float], gain: list[float], eps: str = "4/255") -> Answered:
+def a_setting(
+    *, cost: list[float], gain: list[float], eps: str = "4/255", certified: list[float] | None = None
+) -> Answered:
     """Differences seed by seed, in points."""
     none = Answered(
         dataset="CIFAR-10", eps=eps, epochs=6, seeds=5, means=(None, None, None), cost=None, gain=None, under_pgd=None
@@ -74,7 +76,8 @@ def a_setting(*, cost: list[float], gain: list[float], eps: str = "4/255") -> An
     made = {
         name: estimate(values, label="", unit="points") for name, values in (("cost", cost), ("gain", gain)) if values
     }
-    return replace(none, **made)
+    beside = {"certified accuracy": estimate(certified, label="", unit="points")} if certified else {}
+    return replace(none, **made, beside=beside)
 
 
 COST = [10.0, 10.2, 9.8]
@@ -87,6 +90,15 @@ COST = [10.0, 10.2, 9.8]
             [a_setting(cost=COST, gain=[1.0, 1.2, 1.4])],
             "adversarial training costs 10.0 points of natural accuracy (+9.5 to +10.5). "
             "Soft training keeps 1.2 of them (+0.7 to +1.7).",
+        ),
+        (  # a price is told where its interval excludes zero
+            [
+                a_setting(cost=COST, gain=[1.0, 1.2, 1.4], certified=[-4.0, -4.2, -4.4]),
+                a_setting(cost=COST, gain=[1.0, 1.2, 1.4], certified=[-4.0, 4.2, -4.4], eps="8/255"),
+            ],
+            "adversarial training costs 10.0 points of natural accuracy at ε 4/255 (+9.5 to +10.5) and 10.0 at ε 8/255 "
+            "(+9.5 to +10.5). Soft training keeps 1.2 of them at ε 4/255 (+0.7 to +1.7) and keeps 1.2 of them at ε "
+            "8/255 (+0.7 to +1.7). At ε 4/255 it has 4.2 points less certified accuracy (−4.7 to −3.7).",
         ),
         (
             [a_setting(cost=COST, gain=[-1.0, -1.2, -1.4])],
