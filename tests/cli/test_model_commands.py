@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -77,6 +79,65 @@ def test_other_weights_need_theirs_and_all_are_named_at_once(
     assert not Path("data").exists()  # said before any download
     numbers = ["--dataset", "digits", "--eps", "0.02", "--alpha", "0.01", "--steps", "2"]
     assert run("evaluate", "w.safetensors", "--limit", "8", *numbers) == 0
+
+
+def theirs(path: Path, model: Path) -> bytes:
+    """Write the network of a run as another program would have exported it; returns the file's bytes."""
+    proto = onnx.load(model / "model.onnx")
+    proto.producer_name = "another"
+    path.write_bytes(proto.SerializeToString())
+    return path.read_bytes()
+
+
+def test_export_overwrites_what_softadv_exported_and_nothing_else(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    network, other = theirs(Path("model.onnx"), model), theirs(Path("other.onnx"), model)
+    save_file(conv_small("digits", seed=0).state_dict(), "w.safetensors")
+    Path("link.onnx").symlink_to("nowhere.onnx")
+    Path("text.onnx").write_text("notes")
+    digits, few = ["--dataset", "digits"], ["--limit", "4"]
+    rival = model.with_name("digits-tiny-adversarial-seed0")
+    before = {path: path.read_bytes() for folder in (model, rival) for path in folder.iterdir()}
+    for arguments, message in (
+        (["model.onnx", *digits], "model.onnx: --out is needed"),
+        (["other.onnx", *digits], "other.onnx: --out is needed"),
+        (["other.onnx", *digits, "--out", "model.onnx"], "--out model.onnx: is there already, and softadv did not"),
+        (["other.onnx", *digits, "--out", "other.onnx"], "--out other.onnx: is the model itself"),
+        (["w.safetensors", *digits], "--out model.onnx: is there already, and softadv did not"),
+        (["w.safetensors", *digits, "--out", "w.safetensors"], "--out w.safetensors: is the model itself"),
+        ([str(model), "--out", "link.onnx"], "--out link.onnx: is there already"),
+        ([str(model), "--out", "text.onnx"], "--out text.onnx: is there already"),
+        ([str(model), "--out", str(rival / "model.onnx")], f"is a file of the trial in {rival}"),
+        ([str(model), "--out", str(model / "weights.safetensors")], f"is a file of the trial in {model}"),
+    ):
+        assert run("export", *arguments, *few) == 2, arguments
+        assert message in capsys.readouterr().err
+    for own in ([str(model)], [str(model / "weights.safetensors")], [str(model), "--out", "new.onnx"]):
+        assert run("export", *own, *few) == run("export", *own, *few) == 0
+    assert run("export", str(model), "--out", str((model / "model.onnx").resolve()), *few) == 0
+    assert Path("model.onnx").read_bytes() == network
+    assert Path("other.onnx").read_bytes() == other
+    assert not Path("nowhere.onnx").exists()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_attack_overwrites_its_own_images_and_nothing_else(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file({"image": torch.zeros(1), "attacked": torch.zeros(1), "label": torch.zeros(1)}, "foreign.safetensors")
+    Path("text").write_text("notes")
+    os.mkfifo("pipe")
+    before = {path: path.read_bytes() for path in (*model.iterdir(), *tmp_path.iterdir()) if path.is_file()}
+    for target in ("foreign.safetensors", "text", "pipe", *(path for path in before if path.parent == model)):
+        assert run("attack", str(model), "--limit", "4", "--save", str(target)) == 2
+        assert f"--save {target}: is " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert Path("pipe").is_fifo()
+    for _ in range(2):
+        assert run("attack", str(model), "--limit", "4", "--save", "found.safetensors") == 0
 
 
 OWN = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -183,6 +184,16 @@ def test_all_is_kept_or_nothing(folder: Path, reference: Path) -> None:
     with pytest.raises(SoftadvError, match=f"{summary}: cannot be written"):
         keep(folder, reference=reference, allow_dirty=True)
     assert {path: path.read_bytes() for path in reference.rglob("*") if path.is_file()} == before
+
+
+def test_a_summary_that_softadv_did_not_write_is_not_overwritten(tiny: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "tiny" / SUMMARY
+    theirs.parent.mkdir()
+    theirs.write_text('{"notes": 1}')
+    with pytest.raises(SoftadvError, match=re.escape(str(theirs))):
+        keep(tiny, reference=tmp_path, allow_dirty=True)
+    assert theirs.read_text() == '{"notes": 1}'
+    assert list(theirs.parent.iterdir()) == [theirs]
 
 
 @pytest.mark.parametrize("commit", ["0" * 40 + "+changes", "unknown", ""])

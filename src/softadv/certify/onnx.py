@@ -29,6 +29,7 @@ _OPSET = 13
 _LARGEST_DIFFERENCE = 1e-4
 _JUDGED = 100
 _IR_VERSION = 7
+_PRODUCER = "softadv"
 
 
 class NotExportedError(SoftadvError):
@@ -52,10 +53,22 @@ def export_onnx(model: nn.Module, path: Path, *, image_shape: tuple[int, int, in
         _graph(network, image_shape),
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
         ir_version=_IR_VERSION,
-        producer_name="softadv",
+        producer_name=_PRODUCER,
     )
     onnx.checker.check_model(proto, full_check=True)
     write_bytes(path, proto.SerializeToString(deterministic=True))
+
+
+def is_exported(path: Path) -> bool:
+    """Whether a file is one that export_onnx wrote."""
+    import onnx  # noqa: PLC0415
+
+    if not path.is_file():  # a pipe would be waited for
+        return False
+    try:
+        return bool(onnx.load_model_from_string(path.read_bytes()).producer_name == _PRODUCER)
+    except Exception:  # whatever protobuf raises
+        return False
 
 
 @in_eval_mode

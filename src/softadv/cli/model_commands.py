@@ -18,7 +18,7 @@ from softadv.certify import Domain, Rounding
 from softadv.certify.certifiers import CertifierSession, check_certifier
 from softadv.certify.domains import Certifier
 from softadv.certify.eran import ENGINES
-from softadv.certify.onnx import check_against_onnxruntime, check_parity, export_onnx
+from softadv.certify.onnx import check_against_onnxruntime, check_parity, export_onnx, is_exported
 from softadv.certify.per_image import ImageResult, Question, Split, certify_rows, chunk_size, summarize
 from softadv.certify.results_file import check_file_name, complete_rows, opened
 from softadv.cli import output
@@ -42,7 +42,6 @@ from softadv.cli.options import (
     Steps,
     Threads,
     attack_settings,
-    check_target,
     chosen_attack,
     chosen_certifier,
     chosen_radii,
@@ -54,13 +53,14 @@ from softadv.cli.options import (
 )
 from softadv.cli.progress_bar import Display
 from softadv.cli.running import ended_by_sigterm
+from softadv.cli.targets import ATTACKED, check_target, is_attacked, onnx_of_run
 from softadv.errors import SoftadvError
 from softadv.experiments.certify_jobs import Sharded
 from softadv.experiments.compare_certifiers import compare_engines, parity_tables
 from softadv.experiments.executors.choose import Chosen
 from softadv.experiments.executors.images import Source
 from softadv.experiments.executors.jobs import pinned_threads
-from softadv.experiments.load_model import known_or_loaded
+from softadv.experiments.load_model import ONNX, known_or_loaded
 from softadv.experiments.run_folder import MODEL
 from softadv.training.evaluate import certified_curve
 from softadv.training.evaluation import attack_images, certified_accuracy, natural_accuracy
@@ -276,7 +276,7 @@ def attack(
 ) -> None:
     """Attack test images, and keep what was found."""
     if save is not None:
-        check_target("--save", save)
+        check_target("--save", save, model=model, is_own=is_attacked)
     saved = open_saved(model, dataset=dataset, eps=eps, **attack_settings(name, alpha=alpha, steps=steps))
     radius = chosen_radius(saved, eps)
     chosen, run_attack = chosen_attack(saved, attack=name, eps=radius, alpha=alpha, steps=steps)
@@ -292,7 +292,7 @@ def attack(
         "largest change of a pixel": f"{float((attacked - x).abs().max()):.6g}",
     }
     if save is not None:
-        write_tensors(save, {"image": x, "attacked": attacked, "label": y})
+        write_tensors(save, dict(zip(ATTACKED, (x, attacked, y), strict=True)))
         rows["written to"] = str(save)
     output.show_figures(f"{model}: {len(x):,} test images of {saved.dataset}, eps {radius:g}", rows)
 
@@ -309,8 +309,10 @@ def export(
 
     onnxruntime and PyTorch are given the same test images.
     """
+    if out is None and model.suffix == ONNX and not model.is_dir():
+        raise SoftadvError(f"{model}: --out is needed, since this is an ONNX file already")
     path = out or (model if model.is_dir() else model.parent) / MODEL
-    check_target("--out", path)
+    check_target("--out", path, model=model, is_own=is_exported, but=onnx_of_run(model))
     saved = open_saved(model, dataset=dataset)
     network, x, y = network_and_images(saved, name=network_name, data=data, limit=limit, device="cpu")
     natural_accuracy(network, x, y)  # refuses a model whose scores are not finite, before a file is written

@@ -240,14 +240,6 @@ def network_and_images(
     return network, x, y
 
 
-def check_target(option: str, path: Path) -> None:
-    """Raise SoftadvError, before any work, where a file's folder does not exist, or the path is a folder."""
-    if not path.parent.is_dir():
-        raise SoftadvError(f"{option} {path}: {path.parent} is not a folder")
-    if path.is_dir():
-        raise SoftadvError(f"{option} {path}: is a folder, name a file")
-
-
 def chosen_expected(given: Path | None) -> Path:
     """The given folder of expected results, else softadv's own. Raises SoftadvError where it is no folder."""
     if given is not None and not given.is_dir():

@@ -28,6 +28,7 @@ from softadv.experiments.reference import (
     Record,
     is_reference,
     read_grid_reference,
+    read_summary,
     record_from_table,
     record_table,
     stored_elsewhere,
@@ -95,6 +96,8 @@ def _plan(
     records = {record.trial.name: record for record in read_grid_reference(target)}
     for run in runs:
         _check_spec(run.result.trial, grid=about.name, packaged=packaged, before=list(records.values()))
+    if (target / SUMMARY).is_file():
+        read_summary(target)  # what is overwritten is softadv's
     files: dict[Path, bytes] = {}
     for run in runs:
         path = target / f"{run.result.trial.name}.json"
