@@ -122,10 +122,13 @@ def kernel(model, x, y, *, eps, generator):
 
 def gpu(model, x, y, *, eps, generator):
     raise torch.OutOfMemoryError("CUDA out of memory.")
+
+def driver(model, x, y, *, eps, generator):
+    raise RuntimeError("CUDA error: out of memory\\nCUDA kernel errors might be asynchronously reported")
 """
 
 
-@pytest.mark.parametrize("where", ["cpu", "kernel", "gpu"])
+@pytest.mark.parametrize("where", ["cpu", "kernel", "gpu", "driver"])
 def test_no_memory_is_one_line_and_exit_code_2(
     where: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,14 @@ def test_a_file_of_somebody_else_is_named_and_nothing_is_written(tmp_path: Path,
     assert (tmp_path / name).read_text() == "<p>my home page</p>"
 
 
+def test_a_link_to_what_is_not_there_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "results.csv").symlink_to("elsewhere")
+    with pytest.raises(SoftadvError, match=r"results\.csv: is there already, and softadv did not write it"):
+        write_page(tmp_path, "index.html", PAGE, {"results.csv": b"1"})
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+    assert (tmp_path / "results.csv").is_symlink()
+
+
 def test_a_file_of_somebody_else_beside_a_page_is_not_overwritten_by_the_next_page(tmp_path: Path) -> None:
     write_page(tmp_path, "index.html", PAGE, {"time.svg": b"1"})
     (tmp_path / "results.csv").write_text("mine")

@@ -101,8 +101,9 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU, PyTorch raises a RuntimeError that only its text tells from others.
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator: " in str(error)
+    # PyTorch on the CPU, and what it calls on a GPU, raise a RuntimeError that only its text tells from others.
+    texts = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(text in str(error) for text in texts)
 
 
 def _reworded(message: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ def refuse_foreign_page(folder: Path, page: str, files: Set[str]) -> None:
     if not ours and _is_page(folder / page):
         return
     for name in sorted({page, *files} - ours):
-        if (folder / name).exists():
+        if os.path.lexists(folder / name):  # a link to what is not there is somebody's, too
             raise SoftadvError(f"{folder / name}: is there already, and softadv did not write it; name another folder")
 
 

@@ -87,8 +87,12 @@ def test_cores_are_dealt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert deal(10_000, threads=None, gpus_per_trial=None, device=CPU).threads == 1
     assert deal(2, threads=3, gpus_per_trial=None, device=CPU).threads == 3
     assert deal(2, threads=1, gpus_per_trial=None, device=CPU).gpu(1) is None
+
+
+@pytest.mark.parametrize("side_by_side", [{"jobs": 2}, {"ray": "local"}])
+def test_a_part_of_a_gpu_is_for_trials_that_run_on_one(side_by_side) -> None:
     with pytest.raises(SoftadvError, match="the trials run on the CPU"):
-        deal(2, threads=1, gpus_per_trial=0.5, device=CPU)
+        Chosen(gpus_per_trial=0.5, **side_by_side).place("cpu")
 
 
 def test_gpus_are_dealt_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:

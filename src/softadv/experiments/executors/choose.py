@@ -51,13 +51,16 @@ class Chosen:
         """The device of images and models in this process, and the device name of jobs elsewhere (None: run here).
 
         device: "auto", "cpu" or "cuda". On Ray "auto" is a GPU where a part of one is asked for, or is here.
-        Raises SoftadvError where there is no such device.
+        Raises SoftadvError where there is no such device, and for a part of a GPU where jobs run on the CPU.
         """
         if not self.elsewhere:
             return pick_device(device), None
         if self.ray is not None and (device == "cuda" or (device == "auto" and self.gpus_per_trial is not None)):
             return torch.device("cpu"), "cuda"  # this machine need not have one
-        return torch.device("cpu"), pick_device(device).type
+        where = pick_device(device).type
+        if self.gpus_per_trial is not None and where != "cuda":
+            raise SoftadvError("--gpus-per-trial: the trials run on the CPU")
+        return torch.device("cpu"), where
 
     @contextmanager
     def opened(self, device: str | None, images: ImageLoader) -> Iterator[tuple[Executor | None, int | None]]:

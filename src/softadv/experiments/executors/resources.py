@@ -42,8 +42,6 @@ def deal(jobs: int, *, threads: int | None, gpus_per_trial: float | None, device
     """
     each = threads if threads is not None else max(1, usable_cores() // jobs)
     if device.type != "cuda":
-        if gpus_per_trial is not None:
-            raise SoftadvError("--gpus-per-trial: the trials run on the CPU")
         return Dealt(jobs, each)
     there = visible_gpus()
     if gpus_per_trial is None:
