@@ -133,7 +133,7 @@ PYTHON
 }
 
 mkdir -p "$prefix/bin"
-cp "$here/python" "$prefix/bin/python"
+install -m 755 "$here/python" "$prefix/bin/python"
 : >"$prefix/environment"
 system_packages
 fetch ELINA "$ELINA_REPOSITORY" "$ELINA_COMMIT"

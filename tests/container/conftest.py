@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +34,24 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     folder = Path(tempfile.mkdtemp(prefix="softadv-container-"))
     engine = usable[0](folder)
     try:
-        engine.build(ROOT)
+        engine.build(_private_checkout(folder / "checkout"))
         yield engine
     finally:
         engine.remove()
         shutil.rmtree(folder)
+
+
+def _private_checkout(place: Path) -> Path:
+    """A copy of all that a build takes, which nobody but its owner can read, as git makes it under umask 077."""
+    place.mkdir()
+    named = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    for name in ("Dockerfile", ".dockerignore", *named):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, place / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            shutil.copy(ROOT / name, place / name)
+    subprocess.run(["chmod", "-R", "go=", place], check=True)
+    return place
 
 
 @pytest.fixture(scope="session")
