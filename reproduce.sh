@@ -20,7 +20,7 @@ fail() {
     exit 2
 }
 
-# Two stamps say what .venv was made of: while they are unchanged, so is .venv.
+# Two stamps say what .venv was made of: while they are unchanged, so is .venv. One without the first is the user's own.
 # The checkout's own path is in the first because a virtual environment cannot be moved.
 packages_stamp() {
     echo "$root"
@@ -51,9 +51,19 @@ set_up() {
 }
 
 install_packages() {
+    if [ -e "$venv" ] && [ ! -f "$venv/packages" ]; then
+        fail "$venv is there, but was not made by reproduce.sh: move or delete it, and call again"
+    fi
+    # Before anything is deleted. By its real path, since "python3" is .venv's own where that is activated.
+    local real
+    real=$("$python" -c 'import ensurepip, os, sys, venv; print(os.path.realpath(sys.executable))' 2>/dev/null) ||
+        fail "'$python' cannot make virtual environments: install the venv module (Debian: apt-get install python3-venv)"
+    python=$real
     echo "Setting up .venv from requirements.lock (a minute or two, about 6 GB; once)" >&2
     rm -rf "$venv"
-    "$python" -m venv "$venv" || fail "'$python -m venv' failed: install the venv module (Debian: apt-get install python3-venv)"
+    mkdir "$venv"
+    : >"$venv/packages" # filled in when all is there
+    "$python" -m venv "$venv" || fail "'$python -m venv' failed (its message is above)"
     pip install --require-hashes -r "$root/requirements.lock" ||
         fail "the packages of requirements.lock could not be installed (pip's message is above)"
     packages_stamp >"$venv/packages"
