@@ -1,8 +1,10 @@
 # softadv in a container (docs/container.md):
 #
-#   docker build -t softadv .                       with CUDA, ERAN, ELINA and GPUPoly; the last stage, runtime
-#   docker build -t softadv:cpu --target cpu .      without them
+#   docker build -t softadv --build-arg COMMIT=$(git rev-parse HEAD) .                    with CUDA, ERAN, ELINA and
+#                                                                     GPUPoly; the last stage, runtime
+#   docker build -t softadv:cpu --target cpu --build-arg COMMIT=$(git rev-parse HEAD) .   without them
 #
+# COMMIT goes into the records of the image's trials; without it they say "unknown".
 # BuildKit and Buildah both build it. `./reproduce.sh --docker` also passes on what this machine has set for proxies,
 # package indexes and certificate authorities, as secrets (docker/secrets.sh); none of that stays in the image.
 

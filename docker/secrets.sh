@@ -1,15 +1,21 @@
 #!/usr/bin/env bash
 # What this machine has set to reach package indexes, for a build to use without keeping it:
 #
-#   docker/secrets.sh DIR    write the files into DIR, and print the options of `docker build` that pass them on
+#   docker/secrets.sh DIR    write the files into DIR, for you alone, and print the options of `docker build` that pass
+#                            them on
 #
 # apt.conf: APT's proxies and checks. pip.conf: pip's index and proxy, from its configuration and PIP_… variables.
 # ca.crt: the certificate authorities that PIP_CERT, SSL_CERT_FILE or pip's configuration name.
 # Proxy variables such as https_proxy need nothing: every engine passes them to a build by itself.
 set -euo pipefail
+umask 077 # an index's address may hold a password
 
 folder=$1
 mkdir -p "$folder"
+if [ ! -O "$folder" ]; then
+    echo "secrets.sh: '$folder' belongs to another user: name a folder of your own, such as mktemp -d makes" >&2
+    exit 2
+fi
 
 settings() { # of pip, as "key = value", each once, the environment's last
     local python

@@ -3,13 +3,18 @@
 import gc
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
+from softadv.cli.app import app
 from tests.container.engine import Docker
 
 ROOT = Path(__file__).parents[2]
@@ -284,38 +289,231 @@ def test_an_interpreter_that_will_not_do_is_one_line(tmp_path: Path, does: str, 
     assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture
+def answers(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Makes what engines and nvidia-smi answer, and gives the environment in which they do; copies docker/, too.
+
+    An engine that is given by what it says to --version writes down, in "asked", how it is called; others fail.
+    """
+
+    def make(versions: dict[str, str], *, gpu: bool = False, security: str = "") -> dict[str, str]:
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        said = {"docker": "exit 1", "podman": "exit 1", "nvidia-smi": "exit 0" if gpu else "exit 1"} | {
+            engine: f"""case "$*" in
+                --version) echo {shlex.quote(version)} ;;
+                info*Security*) echo {shlex.quote(security)} ;;
+                *) echo "$@" >>{tmp_path}/asked ;;
+            esac"""
+            for engine, version in versions.items()
+        }
+        for tool, does in said.items():
+            (tools / tool).write_text(f"#!/bin/sh\n{does}\n")
+            (tools / tool).chmod(0o755)
+        shutil.copytree(DOCKER, tmp_path / "docker", ignore=shutil.ignore_patterns("__pycache__"))
+        own = {name: value for name, value in os.environ.items() if not name.startswith("SOFTADV_")}
+        return own | {"PATH": f"{tools}:{os.environ['PATH']}"}
+
+    return make
+
+
+ALONE = {"docker": "Docker version 27.3.1, build ce12230"}
+OF_ROOT = "[name=seccomp,profile=builtin name=cgroupns]"
+
+
 @pytest.mark.parametrize(
-    ("engine", "gpu", "build", "start"),
+    ("machine", "build", "start"),
     [
-        ("docker", False, "--target cpu --tag softadv:cpu", "--user {user}"),
-        ("docker", True, "--target runtime --tag softadv:runtime", "--gpus all --user {user}"),
-        (
-            "podman",
-            True,
-            "--target runtime --tag softadv:runtime",
-            "--device nvidia.com/gpu=all --user {user} --userns keep-id",
+        ({"versions": ALONE, "security": OF_ROOT}, "cpu", "--user {user}"),
+        ({"versions": ALONE, "security": OF_ROOT, "gpu": True}, "runtime", "--gpus all --user {user}"),
+        ({"versions": ALONE, "security": "[name=rootless name=cgroupns]"}, "cpu", "--user 0:0"),
+        *(
+            (
+                {"versions": {name: "podman version 4.9.3"}, "gpu": True},
+                "runtime",
+                "--device nvidia.com/gpu=all --user {user} --userns keep-id",
+            )
+            for name in ("podman", "docker")
         ),
     ],
 )
 def test_the_image_is_built_and_run_by_the_engine_that_answers(
-    tmp_path: Path, engine: str, gpu: bool, build: str, start: str
+    tmp_path: Path, answers: Callable[..., dict[str, str]], machine: dict[str, Any], build: str, start: str
 ) -> None:
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    others = {"docker", "podman", "nvidia-smi"} - {engine} - ({"nvidia-smi"} if gpu else set())
-    for tool in ("docker", "podman", "nvidia-smi"):
-        said = "exit 1" if tool in others else f'echo "$@" >>{tmp_path}/asked'
-        (tools / tool).write_text(f"#!/bin/sh\n{said}\n")
-        (tools / tool).chmod(0o755)
-    shutil.copytree(DOCKER, tmp_path / "docker", ignore=shutil.ignore_patterns("__pycache__"))
     data = tmp_path / "my data"
-    environment = os.environ | {"PATH": f"{tools}:{os.environ['PATH']}", "SOFTADV_DATA": str(data), "TORCH_INDEX": "x"}
+    environment = answers(**machine) | {"SOFTADV_DATA": str(data), "TORCH_INDEX": "x"}
     done = run([tmp_path / "docker" / "run.sh", "mnist", "--seeds", "5"], env=environment)
     assert done.returncode == 0, done.stderr
     *_, built, ran = (tmp_path / "asked").read_text().splitlines()
-    assert built.startswith(f"build {build} --build-arg COMMIT=unknown --build-arg TORCH_INDEX=x")
+    assert built.startswith(
+        f"build --target {build} --tag softadv:{build} --build-arg COMMIT=unknown --build-arg TORCH_INDEX=x"
+    )
     assert built.endswith(str(tmp_path))
     start = start.format(user=f"{os.getuid()}:{os.getgid()}")
+    chosen = "--env SOFTADV_GRID= --env SOFTADV_CERTIFIER="
     volumes = f"--volume {data}:/data:z --volume {tmp_path}/runs:/runs:z"
-    assert ran == f"run --rm --init {start} {volumes} {build.rsplit(maxsplit=1)[-1]} reproduce mnist --seeds 5"
+    assert ran == f"run --rm --init {start} {chosen} {volumes} softadv:{build} reproduce mnist --seeds 5"
     assert (tmp_path / "runs").is_dir()
+
+
+def test_the_container_runs_what_the_environment_asks_for_and_not_what_the_image_would(
+    tmp_path: Path, answers: Callable[..., dict[str, str]]
+) -> None:
+    asked = {"SOFTADV_GRID": "mnist", "SOFTADV_CERTIFIER": "eran-deeppoly"}
+    done = run([tmp_path / "docker" / "run.sh"], env=answers(ALONE, gpu=True) | asked)
+    assert done.returncode == 0, done.stderr
+    assert "--env SOFTADV_GRID=mnist --env SOFTADV_CERTIFIER=eran-deeppoly" in (tmp_path / "asked").read_text()
+
+
+def test_an_empty_variable_is_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which run.sh gives where nothing is asked for: each grid's own certifier, and the smoke grid."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for value in (None, ""):
+        for name in ("SOFTADV_GRID", "SOFTADV_CERTIFIER"):
+            monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+        context = typer.main.get_command(app).commands["reproduce"].make_context("reproduce", [])  # type: ignore[attr-defined]
+        found.append((context.params["grid"], context.params["certifier"]))
+    assert found == [("smoke", None)] * 2
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["mnist", "--data", "DIR"], "--data"),
+        (["mnist", "--data=DIR"], "--data=DIR"),
+        (["--out", "DIR"], "--out"),
+        (["smoke", "--out=DIR"], "--out=DIR"),
+        (["smoke", "--expected", "DIR"], "--expected"),
+        (["my.toml", "--seeds", "1"], "my.toml"),
+        ([], "their.toml"),  # of SOFTADV_GRID
+    ],
+)
+def test_a_path_that_the_container_would_not_have_is_refused(
+    tmp_path: Path, answers: Callable[..., dict[str, str]], words: list[str], named: str
+) -> None:
+    grid = {} if words else {"SOFTADV_GRID": named}
+    done = run([tmp_path / "docker" / "run.sh", *words], env=answers(ALONE) | grid)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"reproduce.sh: --docker does not take '{named}': ")
+    assert "SOFTADV_DATA=DIR" in done.stderr
+    assert "./runs" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "asked").exists()
+
+
+def test_builds_by_hand_record_their_commit_and_runs_keep_their_results() -> None:
+    told = (ROOT / "Dockerfile").read_text() + (ROOT / "docs" / "container.md").read_text()
+    builds = re.findall(r"^(?:#   |    ).*\bdocker build .*", told, re.MULTILINE)
+    runs = re.findall(r"^    docker run .* reproduce\b.*", told, re.MULTILINE)
+    assert len(builds) == 5
+    assert len(runs) == 2
+    for command in builds:
+        assert "--build-arg COMMIT=$(git rev-parse HEAD)" in command
+    for command in runs:
+        assert '-v "$PWD/runs:/runs" --user "$(id -u):$(id -g)"' in command
+    assert told.index("\n    mkdir -p data runs\n") < told.index(runs[0])
+
+
+def test_what_only_its_owner_may_read_of_a_checkout_every_user_may_read_in_the_image(tmp_path: Path) -> None:
+    """The real script in a folder instead of /opt, without the installation."""
+    modes = {"softadv/src/a.py": 0o600, "softadv/run.sh": 0o700, "eran/worker.py": 0o640, "softadv/fine": 0o644}
+    for name, mode in modes.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        file.chmod(mode)
+    for folder in ("softadv/src", "softadv", "eran"):
+        (tmp_path / folder).chmod(0o700)
+    before = (tmp_path / "softadv/fine").stat().st_ctime_ns
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    for name in ("pip", "python"):
+        # The modules are compiled once they can be read, since the compiled ones take over their modes.
+        (tmp_path / "venv" / "bin" / name).write_text(f"#!/bin/sh\nstat -c %a {tmp_path}/softadv/src/a.py\n")
+        (tmp_path / "venv" / "bin" / name).chmod(0o700)
+    done = run(["bash", "-c", (DOCKER / "finish.sh").read_text().replace("/opt", str(tmp_path))])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["600", "644"]
+    found = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert {name: mode for name, mode in found.items() if not name.startswith("venv")} == {
+        "softadv": 0o755,
+        "softadv/src": 0o755,
+        "softadv/src/a.py": 0o644,
+        "softadv/run.sh": 0o755,
+        "softadv/fine": 0o644,
+        "eran": 0o755,
+        "eran/worker.py": 0o644,
+    }
+    assert found["venv/bin/pip"] == 0o700
+    assert (tmp_path / "softadv/fine").stat().st_ctime_ns == before
+
+
+def test_what_is_passed_on_nobody_else_can_read_or_put_there(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHON": sys.executable, "PIP_INDEX_URL": "https://me:password@example.org/simple"}
+    own = tmp_path / "own"
+    command = ["bash", "-c", 'umask 022; exec "$@"', "-", DOCKER / "secrets.sh"]
+    done = run([*command, own], env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "password" in (own / "pip.conf").read_text()
+    assert {path.stat().st_mode & 0o077 for path in (own, *own.iterdir())} == {0}
+    theirs = Path("/usr")  # where this is not root
+    if os.geteuid() == 0:
+        theirs = tmp_path / "theirs"
+        theirs.mkdir()
+        os.chown(theirs, 12345, -1)
+    done = run([*command, theirs], env=environment)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"secrets.sh: '{theirs}' belongs to another user")
+    assert not (theirs / "pip.conf").exists()
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """reproduce.sh alone, with a lock file whose package cannot be installed."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    shutil.copy(ROOT / "reproduce.sh", folder)
+    (folder / "requirements.lock").write_text(f"nothing==1 --hash=sha256:{'0' * 64}\n")
+    (folder / "pyproject.toml").touch()
+    return folder
+
+
+def set_up(checkout: Path, python: Path | str = sys.executable, **environment: str) -> str:
+    """What reproduce.sh says on standard error, without a network; it must fail."""
+    asked = os.environ | {"PYTHON": str(python), "PIP_NO_INDEX": "1", **environment}
+    done = run([checkout / "reproduce.sh", "--help"], env=asked)
+    assert done.returncode == 2
+    return done.stderr
+
+
+def test_an_environment_of_the_users_own_is_left_alone(checkout: Path) -> None:
+    mine = checkout / ".venv" / "mine"
+    mine.parent.mkdir()
+    mine.touch()
+    told = set_up(checkout)
+    assert told.startswith(f"reproduce.sh: {checkout}/.venv is there, but was not made by reproduce.sh: ")
+    assert told.count("\n") == 1
+    assert list(mine.parent.iterdir()) == [mine]
+
+
+def test_an_environment_is_kept_where_no_new_one_can_be_made(checkout: Path, tmp_path: Path) -> None:
+    old = checkout / ".venv" / "packages"
+    old.parent.mkdir()
+    old.write_text("of another lock file")
+    (tmp_path / "ensurepip.py").write_text("raise ImportError('as on Debian without python3-venv')")
+    told = set_up(checkout, PYTHONPATH=str(tmp_path))
+    assert told.startswith(
+        f"reproduce.sh: '{sys.executable}' cannot make virtual environments: install the venv module"
+    )
+    assert told.count("\n") == 1
+    assert old.read_text() == "of another lock file"
+
+
+def test_a_set_up_that_was_cut_off_is_begun_again_also_by_its_own_python(checkout: Path) -> None:
+    cut_off = "reproduce.sh: the packages of requirements.lock could not be installed"
+    assert cut_off in set_up(checkout)
+    half_made = checkout / ".venv" / "half-made"
+    half_made.touch()
+    assert cut_off in set_up(checkout, checkout / ".venv" / "bin" / "python3")
+    assert not half_made.exists()
+    assert (checkout / ".venv" / "packages").read_text() == ""
