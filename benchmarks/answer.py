@@ -216,8 +216,10 @@ def _shown(told: Sequence[Answered]) -> Iterator[str]:
 
 
 def _ends(found: Estimate) -> str:
-    """The interval in brackets; "" where one seed gives none."""
-    return "" if found.low is None or found.high is None else f" ({_tenths(found.low)} to {_tenths(found.high)})"
+    """The interval in brackets, and that it is of two seeds, which makes it wide; "" where one seed gives none."""
+    if found.low is None or found.high is None:
+        return ""
+    return f" ({'two seeds: ' if found.seeds == 2 else ''}{_tenths(found.low)} to {_tenths(found.high)})"
 
 
 def _tenths(value: float) -> str:

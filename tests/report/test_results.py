@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -14,6 +15,7 @@ from softadv._decimals import decimal
 from softadv.claims.judge import load_expectations
 from softadv.claims.stats import estimate
 from softadv.experiments.runs import all_series, read_entries
+from softadv.experiments.spec_text import fraction
 from softadv.report.results_table import result_groups
 
 ROOT = Path(__file__).parents[2]
@@ -35,10 +37,22 @@ def test_the_answer_has_the_numbers_of_the_results():
     settings = "\n".join(table(grid) for grid in GRIDS)
     changes = "\n".join(differences(grid, "soft", "adversarial") for grid in GRIDS)
     trials = [run for grid in GRIDS for run in all_series(read_entries(REFERENCE / grid)) if run.result]
-    single = {decimal(100 * run.result.natural_accuracy) for run in trials if run.trial.method == "natural"}
-    for _, _, seeds, natural, adversarial, soft, gain, under_pgd in rows:
+    naturals = {
+        (run.names.dataset_title, run.trial.epochs, run.trial.seed): 100 * run.result.natural_accuracy
+        for run in trials
+        if run.trial.method == "natural"
+    }
+    for setting, epochs, seeds, natural, adversarial, soft, gain, under_pgd in rows:
         # of the seeds that the others have: it may have more, or fewer
-        assert re.search(rf"\| \d+ \| {natural}\b", settings) or (seeds == "1" and natural in single)
+        title, _, eps = setting.partition(" at ε ")
+        both = [
+            {run.trial.seed for run in trials if _is_in(run, title, eps, epochs) and run.trial.method == method}
+            for method in ("adversarial", "soft")
+        ]
+        shared = [
+            naturals[title, int(epochs), seed] for seed in both[0] & both[1] if (title, int(epochs), seed) in naturals
+        ]
+        assert natural == decimal(fmean(shared))
         assert soft == "not run" or f"| {seeds} | {soft}" in settings
         assert all(change in changes for change in (gain, under_pgd) if change != "not run")
         if soft == "not run":
@@ -47,6 +61,10 @@ def test_the_answer_has_the_numbers_of_the_results():
             change = float(gain.partition(" ")[0].replace("\N{MINUS SIGN}", "-"))
             assert float(soft) - float(adversarial) == pytest.approx(change, abs=0.011)
     assert len(rows) >= 4
+
+
+def _is_in(run, title, eps, epochs):
+    return (run.names.dataset_title, fraction(run.trial.eps), str(run.trial.epochs)) == (title, eps, epochs)
 
 
 def test_the_answer_in_words_has_the_numbers_of_the_table():
@@ -109,13 +127,13 @@ COST = [10.0, 10.2, 9.8]
             [a_setting(cost=COST, gain=[-1.0, 1.2]), a_setting(cost=[3.0], gain=[-2.0], eps="8/255")],
             "adversarial training costs 10.0 points of natural accuracy at ε 4/255 (+9.5 to +10.5) and ends 3.0 points "
             "below natural training at ε 8/255 (one seed, which decides nothing). Soft training shows no clear "
-            "difference from it at ε 4/255 (−13.9 to +14.1) and is 2.0 points behind at ε 8/255 (one seed, which "
-            "decides nothing).",
+            "difference from it at ε 4/255 (two seeds: −13.9 to +14.1) and is 2.0 points behind at ε 8/255 (one "
+            "seed, which decides nothing).",
         ),
         (
             [a_setting(cost=[0.1, -0.1], gain=[0.3, 0.4])],
-            "adversarial training shows no clear cost in natural accuracy (−1.3 to +1.3). "
-            "Soft training shows no clear difference from it (−0.3 to +1.0).",
+            "adversarial training shows no clear cost in natural accuracy (two seeds: −1.3 to +1.3). "
+            "Soft training shows no clear difference from it (two seeds: −0.3 to +1.0).",
         ),
         (  # two seeds that differ show neither a cost nor that there is none
             [
@@ -123,13 +141,13 @@ COST = [10.0, 10.2, 9.8]
                 a_setting(cost=[-0.5], gain=[-2.0, -2.1, -2.2], eps="8/255"),
             ],
             "adversarial training ends 0.5 points above natural training at ε 8/255 (one seed, which decides nothing) "
-            "and shows no clear cost in natural accuracy at ε 4/255 (−2.8 to +6.1). Soft training is 2.1 points "
-            "ahead at ε 4/255 (+1.9 to +2.3) and is 2.1 points behind at ε 8/255 (−2.3 to −1.9).",
+            "and shows no clear cost in natural accuracy at ε 4/255 (two seeds: −2.8 to +6.1). Soft training is 2.1 "
+            "points ahead at ε 4/255 (+1.9 to +2.3) and is 2.1 points behind at ε 8/255 (−2.3 to −1.9).",
         ),
         (
             [a_setting(cost=COST, gain=[]), a_setting(cost=[0.1, -0.1], gain=[], eps="8/255")],
             "adversarial training costs 10.0 points of natural accuracy at ε 4/255 (+9.5 to +10.5) and shows no clear "
-            "cost in natural accuracy at ε 8/255 (−1.3 to +1.3). Soft training has not finished.",
+            "cost in natural accuracy at ε 8/255 (two seeds: −1.3 to +1.3). Soft training has not finished.",
         ),
     ],
 )
